@@ -1,0 +1,56 @@
+package id
+
+import (
+	"bytes"
+	"crypto/rand"
+	"testing"
+	"time"
+)
+
+// Without this an id printed by one command could not be given to the next.
+func TestParseIsTheInverseOfString(t *testing.T) {
+	for range 100 {
+		r, err := NewRaw(time.UnixMilli(1_800_000_000_000), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ParseVolume(Volume(r).String()); err != nil || got != Volume(r) {
+			t.Fatalf("%v: %v, %v", Volume(r), got, err)
+		}
+		if got, err := ParseStore(Store(r).String()); err != nil || got != Store(r) {
+			t.Fatalf("%v: %v, %v", Store(r), got, err)
+		}
+		i := Incarnation(r)
+		if got, err := ParseIncarnation(i.String()); err != nil || got != i {
+			t.Fatalf("%v: %v, %v", i, got, err)
+		}
+	}
+}
+
+func TestLaterIdsOrderLater(t *testing.T) {
+	a, _ := NewRaw(time.UnixMilli(1000), rand.Reader)
+	b, _ := NewRaw(time.UnixMilli(1001), rand.Reader)
+	if bytes.Compare(a[:], b[:]) >= 0 {
+		t.Error("an id made later orders before an earlier one")
+	}
+}
+
+func TestLocationParts(t *testing.T) {
+	s := MakeSegment(SequenceMax, PGMax)
+	l := MakeLocation(s, SlotsMax-1)
+	if l.Segment() != s || l.Slot() != SlotsMax-1 || s.Sequence() != SequenceMax || s.PG() != PGMax || !s.Valid() {
+		t.Errorf("parts of %v are lost", l)
+	}
+	if Segment(5).Valid() || Segment(1<<52).Valid() {
+		t.Error("a segment without sequence or above 52 bits is not valid")
+	}
+}
+
+func FuzzParseVolume(f *testing.F) {
+	f.Add(Volume{1, 2, 3}.String())
+	f.Fuzz(func(t *testing.T, s string) {
+		if v, err := ParseVolume(s); err == nil && v.String() != s {
+			t.Errorf("%q parses to %v", s, v)
+		}
+	})
+}

@@ -1,0 +1,87 @@
+package storeproto
+
+import (
+	"ashlar.dev/pkg/id"
+)
+
+// BlockSize is the bytes of a slot and of a payload block.
+const BlockSize = 4096
+
+// ShardHead describes one shard of one generation of a segment. It is written
+// with the shard, kept in the store's index, and checked by readers.
+type ShardHead struct {
+	Volume     id.Volume
+	Segment    id.Segment
+	Generation id.Generation
+	Index      uint8 // 0…K-1 data, K…K+M-1 parity
+	K, M       uint8
+	PGVersion  uint32
+	Slots      uint16 // slots in the segment, up to 4,096
+	Blocks     uint16 // 4 KiB blocks in this shard
+	// Entries are slot header entries (package segment): of a data shard its own
+	// slots, of a parity shard all slots of the segment.
+	Entries []uint64
+	// Sums is the check of each block of the shard, see BlockSum.
+	Sums []uint32
+}
+
+// BlockSum turns the CRC-32C of a block's bytes into the check stored for block
+// place of shard index of a segment: a block read from the wrong place fails it.
+// For a data shard index and place follow from the slot, so the check of a slot
+// can be derived from the CRC made when the block was written.
+func BlockSum(crc uint32, s id.Segment, index uint8, place uint16) uint32 {
+	x := uint64(s)*0x9E3779B97F4A7C15 ^ (uint64(index)<<16|uint64(place))*0xC2B2AE3D27D4EB4F
+	x ^= x >> 29
+	x *= 0xBF58476D1CE4E5B9
+	return crc ^ uint32(x>>32)
+}
+
+// PutShard writes a whole shard: Data has Head.Blocks blocks in order, in slices
+// of whole blocks that are 4 KiB aligned in memory if the store is to write them
+// without a copy. Putting the same shard again is harmless; another content
+// under the same name is ErrConflict; a name with a tombstone is ErrNotFound; a
+// PG version below the newest the store knows, or an epoch below the volume's
+// fence, is ErrStaleEpoch. Epoch is that of the sender.
+type PutShard struct {
+	Head  *ShardHead
+	Epoch id.Epoch
+	Data  [][]byte
+
+	Err  error
+	Done func(*PutShard)
+}
+
+// ReadShard reads Count blocks from block First of a shard into Dst
+// (Count*BlockSize bytes). Generation zero asks for the newest. The store checks
+// every block against its sum before it answers; Sums (len Count, the caller's
+// memory) receives the sums so that the reader can check again. A block that
+// fails makes the answer ErrCorrupt; a shard or generation that is not there,
+// ErrNotFound.
+type ReadShard struct {
+	Segment    id.Segment
+	Generation id.Generation
+	Index      uint8
+	First      uint16
+	Count      uint16
+	Dst        []byte
+	Sums       []uint32
+
+	Err  error
+	Got  id.Generation // the generation read
+	Done func(*ReadShard)
+}
+
+// DeleteShards deletes every shard of the named generations and lower ones of
+// each segment and leaves tombstones that refuse a late put. Epoch is the
+// owner's; a fenced one is refused. Durable when it returns.
+type DeleteShards struct {
+	Volume   id.Volume
+	Epoch    id.Epoch
+	Segments []SegmentGeneration
+}
+
+// SegmentGeneration names one generation of one segment.
+type SegmentGeneration struct {
+	Segment    id.Segment
+	Generation id.Generation
+}
