@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -30,15 +31,11 @@ func SignalContext(ctx context.Context) (context.Context, context.CancelFunc) {
 		case <-done:
 		}
 	}()
-	var stopped bool
-	return ctx, func() {
+	return ctx, sync.OnceFunc(func() {
 		cancel()
-		if !stopped {
-			stopped = true
-			signal.Stop(signals)
-			close(done)
-		}
-	}
+		signal.Stop(signals)
+		close(done)
+	})
 }
 
 // NotifyReady tells systemd, if it started us with Type=notify, that we serve.
