@@ -1,0 +1,2 @@
+// Package nbd serves and speaks the Network Block Device protocol.
+package nbd
