@@ -1,0 +1,12 @@
+#!/bin/sh
+# Writes the Go code of the .proto files beside it. Needs protoc 3.21 or later on the PATH
+# and the two plugins at the versions below; `go install` fetches them if they are missing.
+set -eu
+cd "$(dirname "$0")"
+bin=$(go env GOPATH)/bin
+[ -x "$bin/protoc-gen-go" ] || go install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+[ -x "$bin/protoc-gen-go-grpc" ] || go install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+PATH=$bin:$PATH protoc --proto_path=. \
+  --go_out=. --go_opt=paths=source_relative \
+  --go-grpc_out=. --go-grpc_opt=paths=source_relative \
+  ashlar_common.proto ashlar_blockd.proto ashlar_cluster.proto

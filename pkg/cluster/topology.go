@@ -1,0 +1,161 @@
+package cluster
+
+import (
+	"time"
+
+	"ashlar.dev/pkg/id"
+)
+
+// StoreState is what metad believes of a store.
+type StoreState uint8
+
+// The states. The zero value is none of them.
+const (
+	StoreUp StoreState = iota + 1
+	StoreDown
+	StoreLost // for good: this memory will not come back
+)
+
+func (s StoreState) String() string {
+	switch s {
+	case StoreUp:
+		return "up"
+	case StoreDown:
+		return "down"
+	case StoreLost:
+		return "lost"
+	}
+	return "unknown"
+}
+
+// Host is one blockd.
+type Host struct {
+	Host         id.Host
+	HolderNumber uint64
+	DataAddress  string
+	Zone         string
+	Up           bool
+	Exports      bool
+	NBDUnixPath  string // empty: none
+	NBDTCP       string // host:port; empty: none
+	NBDTLS       bool
+}
+
+// Store is one chunk store.
+type Store struct {
+	StoreRef
+	Host     id.Host
+	Zone     string
+	State    StoreState
+	Full     bool
+	Capacity uint64 // bytes
+	Used     uint64 // bytes
+}
+
+// PGVersion is one membership of a placement group. Stores has k+m entries in shard order.
+type PGVersion struct {
+	Version uint32
+	K, M    uint8
+	Stores  []StoreRef
+	// Relaxed: more than M shards share a host, so the margin against the loss of a
+	// host is gone until re-coded.
+	Relaxed bool
+}
+
+// PG is a placement group with all versions that are kept, oldest first.
+type PG struct {
+	Number   id.PG
+	Versions []PGVersion
+	// Preferred: take it for new segments.
+	Preferred bool
+	// Healthy: all stores of the current version are up and not full.
+	Healthy bool
+}
+
+// Current is the newest version.
+func (p *PG) Current() PGVersion { return p.Versions[len(p.Versions)-1] }
+
+// Version finds one version by its number.
+func (p *PG) Version(n uint32) (PGVersion, bool) {
+	for _, v := range p.Versions {
+		if v.Version == n {
+			return v, true
+		}
+	}
+	return PGVersion{}, false
+}
+
+// Topology is the whole of hosts, stores and placement groups, each sorted by its
+// name. Of two topologies the one with the higher Version is newer. It is shared and
+// never changed.
+type Topology struct {
+	Version uint64
+	Hosts   []Host
+	Stores  []Store
+	PGs     []PG
+
+	stores map[id.Store]int
+	hosts  map[id.Host]int
+	pgs    map[id.PG]int
+}
+
+// Index makes the lookups below fast. Call it once, before the topology is shared.
+func (t *Topology) Index() *Topology {
+	t.stores = make(map[id.Store]int, len(t.Stores))
+	t.hosts = make(map[id.Host]int, len(t.Hosts))
+	t.pgs = make(map[id.PG]int, len(t.PGs))
+	for i := range t.Stores {
+		// A lost memory may stand beside the store's present one; the present one wins.
+		if j, ok := t.stores[t.Stores[i].Store]; !ok || t.Stores[j].State == StoreLost {
+			t.stores[t.Stores[i].Store] = i
+		}
+	}
+	for i := range t.Hosts {
+		t.hosts[t.Hosts[i].Host] = i
+	}
+	for i := range t.PGs {
+		t.pgs[t.PGs[i].Number] = i
+	}
+	return t
+}
+
+// Store finds a store by id.
+func (t *Topology) Store(s id.Store) (Store, bool) {
+	i, ok := t.stores[s]
+	if !ok {
+		return Store{}, false
+	}
+	return t.Stores[i], true
+}
+
+// Usable tells whether r is up with the very memory that r names.
+func (t *Topology) Usable(r StoreRef) bool {
+	s, ok := t.Store(r.Store)
+	return ok && s.Incarnation == r.Incarnation && s.State == StoreUp
+}
+
+// Host finds a host by name.
+func (t *Topology) Host(h id.Host) (Host, bool) {
+	i, ok := t.hosts[h]
+	if !ok {
+		return Host{}, false
+	}
+	return t.Hosts[i], true
+}
+
+// PG finds a placement group by number.
+func (t *Topology) PG(n id.PG) (PG, bool) {
+	i, ok := t.pgs[n]
+	if !ok {
+		return PG{}, false
+	}
+	return t.PGs[i], true
+}
+
+// Settings are the cluster's own, the same on every host.
+type Settings struct {
+	LeaseTerm         time.Duration
+	HeartbeatInterval time.Duration
+	HeartbeatTimeout  time.Duration
+	RangeCount        uint32 // sequences per range
+}

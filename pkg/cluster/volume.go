@@ -1,0 +1,148 @@
+// Package cluster has the words in which metad speaks of the cluster to everybody
+// else, as plain values: volumes with their journal lists, hosts, stores, placement
+// groups and the topology made of them. It decides nothing, starts nothing and knows
+// no wire; cores may import it. Values are not changed after they are handed out;
+// who wants another one copies it (Clone).
+package cluster
+
+import (
+	"slices"
+	"time"
+
+	"ashlar.dev/pkg/id"
+)
+
+// StoreRef names a store together with the memory it had when it was chosen. The
+// same store with another incarnation is another store's memory.
+type StoreRef struct {
+	Store       id.Store
+	Incarnation id.Incarnation
+}
+
+func (r StoreRef) String() string { return r.Store.String() + "/" + r.Incarnation.String()[:8] }
+
+// Ensemble is one entry of a volume's journal list.
+type Ensemble struct {
+	ID     id.Ensemble
+	Stores []StoreRef
+	// Closed tells that the bounds below stand: only LSNs in [From, To] and meta
+	// sequences in [MetaFrom, MetaTo] count (To = From-1: none), and the two Holders
+	// have both streams whole.
+	Closed           bool
+	From, To         id.LSN
+	MetaFrom, MetaTo id.LSN
+	Holders          []StoreRef
+	// LossAccepted: it lost two stores for good and an operator said to go on.
+	LossAccepted bool
+}
+
+// Checkpoint is the last one committed for a volume: the numbers that metad
+// compares, and bytes that only the engine understands (CheckpointBytesMax).
+type Checkpoint struct {
+	Epoch   id.Epoch
+	Meta    id.LSN // position in the meta stream
+	Covered id.LSN // covered LSN
+	Opaque  []byte
+}
+
+// CheckpointBytesMax bounds Checkpoint.Opaque.
+const CheckpointBytesMax = 64 << 10
+
+// Above tells whether c is later than o: by epoch, then by meta position.
+func (c Checkpoint) Above(o Checkpoint) bool {
+	return c.Epoch > o.Epoch || c.Epoch == o.Epoch && c.Meta > o.Meta
+}
+
+// Span bounds the segment sequences issued to a volume under one epoch: [First, End).
+// Sequences of other volumes may lie in between.
+type Span struct {
+	Epoch      id.Epoch
+	First, End id.Sequence
+}
+
+// Loss is the mark an operator left by accepting that an ensemble lost its records.
+type Loss struct {
+	Ensemble id.Ensemble
+	Lost     []StoreRef
+	At       time.Time
+	By       string
+}
+
+// Volume is all that metad knows of a volume by consensus.
+type Volume struct {
+	ID      id.Volume
+	Name    string
+	Size    uint64 // bytes
+	Created time.Time
+
+	Epoch id.Epoch
+	// Owner is zero when nobody owns the volume.
+	Owner id.Holder
+	// OpenComplete: the owner replaced the list in this epoch and may serve.
+	OpenComplete bool
+
+	ListVersion uint64
+	List        []Ensemble // oldest first
+	Checkpoint  *Checkpoint
+	// Prior are the hosts that may have served since the last completed open and did
+	// not release the volume.
+	Prior  []id.Host
+	Losses []Loss
+	Spans  []Span
+	// Deleted: unlinked, waits for its stores to purge it.
+	Deleted bool
+	// Access are the certificate names that may attach over TCP; empty: any client of the cluster.
+	Access []string
+}
+
+// Ensemble finds an entry of the list.
+func (v *Volume) Ensemble(e id.Ensemble) (Ensemble, bool) {
+	for _, x := range v.List {
+		if x.ID == e {
+			return x, true
+		}
+	}
+	return Ensemble{}, false
+}
+
+// Newest is the last entry of the list.
+func (v *Volume) Newest() (Ensemble, bool) {
+	if len(v.List) == 0 {
+		return Ensemble{}, false
+	}
+	return v.List[len(v.List)-1], true
+}
+
+// Clone copies e with everything it points to.
+func (e Ensemble) Clone() Ensemble {
+	e.Stores, e.Holders = slices.Clone(e.Stores), slices.Clone(e.Holders)
+	return e
+}
+
+// Clone copies v with everything it points to.
+func (v *Volume) Clone() *Volume {
+	c := *v
+	c.List = make([]Ensemble, len(v.List))
+	for i, e := range v.List {
+		c.List[i] = e.Clone()
+	}
+	if v.Checkpoint != nil {
+		cp := *v.Checkpoint
+		cp.Opaque = slices.Clone(cp.Opaque)
+		c.Checkpoint = &cp
+	}
+	c.Prior, c.Spans, c.Access = slices.Clone(v.Prior), slices.Clone(v.Spans), slices.Clone(v.Access)
+	c.Losses = slices.Clone(v.Losses)
+	for i := range c.Losses {
+		c.Losses[i].Lost = slices.Clone(c.Losses[i].Lost)
+	}
+	return &c
+}
+
+// Summary is a volume in a list.
+type Summary struct {
+	ID     id.Volume
+	Name   string
+	Size   uint64
+	Access []string
+}
