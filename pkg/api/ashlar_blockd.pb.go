@@ -988,7 +988,6 @@ type VolumeNews struct {
 	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"` // by the caller's life
 	SizeBytes     uint64                 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	Deleted       bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	AccessNames   []string               `protobuf:"bytes,6,rep,name=access_names,json=accessNames,proto3" json:"access_names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1056,13 +1055,6 @@ func (x *VolumeNews) GetDeleted() bool {
 		return x.Deleted
 	}
 	return false
-}
-
-func (x *VolumeNews) GetAccessNames() []string {
-	if x != nil {
-		return x.AccessNames
-	}
-	return nil
 }
 
 // Purge: fence the volume at epoch, then forget everything of it, then ConfirmPurge.
@@ -1809,7 +1801,6 @@ type VolumeSummary struct {
 	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	SizeBytes     uint64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	AccessNames   []string               `protobuf:"bytes,4,rep,name=access_names,json=accessNames,proto3" json:"access_names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1863,13 +1854,6 @@ func (x *VolumeSummary) GetSizeBytes() uint64 {
 		return x.SizeBytes
 	}
 	return 0
-}
-
-func (x *VolumeSummary) GetAccessNames() []string {
-	if x != nil {
-		return x.AccessNames
-	}
-	return nil
 }
 
 type AcquireVolumeRequest struct {
@@ -3031,7 +3015,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
 	"\x06purges\x18\x03 \x03(\v2\x10.ashlar.v1.PurgeR\x06purges\x12,\n" +
-	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\"\xac\x01\n" +
+	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\"\x89\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3039,8 +3023,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x05owned\x18\x03 \x01(\bR\x05owned\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x04R\tsizeBytes\x12\x18\n" +
-	"\adeleted\x18\x05 \x01(\bR\adeleted\x12!\n" +
-	"\faccess_names\x18\x06 \x03(\tR\vaccessNames\"K\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\"K\n" +
 	"\x05Purge\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +
@@ -3096,13 +3079,12 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"Z\n" +
 	"\x10ListVolumesReply\x122\n" +
 	"\avolumes\x18\x01 \x03(\v2\x18.ashlar.v1.VolumeSummaryR\avolumes\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"}\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"Z\n" +
 	"\rVolumeSummary\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x03 \x01(\x04R\tsizeBytes\x12!\n" +
-	"\faccess_names\x18\x04 \x03(\tR\vaccessNames\"\x82\x01\n" +
+	"size_bytes\x18\x03 \x01(\x04R\tsizeBytes\"\x82\x01\n" +
 	"\x14AcquireVolumeRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12)\n" +
 	"\x06holder\x18\x02 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12'\n" +

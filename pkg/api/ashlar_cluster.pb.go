@@ -1184,7 +1184,6 @@ type Disk struct {
 	Problem       string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
 	Lossy         bool                   `protobuf:"varint,11,opt,name=lossy,proto3" json:"lossy,omitempty"` // an operator accepted a loss
 	Ensembles     uint32                 `protobuf:"varint,12,opt,name=ensembles,proto3" json:"ensembles,omitempty"`
-	AccessNames   []string               `protobuf:"bytes,13,rep,name=access_names,json=accessNames,proto3" json:"access_names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1303,19 +1302,11 @@ func (x *Disk) GetEnsembles() uint32 {
 	return 0
 }
 
-func (x *Disk) GetAccessNames() []string {
-	if x != nil {
-		return x.AccessNames
-	}
-	return nil
-}
-
 type CreateDiskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	SizeBytes     uint64                 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // multiple of 4,096
 	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`  // makes a retry harmless; the client library sets it
-	AccessNames   []string               `protobuf:"bytes,4,rep,name=access_names,json=accessNames,proto3" json:"access_names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1369,13 +1360,6 @@ func (x *CreateDiskRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
-}
-
-func (x *CreateDiskRequest) GetAccessNames() []string {
-	if x != nil {
-		return x.AccessNames
-	}
-	return nil
 }
 
 type ListDisksRequest struct {
@@ -1674,58 +1658,6 @@ func (x *DeleteDiskReply) GetDiskId() string {
 	return ""
 }
 
-type SetDiskAccessRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	NameOrId      string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
-	AccessNames   []string               `protobuf:"bytes,2,rep,name=access_names,json=accessNames,proto3" json:"access_names,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SetDiskAccessRequest) Reset() {
-	*x = SetDiskAccessRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SetDiskAccessRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SetDiskAccessRequest) ProtoMessage() {}
-
-func (x *SetDiskAccessRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SetDiskAccessRequest.ProtoReflect.Descriptor instead.
-func (*SetDiskAccessRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *SetDiskAccessRequest) GetNameOrId() string {
-	if x != nil {
-		return x.NameOrId
-	}
-	return ""
-}
-
-func (x *SetDiskAccessRequest) GetAccessNames() []string {
-	if x != nil {
-		return x.AccessNames
-	}
-	return nil
-}
-
 type DiskEndpointsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NameOrId      string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
@@ -1735,7 +1667,7 @@ type DiskEndpointsRequest struct {
 
 func (x *DiskEndpointsRequest) Reset() {
 	*x = DiskEndpointsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1679,7 @@ func (x *DiskEndpointsRequest) String() string {
 func (*DiskEndpointsRequest) ProtoMessage() {}
 
 func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1692,7 @@ func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DiskEndpointsRequest) GetNameOrId() string {
@@ -1782,7 +1714,7 @@ type DiskEndpointsReply struct {
 
 func (x *DiskEndpointsReply) Reset() {
 	*x = DiskEndpointsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1794,7 +1726,7 @@ func (x *DiskEndpointsReply) String() string {
 func (*DiskEndpointsReply) ProtoMessage() {}
 
 func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1807,7 +1739,7 @@ func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsReply.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiskEndpointsReply) GetDiskId() string {
@@ -1851,7 +1783,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1863,7 +1795,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1876,7 +1808,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Endpoint) GetHost() string {
@@ -1924,7 +1856,7 @@ type DeclareStoreLostRequest struct {
 
 func (x *DeclareStoreLostRequest) Reset() {
 	*x = DeclareStoreLostRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +1868,7 @@ func (x *DeclareStoreLostRequest) String() string {
 func (*DeclareStoreLostRequest) ProtoMessage() {}
 
 func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +1881,7 @@ func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostRequest.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeclareStoreLostRequest) GetStoreId() string {
@@ -1974,7 +1906,7 @@ type DeclareStoreLostReply struct {
 
 func (x *DeclareStoreLostReply) Reset() {
 	*x = DeclareStoreLostReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +1918,7 @@ func (x *DeclareStoreLostReply) String() string {
 func (*DeclareStoreLostReply) ProtoMessage() {}
 
 func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +1931,7 @@ func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostReply.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 type AcceptLossRequest struct {
@@ -2013,7 +1945,7 @@ type AcceptLossRequest struct {
 
 func (x *AcceptLossRequest) Reset() {
 	*x = AcceptLossRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +1957,7 @@ func (x *AcceptLossRequest) String() string {
 func (*AcceptLossRequest) ProtoMessage() {}
 
 func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +1970,7 @@ func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptLossRequest.ProtoReflect.Descriptor instead.
 func (*AcceptLossRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AcceptLossRequest) GetNameOrId() string {
@@ -2176,7 +2108,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xf9\x02\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xd6\x02\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2192,15 +2124,13 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\aproblem\x18\n" +
 	" \x01(\tR\aproblem\x12\x14\n" +
 	"\x05lossy\x18\v \x01(\bR\x05lossy\x12\x1c\n" +
-	"\tensembles\x18\f \x01(\rR\tensembles\x12!\n" +
-	"\faccess_names\x18\r \x03(\tR\vaccessNames\"\x88\x01\n" +
+	"\tensembles\x18\f \x01(\rR\tensembles\"e\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\x12!\n" +
-	"\faccess_names\x18\x04 \x03(\tR\vaccessNames\"G\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"G\n" +
 	"\x10ListDisksRequest\x12\x1d\n" +
 	"\n" +
 	"after_name\x18\x01 \x01(\tR\tafterName\x12\x14\n" +
@@ -2221,11 +2151,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\"*\n" +
 	"\x0fDeleteDiskReply\x12\x17\n" +
-	"\adisk_id\x18\x01 \x01(\tR\x06diskId\"W\n" +
-	"\x14SetDiskAccessRequest\x12\x1c\n" +
-	"\n" +
-	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12!\n" +
-	"\faccess_names\x18\x02 \x03(\tR\vaccessNames\"4\n" +
+	"\adisk_id\x18\x01 \x01(\tR\x06diskId\"4\n" +
 	"\x14DiskEndpointsRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\"\x93\x01\n" +
@@ -2256,7 +2182,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xbb\x06\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xf8\x05\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2269,8 +2195,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"ResizeDisk\x12\x1c.ashlar.v1.ResizeDiskRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
 	"\n" +
-	"DeleteDisk\x12\x1c.ashlar.v1.DeleteDiskRequest\x1a\x1a.ashlar.v1.DeleteDiskReply\x12A\n" +
-	"\rSetDiskAccess\x12\x1f.ashlar.v1.SetDiskAccessRequest\x1a\x0f.ashlar.v1.Disk\x12O\n" +
+	"DeleteDisk\x12\x1c.ashlar.v1.DeleteDiskRequest\x1a\x1a.ashlar.v1.DeleteDiskReply\x12O\n" +
 	"\rDiskEndpoints\x12\x1f.ashlar.v1.DiskEndpointsRequest\x1a\x1d.ashlar.v1.DiskEndpointsReply\x12X\n" +
 	"\x10DeclareStoreLost\x12\".ashlar.v1.DeclareStoreLostRequest\x1a .ashlar.v1.DeclareStoreLostReply\x12;\n" +
 	"\n" +
@@ -2289,7 +2214,7 @@ func file_ashlar_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_ashlar_cluster_proto_goTypes = []any{
 	(Health)(0),                     // 0: ashlar.v1.Health
 	(*Reason)(nil),                  // 1: ashlar.v1.Reason
@@ -2313,13 +2238,12 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*ResizeDiskRequest)(nil),       // 19: ashlar.v1.ResizeDiskRequest
 	(*DeleteDiskRequest)(nil),       // 20: ashlar.v1.DeleteDiskRequest
 	(*DeleteDiskReply)(nil),         // 21: ashlar.v1.DeleteDiskReply
-	(*SetDiskAccessRequest)(nil),    // 22: ashlar.v1.SetDiskAccessRequest
-	(*DiskEndpointsRequest)(nil),    // 23: ashlar.v1.DiskEndpointsRequest
-	(*DiskEndpointsReply)(nil),      // 24: ashlar.v1.DiskEndpointsReply
-	(*Endpoint)(nil),                // 25: ashlar.v1.Endpoint
-	(*DeclareStoreLostRequest)(nil), // 26: ashlar.v1.DeclareStoreLostRequest
-	(*DeclareStoreLostReply)(nil),   // 27: ashlar.v1.DeclareStoreLostReply
-	(*AcceptLossRequest)(nil),       // 28: ashlar.v1.AcceptLossRequest
+	(*DiskEndpointsRequest)(nil),    // 22: ashlar.v1.DiskEndpointsRequest
+	(*DiskEndpointsReply)(nil),      // 23: ashlar.v1.DiskEndpointsReply
+	(*Endpoint)(nil),                // 24: ashlar.v1.Endpoint
+	(*DeclareStoreLostRequest)(nil), // 25: ashlar.v1.DeclareStoreLostRequest
+	(*DeclareStoreLostReply)(nil),   // 26: ashlar.v1.DeclareStoreLostReply
+	(*AcceptLossRequest)(nil),       // 27: ashlar.v1.AcceptLossRequest
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -2335,7 +2259,7 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	7,  // 10: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
 	9,  // 11: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
 	14, // 12: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	25, // 13: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	24, // 13: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
 	2,  // 14: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
 	10, // 15: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
 	12, // 16: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
@@ -2344,24 +2268,22 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	18, // 19: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
 	19, // 20: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
 	20, // 21: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	22, // 22: ashlar.v1.Cluster.SetDiskAccess:input_type -> ashlar.v1.SetDiskAccessRequest
-	23, // 23: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	26, // 24: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	28, // 25: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	3,  // 26: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	11, // 27: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	13, // 28: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	14, // 29: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	17, // 30: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	14, // 31: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	14, // 32: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	21, // 33: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	14, // 34: ashlar.v1.Cluster.SetDiskAccess:output_type -> ashlar.v1.Disk
-	24, // 35: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	27, // 36: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	14, // 37: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	26, // [26:38] is the sub-list for method output_type
-	14, // [14:26] is the sub-list for method input_type
+	22, // 22: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	25, // 23: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	27, // 24: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	3,  // 25: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	11, // 26: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	13, // 27: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	14, // 28: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	17, // 29: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	14, // 30: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	14, // 31: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	21, // 32: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	23, // 33: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	26, // 34: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	14, // 35: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	25, // [25:36] is the sub-list for method output_type
+	14, // [14:25] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -2378,7 +2300,7 @@ func file_ashlar_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_cluster_proto_rawDesc), len(file_ashlar_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

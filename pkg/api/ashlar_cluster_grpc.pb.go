@@ -29,7 +29,6 @@ const (
 	Cluster_GetDisk_FullMethodName          = "/ashlar.v1.Cluster/GetDisk"
 	Cluster_ResizeDisk_FullMethodName       = "/ashlar.v1.Cluster/ResizeDisk"
 	Cluster_DeleteDisk_FullMethodName       = "/ashlar.v1.Cluster/DeleteDisk"
-	Cluster_SetDiskAccess_FullMethodName    = "/ashlar.v1.Cluster/SetDiskAccess"
 	Cluster_DiskEndpoints_FullMethodName    = "/ashlar.v1.Cluster/DiskEndpoints"
 	Cluster_DeclareStoreLost_FullMethodName = "/ashlar.v1.Cluster/DeclareStoreLost"
 	Cluster_AcceptLoss_FullMethodName       = "/ashlar.v1.Cluster/AcceptLoss"
@@ -50,8 +49,6 @@ type ClusterClient interface {
 	ResizeDisk(ctx context.Context, in *ResizeDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Conflict while clients are attached, unless forced. The name is free at once.
 	DeleteDisk(ctx context.Context, in *DeleteDiskRequest, opts ...grpc.CallOption) (*DeleteDiskReply, error)
-	// Sets which certificate names may attach over TCP.
-	SetDiskAccess(ctx context.Context, in *SetDiskAccessRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Where clients may attach: every blockd that exports, the owner first.
 	DiskEndpoints(ctx context.Context, in *DiskEndpointsRequest, opts ...grpc.CallOption) (*DiskEndpointsReply, error)
 	// Says that a store's memory will never come back. Conflict while it is up.
@@ -149,16 +146,6 @@ func (c *clusterClient) DeleteDisk(ctx context.Context, in *DeleteDiskRequest, o
 	return out, nil
 }
 
-func (c *clusterClient) SetDiskAccess(ctx context.Context, in *SetDiskAccessRequest, opts ...grpc.CallOption) (*Disk, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(Disk)
-	err := c.cc.Invoke(ctx, Cluster_SetDiskAccess_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 func (c *clusterClient) DiskEndpoints(ctx context.Context, in *DiskEndpointsRequest, opts ...grpc.CallOption) (*DiskEndpointsReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DiskEndpointsReply)
@@ -204,8 +191,6 @@ type ClusterServer interface {
 	ResizeDisk(context.Context, *ResizeDiskRequest) (*Disk, error)
 	// Conflict while clients are attached, unless forced. The name is free at once.
 	DeleteDisk(context.Context, *DeleteDiskRequest) (*DeleteDiskReply, error)
-	// Sets which certificate names may attach over TCP.
-	SetDiskAccess(context.Context, *SetDiskAccessRequest) (*Disk, error)
 	// Where clients may attach: every blockd that exports, the owner first.
 	DiskEndpoints(context.Context, *DiskEndpointsRequest) (*DiskEndpointsReply, error)
 	// Says that a store's memory will never come back. Conflict while it is up.
@@ -246,9 +231,6 @@ func (UnimplementedClusterServer) ResizeDisk(context.Context, *ResizeDiskRequest
 }
 func (UnimplementedClusterServer) DeleteDisk(context.Context, *DeleteDiskRequest) (*DeleteDiskReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteDisk not implemented")
-}
-func (UnimplementedClusterServer) SetDiskAccess(context.Context, *SetDiskAccessRequest) (*Disk, error) {
-	return nil, status.Error(codes.Unimplemented, "method SetDiskAccess not implemented")
 }
 func (UnimplementedClusterServer) DiskEndpoints(context.Context, *DiskEndpointsRequest) (*DiskEndpointsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiskEndpoints not implemented")
@@ -424,24 +406,6 @@ func _Cluster_DeleteDisk_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Cluster_SetDiskAccess_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(SetDiskAccessRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(ClusterServer).SetDiskAccess(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: Cluster_SetDiskAccess_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(ClusterServer).SetDiskAccess(ctx, req.(*SetDiskAccessRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _Cluster_DiskEndpoints_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DiskEndpointsRequest)
 	if err := dec(in); err != nil {
@@ -534,10 +498,6 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteDisk",
 			Handler:    _Cluster_DeleteDisk_Handler,
-		},
-		{
-			MethodName: "SetDiskAccess",
-			Handler:    _Cluster_SetDiskAccess_Handler,
 		},
 		{
 			MethodName: "DiskEndpoints",

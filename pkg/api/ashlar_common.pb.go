@@ -513,9 +513,8 @@ type VolumeRecord struct {
 	// Hosts, other than by release, that may have served the volume since the last completed open.
 	PriorHosts    []string        `protobuf:"bytes,11,rep,name=prior_hosts,json=priorHosts,proto3" json:"prior_hosts,omitempty"`
 	Losses        []*AcceptedLoss `protobuf:"bytes,12,rep,name=losses,proto3" json:"losses,omitempty"`
-	Spans         []*SequenceSpan `protobuf:"bytes,13,rep,name=spans,proto3" json:"spans,omitempty"`                                // one per epoch that took a range and was not forgotten
-	Deleted       bool            `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"`                           // unlinked; waits for its stores to purge it
-	AccessNames   []string        `protobuf:"bytes,15,rep,name=access_names,json=accessNames,proto3" json:"access_names,omitempty"` // certificate names that may attach over TCP; empty: any client of the cluster's CA
+	Spans         []*SequenceSpan `protobuf:"bytes,13,rep,name=spans,proto3" json:"spans,omitempty"`      // one per epoch that took a range and was not forgotten
+	Deleted       bool            `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"` // unlinked; waits for its stores to purge it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,13 +647,6 @@ func (x *VolumeRecord) GetDeleted() bool {
 	return false
 }
 
-func (x *VolumeRecord) GetAccessNames() []string {
-	if x != nil {
-		return x.AccessNames
-	}
-	return nil
-}
-
 // ErrorDetail travels in the details of a gRPC status.
 type ErrorDetail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -773,7 +765,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\xb0\x04\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\x8d\x04\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -793,8 +785,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"priorHosts\x12/\n" +
 	"\x06losses\x18\f \x03(\v2\x17.ashlar.v1.AcceptedLossR\x06losses\x12-\n" +
 	"\x05spans\x18\r \x03(\v2\x17.ashlar.v1.SequenceSpanR\x05spans\x12\x18\n" +
-	"\adeleted\x18\x0e \x01(\bR\adeleted\x12!\n" +
-	"\faccess_names\x18\x0f \x03(\tR\vaccessNames\"\xa6\x01\n" +
+	"\adeleted\x18\x0e \x01(\bR\adeleted\"\xa6\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x1d\n" +
 	"\n" +

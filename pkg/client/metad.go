@@ -166,7 +166,6 @@ type VolumeNews struct {
 	Owned   bool
 	Deleted bool
 	Size    uint64
-	Access  []string
 }
 
 // Purge asks a store to fence a deleted volume at Epoch, forget all of it, and have it confirmed.

@@ -91,8 +91,6 @@ type Volume struct {
 	Spans  []Span
 	// Deleted: unlinked, waits for its stores to purge it.
 	Deleted bool
-	// Access are the certificate names that may attach over TCP; empty: any client of the cluster.
-	Access []string
 }
 
 // Ensemble finds an entry of the list.
@@ -131,7 +129,7 @@ func (v *Volume) Clone() *Volume {
 		cp.Opaque = slices.Clone(cp.Opaque)
 		c.Checkpoint = &cp
 	}
-	c.Prior, c.Spans, c.Access = slices.Clone(v.Prior), slices.Clone(v.Spans), slices.Clone(v.Access)
+	c.Prior, c.Spans = slices.Clone(v.Prior), slices.Clone(v.Spans)
 	c.Losses = slices.Clone(v.Losses)
 	for i := range c.Losses {
 		c.Losses[i].Lost = slices.Clone(c.Losses[i].Lost)
@@ -141,8 +139,7 @@ func (v *Volume) Clone() *Volume {
 
 // Summary is a volume in a list.
 type Summary struct {
-	ID     id.Volume
-	Name   string
-	Size   uint64
-	Access []string
+	ID   id.Volume
+	Name string
+	Size uint64
 }
