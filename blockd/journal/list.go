@@ -1,0 +1,82 @@
+package journal
+
+import (
+	"slices"
+
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// Member is one store of an ensemble, in the incarnation it had when it was chosen.
+type Member struct {
+	Store       id.Store
+	Incarnation id.Incarnation
+}
+
+// Ensemble is one entry of a volume's list in metad.
+type Ensemble struct {
+	ID id.Ensemble
+	// From is the first LSN that counts here, To the last; To < From: none counts.
+	// From 0: not yet known, it follows from the To of the ensemble before. To is
+	// valid when Closed.
+	From, To [storeproto.Kinds]id.LSN
+	Closed   bool
+	Members  []Member   // three, or two where the cluster has no more
+	Holders  []id.Store // named by the close: each holds both streams whole
+}
+
+// quorum is how many members make a record acknowledged, a grant or a round count.
+const quorum = 2
+
+// fenceQuorum is how many fence answers meet every quorum of an open ensemble:
+// two of three, one of two.
+func (e *Ensemble) fenceQuorum() int { return max(len(e.Members)-quorum+1, 1) }
+
+func (e *Ensemble) member(s id.Store) (Member, bool) {
+	for _, m := range e.Members {
+		if m.Store == s {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// List is a volume's ensembles as metad has them, oldest first. Every change is a
+// compare-and-set on {epoch, Version}.
+//
+// The ensembles in force are those of the first one's epoch. Later ones of higher
+// epochs are targets of openings that never finished: nothing was ever
+// acknowledged there, and the next ReplaceList removes them.
+type List struct {
+	Version   uint64
+	Ensembles []Ensemble
+}
+
+// Clone copies the list with everything it refers to.
+func (l List) Clone() List {
+	l.Ensembles = slices.Clone(l.Ensembles)
+	for i := range l.Ensembles {
+		e := &l.Ensembles[i]
+		e.Members, e.Holders = slices.Clone(e.Members), slices.Clone(e.Holders)
+	}
+	return l
+}
+
+// InForce is the part of the list that an opening recovers.
+func (l List) InForce() []Ensemble {
+	for i := range l.Ensembles {
+		if l.Ensembles[i].ID.Epoch != l.Ensembles[0].ID.Epoch {
+			return l.Ensembles[:i]
+		}
+	}
+	return l.Ensembles
+}
+
+func (l List) find(e id.Ensemble) *Ensemble {
+	for i := range l.Ensembles {
+		if l.Ensembles[i].ID == e {
+			return &l.Ensembles[i]
+		}
+	}
+	return nil
+}
