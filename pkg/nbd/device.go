@@ -102,7 +102,7 @@ type Extent struct {
 }
 
 // ExtentsMax bounds the extents in the answer to one OpBlockStatus.
-const ExtentsMax = 4096
+const ExtentsMax = 2048
 
 // holesMax bounds the holes in the answer to one OpRead; further ones are filled with zeros.
 const holesMax = 64
@@ -139,7 +139,7 @@ type Request struct {
 	covered uint64      // bytes that extents describe
 	holes   []hole      // answer of OpRead, ascending, apart from each other
 
-	wire wireState // the server's own
+	reply reply // the server's own
 }
 
 // hole is a range of a read, from its start.
@@ -244,6 +244,8 @@ func (r *Request) AddExtent(length uint64, state State) bool {
 	n := len(r.extents)
 	switch {
 	case length == 0:
+	case n > 0 && r.covered >= r.Length:
+		return false
 	case n > 0 && r.extents[n-1].State == state:
 		r.extents[n-1].Length += length
 		r.covered += length

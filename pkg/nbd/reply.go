@@ -1,0 +1,229 @@
+package nbd
+
+import (
+	"errors"
+
+	"ashlar.dev/pkg/buf"
+)
+
+// Error is an error with a text for the client's user. A device completes with it to have
+// the text shown; the texts of other errors stay here. Clients get it for what a server reports.
+type Error struct {
+	Errno Errno
+	Text  string
+}
+
+func (e *Error) Error() string {
+	if e.Text == "" {
+		return e.Errno.Error()
+	}
+	return e.Errno.Error() + ": " + e.Text
+}
+
+// Unwrap gives the Errno.
+func (e *Error) Unwrap() error { return e.Errno }
+
+// reply is what the server keeps of a request until its reply is written.
+type reply struct {
+	frame   frame
+	conn    *conn
+	cookie  uint64
+	charged int64 // bytes, given back to the limiters when the reply is out
+	errno   Errno
+	text    string
+}
+
+// messageMax bounds the text of an error reply in bytes.
+const messageMax = 256
+
+// Completed queues the reply to r.
+func (c *conn) Completed(r *Request, err error) {
+	r.reply.errno, r.reply.text = 0, ""
+	if err != nil {
+		e, hangup := errnoOf(err)
+		if hangup {
+			c.hangup("device hung up")
+			r.reply.frame.next = nil
+			c.sent(&r.reply.frame)
+			return
+		}
+		r.reply.errno = e
+		var public *Error
+		if errors.As(err, &public) {
+			r.reply.text = public.Text[:min(len(public.Text), messageMax)]
+		}
+		c.stats.errors.Add(1)
+	}
+	size := extendedLen + len(r.reply.text) + 6
+	if r.reply.errno == 0 {
+		switch r.Op {
+		case OpRead:
+			c.finishRead(r)
+			size += len(r.Data)
+		case OpBlockStatus:
+			c.finishStatus(r)
+			size += len(r.Data)
+		}
+	}
+	r.reply.frame.size = size
+	c.out.add(&r.reply.frame, false)
+}
+
+// finishRead decides which holes travel as such.
+func (c *conn) finishRead(r *Request) {
+	if len(r.holes) == 0 {
+		return
+	}
+	if c.mode == headersSimple || r.Flags&FlagDF != 0 {
+		r.FillHoles()
+		return
+	}
+	r.fillHoles(holeMin - 1)
+}
+
+// finishStatus makes the extents of r its payload: context, then the list in the form of the mode.
+func (c *conn) finishStatus(r *Request) {
+	if len(r.extents) == 0 {
+		r.AddExtent(r.Length, StateData)
+	}
+	extents := r.extents
+	last := &extents[len(extents)-1]
+	if r.Flags&FlagReqOne != 0 {
+		last.Length = min(last.Length, r.Length)
+	} else if size := c.dev.Size(); r.covered > size-r.Offset {
+		last.Length -= min(last.Length-1, r.covered-(size-r.Offset))
+	}
+	if c.mode == headersExtended {
+		r.buffer = buf.Get(8 + 16*len(extents))
+		b := r.buffer.Bytes()
+		be.PutUint32(b, metaAllocationID)
+		be.PutUint32(b[4:], uint32(len(extents)))
+		for i, e := range extents {
+			be.PutUint64(b[8+16*i:], e.Length)
+			be.PutUint64(b[16+16*i:], uint64(e.State))
+		}
+		r.Data = b
+		return
+	}
+	r.buffer = buf.Get(4 + 8*len(extents))
+	b := be.AppendUint32(r.buffer.Bytes()[:0], metaAllocationID)
+	for _, e := range extents {
+		b = be.AppendUint32(b, uint32(min(e.Length, extentMax32)))
+		b = be.AppendUint32(b, uint32(e.State))
+		if e.Length > extentMax32 {
+			break // the rest would not follow on
+		}
+	}
+	r.Data = b
+}
+
+// extentMax32 is the longest extent of a compact reply: the last multiple of a block in 32 bits.
+const extentMax32 = 1<<32 - blockPreferredDefault
+
+// encode appends the reply of f to v.
+func (c *conn) encode(f *frame, v *vec) bool {
+	r := f.r
+	switch {
+	case r.reply.errno != 0 && c.mode != headersSimple:
+		return c.encodeError(r, v)
+	case r.reply.errno != 0 || c.mode == headersSimple || c.mode == headersStructured && !r.hasAnswer():
+		if !v.room(simpleLen, 1) {
+			return false
+		}
+		putSimple(v.head(simpleLen), r.reply.errno, r.reply.cookie)
+		if r.reply.errno == 0 && r.Op == OpRead {
+			v.payload(r.Data)
+		}
+	case r.Op == OpRead && len(r.Data) > 0:
+		return c.encodeRead(r, v)
+	case r.Op == OpBlockStatus:
+		if !v.room(c.mode.chunkLen(), 1) {
+			return false
+		}
+		kind := chunkStatus
+		if c.mode == headersExtended {
+			kind = chunkStatusEx
+		}
+		c.chunk(r, v, chunkDone, kind, len(r.Data), 0)
+		v.payload(r.Data)
+	default:
+		if !v.room(c.mode.chunkLen(), 0) {
+			return false
+		}
+		c.chunk(r, v, chunkDone, chunkNone, 0, 0)
+	}
+	return true
+}
+
+// hasAnswer tells whether the reply to r is more than "done".
+func (r *Request) hasAnswer() bool { return r.Op == OpRead || r.Op == OpBlockStatus }
+
+// chunk puts the header of a chunk with payload bytes, of which the first fixed ones are
+// given for the caller to fill.
+func (c *conn) chunk(r *Request, v *vec, flags, kind uint16, payload, fixed int) []byte {
+	n := c.mode.chunkLen()
+	b := v.head(n + fixed)
+	putChunk(b, c.mode, flags, kind, r.reply.cookie, r.Offset, payload)
+	return b[n:]
+}
+
+func (c *conn) encodeError(r *Request, v *vec) bool {
+	n := 6 + len(r.reply.text)
+	if !v.room(c.mode.chunkLen()+n, 0) {
+		return false
+	}
+	b := c.chunk(r, v, chunkDone, chunkError, n, n)
+	be.PutUint32(b, uint32(r.reply.errno))
+	be.PutUint16(b[4:], uint16(len(r.reply.text)))
+	copy(b[6:], r.reply.text)
+	return true
+}
+
+// encodeRead sends data and holes in chunks, in order.
+func (c *conn) encodeRead(r *Request, v *vec) bool {
+	chunks := 2*len(r.holes) + 1
+	if !v.room(chunks*(c.mode.chunkLen()+12), chunks) {
+		return false
+	}
+	total, at := uint64(len(r.Data)), uint64(0)
+	data := func(until uint64) {
+		if until == at {
+			return
+		}
+		var flags uint16
+		if until == total {
+			flags = chunkDone
+		}
+		be.PutUint64(c.chunk(r, v, flags, chunkData, int(until-at)+8, 8), r.Offset+at)
+		v.payload(r.Data[at:until])
+		at = until
+	}
+	for _, h := range r.holes {
+		data(h.offset)
+		at += h.length
+		var flags uint16
+		if at == total {
+			flags = chunkDone
+		}
+		b := c.chunk(r, v, flags, chunkHole, 12, 12)
+		be.PutUint64(b, r.Offset+h.offset)
+		be.PutUint32(b[8:], uint32(h.length))
+	}
+	data(total)
+	return true
+}
+
+// sent ends requests whose replies are written or dropped.
+func (c *conn) sent(first *frame) {
+	n, bytes := 0, int64(0)
+	for f := first; f != nil; {
+		next, r := f.next, f.r
+		n++
+		bytes += r.reply.charged
+		r.reply.conn = nil
+		r.Recycle()
+		f = next
+	}
+	c.server.limit.release(n, bytes)
+	c.limit.release(n, bytes)
+}

@@ -1,0 +1,328 @@
+package nbd
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/errs"
+)
+
+// Config is what a Server needs.
+type Config struct {
+	Exports Exports
+	// Access, if set, says whether a peer may list and open an export: nil or the reason why not.
+	// It comes before Exports and is safe for concurrent use.
+	Access func(peer Peer, export string) error
+	Limits Limits
+	// HangupOnShutdown drops requests that come during Shutdown without an answer, so that a client with
+	// reconnect sends them again elsewhere. Without it they are answered with ESHUTDOWN.
+	HangupOnShutdown bool
+	Log              *slog.Logger // nil: none
+}
+
+// Limits bound what clients can make a server hold. Zero fields take the defaults.
+// At a limit of requests or bytes the server stops reading from the client until replies have gone out.
+type Limits struct {
+	ConnsMax          int           // connections; more are closed at once. Default 1024
+	ConnRequestsMax   int           // requests in flight of one connection. Default 256
+	ConnBytesMax      int64         // their payload, at least 32 MiB. Default 64 MiB
+	ServerRequestsMax int           // requests in flight of all. Default 16384
+	ServerBytesMax    int64         // their payload, at least 32 MiB. Default 1 GiB
+	HandshakeTimeout  time.Duration // from accept to transmission, TLS included, without Open. Default 10 s
+	OpenTimeout       time.Duration // for Exports.Open. Default 60 s
+	StallTimeout      time.Duration // in the middle of a message without progress. Default 60 s
+}
+
+// EnsureDefaults puts the defaults where l has zeros.
+func (l *Limits) EnsureDefaults() {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&l.ConnsMax, 1024}, {&l.ConnRequestsMax, 256}, {&l.ServerRequestsMax, 16384}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+	if l.ConnBytesMax == 0 {
+		l.ConnBytesMax = 64 << 20
+	}
+	if l.ServerBytesMax == 0 {
+		l.ServerBytesMax = 1 << 30
+	}
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&l.HandshakeTimeout, 10 * time.Second}, {&l.OpenTimeout, time.Minute}, {&l.StallTimeout, time.Minute}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
+	}
+}
+
+// Validate refuses limits that could never let the longest request through.
+func (l *Limits) Validate() error {
+	if l.ConnsMax < 1 || l.ConnRequestsMax < 1 || l.ServerRequestsMax < 1 ||
+		l.HandshakeTimeout < 0 || l.OpenTimeout < 0 || l.StallTimeout < 0 {
+		return fmt.Errorf("nbd limits must be positive: %w", errs.ErrInvalid)
+	}
+	if l.ConnBytesMax < buf.LenMax || l.ServerBytesMax < buf.LenMax {
+		return fmt.Errorf("nbd limits of bytes in flight must be at least %d: %w", buf.LenMax, errs.ErrInvalid)
+	}
+	return nil
+}
+
+// Endpoint says how clients of one listener are met.
+type Endpoint struct {
+	// TLS offers STARTTLS with this configuration, whose ClientAuth says whether clients show certificates. Nil: no TLS.
+	TLS *tls.Config
+	// TLSRequired refuses everything but STARTTLS in the clear.
+	TLSRequired bool
+}
+
+// Server serves NBD on any number of listeners. All its methods are safe for concurrent use.
+//
+// Lock order: Server.mu, then nothing; outbox.mu and limiter.mu are innermost and never held together.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	limit   limiter
+	group   sync.WaitGroup // of connections
+	ctx     context.Context
+	cancel  context.CancelFunc
+	opens   context.Context // of calls to Exports; ends with the first step of a shutdown
+	noOpens context.CancelFunc
+	retired connStats // of closed connections
+	refused atomic.Uint64
+
+	mu struct {
+		sync.Mutex
+		conns     map[uint64]*conn
+		listeners map[net.Listener]struct{}
+		lastConn  uint64
+		closing   bool
+	}
+}
+
+// NewServer makes a server that serves nothing yet.
+func NewServer(cfg Config) (*Server, error) {
+	cfg.Limits.EnsureDefaults()
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, err
+	}
+	if cfg.Exports == nil {
+		return nil, fmt.Errorf("an nbd server without exports: %w", errs.ErrInvalid)
+	}
+	s := &Server{cfg: cfg, log: cfg.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.limit.requestsMax, s.limit.bytesMax = cfg.Limits.ServerRequestsMax, cfg.Limits.ServerBytesMax
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.opens, s.noOpens = context.WithCancel(s.ctx)
+	s.mu.conns = make(map[uint64]*conn)
+	s.mu.listeners = make(map[net.Listener]struct{})
+	return s, nil
+}
+
+// acceptRetryMax bounds the pause after an accept that failed.
+const acceptRetryMax = time.Second
+
+// Serve accepts connections on l until Shutdown or Close, and then gives nil. It closes l.
+func (s *Server) Serve(l net.Listener, ep Endpoint) error {
+	defer l.Close()
+	s.mu.Lock()
+	if s.mu.closing {
+		s.mu.Unlock()
+		return nil
+	}
+	s.mu.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.mu.listeners, l)
+		s.mu.Unlock()
+	}()
+	pause := 5 * time.Millisecond
+	for {
+		raw, err := l.Accept()
+		if err == nil {
+			pause = 5 * time.Millisecond
+			s.start(raw, ep)
+			continue
+		}
+		if s.closing() {
+			return nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return fmt.Errorf("accept nbd connections: %w", err)
+		}
+		s.log.Warn("accept of an nbd connection failed", "error", err)
+		select {
+		case <-time.After(pause):
+			pause = min(2*pause, acceptRetryMax)
+		case <-s.ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Server) closing() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.closing
+}
+
+// start serves raw on a goroutine of its own, if there is room.
+func (s *Server) start(raw net.Conn, ep Endpoint) {
+	if c := s.admit(raw, ep); c != nil {
+		go s.run(c)
+	}
+}
+
+// ServeConn serves one connection, which it closes, and returns when it is over.
+func (s *Server) ServeConn(raw net.Conn, ep Endpoint) {
+	if c := s.admit(raw, ep); c != nil {
+		s.run(c)
+	}
+}
+
+// admit makes the conn of raw, or closes raw and gives nil.
+func (s *Server) admit(raw net.Conn, ep Endpoint) *conn {
+	c := &conn{server: s, raw: raw, stream: raw, reads: &dryReader{conn: raw}, dead: make(chan struct{}), tlsRequired: ep.TLSRequired}
+	if ep.TLS != nil {
+		c.tlsConfig = ep.TLS.Clone()
+		c.tlsConfig.DynamicRecordSizingDisabled = true // bulk, not web pages
+	}
+	s.mu.Lock()
+	full := len(s.mu.conns) >= s.cfg.Limits.ConnsMax
+	if full || s.mu.closing {
+		s.mu.Unlock()
+		_ = raw.Close() // it was never served
+		if full {
+			s.refused.Add(1)
+			s.log.Warn("nbd connection refused at the limit", "limit", s.cfg.Limits.ConnsMax)
+		}
+		return nil
+	}
+	s.mu.lastConn++
+	c.id = s.mu.lastConn
+	c.peer = Peer{Conn: c.id, Addr: raw.RemoteAddr(), Process: processOf(raw)}
+	s.mu.conns[c.id] = c
+	s.group.Add(1)
+	s.mu.Unlock()
+	return c
+}
+
+func (s *Server) run(c *conn) {
+	defer s.group.Done()
+	c.serve(s.ctx)
+	s.mu.Lock()
+	delete(s.mu.conns, c.id)
+	s.mu.Unlock()
+	s.retired.addFrom(&c.stats)
+}
+
+// processOf asks the kernel who connected to a unix socket.
+func processOf(raw net.Conn) *Process {
+	u, ok := raw.(*net.UnixConn)
+	if !ok {
+		return nil
+	}
+	sc, err := u.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	var cred *unix.Ucred
+	if err := sc.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil || cred == nil {
+		return nil
+	}
+	return &Process{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}
+}
+
+// Shutdown ends the server in order: no more is accepted, requests in flight end and are answered, later
+// ones get ESHUTDOWN (or nothing, with HangupOnShutdown), and each connection closes
+// when nothing of it is in flight. When ctx ends first the rest is closed at once and its error returned;
+// devices that still hold requests may then complete them late.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.noOpens()
+	s.mu.Lock()
+	s.mu.closing = true
+	for l := range s.mu.listeners {
+		_ = l.Close() // no more is accepted either way
+	}
+	conns := make([]*conn, 0, len(s.mu.conns))
+	for _, c := range s.mu.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	var drains sync.WaitGroup
+	for _, c := range conns {
+		c.draining.Store(true)
+		drains.Go(func() {
+			if !s.cfg.HangupOnShutdown {
+				select {
+				case <-c.limit.idle():
+				case <-c.dead:
+				case <-ctx.Done():
+				}
+			}
+			c.kick()
+		})
+	}
+	drains.Wait()
+	over := make(chan struct{})
+	go func() { s.group.Wait(); close(over) }()
+	select {
+	case <-over:
+		s.cancel()
+		return nil
+	case <-ctx.Done():
+		s.cancel() // hangs up on all
+		return ctx.Err()
+	}
+}
+
+// Close ends the server at once: connections are closed, requests in flight go unanswered. It
+// waits for devices to complete what they hold.
+func (s *Server) Close() error {
+	s.cancel()
+	err := s.Shutdown(s.ctx)
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	s.group.Wait()
+	return err
+}
+
+// Hangup closes at once every connection that match names, so that its client reconnects, here or elsewhere. It gives
+// their number. A volume that is fenced, moved or deleted is taken from its clients so.
+func (s *Server) Hangup(match func(ConnStatus) bool) int {
+	n := 0
+	for _, c := range s.snapshot() {
+		if match(c.status()) {
+			c.hangup("asked to")
+			n++
+		}
+	}
+	return n
+}
+
+func (s *Server) snapshot() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	conns := make([]*conn, 0, len(s.mu.conns))
+	for _, c := range s.mu.conns {
+		conns = append(conns, c)
+	}
+	return conns
+}
