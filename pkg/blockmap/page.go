@@ -22,6 +22,11 @@ type Root struct {
 	Height   uint8
 }
 
+// Valid tells whether r can be a root.
+func (r Root) Valid() bool {
+	return r.Height <= HeightMax && (r.Location == 0 || r.Height > 0 && r.Location.Segment().Valid())
+}
+
 // Page names a page: its level, and its place among all pages of the level.
 type Page struct {
 	Level uint8

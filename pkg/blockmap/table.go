@@ -26,6 +26,15 @@ type Entry struct {
 	Flags      Flags
 }
 
+// ShardsMax bounds K+M of an entry.
+const ShardsMax = 32
+
+// Valid tells whether e can be an entry of a table.
+func (e Entry) Valid() bool {
+	return e.Generation.Epoch != 0 && e.Slots >= 1 && e.Slots <= id.SlotsMax && e.Live <= e.Slots &&
+		e.PG <= id.PGMax && e.K >= 1 && int(e.K)+int(e.M) <= ShardsMax && e.Flags&^flagsAll == 0
+}
+
 // Table has the entries of a volume's segments, all in memory (32 bytes for each
 // segment and some for sparse ranges of ids).
 type Table struct{}

@@ -1,8 +1,12 @@
 package record
 
 import (
+	"encoding/binary"
+	"fmt"
+
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
@@ -69,26 +73,134 @@ type Meta struct {
 	Deleted    []storeproto.SegmentGeneration
 }
 
-// AppendCommit appends a commit record to the Meta bytes of a batch.
-func AppendCommit(dst []byte, c *Commit) []byte { panic("record: being written") }
+// Limits of what a reader accepts, and a writer must keep to.
+const (
+	// ExtentsMax bounds each list of extents, placed extents and marks in a commit.
+	ExtentsMax = 1 << 20
+	// SegmentsMax bounds the segments in a commit or checkpoint or deleted record.
+	SegmentsMax = 1 << 16
+	// SlotsMax bounds the slots of all segments of all commits in one batch.
+	SlotsMax = 1 << 22
+)
 
-// AppendCheckpoint appends a checkpoint record to the Meta bytes of a batch.
-func AppendCheckpoint(dst []byte, c *Checkpoint) []byte { panic("record: being written") }
+const (
+	metaVersion = 1
+
+	checkpointMagic   = 0x50435341 // "ASCP"
+	checkpointVersion = 1
+	checkpointFrame   = 4 + 2 + 2 + 4 // magic, version, reserved, sum
+	checkpointSizeMin = 16 + 1 + 9 + 9 + 5
+)
+
+// A record is kind, version, length of the body in four bytes, body.
+const metaHeadSize = 6
+
+// begin appends the head of a record; end puts in the length of what was appended since.
+func begin(dst []byte, kind MetaKind) []byte {
+	return append(dst, uint8(kind), metaVersion, 0, 0, 0, 0)
+}
+
+func end(b []byte, start int) []byte {
+	binary.LittleEndian.PutUint32(b[start+2:], uint32(len(b)-start-metaHeadSize))
+	return b
+}
+
+// AppendCommit appends a commit record to the Meta bytes of a batch. It panics if
+// c breaks the rules of its parts.
+func AppendCommit(dst []byte, c *Commit) []byte {
+	b := binary.AppendUvarint(begin(dst, MetaCommit), uint64(c.Covered))
+	b = append(b, c.Flags)
+	b = binary.AppendUvarint(b, uint64(len(c.Segments)))
+	for i := range c.Segments {
+		s := &c.Segments[i]
+		if len(s.Slots) != int(s.Entry.Slots) {
+			panic(fmt.Sprintf("record: segment %s of %d slots with %d", s.Segment, s.Entry.Slots, len(s.Slots)))
+		}
+		b = appendSegment(b, s.Segment, s.Entry)
+		b = segment.AppendEntries(b, s.Slots)
+	}
+	b = appendExtents(b, c.Zeros)
+	b = appendExtents(b, c.Trims)
+	b = binary.AppendUvarint(b, uint64(len(c.Placed)))
+	var next block.LBA
+	for i := range c.Placed {
+		p := &c.Placed[i]
+		checkExtent(p.Extent)
+		b = binary.AppendUvarint(b, uint64(p.Extent.Count))
+		b = appendStart(b, next, p.Extent.Start)
+		b = appendPlaced(b, p)
+		next = p.Extent.End()
+	}
+	b = binary.AppendUvarint(b, uint64(len(c.Marks)))
+	for i := range c.Marks {
+		b = appendMark(b, &c.Marks[i])
+	}
+	return end(b, len(dst))
+}
+
+// AppendCheckpoint appends a checkpoint record to the Meta bytes of a batch. It
+// panics if c breaks its rules.
+func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
+	return end(appendCheckpoint(begin(dst, MetaCheckpoint), c), len(dst))
+}
 
 // AppendDeleted appends the record that segments were dropped by name.
 func AppendDeleted(dst []byte, s []storeproto.SegmentGeneration) []byte {
-	panic("record: being written")
+	b := binary.AppendUvarint(begin(dst, MetaDeleted), uint64(len(s)))
+	for _, s := range s {
+		if !s.Segment.Valid() {
+			panic("record: deleted segment " + s.Segment.String())
+		}
+		b = binary.AppendUvarint(b, uint64(s.Segment))
+		b = binary.AppendUvarint(b, uint64(s.Generation.Epoch))
+		b = binary.AppendUvarint(b, uint64(s.Generation.N))
+	}
+	return end(b, len(dst))
+}
+
+// check gives what is wrong with the checkpoint; "" for nothing.
+func (c *Checkpoint) check() string {
+	switch {
+	case c.Epoch == 0:
+		return "epoch of a checkpoint"
+	case !c.Map.Valid():
+		return "root of the map"
+	case !c.Table.Valid():
+		return "root of the table"
+	case c.Watermark > id.SequenceMax:
+		return "watermark"
+	case c.Blocks > block.LBAMax:
+		return "size in blocks"
+	}
+	return ""
+}
+
+func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
+	if what := c.check(); what != "" {
+		panic("record: a checkpoint with a wrong " + what)
+	}
+	dst = append(dst, c.Volume[:]...)
+	dst = binary.AppendUvarint(dst, uint64(c.Epoch))
+	for _, r := range []blockmap.Root{c.Map, c.Table} {
+		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.Location))
+		dst = append(dst, r.Height)
+	}
+	dst = binary.AppendUvarint(dst, uint64(c.Covered))
+	dst = binary.AppendUvarint(dst, uint64(c.Meta))
+	dst = binary.AppendUvarint(dst, uint64(c.Watermark))
+	dst = binary.AppendUvarint(dst, uint64(c.Blocks))
+	dst = binary.AppendUvarint(dst, uint64(len(c.Pages)))
+	for i := range c.Pages {
+		dst = appendSegment(dst, c.Pages[i].Segment, c.Pages[i].Entry)
+	}
+	return dst
 }
 
 // EncodeCheckpoint gives a checkpoint alone, with magic, version and sum: the
 // form that is committed to metad.
-func EncodeCheckpoint(c *Checkpoint) []byte { panic("record: being written") }
-
-// DecodeCheckpoint reads what EncodeCheckpoint wrote.
-func DecodeCheckpoint(place string, b []byte) (*Checkpoint, error) { panic("record: being written") }
-
-// ReadMeta decodes the Meta bytes of a batch of the meta stream that begins at
-// first and has count records. The result shares no memory with meta.
-func ReadMeta(place string, meta []byte, first id.LSN, count uint32) ([]Meta, error) {
-	panic("record: being written")
+func EncodeCheckpoint(c *Checkpoint) []byte {
+	b := binary.LittleEndian.AppendUint32(nil, checkpointMagic)
+	b = append(b, checkpointVersion, 0, 0, 0)
+	b = appendCheckpoint(b, c)
+	return binary.LittleEndian.AppendUint32(b, codec.CRC(b))
 }
