@@ -1,6 +1,10 @@
 package storeproto
 
 import (
+	"fmt"
+	"slices"
+
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 )
 
@@ -84,4 +88,30 @@ type DeleteShards struct {
 type SegmentGeneration struct {
 	Segment    id.Segment
 	Generation id.Generation
+}
+
+// Limits of a shard; a store refuses what is above.
+const (
+	ShardBlocksMax = 4096
+	ShardCodeMax   = 64 // K+M
+)
+
+// Validate checks that the head is one a store may keep. An error is of class errs.ErrInvalid.
+func (h *ShardHead) Validate() error {
+	switch {
+	case h.Volume.IsZero() || !h.Segment.Valid() || h.Generation.Epoch == 0:
+		return fmt.Errorf("shard head without a name: %w", errs.ErrInvalid)
+	case h.K == 0 || int(h.K)+int(h.M) > ShardCodeMax || h.Index >= h.K+h.M:
+		return fmt.Errorf("shard head with index %d of %d+%d: %w", h.Index, h.K, h.M, errs.ErrInvalid)
+	case h.Slots > id.SlotsMax || h.Blocks == 0 || h.Blocks > ShardBlocksMax || len(h.Sums) != int(h.Blocks) || len(h.Entries) > int(h.Slots):
+		return fmt.Errorf("shard head with %d slots, %d blocks, %d sums, %d entries: %w", h.Slots, h.Blocks, len(h.Sums), len(h.Entries), errs.ErrInvalid)
+	}
+	return nil
+}
+
+// Equal tells whether two heads say the same, and so whether their shards have the same content.
+func (h *ShardHead) Equal(o *ShardHead) bool {
+	return h.Volume == o.Volume && h.Segment == o.Segment && h.Generation == o.Generation && h.Index == o.Index &&
+		h.K == o.K && h.M == o.M && h.PGVersion == o.PGVersion && h.Slots == o.Slots && h.Blocks == o.Blocks &&
+		slices.Equal(h.Entries, o.Entries) && slices.Equal(h.Sums, o.Sums)
 }
