@@ -654,7 +654,7 @@ type ErrorDetail struct {
 	LeaderApi     string                 `protobuf:"bytes,2,opt,name=leader_api,json=leaderApi,proto3" json:"leader_api,omitempty"`  // set when another member leads: ask there
 	NotLeader     bool                   `protobuf:"varint,3,opt,name=not_leader,json=notLeader,proto3" json:"not_leader,omitempty"` // this member does not lead; nothing was done
 	Current       *VolumeRecord          `protobuf:"bytes,4,opt,name=current,proto3" json:"current,omitempty"`                       // the record in force, when a compare-and-set or an epoch check refused
-	Hint          string                 `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`                             // what to do, in plain words
+	Retry         bool                   `protobuf:"varint,5,opt,name=retry,proto3" json:"retry,omitempty"`                          // it failed for a passing reason inside metad; the outcome is unknown
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -717,11 +717,11 @@ func (x *ErrorDetail) GetCurrent() *VolumeRecord {
 	return nil
 }
 
-func (x *ErrorDetail) GetHint() string {
+func (x *ErrorDetail) GetRetry() bool {
 	if x != nil {
-		return x.Hint
+		return x.Retry
 	}
-	return ""
+	return false
 }
 
 var File_ashlar_common_proto protoreflect.FileDescriptor
@@ -785,15 +785,15 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"priorHosts\x12/\n" +
 	"\x06losses\x18\f \x03(\v2\x17.ashlar.v1.AcceptedLossR\x06losses\x12-\n" +
 	"\x05spans\x18\r \x03(\v2\x17.ashlar.v1.SequenceSpanR\x05spans\x12\x18\n" +
-	"\adeleted\x18\x0e \x01(\bR\adeleted\"\xa6\x01\n" +
+	"\adeleted\x18\x0e \x01(\bR\adeleted\"\xa8\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x1d\n" +
 	"\n" +
 	"leader_api\x18\x02 \x01(\tR\tleaderApi\x12\x1d\n" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x121\n" +
-	"\acurrent\x18\x04 \x01(\v2\x17.ashlar.v1.VolumeRecordR\acurrent\x12\x12\n" +
-	"\x04hint\x18\x05 \x01(\tR\x04hintB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\acurrent\x18\x04 \x01(\v2\x17.ashlar.v1.VolumeRecordR\acurrent\x12\x14\n" +
+	"\x05retry\x18\x05 \x01(\bR\x05retryB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_common_proto_rawDescOnce sync.Once

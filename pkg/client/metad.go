@@ -246,3 +246,5 @@ type Range struct {
 	First id.Sequence
 	Count uint32
 }
+
+func milliseconds(v uint32) time.Duration { return time.Duration(v) * time.Millisecond }

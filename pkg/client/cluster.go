@@ -1,0 +1,166 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+// Cluster is metad as operators and tools see it. It speaks in the messages of pkg/api,
+// whose ids are the text people see. Safe for concurrent use.
+type Cluster struct{ p *pool }
+
+// NewCluster makes a client. It connects when first used.
+func NewCluster(o Options) (*Cluster, error) {
+	p, err := newPool(o)
+	if err != nil {
+		return nil, err
+	}
+	return &Cluster{p: p}, nil
+}
+
+// Close ends the connections.
+func (c *Cluster) Close() error { return c.p.close() }
+
+// ask calls one method of the service with retries.
+func ask[Req, Rep any](ctx context.Context, c *Cluster, req Req, f func(api.ClusterClient, context.Context, Req) (Rep, error)) (Rep, error) {
+	var rep Rep
+	err := c.p.call(ctx, retryAlways, func(ctx context.Context, conn *target) (err error) {
+		rep, err = f(conn.cluster, ctx, req)
+		return err
+	})
+	return rep, err
+}
+
+// Status gives the health of the cluster with its reasons; withLists the disks and stores too.
+func (c *Cluster) Status(ctx context.Context, withLists bool) (*api.StatusReply, error) {
+	return ask(ctx, c, &api.StatusRequest{WithDisks: withLists}, func(x api.ClusterClient, ctx context.Context, r *api.StatusRequest) (*api.StatusReply, error) {
+		return x.Status(ctx, r)
+	})
+}
+
+// Hosts lists every blockd.
+func (c *Cluster) Hosts(ctx context.Context) ([]*api.Host, error) {
+	r, err := ask(ctx, c, &api.ListHostsRequest{}, func(x api.ClusterClient, ctx context.Context, r *api.ListHostsRequest) (*api.ListHostsReply, error) {
+		return x.ListHosts(ctx, r)
+	})
+	return r.GetHosts(), err
+}
+
+// Stores lists every store.
+func (c *Cluster) Stores(ctx context.Context) ([]*api.Store, error) {
+	r, err := ask(ctx, c, &api.ListStoresRequest{}, func(x api.ClusterClient, ctx context.Context, r *api.ListStoresRequest) (*api.ListStoresReply, error) {
+		return x.ListStores(ctx, r)
+	})
+	return r.GetStores(), err
+}
+
+// CreateDisk makes a disk. A retry after a lost answer finds the disk it made.
+func (c *Cluster) CreateDisk(ctx context.Context, name string, sizeBytes uint64) (*api.Disk, error) {
+	var token [16]byte
+	if _, err := rand.Read(token[:]); err != nil {
+		return nil, fmt.Errorf("draw request id: %w", err)
+	}
+	req := &api.CreateDiskRequest{Name: name, SizeBytes: sizeBytes, RequestId: hex.EncodeToString(token[:])}
+	return ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.CreateDiskRequest) (*api.Disk, error) {
+		return x.CreateDisk(ctx, r)
+	})
+}
+
+// Disks lists all disks by name.
+func (c *Cluster) Disks(ctx context.Context) ([]*api.Disk, error) {
+	var all []*api.Disk
+	req := &api.ListDisksRequest{}
+	for {
+		r, err := ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.ListDisksRequest) (*api.ListDisksReply, error) {
+			return x.ListDisks(ctx, r)
+		})
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r.Disks...)
+		if !r.More || len(r.Disks) == 0 {
+			return all, nil
+		}
+		req = &api.ListDisksRequest{AfterName: r.Disks[len(r.Disks)-1].Name}
+	}
+}
+
+// Disk finds one disk by name or id.
+func (c *Cluster) Disk(ctx context.Context, nameOrID string) (*api.Disk, error) {
+	return ask(ctx, c, &api.GetDiskRequest{NameOrId: nameOrID}, func(x api.ClusterClient, ctx context.Context, r *api.GetDiskRequest) (*api.Disk, error) {
+		return x.GetDisk(ctx, r)
+	})
+}
+
+// ResizeDisk grows a disk; shrinking is ErrInvalid.
+func (c *Cluster) ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error) {
+	return ask(ctx, c, &api.ResizeDiskRequest{NameOrId: nameOrID, SizeBytes: sizeBytes}, func(x api.ClusterClient, ctx context.Context, r *api.ResizeDiskRequest) (*api.Disk, error) {
+		return x.ResizeDisk(ctx, r)
+	})
+}
+
+// DeleteDisk deletes a disk and gives its id. ErrConflict while clients are attached,
+// unless forced. After a lost answer it asks again by the id, so that a new disk of
+// the same name is safe; that the disk is gone then counts as success.
+func (c *Cluster) DeleteDisk(ctx context.Context, nameOrID string, force bool) (string, error) {
+	d, err := c.Disk(ctx, nameOrID)
+	if err != nil {
+		return "", err
+	}
+	asked := 0
+	err = c.p.call(ctx, retryAlways, func(ctx context.Context, conn *target) error {
+		asked++
+		_, err := conn.cluster.DeleteDisk(ctx, &api.DeleteDiskRequest{NameOrId: d.DiskId, Force: force})
+		if class, _ := api.FromStatus(err); asked > 1 && errs.CodeOf(class) == errs.NotFound {
+			return nil
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	return d.DiskId, nil
+}
+
+// DiskEndpoints tells where clients may attach, the owner first.
+func (c *Cluster) DiskEndpoints(ctx context.Context, nameOrID string) (*api.DiskEndpointsReply, error) {
+	return ask(ctx, c, &api.DiskEndpointsRequest{NameOrId: nameOrID}, func(x api.ClusterClient, ctx context.Context, r *api.DiskEndpointsRequest) (*api.DiskEndpointsReply, error) {
+		return x.DiskEndpoints(ctx, r)
+	})
+}
+
+// DeclareStoreLost says that a store's memory never comes back.
+func (c *Cluster) DeclareStoreLost(ctx context.Context, storeID, incarnation string) error {
+	_, err := ask(ctx, c, &api.DeclareStoreLostRequest{StoreId: storeID, Incarnation: incarnation}, func(x api.ClusterClient, ctx context.Context, r *api.DeclareStoreLostRequest) (*api.DeclareStoreLostReply, error) {
+		return x.DeclareStoreLost(ctx, r)
+	})
+	return err
+}
+
+// AcceptLoss lets a disk open although an ensemble of it lost its records for good.
+func (c *Cluster) AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error) {
+	req := &api.AcceptLossRequest{NameOrId: nameOrID, EnsembleEpoch: uint64(e.Epoch), EnsembleN: e.N}
+	return ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.AcceptLossRequest) (*api.Disk, error) {
+		return x.AcceptLoss(ctx, r)
+	})
+}
+
+// WaitHealth asks until the cluster's health is want or better, or ctx ends; it returns the last status.
+func (c *Cluster) WaitHealth(ctx context.Context, want api.Health) (*api.StatusReply, error) {
+	for {
+		s, err := c.Status(ctx, false)
+		if err != nil || s.Health <= want {
+			return s, err
+		}
+		if err := c.p.o.Clock.Sleep(ctx, 100*time.Millisecond); err != nil {
+			return s, fmt.Errorf("wait for health %v, it is %v: %w", want, s.Health, err)
+		}
+	}
+}
