@@ -1,6 +1,11 @@
 package blockmap
 
-import "ashlar.dev/pkg/id"
+import (
+	"fmt"
+	"slices"
+
+	"ashlar.dev/pkg/id"
+)
 
 // Flags of a segment's entry.
 type Flags uint8
@@ -35,79 +40,175 @@ func (e Entry) Valid() bool {
 		e.PG <= id.PGMax && e.K >= 1 && int(e.K)+int(e.M) <= ShardsMax && e.Flags&^flagsAll == 0
 }
 
+const (
+	leafShift = 7
+	leafSize  = 1 << leafShift // entries of a leaf
+	entrySize = PageSize / leafSize
+)
+
+// tableLeaf has the entries of leafSize sequences in a row. An absent one is zero.
+type tableLeaf struct {
+	index   uint64
+	era     uint64 // of the table when it was made or copied: frozen if the table's is later
+	count   int
+	entries [leafSize]Entry
+}
+
 // Table has the entries of a volume's segments, all in memory (32 bytes for each
 // segment and some for sparse ranges of ids).
-type Table struct{}
+type Table struct {
+	leaves []*tableLeaf // ascending, none empty
+	last   int          // where find found one last
+	len    int
+	era    uint64        // counts freezes
+	pages  []id.Location // where the committed table lies
+}
 
 // NewTable gives an empty table.
-func NewTable() *Table { panic("blockmap: being written") }
+func NewTable() *Table { return new(Table) }
 
 // Len is the number of segments.
-func (t *Table) Len() int { panic("blockmap: being written") }
+func (t *Table) Len() int { return t.len }
+
+// find gives the place of the leaf of an index, or where it would have to be.
+func (t *Table) find(index uint64) (int, bool) {
+	if t.last < len(t.leaves) && t.leaves[t.last].index == index {
+		return t.last, true
+	}
+	lo, hi := 0, len(t.leaves)
+	for lo < hi {
+		mid := int(uint(lo+hi) / 2)
+		if t.leaves[mid].index < index {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	if lo == len(t.leaves) || t.leaves[lo].index != index {
+		return lo, false
+	}
+	t.last = lo
+	return lo, true
+}
+
+func split(s id.Segment) (index uint64, slot int) {
+	seq := uint64(s.Sequence())
+	return seq >> leafShift, int(seq & (leafSize - 1))
+}
+
+// lookup gives the leaf of s and the entry's place there, if s is in the table.
+func (t *Table) lookup(s id.Segment) (leaf, slot int, ok bool) {
+	index, slot := split(s)
+	leaf, ok = t.find(index)
+	if !ok {
+		return 0, 0, false
+	}
+	e := &t.leaves[leaf].entries[slot]
+	return leaf, slot, e.Generation.Epoch != 0 && e.PG == s.PG()
+}
 
 // Get gives the entry of s.
-func (t *Table) Get(s id.Segment) (Entry, bool) { panic("blockmap: being written") }
+func (t *Table) Get(s id.Segment) (Entry, bool) {
+	leaf, slot, ok := t.lookup(s)
+	if !ok {
+		return Entry{}, false
+	}
+	return t.leaves[leaf].entries[slot], true
+}
+
+// own gives a leaf that no freeze has.
+func (t *Table) own(i int) *tableLeaf {
+	if t.leaves[i].era != t.era {
+		l := *t.leaves[i]
+		l.era = t.era
+		t.leaves[i] = &l
+	}
+	return t.leaves[i]
+}
 
 // Put sets the entry of s. It panics if s or e is not valid.
-func (t *Table) Put(s id.Segment, e Entry) { panic("blockmap: being written") }
+func (t *Table) Put(s id.Segment, e Entry) {
+	e.PG = s.PG()
+	if !s.Valid() || !e.Valid() {
+		panic(fmt.Sprintf("blockmap: put segment %s with entry %+v", s, e))
+	}
+	index, slot := split(s)
+	i, ok := t.find(index)
+	if !ok {
+		t.leaves = slices.Insert(t.leaves, i, &tableLeaf{index: index, era: t.era})
+	}
+	l := t.own(i)
+	switch was := &l.entries[slot]; {
+	case was.Generation.Epoch == 0:
+		l.count++
+		t.len++
+	case was.PG != e.PG:
+		panic(fmt.Sprintf("blockmap: put segment %s, but its sequence is in placement group %d", s, was.PG))
+	}
+	l.entries[slot] = e
+}
 
 // Delete removes s; false if it was not there.
-func (t *Table) Delete(s id.Segment) bool { panic("blockmap: being written") }
+func (t *Table) Delete(s id.Segment) bool {
+	i, slot, ok := t.lookup(s)
+	if !ok {
+		return false
+	}
+	l := t.own(i)
+	l.entries[slot] = Entry{}
+	l.count--
+	t.len--
+	if l.count == 0 {
+		t.leaves = slices.Delete(t.leaves, i, i+1)
+	}
+	return true
+}
 
 // AddLive changes the live count of s and gives the new one; false if s is not in
 // the table. It panics if the count would leave 0…Slots: a count that is too low
 // would have live data deleted.
 func (t *Table) AddLive(s id.Segment, delta int) (live uint16, ok bool) {
-	panic("blockmap: being written")
+	i, slot, ok := t.lookup(s)
+	if !ok {
+		return 0, false
+	}
+	e := &t.own(i).entries[slot]
+	n := int(e.Live) + delta
+	if n < 0 || n > int(e.Slots) {
+		panic(fmt.Sprintf("blockmap: segment %s with %d live of %d slots", s, n, e.Slots))
+	}
+	e.Live = uint16(n)
+	return e.Live, true
 }
 
 // Range calls fn for all segments from sequence from on, ascending, until fn gives false.
 // fn must not change the table.
 func (t *Table) Range(from id.Sequence, fn func(id.Segment, Entry) bool) {
-	panic("blockmap: being written")
+	i, _ := t.find(uint64(from) >> leafShift)
+	for _, l := range t.leaves[i:] {
+		for slot := range l.entries {
+			e := &l.entries[slot]
+			seq := id.Sequence(l.index<<leafShift | uint64(slot))
+			if seq < from || e.Generation.Epoch == 0 {
+				continue
+			}
+			if !fn(id.MakeSegment(seq, e.PG), *e) {
+				return
+			}
+		}
+	}
 }
 
 // Dead appends to dst, up to its capacity, segments from sequence from on with no live slot.
 func (t *Table) Dead(from id.Sequence, dst []id.Segment) []id.Segment {
-	panic("blockmap: being written")
+	if len(dst) == cap(dst) {
+		return dst
+	}
+	t.Range(from, func(s id.Segment, e Entry) bool {
+		if e.Live == 0 {
+			dst = append(dst, s)
+		}
+		return len(dst) < cap(dst)
+	})
+	return dst
 }
-
-// FrozenTable is all pages of the table as of a freeze; to be used like Frozen.
-type FrozenTable struct{}
-
-// Freeze takes the whole table as of now: every checkpoint writes all of it.
-// A frozen table that will not be used is simply forgotten.
-func (t *Table) Freeze() *FrozenTable { panic("blockmap: being written") }
-
-// Pages lists the pages, children before parents. Not to be changed.
-func (f *FrozenTable) Pages() []Page { panic("blockmap: being written") }
-
-// Assign says that page i will lie at loc.
-func (f *FrozenTable) Assign(i int, loc id.Location) { panic("blockmap: being written") }
-
-// Encode writes page i (PageSize bytes) into dst. All pages below it must be assigned.
-func (f *FrozenTable) Encode(i int, dst []byte) { panic("blockmap: being written") }
-
-// Root is the root of the frozen table, once all pages are assigned.
-func (f *FrozenTable) Root() Root { panic("blockmap: being written") }
-
-// Commit says that the checkpoint with f stands; displaced (if not nil) is told
-// the locations of all pages of the table that stood before.
-func (t *Table) Commit(f *FrozenTable, displaced func(id.Location)) {
-	panic("blockmap: being written")
-}
-
-// TableLoader reads a table back from its root, step by step.
-type TableLoader struct{}
-
-// LoadTable starts reading. An error is of class errs.ErrInvalid.
-func LoadTable(root Root) (*TableLoader, error) { panic("blockmap: being written") }
-
-// Missing appends to dst, up to its capacity, pages to read next; none: all is read.
-func (l *TableLoader) Missing(dst []Miss) []Miss { panic("blockmap: being written") }
-
-// Fill hands in a page; b is not kept. Errors are of class errs.ErrCorrupt.
-func (l *TableLoader) Fill(miss Miss, b []byte) error { panic("blockmap: being written") }
-
-// Table gives the table when all pages were filled.
-func (l *TableLoader) Table() (*Table, bool) { panic("blockmap: being written") }
