@@ -1,0 +1,68 @@
+# What a developer, a user and CI do with this tree. `make help` lists it.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo devel)
+LDFLAGS := -s -w -X ashlar.dev/pkg/telemetry.productVersion=$(VERSION)
+
+# Tests that start real daemons or measure are run by targets of their own.
+UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(e2e|chaos|perf|upgrade)|internal_deps)(/|$$)')
+
+FUZZ_SECONDS  ?= 2
+CHAOS_SECONDS ?= 120
+SEED          ?=
+
+.PHONY: help build unit fuzz e2e test lint bench chaos demo generate tools clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
+
+build: ## build ashlar, metad and blockd into ./bin
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./pkg/cli/ashlar ./metad ./blockd
+
+unit: ## unit, model and crash tests with the race detector (under a minute when warm)
+	go test -race -timeout 5m $(UNIT_PACKAGES)
+
+fuzz: ## a short run of every fuzzer (FUZZ_SECONDS each)
+	deploy/dev/fuzz $(FUZZ_SECONDS)
+
+e2e: build tools ## real tools against real daemons
+	go test -count=1 -timeout 15m ./bench/e2e/...
+
+test: tools ## everything that must pass: unit, fuzz, e2e (installs what it needs)
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory fuzz
+	$(MAKE) --no-print-directory e2e
+
+lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, commit subjects
+	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null)); \
+	if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w on:"; echo "$$bad"; exit 1; fi
+	go vet ./...
+	bin/tools/staticcheck ./...
+	go test ./pkg/layers/...
+	deploy/dev/commit-subjects
+
+bench: build tools ## measure speed beside other servers; results go where bench/perf/README.md says
+	bench/perf/run
+
+chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS_SECONDS, SEED)
+	CHAOS_SECONDS=$(CHAOS_SECONDS) SEED=$(SEED) go test -count=1 -v -timeout $$(( $(CHAOS_SECONDS) + 600 ))s ./bench/chaos/...
+
+demo: build tools ## a cluster on this machine, a disk, a killed daemon, everything still there
+	deploy/dev/demo
+
+generate: ## remake everything made from source: protocol code, config reference, examples
+	go generate ./...
+
+tools: ## install the programs that tests and demo use (apt-get, as root, only what is missing)
+	@deploy/dev/install-tools
+
+clean: ## remove ./bin
+	rm -rf bin
+
+bin/tools/staticcheck: tools/go.mod tools/go.sum
+	@mkdir -p bin/tools
+	cd tools && go build -o ../bin/tools/staticcheck honnef.co/go/tools/cmd/staticcheck
