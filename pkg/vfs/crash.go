@@ -1,0 +1,62 @@
+package vfs
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"sync"
+
+	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Crash is a file system in memory that can be cut off at any moment.
+type Crash struct {
+	FS
+	mem    *pvfs.MemFS
+	mu     sync.Mutex
+	onSync func(n int)
+	syncs  int
+}
+
+// NewCrash makes an empty one.
+func NewCrash() *Crash { return newCrash(pvfs.NewCrashableMem()) }
+
+func newCrash(mem *pvfs.MemFS) *Crash {
+	c := &Crash{mem: mem}
+	c.FS = WithHooks(Wrap(mem), Hooks{Before: func(op Op) error {
+		if op.Kind != OpSync {
+			return nil
+		}
+		c.mu.Lock()
+		c.syncs++
+		f, n := c.onSync, c.syncs
+		c.mu.Unlock()
+		if f != nil {
+			f(n)
+		}
+		return nil
+	}})
+	return c
+}
+
+// OnSync has f called before the n-th sync is carried out, for every n: all that
+// was written since the last is in danger then. f may Clone.
+func (c *Crash) OnSync(f func(n int)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.onSync = f
+}
+
+// Clone gives what a power loss at this moment leaves: everything synced, and
+// each block of 4 KiB and each name that is not with a chance of percent, by seed.
+func (c *Crash) Clone(percent int, seed uint64) *Crash {
+	return newCrash(c.mem.CrashClone(pvfs.CrashCloneCfg{
+		UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(seed, seed)),
+	}))
+}
+
+// SetDiskUsage sets what GetDiskUsage tells.
+func (c *Crash) SetDiskUsage(u pvfs.DiskUsage) { c.mem.TestingSetDiskUsage(u) }
+
+// IsNotExist tells whether err says that a file is not there.
+func IsNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
