@@ -10,7 +10,8 @@ import (
 type frame struct {
 	next *frame
 	r    *Request
-	size int // about its bytes on the wire
+	size int     // about its bytes on the wire
+	fly  *flight // of a client
 }
 
 const (
