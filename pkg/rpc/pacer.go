@@ -1,0 +1,91 @@
+package rpc
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ashlar.dev/pkg/clock"
+)
+
+// ticking is a connection as the pacer sees it.
+type ticking interface {
+	tick(now time.Duration, gap bool)
+}
+
+// pacer tells many connections the time with one goroutine: beats, silence and
+// deadlines are looked at every step, and nothing on the hot path reads a clock.
+type pacer struct {
+	clock clock.Clock
+	step  time.Duration
+	now   atomic.Int64 // at the last step
+
+	mu struct {
+		sync.Mutex
+		all map[ticking]struct{}
+	}
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func newPacer(c clock.Clock, t Timing) *pacer {
+	p := &pacer{clock: c, step: min(t.Beat/2, 100*time.Millisecond), done: make(chan struct{})}
+	p.mu.all = make(map[ticking]struct{})
+	p.now.Store(int64(c.Now()))
+	ctx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	go p.run(ctx)
+	return p
+}
+
+func (p *pacer) run(ctx context.Context) {
+	defer close(p.done)
+	ticker := p.clock.NewTicker(p.step)
+	defer ticker.Stop()
+	last := p.clock.Now()
+	var all []ticking
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C():
+		}
+		now := p.clock.Now()
+		p.now.Store(int64(now))
+		gap := now-last > 3*p.step
+		last = now
+		p.mu.Lock()
+		all = all[:0]
+		for c := range p.mu.all {
+			all = append(all, c)
+		}
+		p.mu.Unlock()
+		for _, c := range all {
+			c.tick(now, gap)
+		}
+		clear(all)
+	}
+}
+
+func (p *pacer) add(c ticking) {
+	p.mu.Lock()
+	p.mu.all[c] = struct{}{}
+	p.mu.Unlock()
+}
+
+func (p *pacer) remove(c ticking) {
+	p.mu.Lock()
+	delete(p.mu.all, c)
+	p.mu.Unlock()
+}
+
+// deadline is the time after d, never early; it may be late by two steps.
+func (p *pacer) deadline(d time.Duration) time.Duration {
+	return time.Duration(p.now.Load()) + d + p.step
+}
+
+func (p *pacer) close() {
+	p.stop()
+	<-p.done
+}
