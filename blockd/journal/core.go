@@ -1,8 +1,11 @@
 package journal
 
 import (
+	"fmt"
+	"sync/atomic"
 	"time"
 
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -10,10 +13,66 @@ import (
 // Core is the journal of an open volume: it appends, acknowledges, changes
 // ensembles, and says when a read may be served. An Opener makes it. See the
 // package comment for who may call it.
-type Core struct{}
+type Core struct {
+	volume    id.Volume
+	epoch     id.Epoch
+	limits    Limits
+	leases    *Leases
+	claim     *Claim
+	completed func(*Send)
+	confirmed func(*ConfirmSend)
 
-type member struct{}
-type session struct{}
+	streams    [storeproto.Kinds]stream
+	ensembles  []*ensemble // the last is the newest
+	version    uint64
+	checkpoint id.LSN // meta position of the last checkpoint committed in metad
+	opening    *opening
+	fenced     bool
+	closed     bool
+
+	asker   asker
+	down    map[id.Store]bool
+	shunned map[id.Store]time.Duration // not asked for before
+	grow    bool                       // a third store may be had
+	drops   []owedDrop
+
+	readSeq  uint64 // tokens given
+	readable uint64 // tokens satisfied
+	reads    atomic.Pointer[readSet]
+
+	sends    *Send
+	confirms *ConfirmSend
+}
+
+// opening is what a core knows while its Opener still fills it.
+type opening struct {
+	before   []id.Ensemble // the list as it was
+	ready    bool          // the fences stand: a fresh ensemble may be asked for
+	filled   bool          // the runs are complete
+	replaced bool
+	problem  error
+}
+
+func (c *Core) newest() *ensemble {
+	if len(c.ensembles) == 0 {
+		return nil
+	}
+	return c.ensembles[len(c.ensembles)-1]
+}
+
+// fill adds a batch of a recovered run as it is and takes over the reference.
+func (c *Core) fill(now time.Duration, kind storeproto.Kind, b *storeproto.Batch, fx *Effects) {
+	s := &c.streams[kind]
+	if s.tail == 0 {
+		s.begin(b.First)
+	}
+	s.push(b)
+	if e := c.newest(); e != nil {
+		for _, m := range e.members {
+			c.pump(now, m, kind, fx)
+		}
+	}
+}
 
 // Append adds b to the end of a stream. The caller has filled Meta, Sums, Payload,
 // Count and Free; the core sets Epoch and First, seals b and so takes the first
@@ -24,25 +83,34 @@ type session struct{}
 //
 // b is acknowledged when Effects.Acked reaches b.Last().
 func (c *Core) Append(now time.Duration, kind storeproto.Kind, b *storeproto.Batch, fx *Effects) error {
-	panic("journal: coming")
+	if c.fenced {
+		return fmt.Errorf("append to the %s of %s under %s: %w", kind, c.volume, c.epoch, errs.ErrStaleEpoch)
+	}
+	s := &c.streams[kind]
+	b.Epoch, b.First = c.epoch, s.next
+	b.Seal()
+	s.push(b)
+	s.appendedAt = now
+	for _, m := range c.newest().members {
+		c.pump(now, m, kind, fx)
+	}
+	return nil
 }
 
 // Room tells whether another batch may be appended to a stream. It turns true
 // again with Effects.Acked only.
-func (c *Core) Room(kind storeproto.Kind) bool { panic("journal: coming") }
+func (c *Core) Room(kind storeproto.Kind) bool {
+	s := &c.streams[kind]
+	n := s.tail - s.ackedAt
+	return n == 0 || n < uint64(c.limits.UnackedBatches) && s.bytes-s.startOf(s.ackedAt) < uint64(c.limits.UnackedBytes)
+}
 
-// Done takes back a send that its store finished.
-func (c *Core) Done(now time.Duration, s *Send, fx *Effects) { panic("journal: coming") }
-
-// Confirmed takes back a confirm that its store finished.
-func (c *Core) Confirmed(now time.Duration, s *ConfirmSend, fx *Effects) { panic("journal: coming") }
-
-// Answer takes metad's answer to an ask.
-func (c *Core) Answer(now time.Duration, r AskResult, fx *Effects) { panic("journal: coming") }
-
-// Dropped takes the outcome of a drop.
-func (c *Core) Dropped(now time.Duration, d DropSend, err error, fx *Effects) {
-	panic("journal: coming")
+func (c *Core) acknowledged(now time.Duration, k storeproto.Kind, fx *Effects) {
+	if c.opening != nil {
+		c.advance(now, fx)
+		return
+	}
+	fx.Acked[k] = c.streams[k].acked
 }
 
 // Release says that the volume needs no LSN of the stream up to and including
@@ -50,81 +118,183 @@ func (c *Core) Dropped(now time.Duration, d DropSend, err error, fx *Effects) {
 // stream, that a later checkpoint is committed in metad. upto is at most the last
 // acknowledged LSN.
 func (c *Core) Release(now time.Duration, kind storeproto.Kind, upto id.LSN, fx *Effects) {
-	panic("journal: coming")
+	if c.fenced {
+		return
+	}
+	c.streams[kind].release(upto)
+	c.trim(kind)
+	if len(c.ensembles) > 1 {
+		c.advance(now, fx)
+	}
 }
 
 // CheckpointCommitted says that metad has committed a checkpoint at position of the meta stream.
 func (c *Core) CheckpointCommitted(now time.Duration, position id.LSN, fx *Effects) {
-	panic("journal: coming")
+	c.checkpoint = max(c.checkpoint, position)
+	c.advance(now, fx)
 }
 
 // Tick drives time limits; call it some ten times a second.
-func (c *Core) Tick(now time.Duration, fx *Effects) { panic("journal: coming") }
+func (c *Core) Tick(now time.Duration, fx *Effects) {
+	if c.fenced {
+		return
+	}
+	if c.claim.Fenced() {
+		c.Fence(fx)
+		return
+	}
+	for _, e := range c.ensembles {
+		if e.closed {
+			continue
+		}
+		for _, m := range e.members {
+			c.tend(now, m, fx)
+		}
+		for _, m := range e.extras {
+			c.tend(now, m, fx)
+		}
+	}
+	for k := range c.streams {
+		if s := &c.streams[k]; s.head < s.releasedAt {
+			c.trim(storeproto.Kind(k))
+		}
+	}
+	for s, until := range c.shunned {
+		if until <= now {
+			delete(c.shunned, s)
+			c.grow = c.grow || c.opening == nil && len(c.newest().members) < 3
+		}
+	}
+	c.nudge(now, fx)
+	c.askConfirms(now, fx)
+	c.sendDrops(now, fx)
+	c.advance(now, fx)
+}
 
-// StoreDown and StoreUp are hints of metad's topology. A store that is down is
-// replaced at once.
-func (c *Core) StoreDown(now time.Duration, s id.Store, fx *Effects) { panic("journal: coming") }
+// tend judges one member and goes on sending to it.
+func (c *Core) tend(now time.Duration, m *member, fx *Effects) {
+	c.judge(now, m, fx)
+	for k := range m.cursors {
+		c.pump(now, m, storeproto.Kind(k), fx)
+	}
+}
 
-// StoreUp says that a store lives (again).
-func (c *Core) StoreUp(now time.Duration, s id.Store, fx *Effects) { panic("journal: coming") }
+// nudgeBytes is what must be released and not told before a quiet stream is nudged:
+// more than no-op records, so that nudges end.
+const nudgeBytes = 64 << 10
+
+func (c *Core) nudge(now time.Duration, fx *Effects) {
+	if c.opening != nil {
+		return
+	}
+	for k := range c.streams {
+		s := &c.streams[k]
+		if s.ackedAt != s.tail || now-s.appendedAt < c.limits.NudgeAfter || s.releasedBytes < s.nudged+nudgeBytes {
+			continue
+		}
+		for _, m := range c.newest().members {
+			if cur := &m.cursors[k]; m.ok() && cur.based && s.releasedBytes >= cur.told+nudgeBytes {
+				fx.Nudge[k], s.nudged = true, s.releasedBytes
+			}
+		}
+	}
+}
+
+// StoreDown is a hint of metad's topology: the store is replaced at once.
+func (c *Core) StoreDown(now time.Duration, s id.Store, fx *Effects) {
+	c.down[s] = true
+	for _, e := range c.ensembles {
+		if e.closed {
+			continue
+		}
+		for _, m := range append(e.extras[:len(e.extras):len(e.extras)], e.members...) {
+			c.judge(now, m, fx)
+		}
+	}
+	c.advance(now, fx)
+}
+
+// StoreUp says that a store lives (again): what waits for it is tried at once.
+func (c *Core) StoreUp(now time.Duration, s id.Store, fx *Effects) {
+	delete(c.down, s)
+	delete(c.shunned, s)
+	for i := range c.drops {
+		if c.drops[i].Store == s {
+			c.drops[i].at, c.drops[i].tries = now, 0
+		}
+	}
+	if e := c.newest(); e != nil && len(e.members) < 3 && e.of(s) == nil && c.opening == nil {
+		c.grow = true
+	}
+	for _, e := range c.ensembles {
+		if e.closed {
+			continue
+		}
+		for _, m := range append(e.extras[:len(e.extras):len(e.extras)], e.members...) {
+			if m.Store != s {
+				continue
+			}
+			for k := range m.cursors {
+				m.cursors[k].retryAt = now
+				c.pump(now, m, storeproto.Kind(k), fx)
+			}
+		}
+	}
+	c.sendDrops(now, fx)
+	c.advance(now, fx)
+}
 
 // Fence ends the core as a stale epoch does.
-func (c *Core) Fence(fx *Effects) { panic("journal: coming") }
+func (c *Core) Fence(fx *Effects) {
+	if c.fenced {
+		return
+	}
+	c.fenced = true
+	c.claim.fenced.Store(true)
+	fx.Fenced = true
+}
 
 // Close ends the core: it drops its references and its claim. Sends in flight are
 // still to be brought to Done.
-func (c *Core) Close() { panic("journal: coming") }
-
-// MayRead tells whether a read that arrived before the call may be served from
-// the volume's state as it is after the call, without a round trip. It needs no
-// lock and may be called from any goroutine.
-func (c *Core) MayRead(now time.Duration) bool { panic("journal: coming") }
-
-// AskRead joins a read that has arrived to the next round of confirms and returns
-// its token: it may be served when Effects.Readable reaches that.
-func (c *Core) AskRead(now time.Duration, fx *Effects) uint64 { panic("journal: coming") }
+func (c *Core) Close() {
+	if c.closed {
+		return
+	}
+	c.closed, c.fenced = true, true
+	c.claim.fenced.Store(true)
+	c.leases.unclaim(c.claim)
+	if r := c.reads.Swap(nil); r != nil {
+		c.leases.unuse(r.sessions)
+	}
+	for k := range c.streams {
+		c.streams[k].trim(c.streams[k].tail)
+	}
+}
 
 // Next is the LSN that the next appended batch will begin with.
-func (c *Core) Next(kind storeproto.Kind) id.LSN { panic("journal: coming") }
+func (c *Core) Next(kind storeproto.Kind) id.LSN { return c.streams[kind].next }
 
 // Acked is the last acknowledged LSN.
-func (c *Core) Acked(kind storeproto.Kind) id.LSN { panic("journal: coming") }
+func (c *Core) Acked(kind storeproto.Kind) id.LSN { return c.streams[kind].acked }
 
 // Exposed is the last LSN of the stream such that it or an unreleased one below
 // counts in a closed ensemble with fewer than two live holders; 0: none. Packing
 // up to it is urgent.
-func (c *Core) Exposed(kind storeproto.Kind) id.LSN { panic("journal: coming") }
-
-// Status is for people.
-func (c *Core) Status() Status { panic("journal: coming") }
-
-// Status shows a core to people.
-type Status struct {
-	Fenced    bool
-	Version   uint64
-	Streams   [storeproto.Kinds]StreamStatus
-	Ensembles []EnsembleStatus
-	ReadsWait uint64 // reads that wait for a round
-}
-
-// StreamStatus shows one stream.
-type StreamStatus struct {
-	Next, Acked, Released id.LSN
-	Batches, Bytes        int // kept in memory
-}
-
-// EnsembleStatus shows one ensemble.
-type EnsembleStatus struct {
-	ID      id.Ensemble
-	Closed  bool
-	Members []MemberStatus
-}
-
-// MemberStatus shows one store of an ensemble, or one that is given copies.
-type MemberStatus struct {
-	Store    id.Store
-	State    string // "ok", "failing", "bad", "lost"
-	Copy     bool
-	Durable  [storeproto.Kinds]id.LSN
-	InFlight [storeproto.Kinds]int
+func (c *Core) Exposed(kind storeproto.Kind) id.LSN {
+	var last id.LSN
+	for _, e := range c.ensembles {
+		if !e.closed || !c.needs(e, kind) {
+			continue
+		}
+		live := 0
+		for _, h := range e.holders {
+			if m := c.newest().of(h.Store); !c.down[h.Store] && (m == nil || m.ok()) {
+				live++
+			}
+		}
+		if live < quorum {
+			last = e.toLSN[kind]
+		}
+	}
+	return last
 }

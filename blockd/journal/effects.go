@@ -1,8 +1,6 @@
 package journal
 
 import (
-	"time"
-
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -73,20 +71,25 @@ func (fx *Effects) Empty() bool {
 // Send is one append to one store. It belongs to the core's pool: the shell
 // passes &Append to the store and, when the store calls Done, the Send to the
 // core's Done, exactly once, whatever became of the core.
+//
+// Where the store has another incarnation than Member's, the shell must not pass
+// it on but complete it with ErrNotFound: the other incarnation does not know the
+// fences of this one. So too for ConfirmSend and LeaseSend.
 type Send struct {
-	Store  id.Store
+	Member
 	Append storeproto.Append
 
 	to    *member
 	index uint64 // of the batch in its stream
 	mark  uint64 // reads asked before it was sent
-	at    time.Duration
+	told  uint64 // released bytes it tells of
+	probe bool   // sent alone, from the known tail, after a failure
 	next  *Send
 }
 
 // ConfirmSend is one confirm to one store, under the same terms as Send.
 type ConfirmSend struct {
-	Store   id.Store
+	Member
 	Confirm storeproto.Confirm
 
 	to   *member
@@ -126,11 +129,11 @@ const (
 	// of three live stores not in Exclude, or two where there are no more, at the
 	// end of the list.
 	AskAdd
-	// AskClose closes Ensemble at To with Holders. From of the ensemble after it becomes To+1.
+	// AskClose closes Ensemble: [From, To] counts, Holders have it whole.
 	AskClose
 	// AskRemove takes Ensembles out of the list.
 	AskRemove
-	// AskReplace leaves of the whole list only Ensembles.
+	// AskReplace leaves of the whole list only Ensembles[0].
 	AskReplace
 )
 
@@ -156,12 +159,12 @@ type Ask struct {
 	Volume    id.Volume
 	Epoch     id.Epoch
 	Version   uint64
-	Exclude   []id.Store                // AskAdd
-	Ensemble  id.Ensemble               // AskClose
-	To        [storeproto.Kinds]id.LSN  // AskClose
-	Holders   []id.Store                // AskClose
-	Ensembles []id.Ensemble             // AskRemove, AskReplace
-	From      *[storeproto.Kinds]id.LSN // AskReplace: From of the ensemble kept
+	Exclude   []id.Store               // AskAdd
+	Ensemble  id.Ensemble              // AskClose
+	From, To  [storeproto.Kinds]id.LSN // AskClose
+	Holders   []Member                 // AskClose: two
+	Ensembles []id.Ensemble            // AskRemove; AskReplace: the one kept
+	Released  id.LSN                   // AskRemove: of the journal
 }
 
 // AskResult answers an ask. With Err nil List is the list in force after it.
@@ -195,6 +198,7 @@ type Opened struct {
 	// has one reference and releases it when it is done with it; the core has its own
 	// until Core.Release. The first batch may begin below what is covered.
 	Journal, Meta []*storeproto.Batch
-	// LossAccepted: OpenConfig.AcceptLoss was needed; acknowledged writes may be missing.
+	// LossAccepted: the opening went on only because an operator accepted a loss;
+	// acknowledged writes may be missing.
 	LossAccepted bool
 }

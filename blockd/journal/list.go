@@ -3,15 +3,13 @@ package journal
 import (
 	"slices"
 
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 )
 
 // Member is one store of an ensemble, in the incarnation it had when it was chosen.
-type Member struct {
-	Store       id.Store
-	Incarnation id.Incarnation
-}
+type Member = cluster.StoreRef
 
 // Ensemble is one entry of a volume's list in metad.
 type Ensemble struct {
@@ -21,8 +19,11 @@ type Ensemble struct {
 	// valid when Closed.
 	From, To [storeproto.Kinds]id.LSN
 	Closed   bool
-	Members  []Member   // three, or two where the cluster has no more
-	Holders  []id.Store // named by the close: each holds both streams whole
+	Members  []Member // three, or two where the cluster has no more
+	Holders  []Member // named by the close: each holds both streams whole
+	// LossAccepted: an operator lets openings go on without the answers and records
+	// that this ensemble lost.
+	LossAccepted bool
 }
 
 // quorum is how many members make a record acknowledged, a grant or a round count.
@@ -32,13 +33,20 @@ const quorum = 2
 // two of three, one of two.
 func (e *Ensemble) fenceQuorum() int { return max(len(e.Members)-quorum+1, 1) }
 
-func (e *Ensemble) member(s id.Store) (Member, bool) {
-	for _, m := range e.Members {
-		if m.Store == s {
-			return m, true
-		}
+// asked are the stores whose answers a recovery needs: the members of an open
+// ensemble, the holders of a closed one.
+func (e *Ensemble) asked() []Member {
+	if e.Closed {
+		return e.Holders
 	}
-	return Member{}, false
+	return e.Members
+}
+
+func (e *Ensemble) need() int {
+	if e.Closed {
+		return 1
+	}
+	return e.fenceQuorum()
 }
 
 // List is a volume's ensembles as metad has them, oldest first. Every change is a
@@ -50,6 +58,19 @@ func (e *Ensemble) member(s id.Store) (Member, bool) {
 type List struct {
 	Version   uint64
 	Ensembles []Ensemble
+}
+
+// ListOf reads the list of metad's record.
+func ListOf(v *cluster.Volume) List {
+	l := List{Version: v.ListVersion}
+	for i := range v.List {
+		c := v.List[i].Clone()
+		e := Ensemble{ID: c.ID, Closed: c.Closed, Members: c.Stores, Holders: c.Holders, LossAccepted: c.LossAccepted}
+		e.From = [storeproto.Kinds]id.LSN{storeproto.Journal: c.From, storeproto.Meta: c.MetaFrom}
+		e.To = [storeproto.Kinds]id.LSN{storeproto.Journal: c.To, storeproto.Meta: c.MetaTo}
+		l.Ensembles = append(l.Ensembles, e)
+	}
+	return l
 }
 
 // Clone copies the list with everything it refers to.

@@ -170,14 +170,16 @@ type Fetch struct {
 	BytesMax int // stop after as many bytes of payload; at least one batch is returned if there is one
 }
 
-// FetchReply has batches in order; the caller owns their memory. More tells that the stream goes on.
+// FetchReply has batches in order, of each one reference that is the caller's. More
+// tells that the stream goes on.
 type FetchReply struct {
 	Batches []*Batch
 	More    bool
 }
 
 // Drop forgets, durably, the streams of Volume whose ensembles are not in Keep
-// and whose ensemble epoch is at most Epoch. Sent only after the list without
+// and whose ensemble epoch is at most Epoch. Ensembles newer than every one in
+// Keep stay too: a drop that arrives late cannot take a stream it did not know of. Sent only after the list without
 // them is committed in metad. The fence stays.
 type Drop struct {
 	Volume id.Volume

@@ -237,7 +237,7 @@ func (c *Core) Forget(d storeproto.Drop, ctl *Control) {
 	ctl.DropEpoch = d.Epoch
 	vol.streams = slices.DeleteFunc(vol.streams, func(s *Stream) bool {
 		ens := s.row.Stream.Ensemble
-		if ens.Epoch > d.Epoch || slices.Contains(d.Keep, ens) {
+		if ens.Epoch > d.Epoch || slices.Contains(d.Keep, ens) || newerThanKept(d.Keep, ens) {
 			return false
 		}
 		s.dropped = true
@@ -254,6 +254,17 @@ func (c *Core) Forget(d storeproto.Drop, ctl *Control) {
 		op.Kind = OpDrop
 	}
 	c.enqueue(op)
+}
+
+// newerThanKept: an ensemble that came after those of a drop's list is not the
+// drop's to take, or a late one would destroy what it never knew.
+func newerThanKept(keep []id.Ensemble, ens id.Ensemble) bool {
+	for _, k := range keep {
+		if !k.Less(ens) {
+			return false
+		}
+	}
+	return len(keep) > 0
 }
 
 func (c *Core) droppedDurable(ctl *Control) {
