@@ -90,7 +90,9 @@ func (b *Blockd) Heartbeat(ctx context.Context, h Heartbeat) (HeartbeatReply, er
 	req := fromHeartbeat(h)
 	var rep *api.HeartbeatReply
 	err := b.p.call(ctx, retryUnknown, func(ctx context.Context, t *target) (err error) {
-		rep, err = t.blockd.Heartbeat(ctx, req)
+		if rep, err = t.blockd.Heartbeat(ctx, req); err == nil {
+			b.top.movedTo(t.address)
+		}
 		return err
 	})
 	if err != nil {

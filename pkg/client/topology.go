@@ -19,6 +19,9 @@ type topologies struct {
 		newest    *cluster.Topology
 		listeners map[int]*listener
 		next      int
+		// The running stream: to whom, and how to end it.
+		from string
+		end  context.CancelFunc
 	}
 }
 
@@ -83,11 +86,30 @@ func (t *topologies) listen(f func(*cluster.Topology)) (stop func()) {
 	}
 }
 
+// movedTo hears who answered a heartbeat as the leader. A stream from another member is
+// a leftover, of one that was cut off without a word perhaps, and is ended.
+func (t *topologies) movedTo(address string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.end != nil && t.mu.from != address {
+		t.mu.end()
+	}
+}
+
+func (t *topologies) streaming(from string, end context.CancelFunc) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.from, t.mu.end = from, end
+}
+
 // watch follows the leader's topology until ctx ends.
 func (b *Blockd) watch(ctx context.Context) error {
 	for ctx.Err() == nil {
 		// The stream ends with the leader's rule or its life; either way find the next one.
 		err := b.p.call(ctx, retryUnknown, func(ctx context.Context, t *target) error {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			b.top.streaming(t.address, cancel)
 			stream, err := t.blockd.WatchTopology(ctx, &api.WatchTopologyRequest{})
 			if err != nil {
 				return err

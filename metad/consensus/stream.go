@@ -1,0 +1,121 @@
+package consensus
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"ashlar.dev/pkg/lifecycle"
+	"ashlar.dev/pkg/pki"
+)
+
+const (
+	handshakeTimeout = 3 * time.Second
+	handshakesMax    = 32 // connections in handshake at once; more are refused
+)
+
+// stream is raft's transport: TLS both ways, members only. Handshakes are done before
+// raft sees a connection, so a silent stranger holds nothing of raft's.
+type stream struct {
+	net.Listener
+	creds *pki.Credentials
+	names map[string]string // member id by raft address
+	log   *slog.Logger
+	group *lifecycle.Group
+	ready chan net.Conn
+}
+
+func newStream(ln net.Listener, creds *pki.Credentials, peers []Peer, log *slog.Logger) *stream {
+	s := &stream{Listener: ln, creds: creds, names: make(map[string]string), log: log,
+		group: lifecycle.NewGroup(context.Background()), ready: make(chan net.Conn)}
+	for _, p := range peers {
+		s.names[p.Raft] = p.ID
+	}
+	s.group.Go("raft listener", s.listen)
+	return s
+}
+
+func (s *stream) listen(ctx context.Context) error {
+	cfg := s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad}})
+	slots := make(chan struct{}, handshakesMax)
+	for {
+		conn, err := s.Listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			s.log.Warn("accept raft connection failed", "err", err)
+			t := time.NewTimer(100 * time.Millisecond)
+			select {
+			case <-t.C:
+				continue
+			case <-ctx.Done():
+				return nil
+			}
+		}
+		select {
+		case slots <- struct{}{}:
+		default:
+			conn.Close() // nothing was said on it yet
+			continue
+		}
+		if !s.group.Go("raft handshake", func(ctx context.Context) error {
+			defer func() { <-slots }()
+			s.handshake(ctx, tls.Server(conn, cfg))
+			return nil
+		}) {
+			conn.Close()
+		}
+	}
+}
+
+func (s *stream) handshake(ctx context.Context, conn *tls.Conn) {
+	hsCtx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	if err := conn.HandshakeContext(hsCtx); err != nil {
+		if ctx.Err() == nil {
+			s.log.Info("raft connection refused", "peer", conn.RemoteAddr().String(), "err", err)
+		}
+		conn.Close()
+		return
+	}
+	select {
+	case s.ready <- conn:
+	case <-ctx.Done():
+		conn.Close()
+	}
+}
+
+// Accept gives the next connection that is a member's.
+func (s *stream) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.ready:
+		return c, nil
+	case <-s.group.Context().Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends the listener and the handshakes.
+func (s *stream) Close() error {
+	err := s.Listener.Close()
+	return errors.Join(err, s.group.Close())
+}
+
+// Dial connects to a member and makes sure that it is that member.
+func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(s.group.Context(), timeout)
+	defer cancel()
+	cfg := s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}, Name: s.names[string(address)]})
+	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", string(address))
+	if err != nil {
+		return nil, fmt.Errorf("dial member at %s: %w", address, err)
+	}
+	return conn, nil
+}
