@@ -10,6 +10,7 @@ import "sync/atomic"
 // Safe for concurrent use.
 type Budget struct {
 	limit int64
+	min   int // see pagesMin
 	used  atomic.Int64
 	maps  atomic.Int64
 }
@@ -19,7 +20,7 @@ type Budget struct {
 const pagesMin = 64
 
 // NewBudget gives a budget of limit pages.
-func NewBudget(limit int) *Budget { return &Budget{limit: int64(max(limit, pagesMin))} }
+func NewBudget(limit int) *Budget { return &Budget{limit: int64(max(limit, pagesMin)), min: pagesMin} }
 
 // Limit is the limit in pages.
 func (b *Budget) Limit() int { return int(b.limit) }
@@ -40,7 +41,7 @@ func (m *Map) Shrink() { m.evict(nil) }
 // evict makes room, but keeps one page.
 func (m *Map) evict(keep *node) {
 	b := m.budget
-	for b.used.Load() > b.limit && len(m.ring) > pagesMin && int64(m.pages) > b.limit/max(b.maps.Load(), 1) {
+	for b.used.Load() > b.limit && len(m.ring) > b.min && int64(m.pages) > b.limit/max(b.maps.Load(), 1) {
 		n := m.victim(keep)
 		parent := m.parent(n)
 		j := n.index & (Fanout - 1)

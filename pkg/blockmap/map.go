@@ -204,18 +204,20 @@ func (m *Map) set(leaf *node, l block.LBA, locs []id.Location, displaced Displac
 	}
 }
 
-// Stats counts pages in memory.
+// Stats counts pages. The head differs from the last commit if Dirty, Gone or
+// Frozen is not zero: trims may leave nothing dirty and still want a checkpoint.
 type Stats struct {
-	Pages  int // all, as the budget counts them
+	Pages  int // in memory, as the budget counts them
 	Dirty  int // changed since the last freeze: what the next checkpoint must write
-	Frozen int // held by the freeze in progress
+	Gone   int // left the tree since the last freeze
+	Frozen int // in the freeze in progress
 }
 
 // Stats gives the counts.
 func (m *Map) Stats() Stats {
-	s := Stats{Pages: m.pages, Dirty: m.dirty}
+	s := Stats{Pages: m.pages, Dirty: m.dirty, Gone: len(m.gone)}
 	if m.frozen != nil {
-		s.Frozen = len(m.frozen.pages)
+		s.Frozen = len(m.frozen.pages) + len(m.frozen.gone)
 	}
 	return s
 }
