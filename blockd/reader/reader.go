@@ -1,0 +1,348 @@
+package reader
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/segment"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// Stores finds the body of a store; false if it is not known here.
+type Stores interface {
+	Store(id.Store) (storeproto.Store, bool)
+}
+
+// Config has what a Reader needs.
+type Config struct {
+	Stores   Stores
+	Topology func() *cluster.Topology
+	Cache    *Cache // nil: none
+	Clock    clock.Clock
+	// HedgeAfter is how long one store may take before the others are asked too. 0: 25 ms.
+	HedgeAfter time.Duration
+}
+
+// Reader reads slots. Safe for concurrent use.
+type Reader struct {
+	cfg   Config
+	pool  sync.Pool
+	stats struct{ reads, hedged, degraded, failed atomic.Uint64 }
+
+	flight struct { // reads on their way, the oldest first
+		sync.Mutex
+		head, tail *part
+	}
+}
+
+// New makes a reader. Tick must be called every few milliseconds for hedging.
+func New(cfg Config) *Reader {
+	if cfg.HedgeAfter == 0 {
+		cfg.HedgeAfter = 25 * time.Millisecond
+	}
+	r := &Reader{cfg: cfg}
+	r.pool.New = func() any {
+		p := &part{r: r}
+		p.req.Done = p.answered
+		return p
+	}
+	return r
+}
+
+// Where says how the segment of a read is kept.
+type Where struct {
+	Generation id.Generation
+	PGVersion  uint32
+	K, M       uint8
+	Slots      uint16
+}
+
+// Request asks for Count slots from Location on, all of one segment, into Dst
+// (Count blocks). Done is called once, inline or from another goroutine. The caller
+// owns the struct and may pool it. Errors: ErrNotFound when the segment or its
+// generation is not there any more, ErrUnavailable when too few shards answer,
+// ErrCorrupt when too few are right.
+type Request struct {
+	Location id.Location
+	Count    uint32
+	Where    Where
+	Dst      []byte
+	NoCache  bool // neither look into the cache nor fill it
+	Done     func(*Request, error)
+
+	left atomic.Int32
+	err  atomic.Pointer[error]
+}
+
+// part is the share of a request that lies in one shard: blocks first… of it.
+type part struct {
+	r       *Reader
+	parent  *Request
+	req     storeproto.ReadShard
+	seg     id.Segment
+	where   Where
+	layout  segment.Layout
+	index   uint8
+	first   uint16
+	count   uint16
+	bytes   *buf.Buffer
+	sums    []uint32
+	started time.Duration
+	state   atomic.Int32 // 0 waiting, 1 the store's answer taken, 2 the rebuild's
+	refs    atomic.Int32 // the read and, if any, its rebuild
+	hedged  bool
+	linked  bool
+	prev    *part
+	next    *part
+}
+
+// Read starts a request.
+func (r *Reader) Read(q *Request) {
+	r.stats.reads.Add(1)
+	q.err.Store(nil)
+	if !q.NoCache && q.Count == 1 && r.cfg.Cache.Get(q.Location, q.Dst) {
+		q.Done(q, nil)
+		return
+	}
+	l := segment.Layout{K: q.Where.K, Slots: q.Where.Slots}
+	first := q.Location.Slot()
+	if !l.Valid() || uint32(first)+q.Count > uint32(q.Where.Slots) {
+		q.Done(q, fmt.Errorf("read slots %d+%d of a segment of %d: %w", first, q.Count, q.Where.Slots, errs.ErrInvalid))
+		return
+	}
+	if uint32(first%segment.Unit)+q.Count <= segment.Unit || l.K == 1 {
+		q.left.Store(1)
+		shard, block := l.Place(first)
+		r.start(q, l, shard, block, uint16(q.Count))
+		return
+	}
+	r.spread(q, l, first)
+}
+
+// spread splits a request over the shards: of each the slots are one run of blocks.
+func (r *Reader) spread(q *Request, l segment.Layout, first uint16) {
+	type run struct{ first, end uint16 }
+	var runs [256]run
+	var used [256]bool
+	n := int32(0)
+	for s := uint32(first); s < uint32(first)+q.Count; {
+		shard, block := l.Place(uint16(s))
+		step := min(segment.Unit-s%segment.Unit, uint32(first)+q.Count-s)
+		if !used[shard] {
+			used[shard] = true
+			runs[shard].first = block
+			n++
+		}
+		runs[shard].end = block + uint16(step)
+		s += step
+	}
+	q.left.Store(n)
+	for shard := range int(l.K) {
+		if used[shard] {
+			r.start(q, l, uint8(shard), runs[shard].first, runs[shard].end-runs[shard].first)
+		}
+	}
+}
+
+// start sends one part to the store that has it.
+func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count uint16) {
+	p := r.pool.Get().(*part)
+	p.parent, p.seg, p.where, p.layout = q, q.Location.Segment(), q.Where, l
+	p.index, p.first, p.count = shard, first, count
+	p.bytes = buf.Get(int(count) * storeproto.BlockSize)
+	if cap(p.sums) < int(count) {
+		p.sums = make([]uint32, count)
+	}
+	p.sums = p.sums[:count]
+	p.state.Store(0)
+	p.refs.Store(1)
+	p.hedged = false
+	store, ok := r.storeOf(p.seg, p.where, shard)
+	if !ok {
+		p.req.Err = fmt.Errorf("shard %d of %s: its store is not known: %w", shard, p.seg, errs.ErrUnavailable)
+		p.answered(&p.req)
+		return
+	}
+	p.started = r.cfg.Clock.Now()
+	r.link(p)
+	p.req.Segment, p.req.Generation, p.req.Index = p.seg, p.where.Generation, shard
+	p.req.First, p.req.Count, p.req.Dst, p.req.Sums = first, count, p.bytes.Bytes(), p.sums
+	p.req.Err = nil
+	store.ReadShard(&p.req)
+}
+
+// storeOf finds the store of a shard: by the version of the group that the segment was coded under.
+func (r *Reader) storeOf(s id.Segment, w Where, shard uint8) (storeproto.Store, bool) {
+	t := r.cfg.Topology()
+	if t == nil {
+		return nil, false
+	}
+	g, ok := t.PG(s.PG())
+	if !ok {
+		return nil, false
+	}
+	v, ok := g.Version(w.PGVersion)
+	if !ok || int(shard) >= len(v.Stores) {
+		return nil, false
+	}
+	if st, known := t.Store(v.Stores[shard].Store); known && st.State != cluster.StoreUp {
+		return nil, false
+	}
+	return r.cfg.Stores.Store(v.Stores[shard].Store)
+}
+
+// answered takes a store's answer.
+func (p *part) answered(q *storeproto.ReadShard) {
+	r := p.r
+	r.unlink(p)
+	err := q.Err
+	if err == nil {
+		err = p.check()
+	}
+	if err == nil {
+		if p.state.CompareAndSwap(0, 1) {
+			p.deliver(p.bytes.Bytes())
+			p.end(nil)
+		}
+		p.drop()
+		return
+	}
+	if p.state.CompareAndSwap(0, 2) {
+		// Not hedged yet: the others are asked now, and theirs is the answer.
+		p.refs.Add(1)
+		go p.rebuild(err)
+	}
+	p.drop()
+}
+
+// check verifies the blocks again, after their way over the wire.
+func (p *part) check() error {
+	b := p.bytes.Bytes()
+	for i, sum := range p.sums {
+		if !checkBlock(p.seg, p.index, p.first+uint16(i), sum, b[i*storeproto.BlockSize:][:storeproto.BlockSize]) {
+			return &errs.Corrupt{
+				Place: fmt.Sprintf("shard %d of %s", p.index, p.seg), Offset: int64(p.first+uint16(i)) * storeproto.BlockSize,
+				What: "block sum", Want: uint64(sum),
+			}
+		}
+	}
+	return nil
+}
+
+// deliver copies the part's blocks to where their slots go, and into the cache.
+func (p *part) deliver(b []byte) {
+	q := p.parent
+	first := uint32(q.Location.Slot())
+	for i := range p.count {
+		slot, ok := p.layout.Slot(p.index, p.first+i)
+		if !ok || uint32(slot) < first || uint32(slot) >= first+q.Count {
+			continue
+		}
+		at := (uint32(slot) - first) * storeproto.BlockSize
+		block := b[int(i)*storeproto.BlockSize:][:storeproto.BlockSize]
+		copy(q.Dst[at:at+storeproto.BlockSize], block)
+		if !q.NoCache && q.Count <= cacheRunMax {
+			p.r.cfg.Cache.Put(q.Location+id.Location(uint32(slot)-first), block)
+		}
+	}
+}
+
+// cacheRunMax: longer reads pass the cache by, they would only flush it.
+const cacheRunMax = 16
+
+// end reports the part to its request.
+func (p *part) end(err error) {
+	q := p.parent
+	if err != nil {
+		p.r.stats.failed.Add(1)
+		q.err.CompareAndSwap(nil, &err)
+	}
+	if q.left.Add(-1) > 0 {
+		return
+	}
+	if e := q.err.Load(); e != nil {
+		q.Done(q, *e)
+		return
+	}
+	q.Done(q, nil)
+}
+
+// drop gives up one user of the part; the last one returns it to the pool.
+func (p *part) drop() {
+	if p.refs.Add(-1) > 0 {
+		return
+	}
+	p.bytes.Release()
+	p.bytes, p.parent = nil, nil
+	p.r.pool.Put(p)
+}
+
+func (r *Reader) link(p *part) {
+	f := &r.flight
+	f.Lock()
+	p.linked, p.prev, p.next = true, f.tail, nil
+	if f.tail != nil {
+		f.tail.next = p
+	} else {
+		f.head = p
+	}
+	f.tail = p
+	f.Unlock()
+}
+
+func (r *Reader) unlink(p *part) {
+	r.flight.Lock()
+	r.unlinkLocked(p)
+	r.flight.Unlock()
+}
+
+func (r *Reader) unlinkLocked(p *part) {
+	if !p.linked {
+		return
+	}
+	f := &r.flight
+	p.linked = false
+	if p.prev != nil {
+		p.prev.next = p.next
+	} else {
+		f.head = p.next
+	}
+	if p.next != nil {
+		p.next.prev = p.prev
+	} else {
+		f.tail = p.prev
+	}
+	p.prev, p.next = nil, nil
+}
+
+// Tick hedges reads that have waited too long: the other shards are asked as well,
+// and the first right answer counts. Call it every few milliseconds.
+func (r *Reader) Tick(now time.Duration) {
+	var late []*part
+	r.flight.Lock()
+	for p := r.flight.head; p != nil && now-p.started >= r.cfg.HedgeAfter; p = r.flight.head {
+		r.unlinkLocked(p)
+		p.refs.Add(1) // linked parts are held by their read, which unlinks before it drops
+		late = append(late, p)
+	}
+	r.flight.Unlock()
+	for _, p := range late {
+		r.stats.hedged.Add(1)
+		go p.hedge()
+	}
+}
+
+// Stats are counts since the start.
+type Stats struct{ Reads, Hedged, Degraded, Failed uint64 }
+
+// Stats gives the counts.
+func (r *Reader) Stats() Stats {
+	return Stats{r.stats.reads.Load(), r.stats.hedged.Load(), r.stats.degraded.Load(), r.stats.failed.Load()}
+}

@@ -1,0 +1,270 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"ashlar.dev/blockd/journal"
+	"ashlar.dev/blockd/packer"
+	"ashlar.dev/blockd/reader"
+	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/nbd"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// Deadlines of the calls that a volume makes beside the I/O path.
+const (
+	fenceTimeout  = 8 * time.Second
+	fetchTimeout  = 10 * time.Second
+	metadTimeout  = 5 * time.Second
+	deleteTimeout = 10 * time.Second
+)
+
+// carry carries out the effects of a step, without the mutex.
+func (v *Volume) carry(fx *core.Effects) {
+	v.carryJournal(&fx.Journal)
+	if len(fx.Done) > 0 {
+		var batch nbd.Batch
+		for _, op := range fx.Done {
+			v.done(op, &batch)
+		}
+		batch.Flush()
+	}
+	for _, op := range fx.Reads {
+		v.fill(op)
+	}
+	for _, p := range fx.Pages {
+		v.readPage(p)
+	}
+	for _, j := range fx.Packs {
+		v.pack(j)
+	}
+	for _, d := range fx.Deletes {
+		v.group.Go("delete", func(ctx context.Context) error { v.delete(ctx, d); return nil })
+	}
+	v.carryAsks(fx)
+	if fx.Again {
+		v.TopologyChanged()
+	}
+	v.carryNews(fx)
+}
+
+// carryNews tells whoever waits that the volume has opened, is drained, or has ended.
+func (v *Volume) carryNews(fx *core.Effects) {
+	if fx.Opened {
+		close(v.opened)
+	}
+	if fx.Drained {
+		close(v.drained)
+	}
+	var err error
+	switch {
+	case fx.Broken != nil:
+		err = fx.Broken
+	case fx.Fenced:
+		err = fmt.Errorf("volume %s at %s: %w", v.id, v.epoch, errs.ErrStaleEpoch)
+	default:
+		return
+	}
+	v.mu.Lock()
+	first := v.ended == nil
+	v.fail(err)
+	v.mu.Unlock()
+	if first && v.cfg.Ended != nil {
+		go v.cfg.Ended(v, err)
+	}
+}
+
+func (v *Volume) carryJournal(fx *journal.Effects) {
+	for _, c := range fx.Confirms {
+		store, ok := v.cfg.Stores.Store(c.Store)
+		if !ok {
+			c.Confirm.Err = errUnknownStore
+			c.Confirm.Done(&c.Confirm)
+			continue
+		}
+		store.Confirm(&c.Confirm)
+	}
+	for _, a := range fx.Asks {
+		v.group.Go("ask", func(ctx context.Context) error { v.ask(ctx, a); return nil })
+	}
+	for _, s := range fx.Fences {
+		v.group.Go("fence", func(ctx context.Context) error { v.fence(ctx, s); return nil })
+	}
+	for _, s := range fx.Fetches {
+		v.group.Go("fetch", func(ctx context.Context) error { v.fetch(ctx, s); return nil })
+	}
+	for _, d := range fx.Drops {
+		v.group.Go("drop", func(ctx context.Context) error { v.drop(ctx, d); return nil })
+	}
+	for _, r := range fx.Reports {
+		v.log.Warn("store does not do its part", "store", r.Store.String(), "err", r.Problem)
+		v.group.Go("report", func(ctx context.Context) error { v.report(ctx, r); return nil })
+	}
+}
+
+func (v *Volume) fence(ctx context.Context, s journal.FenceSend) {
+	ctx, cancel := context.WithTimeout(ctx, fenceTimeout)
+	defer cancel()
+	var r storeproto.FenceReply
+	store, ok := v.cfg.Stores.Store(s.Store)
+	err := errUnknownStore
+	if ok {
+		r, err = store.Fence(ctx, s.Fence)
+	}
+	v.step(func(now time.Duration, fx *core.Effects) {
+		if v.opener != nil {
+			v.opener.FenceDone(now, s, r, err, &fx.Journal)
+		}
+	})
+}
+
+func (v *Volume) fetch(ctx context.Context, s journal.FetchSend) {
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	var r storeproto.FetchReply
+	store, ok := v.cfg.Stores.Store(s.Store)
+	err := errUnknownStore
+	if ok {
+		r, err = store.Fetch(ctx, s.Fetch)
+	}
+	v.step(func(now time.Duration, fx *core.Effects) {
+		if v.opener != nil {
+			v.opener.FetchDone(now, s, r, err, &fx.Journal)
+		}
+	})
+}
+
+func (v *Volume) drop(ctx context.Context, d journal.DropSend) {
+	ctx, cancel := context.WithTimeout(ctx, deleteTimeout)
+	defer cancel()
+	err := errUnknownStore
+	if store, ok := v.cfg.Stores.Store(d.Store); ok {
+		err = store.Drop(ctx, d.Drop)
+	}
+	v.step(func(now time.Duration, fx *core.Effects) {
+		if v.opener == nil {
+			v.core.Journal(now, fx, func(c *journal.Core, jfx *journal.Effects) { c.Dropped(now, d, err, jfx) })
+		}
+	})
+}
+
+func (v *Volume) report(ctx context.Context, r journal.Report) {
+	ctx, cancel := context.WithTimeout(ctx, metadTimeout)
+	defer cancel()
+	ref := cluster.StoreRef{Store: r.Store}
+	if t := v.cfg.Metad.Topology(); t != nil {
+		if s, ok := t.Store(r.Store); ok {
+			ref = s.StoreRef
+		}
+	}
+	if err := v.cfg.Metad.ReportStore(ctx, v.cfg.Holder.Host, ref, r.Problem.Error()); err != nil {
+		v.log.Debug("report of a store not taken", "err", err)
+	}
+}
+
+// readPage reads one page of the map or the table; it is tried again in place
+// while too few shards answer.
+func (v *Volume) readPage(p core.PageRead) {
+	b := buf.Get(storeproto.BlockSize)
+	q := &reader.Request{
+		Location: p.Miss.Location, Count: 1, Where: whereOf(p.Where), Dst: b.Bytes(),
+		Done: func(q *reader.Request, err error) {
+			v.step(func(now time.Duration, fx *core.Effects) { v.core.PageDone(now, p, q.Dst, err, fx) })
+			b.Release()
+		},
+	}
+	v.cfg.Reader.Read(q)
+}
+
+func whereOf(w core.Where) reader.Where {
+	return reader.Where{Generation: w.Generation, PGVersion: w.PGVersion, K: w.K, M: w.M, Slots: w.Slots}
+}
+
+// pack hands a segment to the packer.
+func (v *Volume) pack(j *core.PackJob) {
+	w := &packer.Job{
+		Volume: v.id, Epoch: v.epoch, Segment: j.Segment, Generation: j.Entry.Generation, PGVersion: j.Entry.PGVersion,
+		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Encode: j.Encode, Blocks: make([]packer.Block, len(j.Blocks)),
+	}
+	for i, b := range j.Blocks {
+		w.Blocks[i] = packer.Block(b)
+	}
+	w.Done = func(_ *packer.Job, r packer.Result) {
+		if r.Err != nil {
+			v.log.Warn("segment not written, another takes its place", "segment", j.Segment.String(), "err", r.Err)
+		}
+		v.step(func(now time.Duration, fx *core.Effects) {
+			v.core.PackDone(now, j, core.PackResult{Err: r.Err, Suspects: r.Suspects}, fx)
+		})
+	}
+	if !v.cfg.Packer.Submit(w) {
+		go w.Done(w, packer.Result{Err: fmt.Errorf("packer is full or closed: %w", errs.ErrUnavailable)})
+	}
+}
+
+// deleteRetry is the pause before stores that did not confirm a deletion are asked again.
+const deleteRetry = 5 * time.Second
+
+// delete deletes a segment by name on all its stores and goes on until each has
+// confirmed, is lost for good, or the volume ends.
+func (v *Volume) delete(ctx context.Context, d core.Delete) {
+	done := make(map[id.Store]bool)
+	for {
+		if v.deleteOnce(ctx, d, done) {
+			v.step(func(_ time.Duration, _ *core.Effects) { v.core.DeleteDone(d) })
+			return
+		}
+		if v.cfg.Clock.Sleep(ctx, deleteRetry) != nil {
+			return
+		}
+	}
+}
+
+// deleteOnce asks every store that has not confirmed yet.
+func (v *Volume) deleteOnce(ctx context.Context, d core.Delete, done map[id.Store]bool) bool {
+	t := v.cfg.Metad.Topology()
+	if t == nil {
+		return false
+	}
+	g, ok := t.PG(d.Segment.PG())
+	if !ok {
+		return false
+	}
+	version, ok := g.Version(d.Where.PGVersion)
+	if !ok {
+		return false
+	}
+	all := true
+	for _, ref := range version.Stores {
+		if done[ref.Store] {
+			continue
+		}
+		if s, ok := t.Store(ref.Store); !ok || s.State == cluster.StoreLost || s.Incarnation != ref.Incarnation {
+			done[ref.Store] = true
+			continue
+		}
+		store, ok := v.cfg.Stores.Store(ref.Store)
+		if !ok {
+			all = false
+			continue
+		}
+		call, cancel := context.WithTimeout(ctx, deleteTimeout)
+		err := store.DeleteShards(call, storeproto.DeleteShards{
+			Volume: v.id, Epoch: v.epoch,
+			Segments: []storeproto.SegmentGeneration{{Segment: d.Segment, Generation: d.Where.Generation}},
+		})
+		cancel()
+		if err != nil {
+			all = false
+			continue
+		}
+		done[ref.Store] = true
+	}
+	return all
+}

@@ -1,0 +1,127 @@
+package core
+
+import (
+	"ashlar.dev/blockd/journal"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// Effects is what a step wants done. The shell takes the mutex, steps, unlocks,
+// and only then carries effects out; each outcome comes back as another step.
+// Nothing in it says that an earlier effect must have ended before a later one
+// begins: where an order matters, the core waits for the outcome itself.
+type Effects struct {
+	Journal journal.Effects
+
+	// Done are operations that have ended: Err says how. A write in Done is durable on two stores.
+	Done []*Op
+	// Reads may be filled: the shell reads the pieces and ends the operation. It
+	// gives the operation to Core.Reread when a segment has gone meanwhile.
+	Reads []*Op
+	// Pages are pages of the block map to read (Core.PageDone).
+	Pages []PageRead
+	// Packs are segments to encode and put (Core.PackDone).
+	Packs []*PackJob
+	// Deletes are segments to delete by name on all their stores (Core.DeleteDone).
+	Deletes []Delete
+	// Range asks metad for segment ids (Core.RangeDone); Placement for a placement
+	// group without the suspects (Core.PlacementDone).
+	Range     bool
+	Placement []id.Store
+	AskPlace  bool
+	// Checkpoint is to be committed in metad (Core.CheckpointDone).
+	Checkpoint *Checkpoint
+	// Again asks for another Core.Continue soon: work was cut to keep a step short.
+	Again bool
+	// Opened, Drained and Fenced are said once each: the volume serves; everything
+	// is packed and released, after Core.Drain; a later epoch is in force and
+	// every operation has been failed.
+	Opened  bool
+	Drained bool
+	Fenced  bool
+	// Broken: the volume cannot go on (its own metadata is unreadable); nothing was acknowledged since.
+	Broken error
+}
+
+// reset empties fx but keeps its memory.
+func (fx *Effects) Reset() {
+	fx.Journal.Reset()
+	clear(fx.Done)
+	clear(fx.Reads)
+	clear(fx.Packs)
+	*fx = Effects{
+		Journal: fx.Journal, Done: fx.Done[:0], Reads: fx.Reads[:0], Pages: fx.Pages[:0],
+		Packs: fx.Packs[:0], Deletes: fx.Deletes[:0],
+	}
+}
+
+// PageRead asks for the bytes of one page of the map or the segment table.
+type PageRead struct {
+	Miss  blockmap.Miss
+	Where Where
+	Table bool
+}
+
+// PackJob is one segment to be written: its blocks in slot order. Data of blocks
+// belongs to the core and stays until PackDone. The shell encodes k+m shards,
+// puts each on the store of its place in the version of the group, and reports
+// success only when all are durable.
+type PackJob struct {
+	Segment id.Segment
+	Entry   blockmap.Entry // generation, version of the group, k, m, slots
+	Blocks  []PackBlock
+	Lane    Lane
+
+	// Encode, if set, writes the block of slot i; its Sum is then the shell's to compute.
+	// It may run beside other steps of the core.
+	Encode func(i int, dst []byte)
+
+	gone   bool // its name was given up already
+	table  *memtable
+	pages  *checkpointState
+	long   *longRun
+	failed int
+}
+
+// Lane is a job's urgency.
+type Lane uint8
+
+// A long write's client waits for its job; the others run behind.
+const (
+	LaneLong Lane = iota
+	LanePack
+	LaneCheckpoint
+)
+
+// PackBlock is one slot: its header entry, the CRC-32C of its bytes, and the bytes (4 KiB).
+type PackBlock struct {
+	Entry uint64
+	Sum   uint32
+	Data  []byte // nil where the job has Encode
+}
+
+// PackResult is what became of a job. Suspects are the stores that failed it.
+type PackResult struct {
+	Err      error
+	Suspects []id.Store
+}
+
+// Delete names a dead segment and how it was kept.
+type Delete struct {
+	Segment id.Segment
+	Where   Where
+
+	abandoned bool // never committed: not in any table
+}
+
+// Checkpoint is what metad keeps of one: the numbers it compares and the record itself.
+type Checkpoint struct {
+	Epoch    id.Epoch
+	Position id.LSN // in the meta stream; what it stands for
+	Covered  id.LSN
+	Record   []byte
+}
+
+// batchSend is the form in which a journal batch travels through the pool.
+type batchSend = storeproto.Batch

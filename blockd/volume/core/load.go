@@ -1,0 +1,224 @@
+package core
+
+import (
+	"fmt"
+	"time"
+
+	"ashlar.dev/blockd/journal"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/record"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// loadState is what a volume needs until it serves.
+type loadState struct {
+	check   *record.Checkpoint // the higher of metad's and the meta stream's; nil: none yet
+	inMetad bool               // it is metad's
+	commits []*commitState     // durable after it, in order
+	covered id.LSN
+	loader  *blockmap.TableLoader
+	run     []*storeproto.Batch
+}
+
+// New makes the core of a volume that is being opened. checkpoint is metad's, as
+// record.EncodeCheckpoint gave it; empty: there is none.
+func New(cfg Config, checkpoint []byte) (*Core, error) {
+	cfg.Limits.EnsureDefaults()
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, err
+	}
+	c := &Core{
+		cfg: cfg, blocks: cfg.Blocks,
+		pageWaiters: make(map[blockmap.Miss][]*Op), pageBusy: make(map[blockmap.Miss]bool),
+		pageSegs: make(map[id.Segment]*pageSegment), deletes: make(map[id.Segment]bool),
+	}
+	c.groups.suspects = make(map[id.Store]time.Duration)
+	c.long.known = make(map[id.Segment]*longSegment)
+	if len(checkpoint) > 0 {
+		k, err := record.DecodeCheckpoint("metad's checkpoint of "+cfg.Volume.String(), checkpoint)
+		if err != nil {
+			return nil, err
+		}
+		if k.Volume != cfg.Volume {
+			return nil, fmt.Errorf("checkpoint of %s given for %s: %w", k.Volume, cfg.Volume, errs.ErrCorrupt)
+		}
+		c.load.check, c.load.inMetad = k, true
+	}
+	return c, nil
+}
+
+// MetaFrom is where the meta run must start: after metad's checkpoint.
+func (c *Core) MetaFrom() id.LSN {
+	if c.load.check == nil {
+		return 0
+	}
+	return c.load.check.Meta
+}
+
+// LoadMeta decodes the recovered meta run. The journal is needed after the LSN it gives.
+func (c *Core) LoadMeta(run *journal.MetaRun) (covered id.LSN, err error) {
+	l := &c.load
+	for _, b := range run.Batches {
+		recs, err := record.ReadMeta("meta stream of "+c.cfg.Volume.String(), b.Meta, b.First, b.Count)
+		if err != nil {
+			return 0, err
+		}
+		for i := range recs {
+			r := &recs[i]
+			if r.Commit != nil {
+				l.commits = append(l.commits, &commitState{rec: r.Commit, position: r.Position})
+			}
+			if k := r.Checkpoint; k != nil && (l.check == nil || k.Epoch > l.check.Epoch || k.Epoch == l.check.Epoch && k.Meta > l.check.Meta) {
+				l.check, l.inMetad = k, false
+			}
+		}
+	}
+	if k := l.check; k != nil {
+		l.covered = k.Covered
+		n := 0
+		for _, a := range l.commits {
+			if a.position > k.Meta {
+				l.commits[n] = a
+				n++
+			}
+		}
+		l.commits = l.commits[:n]
+	}
+	for _, a := range l.commits {
+		l.covered = max(l.covered, a.rec.Covered)
+	}
+	return l.covered, nil
+}
+
+// Start takes the journal of a finished opening: the tables are read, the commits
+// replayed, the run put into memory; then Effects.Opened.
+func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
+	l := &c.load
+	c.journal = o.Core
+	c.assigned, c.acked = o.Next[storeproto.Journal]-1, o.Next[storeproto.Journal]-1
+	c.taken = c.assigned
+	c.meta.acked = o.Next[storeproto.Meta] - 1
+	l.run = o.Journal
+	for _, b := range o.Meta {
+		b.Release()
+	}
+	opts := blockmap.Options{Blocks: c.blocks, Budget: c.cfg.Budget}
+	var table blockmap.Root
+	if k := l.check; k != nil {
+		opts.Root, table = k.Map, k.Table
+		for _, p := range k.Pages {
+			c.pageSegs[p.Segment] = &pageSegment{entry: p.Entry}
+		}
+		c.check.metaApplied, c.check.last, c.check.covered = k.Meta, k.Meta, k.Covered
+		c.check.watermark = k.Watermark
+		if l.inMetad {
+			c.check.committed = k.Meta
+		} else {
+			c.check.asking = &checkpointState{rec: k}
+			c.askCheckpoint(fx)
+		}
+	}
+	var err error
+	if c.m, err = blockmap.New(opts); err != nil {
+		return fmt.Errorf("open the map of %s: %w", c.cfg.Volume, err)
+	}
+	if l.loader, err = blockmap.LoadTable(table); err != nil {
+		return fmt.Errorf("open the segment table of %s: %w", c.cfg.Volume, err)
+	}
+	c.active = newMemtable(l.covered + 1)
+	c.loadTable(now, fx)
+	c.absorb(now, fx)
+	return nil
+}
+
+// loadTable reads the segment table, many pages at a time.
+func (c *Core) loadTable(now time.Duration, fx *Effects) {
+	var misses [prefetchMax]blockmap.Miss
+	want := c.load.loader.Missing(misses[:0])
+	if len(want) > 0 {
+		for _, m := range want {
+			c.wantPage(m, true, fx)
+		}
+		return
+	}
+	t, ok := c.load.loader.Table()
+	if !ok {
+		return // pages are on their way
+	}
+	c.table, c.load.loader = t, nil
+	c.apply = c.load.commits
+	c.load.commits = nil
+	c.continueApply(now, fx)
+}
+
+// tablePage takes a page of the segment table.
+func (c *Core) tablePage(now time.Duration, p PageRead, data []byte, err error, fx *Effects) {
+	if c.load.loader == nil {
+		return
+	}
+	if err == nil {
+		err = c.load.loader.Fill(p.Miss, data)
+	}
+	if err != nil {
+		fx.Broken = fmt.Errorf("read the segment table of %s: %w", c.cfg.Volume, err)
+		return
+	}
+	c.loadTable(now, fx)
+}
+
+// loaded: all commits are replayed; the recovered run goes into memory, and the volume serves.
+func (c *Core) loaded(now time.Duration, fx *Effects) {
+	c.state = stateServing // so that full memtables start to pack
+	for i, b := range c.load.run {
+		err := c.replay(now, b, fx)
+		b.Release()
+		c.load.run[i] = nil
+		if err != nil {
+			fx.Broken = err
+			return
+		}
+	}
+	c.load.run = nil
+	fx.Opened = true
+	c.startPacks(now, fx)
+}
+
+// replay puts a recovered batch into the active memtable, but for records that are covered.
+func (c *Core) replay(now time.Duration, b *storeproto.Batch, fx *Effects) error {
+	payload := buf.Get(max(b.PayloadBytes(), 1))
+	at := 0
+	for _, p := range b.Payload {
+		at += copy(payload.Bytes()[at:], p)
+	}
+	m := c.active
+	m.bufs = append(m.bufs, payload)
+	r := record.ReadJournal("journal of "+c.cfg.Volume.String(), b.Meta, b.First, b.Count, len(b.Sums))
+	var j record.Journal
+	for r.Next(&j) {
+		if j.LSN <= c.load.covered {
+			continue
+		}
+		switch j.Kind {
+		case record.Write:
+			m.write(j.Extent, payload, uint32(j.Payload)*block.Size, b.Sums[j.Payload:])
+		case record.Zero, record.Trim:
+			m.zero(j.Extent)
+		case record.Index:
+			m.place(j.Extent, j.Placed.Segment, j.Placed.Entry, j.Placed.FirstSlot)
+			c.know(j.Placed.Segment, j.Placed.Entry, 1)
+		}
+		m.last = j.LSN
+	}
+	if err := r.Err(); err != nil {
+		return fmt.Errorf("replay: %w", err)
+	}
+	m.journalled += int64(b.PayloadBytes())
+	c.unpacked += int64(b.PayloadBytes())
+	c.touched = now
+	c.sealIfFull(now, fx)
+	return nil
+}

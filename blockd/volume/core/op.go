@@ -1,0 +1,104 @@
+package core
+
+import (
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/id"
+)
+
+// OpKind is what an operation asks of the volume.
+type OpKind uint8
+
+// The operations. Trim and Zero both make the blocks read as zeros.
+const (
+	OpRead OpKind = iota
+	OpWrite
+	OpZero
+	OpTrim
+	OpFlush
+	OpStatus
+)
+
+// Op is one operation of a client. Its sender owns the struct and may pool it; it
+// belongs to the core from Submit until it comes back in Effects.Done (or, for a
+// read, in Effects.Reads, after which the shell fills Data from Pieces).
+//
+// Extent is in whole blocks. A write that does not start or end on a block sets
+// Head and Tail, the bytes of the first and last block that it leaves alone; the
+// core then reads those blocks first.
+type Op struct {
+	Kind   OpKind
+	Extent block.Extent
+	Head   uint32 // bytes of the first block before the write
+	Tail   uint32 // bytes of the last block after it
+
+	// Buf holds the payload of a write from BufOff on; the core keeps a reference
+	// of its own. Sums are the CRC-32C of its blocks, for writes of whole blocks.
+	Buf    *buf.Buffer
+	BufOff uint32
+	Sums   []uint32
+
+	// Pieces is the answer of a read, and Runs that of a status, in order, covering Extent.
+	Pieces []Piece
+	Runs   []Run
+
+	Err  error
+	User any
+
+	next       *Op // of the same journal batch
+	bytes      int64
+	hold       bool     // wants its range held once the lock table admits it
+	long       *longRun // a long write whose segment is durable
+	slot       uint16   // its first slot there
+	journalled bool     // a long write that must go through the journal
+	barrier    id.LSN   // a sub-block write waits until this is acknowledged
+	edges      *rmw
+	parent     *Op // of an inner read: the sub-block write it serves
+	retries    int
+}
+
+// partial tells a write that does not cover its blocks.
+func (op *Op) partial() bool { return op.Head != 0 || op.Tail != 0 }
+
+// Reset makes a pooled Op ready for its next use; its slices keep their memory.
+func (op *Op) Reset() {
+	*op = Op{Sums: op.Sums[:0], Pieces: op.Pieces[:0], Runs: op.Runs[:0]}
+}
+
+// PieceKind tells where the bytes of a piece are.
+type PieceKind uint8
+
+// A piece is zeros, bytes in memory, or slots of a segment.
+const (
+	PieceZero PieceKind = iota
+	PieceMemory
+	PieceSlots
+)
+
+// Piece is a run of blocks of a read's answer: Count blocks from block At of its extent.
+type Piece struct {
+	Kind  PieceKind
+	At    uint32
+	Count uint32
+	// Memory: the bytes are in Buf from Off on. The piece holds a reference, which
+	// the shell releases.
+	Buf *buf.Buffer
+	Off uint32
+	// Slots: consecutive slots from Location on of a segment kept as Where says.
+	Location id.Location
+	Where    Where
+}
+
+// Run is a run of blocks of a status: written, or a hole that reads as zeros.
+type Run struct {
+	Count uint32
+	Hole  bool
+}
+
+// Where says how a segment is kept: what a reader needs to find its shards.
+type Where struct {
+	Generation id.Generation
+	PGVersion  uint32
+	K, M       uint8
+	Slots      uint16
+}
