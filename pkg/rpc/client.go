@@ -32,6 +32,7 @@ type ClientConfig struct {
 	Clock    clock.Clock
 	Log      *slog.Logger
 	Stats    *Stats // may be nil
+	Pacer    *Pacer // shared with others; nil makes one. Its steps must suit Timing
 	// OnState, if set, hears when the connection is made and when it is lost, in that order.
 	OnState func(up bool)
 }
@@ -60,7 +61,7 @@ func (c *ClientConfig) validate() error {
 // is lost. Safe for concurrent use.
 type Client struct {
 	cfg   ClientConfig
-	pacer *pacer
+	pacer *Pacer
 	own   bool // the pacer is this client's alone
 	place string
 	cur   atomic.Pointer[clientConn]
@@ -80,21 +81,18 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure %s client: %w", cfg.Class, err)
 	}
-	c := newClient(cfg, newPacer(cfg.Clock, cfg.Timing))
-	c.own = true
-	return c, nil
-}
-
-func newClient(cfg ClientConfig, p *pacer) *Client {
 	name := cfg.Peer
 	if name == "" {
 		name = cfg.Address
 	}
-	c := &Client{cfg: cfg, pacer: p, place: name + "/" + cfg.Class.String(), done: make(chan struct{})}
+	c := &Client{cfg: cfg, pacer: cfg.Pacer, place: name + "/" + cfg.Class.String(), done: make(chan struct{})}
+	if c.pacer == nil {
+		c.pacer, c.own = NewPacer(cfg.Clock, cfg.Timing), true
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	go c.run(ctx)
-	return c
+	return c, nil
 }
 
 // Start makes a call. It does not block; the end is told to the Caller, perhaps before
@@ -157,7 +155,7 @@ func (c *Client) Close() error {
 	c.stop()
 	<-c.done
 	if c.own {
-		c.pacer.close()
+		c.pacer.Close()
 	}
 	return nil
 }

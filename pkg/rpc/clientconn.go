@@ -11,7 +11,7 @@ import (
 // clientConn is one connection of a Client.
 type clientConn struct {
 	conn
-	pacer      *pacer
+	pacer      *Pacer
 	payloadMax int // bytes, as the server says
 
 	// slots holds the calls that were sent, one for each request the server lets be in

@@ -14,9 +14,10 @@ type ticking interface {
 	tick(now time.Duration, gap bool)
 }
 
-// pacer tells many connections the time with one goroutine: beats, silence and
+// Pacer tells many connections the time with one goroutine: beats, silence and
 // deadlines are looked at every step, and nothing on the hot path reads a clock.
-type pacer struct {
+// All clients of a process may share one.
+type Pacer struct {
 	clock clock.Clock
 	step  time.Duration
 	now   atomic.Int64 // at the last step
@@ -29,8 +30,10 @@ type pacer struct {
 	done chan struct{}
 }
 
-func newPacer(c clock.Clock, t Timing) *pacer {
-	p := &pacer{clock: c, step: min(t.Beat/2, 100*time.Millisecond), done: make(chan struct{})}
+// NewPacer starts the goroutine; t says how fine the steps must be.
+func NewPacer(c clock.Clock, t Timing) *Pacer {
+	t.EnsureDefaults()
+	p := &Pacer{clock: c, step: min(t.Beat/2, 100*time.Millisecond), done: make(chan struct{})}
 	p.mu.all = make(map[ticking]struct{})
 	p.now.Store(int64(c.Now()))
 	ctx, stop := context.WithCancel(context.Background())
@@ -39,7 +42,7 @@ func newPacer(c clock.Clock, t Timing) *pacer {
 	return p
 }
 
-func (p *pacer) run(ctx context.Context) {
+func (p *Pacer) run(ctx context.Context) {
 	defer close(p.done)
 	ticker := p.clock.NewTicker(p.step)
 	defer ticker.Stop()
@@ -68,24 +71,25 @@ func (p *pacer) run(ctx context.Context) {
 	}
 }
 
-func (p *pacer) add(c ticking) {
+func (p *Pacer) add(c ticking) {
 	p.mu.Lock()
 	p.mu.all[c] = struct{}{}
 	p.mu.Unlock()
 }
 
-func (p *pacer) remove(c ticking) {
+func (p *Pacer) remove(c ticking) {
 	p.mu.Lock()
 	delete(p.mu.all, c)
 	p.mu.Unlock()
 }
 
 // deadline is the time after d, never early; it may be late by two steps.
-func (p *pacer) deadline(d time.Duration) time.Duration {
+func (p *Pacer) deadline(d time.Duration) time.Duration {
 	return time.Duration(p.now.Load()) + d + p.step
 }
 
-func (p *pacer) close() {
+// Close ends the goroutine. The clients that use p are closed before.
+func (p *Pacer) Close() {
 	p.stop()
 	<-p.done
 }

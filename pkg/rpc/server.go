@@ -69,7 +69,7 @@ func (c *ServerConfig) validate() error {
 // Server accepts connections and serves each by the service of its class.
 type Server struct {
 	cfg   ServerConfig
-	pacer *pacer
+	pacer *Pacer
 
 	mu struct {
 		sync.Mutex
@@ -88,7 +88,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure server: %w", err)
 	}
-	s := &Server{cfg: cfg, pacer: newPacer(cfg.Clock, cfg.Timing)}
+	s := &Server{cfg: cfg, pacer: NewPacer(cfg.Clock, cfg.Timing)}
 	s.mu.listeners = make(map[net.Listener]struct{})
 	s.mu.shaking = make(map[net.Conn]struct{})
 	s.mu.conns = make(map[*serverConn]struct{})
@@ -211,7 +211,7 @@ func (s *Server) Close() error {
 		})
 		s.running.Wait()
 		late.Stop()
-		s.pacer.close()
+		s.pacer.Close()
 	})
 	s.running.Wait()
 	return nil
