@@ -75,8 +75,12 @@ func same(t *testing.T, what string, got, want []byte) {
 
 func pattern(seed byte, n int) []byte {
 	b := make([]byte, n)
-	for i := range b {
-		b[i] = seed + byte(i)*7 + byte(i>>8)
+	const tile = 251 // no divisor of a block, so that blocks differ
+	for i := range min(n, tile) {
+		b[i] = seed + byte(i)*7
+	}
+	for done := tile; done < n; done *= 2 {
+		copy(b[done:], b[:done])
 	}
 	return b
 }
@@ -195,22 +199,18 @@ func testPayload(t *testing.T, s Suite) {
 }
 
 // must2 writes one block from a pooled buffer, which is scribbled over as soon as the device said it is done.
-func must2(t *testing.T, d nbd.Device, offset uint64, fill byte) {
+func must2(t *testing.T, d nbd.Device, offset uint64, value byte) {
 	t.Helper()
 	done := make(chan error, 1)
 	r := nbd.NewRequest(nbd.OpWrite, 0, offset, blockLen, nil, nbd.CompleterFunc(func(_ *nbd.Request, err error) { done <- err }))
-	for i := range r.Data {
-		r.Data[i] = fill
-	}
+	fill(r.Data, value)
 	d.Submit(r)
 	if err := <-done; err != nil {
 		t.Fatalf("write at %d: %v", offset, err)
 	}
 	r.Recycle()
 	scratch := nbd.NewRequest(nbd.OpRead, 0, 0, blockLen, nil, nil) // often the very buffer
-	for i := range scratch.Data {
-		scratch.Data[i] = 0xEE
-	}
+	fill(scratch.Data, 0xEE)
 	scratch.Recycle()
 }
 

@@ -23,9 +23,7 @@ func Do(d nbd.Device, op nbd.Op, flags nbd.Flags, offset, length uint64, data []
 	done := make(chan error, 1)
 	r := nbd.NewRequest(op, flags, offset, length, data, nbd.CompleterFunc(func(_ *nbd.Request, err error) { done <- err }))
 	if op == nbd.OpRead {
-		for i := range r.Data {
-			r.Data[i] = 0xA5 // what a device forgets to fill shows
-		}
+		fill(r.Data, 0xA5) // what a device forgets to fill shows
 	}
 	d.Submit(r)
 	err := <-done
@@ -36,6 +34,17 @@ func Do(d nbd.Device, op nbd.Op, flags nbd.Flags, offset, length uint64, data []
 	}
 	r.Recycle()
 	return out, err
+}
+
+// fill sets all of p to v.
+func fill(p []byte, v byte) {
+	if len(p) == 0 {
+		return
+	}
+	p[0] = v
+	for n := 1; n < len(p); n *= 2 {
+		copy(p[n:], p[:n])
+	}
 }
 
 // Status asks d for the extents of a range and waits.

@@ -25,7 +25,7 @@ func TestServerAndClientConform(t *testing.T) {
 		"few":        {RequestsMax: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			nbdtest.Conformance(t, nbdtest.Suite{Open: func(t *testing.T, size uint64) nbd.Device {
+			nbdtest.Conformance(t, nbdtest.Suite{Steps: 120, Open: func(t *testing.T, size uint64) nbd.Device {
 				return nbdtest.Over(t, devices.NewMemory(size, 0), o)
 			}})
 		})
@@ -34,7 +34,7 @@ func TestServerAndClientConform(t *testing.T) {
 
 // Without this a proxy (a client served by a server) would break the contract of its requests.
 func TestProxyConforms(t *testing.T) {
-	nbdtest.Conformance(t, nbdtest.Suite{Open: func(t *testing.T, size uint64) nbd.Device {
+	nbdtest.Conformance(t, nbdtest.Suite{Steps: 120, Open: func(t *testing.T, size uint64) nbd.Device {
 		inner := nbdtest.Over(t, devices.NewMemory(size, 0), nbd.ClientOptions{})
 		return nbdtest.Over(t, inner, nbd.ClientOptions{})
 	}})
