@@ -15,8 +15,8 @@ import (
 // ReadMeta decodes the Meta bytes of a batch of the meta stream that begins at
 // first and has count records. The result shares no memory with meta.
 func ReadMeta(place string, meta []byte, first id.LSN, count uint32) ([]Meta, error) {
-	if uint64(count) > uint64(len(meta)/metaHeadSize) {
-		return nil, &errs.Corrupt{Place: place, What: "meta records", Want: uint64(len(meta) / metaHeadSize), Got: uint64(count)}
+	if most := min(len(meta)/metaHeadSize, storeproto.BatchRecordsMax); uint64(count) > uint64(most) {
+		return nil, &errs.Corrupt{Place: place, What: "meta records", Want: uint64(most), Got: uint64(count)}
 	}
 	records := make([]Meta, count)
 	slots := SlotsMax
