@@ -34,6 +34,7 @@ type Core struct {
 	down    map[id.Store]bool
 	shunned map[id.Store]time.Duration // not asked for before
 	grow    bool                       // a third store may be had
+	growAt  time.Duration              // not before
 	drops   []owedDrop
 
 	readSeq  uint64 // tokens given
@@ -162,7 +163,7 @@ func (c *Core) Tick(now time.Duration, fx *Effects) {
 	for s, until := range c.shunned {
 		if until <= now {
 			delete(c.shunned, s)
-			c.grow = c.grow || c.opening == nil && len(c.newest().members) < 3
+			c.mayGrow(now)
 		}
 	}
 	c.nudge(now, fx)
@@ -216,15 +217,17 @@ func (c *Core) StoreDown(now time.Duration, s id.Store, fx *Effects) {
 
 // StoreUp says that a store lives (again): what waits for it is tried at once.
 func (c *Core) StoreUp(now time.Duration, s id.Store, fx *Effects) {
-	delete(c.down, s)
-	delete(c.shunned, s)
+	if c.down[s] {
+		delete(c.down, s)
+		delete(c.shunned, s)
+	}
 	for i := range c.drops {
 		if c.drops[i].Store == s {
 			c.drops[i].at, c.drops[i].tries = now, 0
 		}
 	}
-	if e := c.newest(); e != nil && len(e.members) < 3 && e.of(s) == nil && c.opening == nil {
-		c.grow = true
+	if e := c.newest(); e != nil && e.of(s) == nil {
+		c.mayGrow(now)
 	}
 	for _, e := range c.ensembles {
 		if e.closed {
@@ -242,6 +245,15 @@ func (c *Core) StoreUp(now time.Duration, s id.Store, fx *Effects) {
 	}
 	c.sendDrops(now, fx)
 	c.advance(now, fx)
+}
+
+// mayGrow lets an ensemble of two be followed by one of three; now and then, for
+// metad may have its reasons to give two.
+func (c *Core) mayGrow(now time.Duration) {
+	if c.opening != nil || c.grow || len(c.newest().members) > quorum || now < c.growAt {
+		return
+	}
+	c.grow, c.growAt = true, now+shunFor*c.limits.ReplaceAfter
 }
 
 // Fence ends the core as a stale epoch does.

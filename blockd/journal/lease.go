@@ -169,17 +169,22 @@ func (l *Leases) Done(now time.Duration, d *LeaseSend, fx *LeaseEffects) {
 	}
 }
 
-// claim makes the claim on a volume at an epoch. It fences the one of a lower
-// epoch; beside one of an equal or higher epoch it is born fenced.
-func (l *Leases) claim(v id.Volume, e id.Epoch) *Claim {
+// Claim finds or makes the claim on a volume at an epoch: before the opening
+// begins, so that no naming is missed. It fences a claim of a lower epoch; below
+// one of a higher epoch it is born fenced.
+func (l *Leases) Claim(v id.Volume, e id.Epoch) *Claim {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	old := l.mu.claims[v]
+	if old != nil && old.Epoch == e {
+		return old
+	}
 	c := &Claim{Volume: v, Epoch: e}
-	if old := l.mu.claims[v]; old != nil {
-		if old.Epoch >= e {
-			c.fenced.Store(true)
-			return c
-		}
+	if old != nil && old.Epoch > e {
+		c.fenced.Store(true)
+		return c
+	}
+	if old != nil {
 		old.fenced.Store(true)
 	}
 	l.mu.claims[v] = c

@@ -31,6 +31,8 @@ type OpenConfig struct {
 	MetaFrom id.LSN
 	// Lost are stores that are gone for good, Down ones that metad cannot reach now.
 	Lost, Down []id.Store
+	// AcceptLoss stands for LossAccepted of every ensemble.
+	AcceptLoss bool
 	Leases     *Leases
 	Limits     Limits
 	// Completed and Confirmed are called by stores with what they finished, on any
@@ -75,8 +77,8 @@ type fencing struct {
 	problem error
 }
 
-// NewOpener begins an opening. The error is ErrInvalid, or ErrConflict where the
-// epoch was opened before.
+// NewOpener begins an opening. The error is ErrInvalid, ErrConflict where the
+// epoch was opened before, or ErrStaleEpoch where it is known to be fenced.
 func NewOpener(now time.Duration, cfg OpenConfig, fx *Effects) (*Opener, error) {
 	cfg.Limits.EnsureDefaults()
 	if err := cfg.Limits.Validate(); err != nil {
@@ -87,13 +89,14 @@ func NewOpener(now time.Duration, cfg OpenConfig, fx *Effects) (*Opener, error) 
 	}
 	cfg.List = cfg.List.Clone()
 	for i := range cfg.List.Ensembles {
+		cfg.List.Ensembles[i].LossAccepted = cfg.List.Ensembles[i].LossAccepted || cfg.AcceptLoss
 		if cfg.List.Ensembles[i].ID.Epoch >= cfg.Epoch {
 			return nil, fmt.Errorf("open journal of %s under %s: ensemble %s is not older: %w", cfg.Volume, cfg.Epoch, cfg.List.Ensembles[i].ID, errs.ErrConflict)
 		}
 	}
-	claim := cfg.Leases.claim(cfg.Volume, cfg.Epoch)
+	claim := cfg.Leases.Claim(cfg.Volume, cfg.Epoch)
 	if claim.Fenced() {
-		return nil, fmt.Errorf("open journal of %s under %s: this process claims it at no lower epoch: %w", cfg.Volume, cfg.Epoch, errs.ErrConflict)
+		return nil, fmt.Errorf("open journal of %s under %s: %w", cfg.Volume, cfg.Epoch, errs.ErrStaleEpoch)
 	}
 	o := &Opener{cfg: cfg, inForce: cfg.List.InForce(), lost: make(map[id.Store]bool), progress: now}
 	o.core = &Core{
