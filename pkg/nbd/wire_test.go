@@ -406,3 +406,10 @@ func (a *authority) server() *tls.Config {
 func (a *authority) client(name string) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{a.pair(name)}, RootCAs: a.pool, ServerName: "server"}
 }
+
+// saw gives the requests that reached the device.
+func (d *fake) saw() []Request {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]Request(nil), d.seen...)
+}
