@@ -96,6 +96,8 @@ type model struct {
 	committed Root
 	loc       uint64
 
+	late []lateFill
+
 	f        *Frozen
 	asOf     map[block.LBA]id.Location // the truth at the freeze
 	blocks   block.LBA                 // and the size
@@ -103,9 +105,27 @@ type model struct {
 	displace map[block.LBA]id.Location
 }
 
+// lateFill is a page that was read once and may come again at any time.
+type lateFill struct {
+	miss Miss
+	page []byte
+}
+
 func (s *model) fill(t *rapid.T, miss Miss) {
-	if err := s.m.Fill(miss, s.store.read(t, miss)); err != nil {
+	page := s.store.read(t, miss)
+	if err := s.m.Fill(miss, page); err != nil {
 		t.Fatal(err)
+	}
+	s.late = append(s.late, lateFill{miss, page})
+}
+
+// fillLate hands in pages again that were missing some time ago.
+func (s *model) fillLate(t *rapid.T) {
+	for range min(len(s.late), 4) {
+		l := rapid.SampledFrom(s.late).Draw(t, "late")
+		if err := s.m.Fill(l.miss, l.page); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -426,12 +446,18 @@ func (s *model) check(t *rapid.T) {
 		if evictable != (n.ring >= 0) || evictable && m.ring[n.ring] != n {
 			t.Fatalf("page %v: evictable %v, but place %d in the ring", n.page(), evictable, n.ring)
 		}
+		if n.shared && s.f == nil {
+			t.Fatalf("page %v is shared with no freeze", n.page())
+		}
 		if evictable {
 			ring++
 		}
 	}
 	if m.root != nil {
 		visit(m.root)
+	}
+	if s.f == nil && m.kept != 0 {
+		t.Fatalf("%d pages are kept for no freeze", m.kept)
 	}
 	if pages != m.pages || pages != s.budget.Used() || dirty != m.dirty || ring != len(m.ring) {
 		t.Fatalf("%d pages, %d dirty, %d in the ring; counted %d (%d), %d, %d",
@@ -455,7 +481,7 @@ func TestMapIsAnArray(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"insert": s.insert, "insert more": s.insert, "clear": s.clear, "lookup": s.lookup, "walk": s.walk,
 			"freeze": s.freeze, "write": s.write, "commit": s.commit, "abandon": s.abandon,
-			"reload": s.reload, "grow": s.grow, "shrink": func(*rapid.T) { s.m.Shrink() }, "": s.check,
+			"reload": s.reload, "grow": s.grow, "fill late": s.fillLate, "shrink": func(*rapid.T) { s.m.Shrink() }, "": s.check,
 		})
 		if s.f != nil {
 			s.commit(t)
