@@ -41,6 +41,9 @@ type Credentials struct {
 	self  Identity
 }
 
+// ErrExpired is Load's when the process's own certificate has run out; a new one helps.
+var ErrExpired = fmt.Errorf("certificate has expired: %w", errs.ErrDenied)
+
 // Load reads the files. It fails if the key can be read by others, does not fit the
 // certificate, or if the certificate is not of this CA, or has expired.
 func Load(c clock.Clock, f Files) (*Credentials, error) {
@@ -77,6 +80,9 @@ func NewCredentials(c clock.Clock, caPEM []byte, pair Pair) (*Credentials, error
 		return nil, fmt.Errorf("pair certificate and key: %w", err)
 	}
 	opts := x509.VerifyOptions{Roots: pool, CurrentTime: c.Wall(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}
+	if c.Wall().After(cert.Leaf.NotAfter) {
+		return nil, fmt.Errorf("certificate of %s ended %s: %w", cert.Leaf.Subject.CommonName, cert.Leaf.NotAfter.Format(time.RFC3339), ErrExpired)
+	}
 	if _, err := cert.Leaf.Verify(opts); err != nil {
 		return nil, fmt.Errorf("verify own certificate: %w", err)
 	}

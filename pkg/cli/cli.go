@@ -1,0 +1,147 @@
+// Package cli is the ashlar command: a plain client of the cluster's API, for people
+// (tables, sizes as they write them, errors that say what to do next) and for scripts
+// (-o json, exit codes). Run is the whole of it; the binary is in pkg/cli/ashlar.
+//
+// Scripts may rely on the JSON keys, on the exit codes in errors.go and on the line
+// beginning with "ready" of ashlar dev; everything else may be worded better any day.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/devcluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+// Cluster is what the commands ask of a cluster; *client.Cluster is the real one.
+type Cluster interface {
+	Status(ctx context.Context, withLists bool) (*api.StatusReply, error)
+	Stores(ctx context.Context) ([]*api.Store, error)
+	CreateDisk(ctx context.Context, name string, sizeBytes uint64) (*api.Disk, error)
+	Disks(ctx context.Context) ([]*api.Disk, error)
+	Disk(ctx context.Context, nameOrID string) (*api.Disk, error)
+	ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error)
+	DeleteDisk(ctx context.Context, nameOrID string, force bool) (string, error)
+	DiskEndpoints(ctx context.Context, nameOrID string) (*api.DiskEndpointsReply, error)
+	DeclareStoreLost(ctx context.Context, storeID, incarnation string) error
+	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
+	Close() error
+}
+
+// Surroundings are what a command reaches beside its arguments.
+type Surroundings struct {
+	Out, Err io.Writer
+	Clock    clock.Clock
+	// Connect finds the cluster whose folder is dir.
+	Connect func(dir string) (Cluster, error)
+	// Dev runs a whole cluster until ctx ends.
+	Dev func(ctx context.Context, o devcluster.Options) error
+	// Exec runs a program that stands beside ours and passes its output on.
+	Exec func(ctx context.Context, program string, args ...string) error
+}
+
+// grammar is the command line. Its help texts are the manual.
+type grammar struct {
+	Data    string        `help:"Folder of the cluster: the one given to ashlar dev, or one with a cluster.yaml that names metad's addresses and your certificate." placeholder:"DIR" env:"ASHLAR_DATA" type:"path"`
+	Output  string        `short:"o" help:"How to print: a table for people, json for programs." enum:"table,json" default:"table" placeholder:"table|json"`
+	Timeout time.Duration `help:"Longest wait for the cluster's answer." default:"15s"`
+
+	Dev     devCommand     `cmd:"" help:"Run a whole cluster on this machine, in the foreground."`
+	Status  statusCommand  `cmd:"" help:"Show the health of the cluster, with reasons."`
+	Disk    diskCommands   `cmd:"" help:"Create, list, grow, delete and attach disks."`
+	Store   storeCommands  `cmd:"" help:"Look at the stores that hold the data."`
+	Blockd  blockdCommands `cmd:"" help:"Prepare a storage host."`
+	Version versionCommand `cmd:"" help:"Print the version."`
+}
+
+const description = `Disks that survive: replicated, erasure coded, served over NBD.
+
+  ashlar dev --data DIR                  run a cluster on this machine
+  export ASHLAR_DATA=DIR                 say which cluster is meant
+  ashlar disk create data --size 4GiB    make a disk
+  ashlar disk nbd data                   where to attach it
+
+Sizes are written as 4GiB, 64MiB, 1.5T or plain bytes; K, M, G, T are powers of 1024,
+KB, MB, GB, TB powers of 1000.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or refused as invalid, 3 not found,
+4 cluster unavailable or too slow, 5 conflict (exists already, in use), 6 not permitted,
+7 no space.`
+
+// session is what a command runs with.
+type session struct {
+	Surroundings
+	flags *grammar
+}
+
+// Run carries out one command line, without the program's name, and gives the exit code.
+func Run(ctx context.Context, args []string, s Surroundings) int {
+	var g grammar
+	exited := -1
+	parser, err := kong.New(&g, kong.Name("ashlar"), kong.Description(description), kong.Writers(s.Out, s.Err),
+		kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}))
+	if err != nil {
+		panic("cli: the grammar is wrong: " + err.Error())
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	command, err := parser.Parse(args)
+	if exited >= 0 { // --help has printed
+		return exited
+	}
+	if err != nil {
+		return usage(s.Err, err)
+	}
+	command.BindTo(ctx, (*context.Context)(nil))
+	if err := command.Run(&session{Surroundings: s, flags: &g}); err != nil {
+		return report(s.Err, err)
+	}
+	return codeOK
+}
+
+func usage(w io.Writer, err error) int {
+	where := "ashlar --help"
+	var parse *kong.ParseError
+	if errors.As(err, &parse) && parse.Context != nil {
+		if path := parse.Context.Command(); path != "" {
+			where = "ashlar " + firstWords(path) + " --help"
+		}
+	}
+	fmt.Fprintf(w, "ashlar: %v\n  see %s\n", err, where)
+	return codeUsage
+}
+
+// firstWords drops the argument placeholders from a command's path.
+func firstWords(path string) string {
+	for i, r := range path {
+		if r == '<' || r == '[' {
+			return path[:max(i-1, 0)]
+		}
+	}
+	return path
+}
+
+// with connects, runs f under the time limit and disconnects.
+func (s *session) with(ctx context.Context, f func(context.Context, Cluster) error) error {
+	if s.flags.Data == "" {
+		return &hinted{fmt.Errorf("which cluster is meant is not said: %w", errs.ErrInvalid),
+			"give --data DIR or set ASHLAR_DATA to the folder given to ashlar dev"}
+	}
+	c, err := s.Connect(s.flags.Data)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.flags.Timeout)
+	defer cancel()
+	return errors.Join(f(ctx, c), c.Close())
+}

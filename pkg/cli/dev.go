@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/devcluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/telemetry"
+)
+
+type devCommand struct {
+	Metad     int             `help:"Members of the metadata group, an odd number (first run only)." placeholder:"3"`
+	Blockd    int             `help:"Storage daemons (first run only)." placeholder:"3"`
+	Stores    int             `help:"Stores of each (first run only)." placeholder:"2"`
+	StoreSize config.ByteSize `help:"Size of each store (first run only)." placeholder:"10GiB"`
+	NoRestart bool            `help:"Leave a daemon that died dead."`
+
+	SyncDelay    config.Duration `help:"Debug: hold back every fdatasync of every store this long, as a slow disk would." placeholder:"1ms"`
+	MetadConfig  string          `help:"YAML laid over each metad's config, for experiments." placeholder:"FILE" type:"existingfile"`
+	BlockdConfig string          `help:"YAML laid over each blockd's config, for experiments." placeholder:"FILE" type:"existingfile"`
+}
+
+// Help is the long form.
+func (devCommand) Help() string {
+	return `Starts metad and blockd as they run in production, each a process of its own, and stays in
+the foreground. The first run makes certificates, chooses ports and formats stores in the
+folder given by --data; later runs find everything there. A line beginning with "ready" tells
+that the cluster serves. SIGINT or SIGTERM ends it cleanly.
+
+In the folder: cluster.yaml (ports and addresses, chosen once), config/, pki/, data/,
+run/NAME.pid and log/NAME.log of each daemon.`
+}
+
+// Run is called by kong.
+func (c *devCommand) Run(ctx context.Context, s *session) error {
+	if s.flags.Data == "" {
+		return &hinted{fmt.Errorf("where to keep the cluster is not said: %w", errs.ErrInvalid), "give --data DIR or set ASHLAR_DATA; a new folder is made"}
+	}
+	return s.Dev(ctx, devcluster.Options{
+		Dir: s.flags.Data, Metads: c.Metad, Blockds: c.Blockd, Stores: c.Stores, StoreSize: c.StoreSize, NoRestart: c.NoRestart,
+		SyncDelay: c.SyncDelay, MetadOverlay: c.MetadConfig, BlockdOverlay: c.BlockdConfig, Out: s.Out,
+	})
+}
+
+type versionCommand struct{}
+
+// Run is called by kong.
+func (c *versionCommand) Run(s *session) error {
+	product, goVersion := telemetry.Version()
+	return s.show(struct {
+		Version string `json:"version"`
+		Go      string `json:"go"`
+	}{product, goVersion}, func(w io.Writer) { fmt.Fprintf(w, "ashlar %s (%s)\n", product, goVersion) })
+}

@@ -1,0 +1,346 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+type diskCommands struct {
+	Create     diskCreate     `cmd:"" help:"Make a disk. It costs nothing until it is written."`
+	List       diskList       `cmd:"" help:"List all disks."`
+	Show       diskShow       `cmd:"" help:"Show one disk."`
+	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
+	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it."`
+	NBD        diskNBD        `cmd:"" name:"nbd" help:"Print where to attach a disk. Every blockd serves every disk; the first is the best."`
+	AcceptLoss diskAcceptLoss `cmd:"" help:"Let a disk open although records of it are lost for good (see ashlar status)."`
+}
+
+// diskView is a disk in JSON.
+type diskView struct {
+	DiskID        string `json:"diskId"`
+	Name          string `json:"name"`
+	SizeBytes     uint64 `json:"sizeBytes"`
+	State         string `json:"state"`
+	Owner         string `json:"owner,omitempty"`
+	Sessions      uint32 `json:"sessions"`
+	Epoch         uint64 `json:"epoch"`
+	UnpackedBytes uint64 `json:"unpackedBytes"`
+	Created       string `json:"created,omitempty"`
+	Lossy         bool   `json:"lossy"`
+	Problem       string `json:"problem,omitempty"`
+}
+
+func viewDisk(d *api.Disk) diskView {
+	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
+		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem}
+}
+
+// blockBytes is what sizes of disks are multiples of.
+const blockBytes = 4096
+
+func checkSize(n config.ByteSize) error {
+	if n == 0 || n%blockBytes != 0 {
+		return &hinted{fmt.Errorf("size %s is not a positive multiple of 4 KiB: %w", n, errs.ErrInvalid), "write it like 4GiB, 500M or 1.5T"}
+	}
+	return nil
+}
+
+// explain adds the advice that fits a disk's name.
+func explain(err error, name string) error {
+	if errors.Is(err, errs.ErrNotFound) {
+		return &hinted{err, "no disk has the name or id " + strconv.Quote(name) + "; ashlar disk list shows them all"}
+	}
+	return err
+}
+
+type diskCreate struct {
+	Name string          `arg:"" help:"A name that no other disk has."`
+	Size config.ByteSize `required:"" help:"How large it looks, such as 4GiB." placeholder:"SIZE"`
+}
+
+// Run is called by kong.
+func (c *diskCreate) Run(ctx context.Context, s *session) error {
+	if err := checkSize(c.Size); err != nil {
+		return err
+	}
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		d, err := cl.CreateDisk(ctx, c.Name, uint64(c.Size))
+		if errors.Is(err, errs.ErrExists) {
+			return &hinted{err, "choose another name, or use the disk that has it: ashlar disk show " + c.Name}
+		}
+		if err != nil {
+			return err
+		}
+		return s.show(viewDisk(d), func(w io.Writer) {
+			fmt.Fprintf(w, "created disk %s (%s), %s\n  attach it: ashlar disk nbd %s\n", d.Name, d.DiskId, size(d.SizeBytes), d.Name)
+		})
+	})
+}
+
+type diskList struct{}
+
+// Run is called by kong.
+func (c *diskList) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		disks, err := cl.Disks(ctx)
+		if err != nil {
+			return err
+		}
+		views := make([]diskView, len(disks))
+		for i, d := range disks {
+			views[i] = viewDisk(d)
+		}
+		return s.show(views, func(w io.Writer) {
+			if len(disks) == 0 {
+				fmt.Fprintln(w, "no disks yet; make one: ashlar disk create NAME --size 4GiB")
+				return
+			}
+			now := s.Clock.Wall()
+			var rows [][]string
+			for _, d := range disks {
+				rows = append(rows, []string{d.Name, d.DiskId, size(d.SizeBytes), d.State, dash(d.OwnerHost), strconv.Itoa(int(d.Sessions)), age(now, d.CreatedUnixMs), d.Problem})
+			}
+			table(w, []string{"NAME", "ID", "SIZE", "STATE", "OWNER", "CLIENTS", "AGE", ""}, rows)
+		})
+	})
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+type diskShow struct {
+	Disk string `arg:"" help:"Name or id."`
+}
+
+// Run is called by kong.
+func (c *diskShow) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		d, err := cl.Disk(ctx, c.Disk)
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		return s.show(viewDisk(d), func(w io.Writer) { printDisk(w, d) })
+	})
+}
+
+func printDisk(w io.Writer, d *api.Disk) {
+	rows := [][2]string{
+		{"name", d.Name}, {"id", d.DiskId}, {"size", fmt.Sprintf("%s (%d bytes)", size(d.SizeBytes), d.SizeBytes)}, {"state", d.State},
+		{"owner", dash(d.OwnerHost)}, {"clients", strconv.Itoa(int(d.Sessions))}, {"epoch", fmt.Sprintf("e%d", d.Epoch)},
+		{"not packed yet", size(d.UnpackedBytes)}, {"created", rfc3339(d.CreatedUnixMs)},
+	}
+	if d.Lossy {
+		rows = append(rows, [2]string{"loss", "an operator accepted that acknowledged writes are gone"})
+	}
+	if d.Problem != "" {
+		rows = append(rows, [2]string{"problem", d.Problem})
+	}
+	for _, r := range rows {
+		fmt.Fprintf(w, "%-15s %s\n", r[0], r[1])
+	}
+}
+
+type diskResize struct {
+	Disk string          `arg:"" help:"Name or id."`
+	Size config.ByteSize `required:"" help:"The new size, at least the present one." placeholder:"SIZE"`
+}
+
+// Run is called by kong.
+func (c *diskResize) Run(ctx context.Context, s *session) error {
+	if err := checkSize(c.Size); err != nil {
+		return err
+	}
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		d, err := cl.ResizeDisk(ctx, c.Disk, uint64(c.Size))
+		if errors.Is(err, errs.ErrInvalid) {
+			return &hinted{err, "disks only grow: what lies behind the new end would be lost; copy to a smaller disk instead"}
+		}
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		return s.show(viewDisk(d), func(w io.Writer) {
+			fmt.Fprintf(w, "disk %s has %s now; NBD clients see it when they attach anew\n", d.Name, size(d.SizeBytes))
+		})
+	})
+}
+
+type diskDelete struct {
+	Disk  string `arg:"" help:"Name or id."`
+	Force bool   `help:"Also while clients are attached; they are cut off."`
+}
+
+// Run is called by kong.
+func (c *diskDelete) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		diskID, err := cl.DeleteDisk(ctx, c.Disk, c.Force)
+		if errors.Is(err, errs.ErrConflict) {
+			return &hinted{err, "detach its clients first, or cut them off with --force"}
+		}
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		return s.show(struct {
+			DiskID string `json:"diskId"`
+		}{diskID}, func(w io.Writer) { fmt.Fprintf(w, "deleted disk %s (%s)\n", c.Disk, diskID) })
+	})
+}
+
+type diskAcceptLoss struct {
+	Disk     string `arg:"" help:"Name or id."`
+	Ensemble string `required:"" help:"The ensemble that ashlar status names, such as e17.2." placeholder:"eEPOCH.N"`
+}
+
+// Run is called by kong.
+func (c *diskAcceptLoss) Run(ctx context.Context, s *session) error {
+	e, err := parseEnsemble(c.Ensemble)
+	if err != nil {
+		return err
+	}
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		d, err := cl.AcceptLoss(ctx, c.Disk, e)
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		return s.show(viewDisk(d), func(w io.Writer) {
+			fmt.Fprintf(w, "loss accepted; disk %s is marked and may open again. Check what is on it.\n", d.Name)
+		})
+	})
+}
+
+func parseEnsemble(text string) (id.Ensemble, error) {
+	epoch, n, ok := strings.Cut(strings.TrimPrefix(text, "e"), ".")
+	e, err1 := strconv.ParseUint(epoch, 10, 64)
+	k, err2 := strconv.ParseUint(n, 10, 32)
+	if !ok || err1 != nil || err2 != nil {
+		return id.Ensemble{}, fmt.Errorf("ensemble %q: write it like e17.2, as ashlar status names it: %w", text, errs.ErrInvalid)
+	}
+	return id.Ensemble{Epoch: id.Epoch(e), N: uint32(k)}, nil
+}
+
+type diskNBD struct {
+	Disk string `arg:"" help:"Name or id."`
+	QEMU bool   `name:"qemu" help:"Print a QEMU command line that boots with the disk."`
+}
+
+// nbdView is where a disk is served, in JSON. The outer two are the best of each kind.
+type nbdView struct {
+	DiskID    string         `json:"diskId"`
+	Name      string         `json:"name"`
+	SizeBytes uint64         `json:"sizeBytes"`
+	Unix      string         `json:"unix,omitempty"`
+	TCP       string         `json:"tcp,omitempty"`
+	All       []endpointView `json:"all"` // one for each blockd, the owner first
+}
+
+type endpointView struct {
+	Host  string `json:"host"`
+	Unix  string `json:"unix,omitempty"`
+	TCP   string `json:"tcp,omitempty"`
+	Owner bool   `json:"owner"`
+	Up    bool   `json:"up"`
+}
+
+func viewEndpoints(r *api.DiskEndpointsReply) nbdView {
+	v := nbdView{DiskID: r.DiskId, Name: r.Name, SizeBytes: r.SizeBytes, All: []endpointView{}}
+	for _, e := range r.Endpoints {
+		v.All = append(v.All, endpointView{Host: e.Host, Unix: e.UnixUri, TCP: e.TcpUri, Owner: e.Owner, Up: e.Up})
+	}
+	// The first that is up; if none is known to be up, the first at all.
+	for _, wantUp := range []bool{true, false} {
+		for _, e := range v.All {
+			if wantUp && !e.Up {
+				continue
+			}
+			if v.Unix == "" {
+				v.Unix = e.Unix
+			}
+			if v.TCP == "" {
+				v.TCP = e.TCP
+			}
+		}
+	}
+	return v
+}
+
+// Run is called by kong.
+func (c *diskNBD) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		r, err := cl.DiskEndpoints(ctx, c.Disk)
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		v := viewEndpoints(r)
+		if len(v.All) == 0 {
+			return &hinted{fmt.Errorf("no blockd serves disks: %w", errs.ErrUnavailable), "see ashlar status"}
+		}
+		if c.QEMU {
+			line, err := qemuCommand(v)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(s.Out, line)
+			return nil
+		}
+		return s.show(v, func(w io.Writer) { printEndpoints(w, v) })
+	})
+}
+
+func printEndpoints(w io.Writer, v nbdView) {
+	var rows [][]string
+	for _, e := range v.All {
+		role := "proxy"
+		if e.Owner {
+			role = "owner"
+		}
+		if !e.Up {
+			role += ", down"
+		}
+		for _, uri := range []string{e.Unix, e.TCP} {
+			if uri != "" {
+				rows = append(rows, []string{e.Host, role, uri})
+			}
+		}
+	}
+	table(w, []string{"HOST", "ROLE", "URI"}, rows)
+	best := v.Unix
+	if best == "" {
+		best = v.TCP
+	}
+	fmt.Fprintf(w, "\ntry: nbdinfo '%s'\n     nbdcopy IMAGE '%s'\n", best, best)
+}
+
+// qemuCommand makes a command line for KVM. reconnect-delay lets the guest wait, instead
+// of seeing errors, while a blockd is restarted.
+func qemuCommand(v nbdView) (string, error) {
+	uri, server := v.Unix, ""
+	if uri == "" {
+		uri = v.TCP
+	}
+	u, err := url.Parse(uri)
+	if err != nil {
+		return "", fmt.Errorf("address of disk %s: %w", v.Name, err)
+	}
+	export := strings.TrimPrefix(u.Path, "/")
+	if socket := u.Query().Get("socket"); socket != "" {
+		server = fmt.Sprintf(`"server":{"type":"unix","path":%q}`, socket)
+	} else {
+		server = fmt.Sprintf(`"server":{"type":"inet","host":%q,"port":%q}`, u.Hostname(), u.Port())
+	}
+	return fmt.Sprintf(`qemu-system-x86_64 -machine q35,accel=kvm -cpu host -smp 2 -m 2G \
+  -blockdev '{"driver":"nbd","node-name":"disk0","export":%q,%s,"reconnect-delay":60,"cache":{"direct":true},"discard":"unmap"}' \
+  -device virtio-blk-pci,drive=disk0,serial=%.20s -nographic`, export, server, v.DiskID), nil
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/devcluster"
+	"ashlar.dev/pkg/errs"
+)
+
+// RealSurroundings are those of the process.
+func RealSurroundings() Surroundings {
+	return Surroundings{
+		Out: os.Stdout, Err: os.Stderr, Clock: clock.System,
+		Connect: connect,
+		Dev: func(ctx context.Context, o devcluster.Options) error {
+			bin, err := binaryFolder()
+			if err != nil {
+				return err
+			}
+			o.BinDir, o.Clock = bin, clock.System
+			return devcluster.Run(ctx, o)
+		},
+		Exec: execBeside,
+	}
+}
+
+func connect(dir string) (Cluster, error) {
+	f, err := devcluster.LoadFile(dir)
+	if errors.Is(err, errs.ErrNotFound) {
+		return nil, &hinted{err, "make one there with ashlar dev --data " + dir + ", or give the folder of another"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, err := f.Connect(clock.System, dir)
+	if err != nil {
+		return nil, err // not c: a nil *client.Cluster is no nil Cluster
+	}
+	return c, nil
+}
+
+func binaryFolder() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", fmt.Errorf("find own binary: %w", err)
+	}
+	if self, err = filepath.EvalSymlinks(self); err != nil {
+		return "", fmt.Errorf("find own binary: %w", err)
+	}
+	return filepath.Dir(self), nil
+}
+
+// execBeside runs a program that lies beside ours, and takes over its exit code.
+func execBeside(ctx context.Context, program string, args ...string) error {
+	bin, err := binaryFolder()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(bin, program)
+	if _, err := os.Stat(path); err != nil {
+		return &hinted{fmt.Errorf("%s is not beside ashlar: %w", program, errs.ErrNotFound), "build all of them with make build"}
+	}
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	err = cmd.Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() > 0 {
+		return &verdict{exit.ExitCode()}
+	}
+	if err != nil {
+		return fmt.Errorf("run %s: %w", program, err)
+	}
+	return nil
+}
