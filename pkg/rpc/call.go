@@ -27,7 +27,7 @@ type Call struct {
 	Timeout time.Duration // zero: the client's usual one
 	Caller  Caller
 
-	Into [][]byte // by Answer: where the payload of the reply goes
+	Into [][]byte // by Answer: where the payload of the reply goes; append to it, its memory is kept
 	Err  error
 
 	out      outgoing
@@ -54,7 +54,7 @@ func (c *Call) start(o *outgoing) bool {
 
 // prepare makes c ready to be pushed.
 func (c *Call) prepare(cc *clientConn) error {
-	c.conn, c.Into, c.Err, c.reading, c.expired = cc, nil, nil, false, nil
+	c.conn, c.Into, c.Err, c.reading, c.expired = cc, c.Into[:0], nil, false, nil
 	timeout := c.Timeout
 	if timeout <= 0 {
 		timeout = cc.timing.Call
