@@ -358,6 +358,9 @@ func (n *Node) Members() []Member {
 // Term is the current term.
 func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 
+// Leads tells whether this member believes to lead.
+func (n *Node) Leads() bool { return n.raft.State() == raft.Leader }
+
 // HasLeader tells whether this member knows of a leader.
 func (n *Node) HasLeader() bool {
 	_, leader := n.raft.LeaderWithID()

@@ -88,8 +88,44 @@ func (m *Machine) init(c *Init) Result {
 
 // put makes v the record in force.
 func (m *Machine) put(v *Volume) Result {
+	m.count(m.volumes[v.ID], false)
 	m.volumes[v.ID] = v
+	m.count(v, true)
 	return Result{Volume: v}
+}
+
+// drop forgets a record.
+func (m *Machine) drop(v *Volume) Result {
+	m.count(m.volumes[v.ID], false)
+	delete(m.volumes, v.ID)
+	return Result{Volume: v}
+}
+
+// count keeps what is derived from the records.
+func (m *Machine) count(v *Volume, present bool) {
+	if v == nil {
+		return
+	}
+	if v.Deleted && present {
+		m.deleted[v.ID] = struct{}{}
+	} else {
+		delete(m.deleted, v.ID)
+	}
+	for _, e := range v.List {
+		if e.Closed {
+			continue
+		}
+		for _, s := range e.Stores {
+			switch {
+			case present:
+				m.inUse[s]++
+			case m.inUse[s] > 1:
+				m.inUse[s]--
+			default:
+				delete(m.inUse, s)
+			}
+		}
+	}
 }
 
 // owned finds the record on which the owner under epoch e may act, or refuses.

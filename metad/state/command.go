@@ -155,10 +155,11 @@ type (
 		Size   uint64
 	}
 	// DeleteVolume unlinks a disk, raises its epoch and waits for the stores to purge it.
-	// Epoch is the one the leader saw when it judged that nobody is attached; zero forces.
+	// Unless Forced, only at Epoch: the one at which the leader judged that nobody is attached.
 	DeleteVolume struct {
 		Volume id.Volume
 		Epoch  id.Epoch
+		Forced bool
 	}
 
 	// Acquire makes By the owner under a new epoch, if the rules allow.
@@ -328,9 +329,12 @@ func (c *ResizeVolume) append(b []byte) []byte {
 func (c *ResizeVolume) read(r *codec.Reader) { c.Volume, c.Size = readVolumeID(r), r.U64() }
 
 func (c *DeleteVolume) append(b []byte) []byte {
-	return binary.LittleEndian.AppendUint64(append(b, c.Volume[:]...), uint64(c.Epoch))
+	return appendBool(binary.LittleEndian.AppendUint64(append(b, c.Volume[:]...), uint64(c.Epoch)), c.Forced)
 }
-func (c *DeleteVolume) read(r *codec.Reader) { c.Volume, c.Epoch = readVolumeID(r), id.Epoch(r.U64()) }
+
+func (c *DeleteVolume) read(r *codec.Reader) {
+	c.Volume, c.Epoch, c.Forced = readVolumeID(r), id.Epoch(r.U64()), readBool(r)
+}
 
 func (c *Acquire) append(b []byte) []byte {
 	return appendHolder(appendHolder(append(b, c.Volume[:]...), c.By), c.Silent)

@@ -58,6 +58,10 @@ type Machine struct {
 	pgs       []PG                          // by number
 	volumes   map[id.Volume]*Volume
 	names     map[string]id.Volume
+	// Kept beside the records, by put alone: which are deleted, and in how many open
+	// ensembles each memory is.
+	deleted map[id.Volume]struct{}
+	inUse   map[cluster.StoreRef]uint64
 	// lastVolume is the highest id given out, so that none recurs.
 	lastVolume   id.Volume
 	nextSequence id.Sequence
@@ -113,6 +117,8 @@ func New() *Machine {
 		lost:     make(map[cluster.StoreRef]struct{}),
 		volumes:  make(map[id.Volume]*Volume),
 		names:    make(map[string]id.Volume),
+		deleted:  make(map[id.Volume]struct{}),
+		inUse:    make(map[cluster.StoreRef]uint64),
 
 		nextSequence: 1,
 	}
@@ -199,6 +205,19 @@ func (m *Machine) Volumes() []*Volume {
 	slices.SortFunc(out, func(a, b *Volume) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	return out
 }
+
+// Deleted are the records that wait to be purged, in order of ids.
+func (m *Machine) Deleted() []*Volume {
+	out := make([]*Volume, 0, len(m.deleted))
+	for v := range m.deleted {
+		out = append(out, m.volumes[v])
+	}
+	slices.SortFunc(out, func(a, b *Volume) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return out
+}
+
+// EnsembleCount tells in how many open ensembles a memory is.
+func (m *Machine) EnsembleCount(r cluster.StoreRef) uint64 { return m.inUse[r] }
 
 // Named gives up to limit records whose names come after after, in order of names, and
 // whether there are more.

@@ -51,7 +51,6 @@ func (m *Machine) addEnsemble(c *AddEnsemble) Result {
 // ensembleCandidates are the stores of the leader's choice that are present memories,
 // with the ensembles they are in counted to their load.
 func (m *Machine) ensembleCandidates(in []EnsembleCandidate) []placement.Candidate {
-	inUse := m.EnsembleCounts()
 	seen := make(map[id.Store]bool)
 	var out []placement.Candidate
 	for _, x := range in {
@@ -60,24 +59,15 @@ func (m *Machine) ensembleCandidates(in []EnsembleCandidate) []placement.Candida
 		}
 		seen[x.Store] = true
 		host := m.stores[x.Store].Host
-		out = append(out, placement.Candidate{Ref: x.StoreRef, Host: host, Zone: m.zone(host), Load: x.Load + inUse[x.StoreRef]})
+		out = append(out, placement.Candidate{Ref: x.StoreRef, Host: host, Zone: m.zone(host), Load: x.Load + m.inUse[x.StoreRef]})
 	}
 	return out
 }
 
-// EnsembleCounts tells in how many open ensembles each memory is.
-func (m *Machine) EnsembleCounts() map[cluster.StoreRef]uint64 {
-	count := make(map[cluster.StoreRef]uint64)
-	for _, v := range m.volumes {
-		for _, e := range v.List {
-			if !e.Closed {
-				for _, s := range e.Stores {
-					count[s]++
-				}
-			}
-		}
-	}
-	return count
+// PlacementNeeded tells whether EnsurePlacement over these stores would add groups.
+func (m *Machine) PlacementNeeded(healthy []cluster.StoreRef) bool {
+	add, ok := placement.Form(m.candidates(healthy), m.groups(), 0)
+	return ok && len(add) > 0
 }
 
 func (m *Machine) zone(h id.Host) string {

@@ -101,20 +101,18 @@ func (m *Machine) loseStore(c *LoseStore) Result {
 // mustPurge adds a new memory to the deletions under way: an owner that does not know
 // yet that its volume is gone may write to the newcomer.
 func (m *Machine) mustPurge(r cluster.StoreRef) {
-	for _, v := range m.Volumes() {
-		if v.Deleted {
-			v = v.clone()
-			v.purging = append(v.purging, r)
-			slices.SortFunc(v.purging, compareRefs)
-			m.put(v)
-		}
+	for _, v := range m.Deleted() {
+		v = v.clone()
+		v.purging = append(v.purging, r)
+		slices.SortFunc(v.purging, compareRefs)
+		m.put(v)
 	}
 }
 
 // purged takes a memory off the deletions that which picks, and drops the records
 // that wait for nobody.
 func (m *Machine) purged(r cluster.StoreRef, which func(*Volume) bool) {
-	for _, v := range m.Volumes() {
+	for _, v := range m.Deleted() {
 		i := slices.Index(v.purging, r)
 		if i < 0 || !which(v) {
 			continue
@@ -127,8 +125,7 @@ func (m *Machine) purged(r cluster.StoreRef, which func(*Volume) bool) {
 
 func (m *Machine) putDeleted(v *Volume) Result {
 	if len(v.purging) == 0 {
-		delete(m.volumes, v.ID)
-		return Result{Volume: v}
+		return m.drop(v)
 	}
 	return m.put(v)
 }
@@ -206,7 +203,7 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 	switch {
 	case !ok || v.Deleted:
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
-	case c.Epoch != 0 && c.Epoch != v.Epoch:
+	case !c.Forced && c.Epoch != v.Epoch:
 		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)
 	}
 	delete(m.names, v.Name)

@@ -121,7 +121,7 @@ func (m *Machine) readMembers(r *codec.Reader) {
 func (m *Machine) readVolumes(r *codec.Reader) {
 	for n := r.Count(VolumesMax, 64); n > 0 && r.Err() == nil; n-- {
 		v := readVolume(r)
-		m.volumes[v.ID] = v
+		m.put(v)
 		if !v.Deleted {
 			m.names[v.Name] = v.ID
 		}

@@ -1,0 +1,244 @@
+package reconcile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"ashlar.dev/metad/placement"
+	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/id"
+)
+
+// Level is how healthy something is; the numbers are those of the wire.
+type Level uint8
+
+// The levels, from good to bad.
+const (
+	OK Level = iota + 1
+	Degraded
+	AtRisk
+	Unavailable
+)
+
+// Reason is one thing that is not as it should be.
+type Reason struct {
+	Code    string // stable
+	Level   Level
+	Subject string
+	Text    string
+}
+
+// PGCounts count placement groups by what they can still lose.
+type PGCounts struct {
+	Groups, Full, Reduced, None, Unreadable int
+	Preferred                               bool
+}
+
+// Member is one metad.
+type Member struct {
+	ID string
+	Up bool
+}
+
+// Report is the cluster's health.
+type Report struct {
+	Level    Level
+	Reasons  []Reason // worst first
+	Profiles map[placement.Profile]*PGCounts
+	Total    PGCounts
+	Stuck    int // disks that cannot be served now
+	Attached int
+	Deleting int
+}
+
+func (r *Report) add(l Level, code, subject, format string, args ...any) {
+	r.Level = max(r.Level, l)
+	r.Reasons = append(r.Reasons, Reason{Code: code, Level: l, Subject: subject, Text: fmt.Sprintf(format, args...)})
+}
+
+// Health judges the cluster. OK: nothing is missing. Degraded: something is, what is
+// stored is still protected. AtRisk: one more failure may cost data or service.
+// Unavailable: something cannot be read or written now.
+func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member, now time.Duration) *Report {
+	r := &Report{Level: OK, Profiles: make(map[placement.Profile]*PGCounts)}
+	r.members(members)
+	r.stores(t, l, now)
+	r.hosts(m, t)
+	r.groups(m, t)
+	for _, v := range m.Volumes() {
+		r.volume(t, l, v)
+	}
+	slices.SortStableFunc(r.Reasons, func(a, b Reason) int { return cmp.Compare(b.Level, a.Level) })
+	return r
+}
+
+func (r *Report) members(members []Member) {
+	up := 0
+	for _, x := range members {
+		if x.Up {
+			up++
+		} else {
+			r.add(Degraded, "metad_down", x.ID, "metad %s does not answer", x.ID)
+		}
+	}
+	// The group answers, so it has its majority; without one I/O would go on, but no disk could be opened.
+	if spare := up - (len(members)/2 + 1); spare <= 0 && up < len(members) {
+		r.add(AtRisk, "metad_no_margin", "", "%d of %d metads are up: if one more stops, no disk can be opened or changed (I/O goes on)", up, len(members))
+	}
+}
+
+// storeNearFull is from which share of its capacity on a store is worth a word.
+const storeNearFull = 0.85
+
+func (r *Report) stores(t *cluster.Topology, l *Liveness, now time.Duration) {
+	up := 0
+	for _, s := range t.Stores {
+		switch s.State {
+		case cluster.StoreUp:
+			up++
+		case cluster.StoreDown:
+			_, why := l.StoreUp(now, s.StoreRef, s.Host)
+			r.add(Degraded, "store_down", s.Store.String(), "store %s on %s is down: %s", s.Store, s.Host, why)
+		case cluster.StoreLost:
+			r.add(Degraded, "store_lost", s.Store.String(), "store %s on %s is lost for good", s.Store, s.Host)
+		}
+		switch {
+		case s.State != cluster.StoreUp:
+		case s.Full:
+			r.add(AtRisk, "store_full", s.Store.String(), "store %s on %s is full and takes no new data: delete or trim, or add a store", s.Store, s.Host)
+		case s.Capacity > 0 && float64(s.Used) >= storeNearFull*float64(s.Capacity):
+			r.add(Degraded, "store_nearly_full", s.Store.String(), "store %s on %s is %d%% full", s.Store, s.Host, s.Used*100/s.Capacity)
+		}
+	}
+	switch {
+	case len(t.Stores) == 0:
+		r.add(Unavailable, "no_stores", "", "no store has registered yet")
+	case up < 2:
+		r.add(Unavailable, "too_few_stores", "", "%d stores are up; writing needs two", up)
+	case up == 2:
+		r.add(AtRisk, "two_stores", "", "only two stores are up: if one stops, writing stops")
+	}
+}
+
+// hosts: a host with stores is told of by its stores; one without matters only while it
+// owns disks, for then they wait for a takeover.
+func (r *Report) hosts(m *state.Machine, t *cluster.Topology) {
+	owns := make(map[id.Host]int)
+	for _, v := range m.Volumes() {
+		if (v.Owner != id.Holder{}) {
+			owns[v.Owner.Host]++
+		}
+	}
+	for _, h := range t.Hosts {
+		if !h.Up && owns[h.Host] > 0 {
+			r.add(Degraded, "owner_down", string(h.Host), "host %s is silent and owns %d disks; another host takes each over when a client asks for it", h.Host, owns[h.Host])
+		}
+	}
+}
+
+func (r *Report) groups(m *state.Machine, t *cluster.Topology) {
+	preferred := false
+	for _, p := range t.PGs {
+		for i, v := range p.Versions {
+			r.group(m, t, p, v, i == len(p.Versions)-1)
+		}
+		preferred = preferred || p.Preferred
+	}
+	if r.Total.Unreadable > 0 {
+		r.add(Unavailable, "pg_unreadable", "", "%d placement groups miss more stores than they can: what lies in them cannot be read until one is back", r.Total.Unreadable)
+	}
+	if r.Total.None > 0 {
+		r.add(AtRisk, "pg_no_margin", "", "%d placement groups have lost as many stores as they can", r.Total.None)
+	}
+	if r.Total.Reduced > 0 {
+		r.add(Degraded, "pg_reduced_margin", "", "%d placement groups have less margin than they should", r.Total.Reduced)
+	}
+	if len(t.PGs) > 0 && !preferred {
+		r.add(AtRisk, "no_placement", "", "no placement group can take new data; writes will wait once the journals are full")
+	}
+}
+
+// group counts one version of a group by how many more stores it may lose.
+func (r *Report) group(m *state.Machine, t *cluster.Topology, p cluster.PG, v cluster.PGVersion, current bool) {
+	missing := 0
+	for _, s := range v.Stores {
+		if !t.Usable(s) {
+			missing++
+		}
+	}
+	profile := placement.Profile{K: v.K, M: v.M}
+	c := r.Profiles[profile]
+	if c == nil {
+		c = &PGCounts{}
+		r.Profiles[profile] = c
+	}
+	c.Preferred = c.Preferred || current && p.Preferred
+	for _, c := range []*PGCounts{c, &r.Total} {
+		c.Groups++
+		switch left := int(v.M) - missing; {
+		case left < 0:
+			c.Unreadable++
+		case left == 0:
+			c.None++
+		case missing > 0 || v.Relaxed:
+			c.Reduced++
+		default:
+			c.Full++
+		}
+	}
+}
+
+func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume) {
+	if v.Deleted {
+		r.Deleting++
+		return
+	}
+	name, stuck := v.Name, false
+	owned := v.Owner != id.Holder{}
+	if b, ok := l.Volume(v.Owner, v.ID, v.Epoch); owned && ok {
+		if b.Sessions > 0 {
+			r.Attached++
+		}
+		if b.State == Stuck {
+			stuck = true
+			r.add(Unavailable, "disk_stuck", v.ID.String(), "disk %s cannot be served now: %s", name, b.Problem)
+		}
+	}
+	for _, e := range v.List {
+		stuck = r.ensemble(t, v, e) || stuck
+	}
+	if stuck {
+		r.Stuck++
+	}
+	if len(v.Losses) > 0 {
+		r.add(Degraded, "disk_lossy", v.ID.String(), "disk %s is marked: an operator accepted that acknowledged writes may be gone", name)
+	}
+}
+
+// ensemble judges whether a volume's unpacked writes could be recovered now, and after
+// one more loss. What is open needs two of three answers, or one of two; of what is
+// closed one of its two holders does. It tells whether recovery is impossible now.
+func (r *Report) ensemble(t *cluster.Topology, v *state.Volume, e cluster.Ensemble) (stuck bool) {
+	stores, need := e.Stores, len(e.Stores)-1
+	if e.Closed {
+		stores, need = e.Holders, 1
+	}
+	have := 0
+	for _, s := range stores {
+		if t.Usable(s) {
+			have++
+		}
+	}
+	switch {
+	case have >= len(stores), e.LossAccepted:
+	case have < need:
+		r.add(Unavailable, "journal_unreadable", v.ID.String(), "disk %s: only %d of the %d stores of its journal are up, opening it needs %d", v.Name, have, len(stores), need)
+		return true
+	case have == need:
+		r.add(AtRisk, "journal_no_margin", v.ID.String(), "disk %s: %d of the %d stores of its journal are up; if one more stops it cannot be opened", v.Name, have, len(stores))
+	}
+	return false
+}

@@ -1,0 +1,218 @@
+// Package reconcile is what a leading metad thinks about: who lives, what the topology
+// is, whether placement groups are missing, and how healthy the cluster is. All of it
+// is computed from the committed state and from what hosts reported lately; time comes
+// as an argument. It commits nothing and sends nothing.
+//
+// A Liveness is not safe for concurrent use; its owner locks.
+package reconcile
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/id"
+)
+
+// Beat is what a host said of itself last.
+type Beat struct {
+	Holder        id.Holder
+	Stores        []StoreBeat
+	Volumes       []VolumeBeat
+	Memory        []Memory
+	CPU           time.Duration
+	ResidentBytes uint64
+}
+
+// StoreBeat is one store of a Beat.
+type StoreBeat struct {
+	cluster.StoreRef
+	Capacity, Used       uint64
+	LogUsed, LogCapacity uint64
+	Full                 bool
+	Dead                 string
+}
+
+// VolumeBeat is one owned volume of a Beat.
+type VolumeBeat struct {
+	Volume   id.Volume
+	Epoch    id.Epoch
+	Unpacked uint64
+	Sessions uint32
+	State    VolumeState
+	Problem  string
+}
+
+// VolumeState is how an owned volume fares; the numbers are those of the wire.
+type VolumeState uint8
+
+// The states.
+const (
+	Opening VolumeState = iota + 1
+	Serving
+	Draining
+	Stuck
+)
+
+// Memory is one bounded use of memory in a process.
+type Memory struct {
+	Name        string
+	Limit, Used uint64
+}
+
+// Liveness is a leader's memory of who lives. A new leader has none, so it takes
+// everybody for living until one timeout has passed since its start.
+type Liveness struct {
+	start             time.Duration
+	interval, timeout time.Duration
+	hosts             map[id.Host]*hostLife
+	stores            map[cluster.StoreRef]*storeLife
+	reports           map[cluster.StoreRef]map[id.Host]report
+}
+
+type hostLife struct {
+	seen time.Duration
+	beat Beat
+}
+
+type storeLife struct {
+	beat StoreBeat
+	seen time.Duration
+}
+
+type report struct {
+	at      time.Duration
+	problem string
+}
+
+// reportersMax bounds who may complain of one store at a time; more say nothing new.
+const reportersMax = 16
+
+// silentBeats is after how many missed heartbeats one complaint is enough.
+const silentBeats = 2
+
+// NewLiveness begins at start.
+func NewLiveness(start time.Duration, s cluster.Settings) *Liveness {
+	return &Liveness{start: start, interval: s.HeartbeatInterval, timeout: s.HeartbeatTimeout,
+		hosts: make(map[id.Host]*hostLife), stores: make(map[cluster.StoreRef]*storeLife),
+		reports: make(map[cluster.StoreRef]map[id.Host]report)}
+}
+
+// Beat takes a heartbeat. The caller has checked that it is of the host's present life.
+func (l *Liveness) Beat(now time.Duration, b Beat) {
+	l.hosts[b.Holder.Host] = &hostLife{seen: now, beat: b}
+	for _, s := range b.Stores {
+		l.stores[s.StoreRef] = &storeLife{beat: s, seen: now}
+	}
+}
+
+// Registered hears of a host that registered: it lives, though its stores have not spoken yet.
+func (l *Liveness) Registered(now time.Duration, h id.Holder) {
+	if x := l.hosts[h.Host]; x != nil && x.beat.Holder == h {
+		x.seen = now
+		return
+	}
+	l.hosts[h.Host] = &hostLife{seen: now, beat: Beat{Holder: h}}
+}
+
+// Report takes a complaint of by about r.
+func (l *Liveness) Report(now time.Duration, by id.Host, r cluster.StoreRef, problem string) {
+	m := l.reports[r]
+	if m == nil {
+		m = make(map[id.Host]report)
+		l.reports[r] = m
+	}
+	if _, known := m[by]; known || len(m) < reportersMax {
+		m[by] = report{now, problem}
+	}
+}
+
+// expire forgets complaints that were not repeated.
+func (l *Liveness) expire(now time.Duration) {
+	for r, m := range l.reports {
+		maps.DeleteFunc(m, func(_ id.Host, x report) bool { return now-x.at >= l.timeout })
+		if len(m) == 0 {
+			delete(l.reports, r)
+		}
+	}
+}
+
+// seen is when the host was heard last, or this leader's start.
+func (l *Liveness) seen(h id.Host) time.Duration {
+	if x := l.hosts[h]; x != nil {
+		return x.seen
+	}
+	return l.start
+}
+
+// HostUp tells whether the host was heard within the timeout.
+func (l *Liveness) HostUp(now time.Duration, h id.Host) bool { return now-l.seen(h) < l.timeout }
+
+// LastSeen tells how long ago the host was heard, and false if this leader never heard it.
+func (l *Liveness) LastSeen(now time.Duration, h id.Host) (time.Duration, bool) {
+	x := l.hosts[h]
+	if x == nil {
+		return 0, false
+	}
+	return now - x.seen, true
+}
+
+// HostBeat is the host's last heartbeat.
+func (l *Liveness) HostBeat(h id.Host) (Beat, bool) {
+	if x := l.hosts[h]; x != nil {
+		return x.beat, true
+	}
+	return Beat{}, false
+}
+
+// StoreBeat is the store's part of its host's last heartbeat.
+func (l *Liveness) StoreBeat(r cluster.StoreRef) (StoreBeat, bool) {
+	if x := l.stores[r]; x != nil {
+		return x.beat, true
+	}
+	return StoreBeat{}, false
+}
+
+// StoreUp tells whether a store on host h is taken for usable, and if not, why. It is
+// down when its host is silent; when the host speaks but not of the store; when it says
+// itself that it died; when two hosts complain of it; or when one does and its host has
+// missed some heartbeats.
+func (l *Liveness) StoreUp(now time.Duration, r cluster.StoreRef, h id.Host) (up bool, why string) {
+	if !l.HostUp(now, h) {
+		return false, "its host " + string(h) + " is silent"
+	}
+	host, s := l.hosts[h], l.stores[r]
+	switch {
+	case s != nil && s.beat.Dead != "":
+		return false, s.beat.Dead
+	case host == nil: // a new leader waits
+	case s == nil && now-l.start >= l.timeout, s != nil && host.seen-s.seen >= l.timeout:
+		return false, "its host does not speak of it"
+	}
+	complaints, text := 0, ""
+	for _, by := range slices.Sorted(maps.Keys(l.reports[r])) {
+		if x := l.reports[r][by]; now-x.at < l.timeout {
+			complaints++
+			text = string(by) + " reports: " + x.problem
+		}
+	}
+	if complaints >= 2 || complaints == 1 && now-l.seen(h) >= silentBeats*l.interval {
+		return false, text
+	}
+	return true, ""
+}
+
+// Volume is what the owner of v said of it under epoch e, if it did.
+func (l *Liveness) Volume(owner id.Holder, v id.Volume, e id.Epoch) (VolumeBeat, bool) {
+	x := l.hosts[owner.Host]
+	if x == nil || x.beat.Holder != owner {
+		return VolumeBeat{}, false
+	}
+	for _, b := range x.beat.Volumes {
+		if b.Volume == v && b.Epoch == e {
+			return b, true
+		}
+	}
+	return VolumeBeat{}, false
+}

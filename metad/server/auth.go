@@ -1,0 +1,79 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/peer"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/pki"
+)
+
+// roles says who may call which service. A service that is not listed is closed.
+var roles = map[string][]pki.Role{
+	api.Blockd_ServiceDesc.ServiceName:  {pki.RoleBlockd},
+	api.Cluster_ServiceDesc.ServiceName: {pki.RoleOperator, pki.RoleMetad},
+}
+
+type callerKey struct{}
+
+// authorize gives ctx the caller's identity, if its role may call the method.
+func authorize(ctx context.Context, method string) (context.Context, error) {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil, fmt.Errorf("call %s: no peer: %w", method, errs.ErrDenied)
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok {
+		return nil, fmt.Errorf("call %s: not over TLS: %w", method, errs.ErrDenied)
+	}
+	service, _, _ := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	who, err := pki.RequireRole(info.State, roles[service]...)
+	if err != nil {
+		return nil, fmt.Errorf("call %s: %w", method, err)
+	}
+	return context.WithValue(ctx, callerKey{}, who), nil
+}
+
+func unaryAuth(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	ctx, err := authorize(ctx, info.FullMethod)
+	if err != nil {
+		return nil, api.ToStatus(err, nil)
+	}
+	return next(ctx, req)
+}
+
+type authorizedStream struct {
+	grpc.ServerStream
+	ctx context.Context // the stream's own, with the caller
+}
+
+func (s *authorizedStream) Context() context.Context { return s.ctx }
+
+func streamAuth(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	ctx, err := authorize(stream.Context(), info.FullMethod)
+	if err != nil {
+		return api.ToStatus(err, nil)
+	}
+	return next(srv, &authorizedStream{stream, ctx})
+}
+
+// caller is who calls.
+func caller(ctx context.Context) pki.Identity {
+	who, _ := ctx.Value(callerKey{}).(pki.Identity)
+	return who
+}
+
+// mustBe refuses a caller that speaks for another host than its certificate names.
+func mustBe(ctx context.Context, h id.Host) error {
+	if who := caller(ctx); who.Name != string(h) {
+		return fmt.Errorf("caller %s speaks for host %q: %w", who, h, errs.ErrDenied)
+	}
+	return nil
+}

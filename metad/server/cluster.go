@@ -1,0 +1,273 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"ashlar.dev/metad/reconcile"
+	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+// clusterService answers operators and tools.
+type clusterService struct {
+	api.UnimplementedClusterServer
+	s *Server
+}
+
+// disk finds a disk that is not deleted.
+func (c *clusterService) disk(nameOrID string) (*state.Volume, error) {
+	var v *state.Volume
+	c.s.node.View(func(m *state.Machine) { v, _ = m.Find(nameOrID) })
+	if v == nil {
+		return nil, fmt.Errorf("disk %.140q: %w", nameOrID, errs.ErrNotFound)
+	}
+	return v, nil
+}
+
+// describe is a disk as people see it.
+func describe(l *reconcile.Liveness, v *state.Volume) *api.Disk {
+	d := &api.Disk{DiskId: v.ID.String(), Name: v.Name, SizeBytes: v.Size, CreatedUnixMs: v.Created.UnixMilli(), State: "available",
+		OwnerHost: string(v.Owner.Host), Epoch: uint64(v.Epoch), Lossy: len(v.Losses) > 0, Ensembles: uint32(len(v.List))}
+	b, heard := l.Volume(v.Owner, v.ID, v.Epoch)
+	d.UnpackedBytes, d.Sessions, d.Problem = b.Unpacked, b.Sessions, b.Problem
+	owned := v.Owner != id.Holder{}
+	switch {
+	case v.Deleted:
+		d.State = "deleting"
+	case heard && b.State == reconcile.Stuck:
+		d.State = "stuck"
+	case heard && b.State == reconcile.Draining:
+		d.State = "draining"
+	case heard && b.State == reconcile.Opening, owned && !v.OpenComplete:
+		d.State = "opening"
+	case b.Sessions > 0:
+		d.State = "attached"
+	}
+	return d
+}
+
+func (c *clusterService) answer(r *reign, v *state.Volume) *api.Disk {
+	var d *api.Disk
+	r.with(func(l *reconcile.Liveness, _ *state.Machine, _ time.Duration) { d = describe(l, v) })
+	return d
+}
+
+func (c *clusterService) CreateDisk(ctx context.Context, q *api.CreateDiskRequest) (*api.Disk, error) {
+	r, err := c.s.ruling()
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	raw, err := id.NewRaw(c.s.clock.Wall(), c.s.random)
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	if len(q.GetRequestId()) > state.NameMax {
+		return nil, c.s.fail(fmt.Errorf("request id of %d bytes, at most %d: %w", len(q.GetRequestId()), state.NameMax, errs.ErrInvalid))
+	}
+	// Checked here too, so that nonsense is not committed to be refused by everyone.
+	if err := state.CheckDiskName(q.GetName()); err != nil {
+		return nil, c.s.fail(err)
+	}
+	if err := state.CheckDiskSize(q.GetSizeBytes()); err != nil {
+		return nil, c.s.fail(err)
+	}
+	res, err := c.s.commit(ctx, &state.CreateVolume{ID: id.Volume(raw), Name: q.GetName(), Size: q.GetSizeBytes(),
+		RequestID: q.GetRequestId(), NowMS: c.s.clock.Wall().UnixMilli()})
+	if err != nil {
+		return nil, err
+	}
+	c.s.log.Info("disk created", "volume", res.Volume.ID.String(), "name", res.Volume.Name, "bytes", res.Volume.Size, "by", caller(ctx).String())
+	return c.answer(r, res.Volume), nil
+}
+
+func (c *clusterService) ListDisks(ctx context.Context, q *api.ListDisksRequest) (*api.ListDisksReply, error) {
+	if err := c.s.fresh(ctx); err != nil {
+		return nil, c.s.fail(err)
+	}
+	r, err := c.s.ruling()
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	rep := &api.ListDisksReply{}
+	r.with(func(l *reconcile.Liveness, m *state.Machine, _ time.Duration) {
+		vs, more := m.Named(q.GetAfterName(), pageLimit(q.GetLimit()))
+		rep.More = more
+		for _, v := range vs {
+			rep.Disks = append(rep.Disks, describe(l, v))
+		}
+	})
+	return rep, nil
+}
+
+// found is the start of every call about one disk.
+func (c *clusterService) found(ctx context.Context, nameOrID string) (*reign, *state.Volume, error) {
+	if err := c.s.fresh(ctx); err != nil {
+		return nil, nil, c.s.fail(err)
+	}
+	r, err := c.s.ruling()
+	if err != nil {
+		return nil, nil, c.s.fail(err)
+	}
+	v, err := c.disk(nameOrID)
+	if err != nil {
+		return nil, nil, c.s.fail(err)
+	}
+	return r, v, nil
+}
+
+func (c *clusterService) GetDisk(ctx context.Context, q *api.GetDiskRequest) (*api.Disk, error) {
+	r, v, err := c.found(ctx, q.GetNameOrId())
+	if err != nil {
+		return nil, err
+	}
+	return c.answer(r, v), nil
+}
+
+func (c *clusterService) ResizeDisk(ctx context.Context, q *api.ResizeDiskRequest) (*api.Disk, error) {
+	r, v, err := c.found(ctx, q.GetNameOrId())
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.s.commit(ctx, &state.ResizeVolume{Volume: v.ID, Size: q.GetSizeBytes()})
+	if err != nil {
+		return nil, err
+	}
+	c.s.log.Info("disk resized", "volume", v.ID.String(), "bytes", q.GetSizeBytes(), "by", caller(ctx).String())
+	return c.answer(r, res.Volume), nil
+}
+
+func (c *clusterService) DeleteDisk(ctx context.Context, q *api.DeleteDiskRequest) (*api.DeleteDiskReply, error) {
+	r, v, err := c.found(ctx, q.GetNameOrId())
+	if err != nil {
+		return nil, err
+	}
+	if !q.GetForce() {
+		if err := r.idle(v); err != nil {
+			return nil, c.s.fail(err)
+		}
+	}
+	if _, err := c.s.commit(ctx, &state.DeleteVolume{Volume: v.ID, Epoch: v.Epoch, Forced: q.GetForce()}); err != nil {
+		return nil, err
+	}
+	c.s.log.Info("disk deleted", "volume", v.ID.String(), "name", v.Name, "forced", q.GetForce(), "by", caller(ctx).String())
+	return &api.DeleteDiskReply{DiskId: v.ID.String()}, nil
+}
+
+// idle refuses a disk that clients use. Of an owner that lives but was not heard by
+// this leader yet nothing is known: the caller asks again.
+func (r *reign) idle(v *state.Volume) (err error) {
+	if (v.Owner == id.Holder{}) {
+		return nil
+	}
+	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) {
+		b, heard := l.Volume(v.Owner, v.ID, v.Epoch)
+		up := l.HostUp(now, v.Owner.Host)
+		switch {
+		case up && heard && b.Sessions > 0:
+			err = fmt.Errorf("disk %s has %d clients on %s; detach them, or force: %w", v.Name, b.Sessions, v.Owner.Host, errs.ErrConflict)
+		case up && !heard:
+			err = fmt.Errorf("host %s has not told yet who uses disk %s: %w", v.Owner.Host, v.Name, errs.ErrUnavailable)
+		}
+	})
+	return err
+}
+
+func (c *clusterService) DiskEndpoints(ctx context.Context, q *api.DiskEndpointsRequest) (*api.DiskEndpointsReply, error) {
+	r, v, err := c.found(ctx, q.GetNameOrId())
+	if err != nil {
+		return nil, err
+	}
+	rep := &api.DiskEndpointsReply{DiskId: v.ID.String(), Name: v.Name, SizeBytes: v.Size}
+	top, _ := r.topology()
+	for _, h := range top.Hosts {
+		if h.Exports && (h.NBDUnixPath != "" || h.NBDTCP != "") {
+			rep.Endpoints = append(rep.Endpoints, endpoint(h, v))
+		}
+	}
+	slices.SortStableFunc(rep.Endpoints, func(a, b *api.Endpoint) int { return rank(a) - rank(b) })
+	return rep, nil
+}
+
+// rank puts the owner first and hosts that are down last.
+func rank(e *api.Endpoint) int {
+	switch {
+	case e.Up && e.Owner:
+		return 0
+	case e.Up:
+		return 1
+	}
+	return 2
+}
+
+// endpoint makes the URIs by which clients attach v at h (the NBD URI specification).
+// The export is the disk's id: a name could be another disk's tomorrow.
+func endpoint(h cluster.Host, v *state.Volume) *api.Endpoint {
+	e := &api.Endpoint{Host: string(h.Host), Owner: v.Owner.Host == h.Host, Up: h.Up}
+	if h.NBDUnixPath != "" {
+		e.UnixUri = "nbd+unix:///" + v.ID.String() + "?socket=" + strings.ReplaceAll(url.QueryEscape(h.NBDUnixPath), "%2F", "/")
+	}
+	if h.NBDTCP != "" {
+		scheme := "nbd://"
+		if h.NBDTLS {
+			scheme = "nbds://"
+		}
+		e.TcpUri = scheme + h.NBDTCP + "/" + v.ID.String()
+	}
+	return e
+}
+
+func (c *clusterService) DeclareStoreLost(ctx context.Context, q *api.DeclareStoreLostRequest) (*api.DeclareStoreLostReply, error) {
+	if err := c.s.fresh(ctx); err != nil {
+		return nil, c.s.fail(err)
+	}
+	r, err := c.s.ruling()
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	store, err := id.ParseStore(q.GetStoreId())
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	inc, err := id.ParseIncarnation(q.GetIncarnation())
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	ref := cluster.StoreRef{Store: store, Incarnation: inc}
+	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
+		if s, ok := m.Store(store); ok && s.StoreRef == ref {
+			if up, _ := l.StoreUp(now, ref, s.Host); up {
+				err = fmt.Errorf("store %s on %s is up; stop it first: %w", store, s.Host, errs.ErrConflict)
+			}
+		}
+	})
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	if _, err := c.s.commit(ctx, &state.LoseStore{Store: ref}); err != nil {
+		return nil, err
+	}
+	c.s.log.Warn("store declared lost", "store", ref.String(), "by", caller(ctx).String())
+	return &api.DeclareStoreLostReply{}, nil
+}
+
+func (c *clusterService) AcceptLoss(ctx context.Context, q *api.AcceptLossRequest) (*api.Disk, error) {
+	r, v, err := c.found(ctx, q.GetNameOrId())
+	if err != nil {
+		return nil, err
+	}
+	e := id.Ensemble{Epoch: id.Epoch(q.GetEnsembleEpoch()), N: q.GetEnsembleN()}
+	res, err := c.s.commit(ctx, &state.AcceptLoss{Volume: v.ID, Ensemble: e, By: caller(ctx).Name, NowMS: c.s.clock.Wall().UnixMilli()})
+	if err != nil {
+		return nil, err
+	}
+	c.s.log.Warn("loss accepted", "volume", v.ID.String(), "ensemble", e.String(), "by", caller(ctx).String())
+	return c.answer(r, res.Volume), nil
+}

@@ -1,0 +1,87 @@
+package server
+
+import (
+	"fmt"
+	"net"
+
+	"ashlar.dev/metad/consensus"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/pki"
+	"ashlar.dev/pkg/telemetry"
+)
+
+// Config is metad's file.
+type Config struct {
+	// Name of this member: one of peers, and the name in its certificate.
+	ID string `yaml:"id"`
+	// Address of the API (gRPC over TLS), host:port. Peers and clients reach it at peers[].api.
+	Listen string `yaml:"listen"`
+	// Address of the Raft transport (TLS, members only), host:port.
+	RaftListen string `yaml:"raft_listen"`
+	// Folder of the Raft log and the snapshots. One member, one folder, one disk that keeps what it syncs.
+	Data string `yaml:"data"`
+	// Certificates; see pkg/pki.
+	TLS pki.Files `yaml:"tls"`
+	// All members, this one included; the same list on each: 1, 3 or 5.
+	Peers []Peer `yaml:"peers"`
+	// Start a new group of peers if this member has no data yet. True for the first members; false for one that replaces a lost disk.
+	Bootstrap bool `yaml:"bootstrap"`
+	// Where to serve /metrics, /healthz and pprof, host:port or unix:PATH; empty: nowhere.
+	DebugListen string `yaml:"debug_listen"`
+	// What is logged to standard error, and how.
+	Log telemetry.LogConfig `yaml:"log"`
+}
+
+// Peer is one member as others reach it.
+type Peer struct {
+	// Name of the member.
+	ID string `yaml:"id"`
+	// Its API address, host:port.
+	API string `yaml:"api"`
+	// Its Raft address, host:port.
+	Raft string `yaml:"raft"`
+}
+
+// Validate refuses what cannot work.
+func (c *Config) Validate() error {
+	for key, v := range map[string]string{"id": c.ID, "data": c.Data} {
+		if v == "" {
+			return fmt.Errorf("%s is missing: %w", key, errs.ErrInvalid)
+		}
+	}
+	for key, v := range map[string]string{"listen": c.Listen, "raft_listen": c.RaftListen} {
+		if _, _, err := net.SplitHostPort(v); err != nil {
+			return fmt.Errorf("%s %q: want host:port: %w", key, v, errs.ErrInvalid)
+		}
+	}
+	if n := len(c.Peers); n != 1 && n != 3 && n != 5 {
+		return fmt.Errorf("peers: want 1, 3 or 5 members, got %d (an even number survives no more than one less): %w", n, errs.ErrInvalid)
+	}
+	seen := make(map[string]bool)
+	for _, p := range c.Peers {
+		for _, v := range []string{"id " + p.ID, "api " + p.API, "raft " + p.Raft} {
+			if seen[v] {
+				return fmt.Errorf("peers: %s stands there twice: %w", v, errs.ErrInvalid)
+			}
+			seen[v] = true
+		}
+		if _, _, err := net.SplitHostPort(p.API); err != nil {
+			return fmt.Errorf("peers: api %q of %s: want host:port: %w", p.API, p.ID, errs.ErrInvalid)
+		}
+		if _, _, err := net.SplitHostPort(p.Raft); err != nil {
+			return fmt.Errorf("peers: raft %q of %s: want host:port: %w", p.Raft, p.ID, errs.ErrInvalid)
+		}
+	}
+	if !seen["id "+c.ID] {
+		return fmt.Errorf("peers: this member, %s, is not among them: %w", c.ID, errs.ErrInvalid)
+	}
+	return nil
+}
+
+func (c *Config) peers() []consensus.Peer {
+	out := make([]consensus.Peer, len(c.Peers))
+	for i, p := range c.Peers {
+		out[i] = consensus.Peer{ID: p.ID, API: p.API, Raft: p.Raft}
+	}
+	return out
+}

@@ -1,0 +1,264 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"ashlar.dev/metad/reconcile"
+	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+const (
+	refreshEvery = 100 * time.Millisecond
+	// settle is how long the set of healthy stores must stand still before groups are
+	// formed unasked, so that a starting cluster does not form groups of its first two stores.
+	settle       = 700 * time.Millisecond
+	placeTimeout = 5 * time.Second
+)
+
+// reign is one term of leadership: what this member believes of the living while it
+// leads, and the topology it tells. It begins empty and ends with the term.
+//
+// Lock order: mu before the machine's lock.
+type reign struct {
+	s    *Server
+	ctx  context.Context // ends with the term
+	end  context.CancelFunc
+	term uint64
+	wake chan struct{}
+
+	mu struct {
+		sync.Mutex
+		live     *reconcile.Liveness
+		top      *cluster.Topology
+		changed  chan struct{} // closed when top is replaced
+		counter  uint64
+		healthy  []cluster.StoreRef
+		settleAt time.Duration
+		placing  bool
+		confused string // the last complaint of placing, logged once
+	}
+}
+
+// lead follows the leadership of this member until ctx ends.
+func (s *Server) lead(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case leading := <-s.node.Leadership():
+			for leading && ctx.Err() == nil {
+				leading = s.rule(ctx)
+			}
+		}
+	}
+}
+
+// rule leads for one term. It tells whether this member leads still, in another term.
+func (s *Server) rule(ctx context.Context) bool {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	r := &reign{s: s, ctx: ctx, end: cancel, term: s.node.Term(), wake: make(chan struct{}, 1)}
+	if err := r.begin(ctx); err != nil {
+		s.log.Info("could not begin to lead", "term", r.term, "err", err)
+		return s.stillLeads(ctx)
+	}
+	s.log.Info("leads", "term", r.term)
+	s.reign.Store(r)
+	s.metrics.leading(true)
+	again := r.run()
+	s.reign.Store(nil)
+	s.metrics.leading(false)
+	s.log.Info("leads no more", "term", r.term)
+	return again
+}
+
+// stillLeads looks, without waiting, whether leadership was lost.
+func (s *Server) stillLeads(ctx context.Context) bool {
+	select {
+	case leading := <-s.node.Leadership():
+		return leading
+	default:
+	}
+	return s.clock.Sleep(ctx, refreshEvery) == nil && s.node.Leads()
+}
+
+// begin catches up with everything committed before, and names a new cluster.
+func (r *reign) begin(ctx context.Context) error {
+	if err := r.s.node.Barrier(ctx); err != nil {
+		return err
+	}
+	var named bool
+	var settings cluster.Settings
+	look := func(m *state.Machine) { named, settings = m.ClusterID() != [16]byte{}, m.Settings() }
+	r.s.node.View(look)
+	if !named {
+		init := &state.Init{Settings: r.s.settings}
+		if _, err := rand.Read(init.ClusterID[:]); err != nil {
+			return fmt.Errorf("draw cluster id: %w", err)
+		}
+		res, err := r.s.node.Apply(ctx, init)
+		if err = errors.Join(err, res.Err); err != nil && !errors.Is(err, errs.ErrExists) {
+			return fmt.Errorf("name cluster: %w", err)
+		}
+		r.s.node.View(look)
+	}
+	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
+	r.mu.changed = make(chan struct{})
+	r.refresh()
+	return nil
+}
+
+// run keeps the topology true until the term ends; it tells whether another follows.
+func (r *reign) run() bool {
+	t := r.s.clock.NewTicker(refreshEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return false
+		case leading := <-r.s.node.Leadership():
+			return leading
+		case <-t.C():
+			if r.s.node.Term() != r.term {
+				return r.s.node.Leads()
+			}
+		case <-r.s.node.Applied():
+		case <-r.wake:
+		}
+		r.refresh()
+		r.place()
+	}
+}
+
+// poke makes run look again soon.
+func (r *reign) poke() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// refresh computes the topology and, if it differs, publishes it.
+func (r *reign) refresh() *cluster.Topology {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.s.clock.Now()
+	var next *cluster.Topology
+	r.s.node.View(func(m *state.Machine) { next = reconcile.Topology(m, r.mu.live, now) })
+	if r.mu.top != nil && reconcile.Same(r.mu.top, next) {
+		return r.mu.top
+	}
+	r.mu.counter++
+	next.Version = r.term<<32 | r.mu.counter
+	r.tell(r.mu.top, next)
+	r.mu.top = next
+	close(r.mu.changed)
+	r.mu.changed = make(chan struct{})
+	return next
+}
+
+// tell logs who came and who went.
+func (r *reign) tell(before, after *cluster.Topology) {
+	for _, h := range after.Hosts {
+		if before == nil {
+			break
+		}
+		if old, known := before.Host(h.Host); !known || old.Up != h.Up {
+			r.s.log.Info("host changed", "host", string(h.Host), "up", h.Up)
+		}
+	}
+	for _, s := range after.Stores {
+		if before == nil {
+			break
+		}
+		if old, known := before.Store(s.Store); !known || old.State != s.State || old.Incarnation != s.Incarnation {
+			_, why := r.mu.live.StoreUp(r.s.clock.Now(), s.StoreRef, s.Host)
+			r.s.log.Info("store changed", "store", s.Store.String(), "host", string(s.Host), "state", s.State.String(), "why", why)
+		}
+	}
+}
+
+// topology is the present one, and what is closed when there is a newer.
+func (r *reign) topology() (*cluster.Topology, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.top, r.mu.changed
+}
+
+// place forms placement groups when the healthy stores have settled and some are missing.
+func (r *reign) place() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.s.clock.Now()
+	healthy := reconcile.Healthy(r.mu.top, nil)
+	if !slices.Equal(healthy, r.mu.healthy) {
+		r.mu.healthy, r.mu.settleAt = healthy, now+settle
+	}
+	if r.mu.placing || now < r.mu.settleAt || !r.needed(healthy) {
+		return
+	}
+	r.mu.placing = r.s.group.Go("placement", func(context.Context) error {
+		err := r.ensure(r.ctx, healthy)
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.mu.placing = false
+		if err != nil && r.ctx.Err() == nil && r.mu.confused != err.Error() {
+			r.mu.confused = err.Error()
+			r.s.log.Warn("placement groups cannot be formed", "err", err)
+		}
+		return nil
+	})
+}
+
+func (r *reign) needed(healthy []cluster.StoreRef) (needed bool) {
+	r.s.node.View(func(m *state.Machine) { needed = m.PlacementNeeded(healthy) })
+	return needed
+}
+
+// ensure commits the groups that are missing over the healthy stores.
+func (r *reign) ensure(ctx context.Context, healthy []cluster.StoreRef) error {
+	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
+	defer cancel()
+	seed, err := r.s.seed()
+	if err != nil {
+		return err
+	}
+	res, err := r.s.node.Apply(ctx, &state.EnsurePlacement{Healthy: healthy, Seed: seed})
+	if res.Err != nil {
+		err = &final{res.Err}
+	}
+	if err != nil {
+		return fmt.Errorf("form placement groups: %w", err)
+	}
+	if res.Added > 0 {
+		r.s.log.Info("placement groups formed", "groups", res.Added, "stores", len(healthy))
+	}
+	return nil
+}
+
+// with runs f with the leader's memory and the machine, both held still.
+func (r *reign) with(f func(l *reconcile.Liveness, m *state.Machine, now time.Duration)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.s.clock.Now()
+	r.s.node.View(func(m *state.Machine) { f(r.mu.live, m, now) })
+}
+
+// silentOwner is v's owner if its host has not been heard for too long.
+func (r *reign) silentOwner(v id.Volume) (silent id.Holder) {
+	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
+		if x, ok := m.Volume(v); ok && x.Owner != (id.Holder{}) && !l.HostUp(now, x.Owner.Host) {
+			silent = x.Owner
+		}
+	})
+	return silent
+}
