@@ -10,8 +10,8 @@ import (
 // Frozen is the set of pages that a checkpoint must write: those that were dirty
 // at the moment of Freeze, children before parents. The order of use is Assign
 // for every page, then Encode in any order, then Root, and at the end Commit or
-// Abandon. Its methods touch nothing that the Map changes; they may run beside
-// the Map's, but one at a time among themselves.
+// Abandon. Its methods touch nothing that the Map changes and may run beside the
+// Map's own; Encode, which changes nothing, beside itself too.
 type Frozen struct {
 	names []Page
 	pages []frozenPage

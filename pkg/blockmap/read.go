@@ -10,7 +10,7 @@ import (
 )
 
 // visitsMax bounds the leaves that one call of Missing or NextRun looks at.
-const visitsMax = 4096
+const visitsMax = 1024
 
 // Missing appends to dst, up to its capacity, the pages not in memory that an
 // operation on the extents will meet next, so that they can be read in parallel.
