@@ -112,7 +112,7 @@ func PeerIdentity(state tls.ConnectionState) (Identity, error) {
 	if len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
 		return Identity{}, fmt.Errorf("identify peer: no verified certificate: %w", errs.ErrDenied)
 	}
-	return identityOf(state.PeerCertificates[0])
+	return IdentityOf(state.PeerCertificates[0])
 }
 
 // RequireRole is PeerIdentity, refused with ErrDenied unless the role is among these.
@@ -127,9 +127,9 @@ func RequireRole(state tls.ConnectionState, roles ...Role) (Identity, error) {
 	return who, nil
 }
 
-// identityOf reads the URIs of a certificate: exactly one of a role, any number of disks,
+// IdentityOf reads the URIs of a certificate: exactly one of a role, any number of disks,
 // all of one cluster; anything else under our scheme is refused.
-func identityOf(cert *x509.Certificate) (Identity, error) {
+func IdentityOf(cert *x509.Certificate) (Identity, error) {
 	var who Identity
 	for _, u := range cert.URIs {
 		if u.Scheme != uriScheme {

@@ -235,7 +235,7 @@ func TestCertificateNamesOneIdentity(t *testing.T) {
 	b := Identity{Cluster: "c", Role: RoleMetad, Name: "x"}
 	elsewhere := Identity{Cluster: "d", Role: RoleNBD, Name: "x", Disks: []string{"y"}}
 	cert := &x509.Certificate{URIs: a.uris()}
-	if who, err := identityOf(cert); err != nil || who.String() != a.String() || !who.MayOpen("any") {
+	if who, err := IdentityOf(cert); err != nil || who.String() != a.String() || !who.MayOpen("any") {
 		t.Errorf("%v, %v", who, err)
 	}
 	for name, uris := range map[string][]Identity{"two roles": {a, b}, "two clusters": {a, elsewhere}, "unknown role": {{Cluster: "c", Role: "root", Name: "x"}}, "disks of a daemon": {{Cluster: "c", Role: RoleMetad, Name: "x", Disks: []string{"d"}}}, "nothing": nil, "empty name": {{Cluster: "c", Role: RoleNBD}}} {
@@ -243,7 +243,7 @@ func TestCertificateNamesOneIdentity(t *testing.T) {
 		for _, i := range uris {
 			cert.URIs = append(cert.URIs, i.uris()...)
 		}
-		if who, err := identityOf(cert); !errors.Is(err, errs.ErrDenied) {
+		if who, err := IdentityOf(cert); !errors.Is(err, errs.ErrDenied) {
 			t.Errorf("%s: %v, %v", name, who, err)
 		}
 	}
@@ -389,7 +389,7 @@ func FuzzIdentityOf(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if who, err := identityOf(cert); err == nil && who.validate() != nil {
+		if who, err := IdentityOf(cert); err == nil && who.validate() != nil {
 			t.Errorf("an invalid identity was read: %v", who)
 		}
 	})

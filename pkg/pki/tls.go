@@ -86,7 +86,7 @@ func NewCredentials(c clock.Clock, caPEM []byte, pair Pair) (*Credentials, error
 	if _, err := cert.Leaf.Verify(opts); err != nil {
 		return nil, fmt.Errorf("verify own certificate: %w", err)
 	}
-	self, err := identityOf(cert.Leaf)
+	self, err := IdentityOf(cert.Leaf)
 	if err != nil {
 		return nil, err
 	}

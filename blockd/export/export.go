@@ -1,0 +1,338 @@
+package export
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"ashlar.dev/blockd/volume"
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lifecycle"
+	"ashlar.dev/pkg/nbd"
+	"ashlar.dev/pkg/volproto"
+)
+
+// Metad is what exports ask of metad; see client.Metad.
+type Metad interface {
+	FindVolume(ctx context.Context, nameOrID string) (*cluster.Volume, error)
+	Volumes(ctx context.Context, after string, limit int) ([]cluster.Summary, bool, error)
+	Acquire(ctx context.Context, v id.Volume, by id.Holder, why client.AcquireWhy) (client.Acquired, error)
+	Release(ctx context.Context, v id.Volume, e id.Epoch, by id.Holder) error
+}
+
+// Proxy reaches disks that other hosts own.
+type Proxy interface {
+	// Attach lets a session in at the owner; see volproto.Owner.
+	Attach(ctx context.Context, owner id.Host, v id.Volume, s volproto.Session) (nbd.Handle, error)
+}
+
+// Config has what the exports of one host need. All fields are required.
+type Config struct {
+	Holder id.Holder
+	Metad  Metad
+	Proxy  Proxy
+	// OpenVolume opens a volume that metad has granted; ended is called when it stops by itself.
+	OpenVolume func(ctx context.Context, rec *cluster.Volume, ended func(*volume.Volume, error)) (*volume.Volume, error)
+	Clock      clock.Clock
+	Log        *slog.Logger
+}
+
+// Exports are all disks as this host serves them. Safe for concurrent use.
+type Exports struct {
+	cfg   Config
+	group *lifecycle.Group
+
+	mu     sync.Mutex
+	disks  map[id.Volume]*disk
+	closed bool
+
+	sessions *sessions
+}
+
+// New makes the exports of one host.
+func New(cfg Config) *Exports {
+	return &Exports{cfg: cfg, group: lifecycle.NewGroup(context.Background()), disks: make(map[id.Volume]*disk), sessions: newSessions(cfg)}
+}
+
+// disk is one disk that was asked for here. owning serializes acquiring, opening
+// and closing; vol is read without it.
+type disk struct {
+	id     id.Volume
+	owning chan struct{} // a mutex that can be waited for with a context
+
+	mu     sync.Mutex
+	vol    *volume.Volume // nil: not owned here
+	gate   *volproto.Gate // of vol
+	opened int            // handles
+}
+
+func (x *Exports) disk(v id.Volume) (*disk, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.closed {
+		return nil, fmt.Errorf("open disk %s: this host is shutting down: %w", v, errs.ErrClosed)
+	}
+	d := x.disks[v]
+	if d == nil {
+		d = &disk{id: v, owning: make(chan struct{}, 1)}
+		x.disks[v] = d
+	}
+	return d, nil
+}
+
+// current is the open volume and its gate, if the disk is owned here and has not ended.
+func (d *disk) current() (*volume.Volume, *volproto.Gate) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.vol == nil || d.vol.Err() != nil {
+		return nil, nil
+	}
+	return d.vol, d.gate
+}
+
+// own makes this host the owner of d, unless another one is: then refused says who.
+func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol *volume.Volume, gate *volproto.Gate, refused *client.Refused, err error) {
+	select {
+	case d.owning <- struct{}{}:
+		defer func() { <-d.owning }()
+	case <-ctx.Done():
+		return nil, nil, nil, fmt.Errorf("open disk %s: %w: %w", d.id, errs.ErrTimeout, ctx.Err())
+	}
+	if vol, gate = d.current(); vol != nil {
+		return vol, gate, nil, nil
+	}
+	got, err := x.cfg.Metad.Acquire(ctx, d.id, x.cfg.Holder, why)
+	if err != nil {
+		return nil, nil, nil, fmt.Errorf("acquire disk %s: %w", d.id, err)
+	}
+	if got.Refused != nil {
+		return nil, nil, got.Refused, nil
+	}
+	started := x.cfg.Clock.Now()
+	vol, err = x.cfg.OpenVolume(ctx, got.Volume, x.ended)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	x.cfg.Log.Info("disk open", "volume", d.id.String(), "epoch", uint64(vol.Epoch()), "took", x.cfg.Clock.Now()-started)
+	gate = &volproto.Gate{}
+	d.mu.Lock()
+	d.vol, d.gate = vol, gate
+	d.mu.Unlock()
+	return vol, gate, nil, nil
+}
+
+// ended: a volume stopped by itself. Its requests have failed and hang their clients up.
+func (x *Exports) ended(vol *volume.Volume, err error) {
+	if errors.Is(err, errs.ErrStaleEpoch) {
+		x.cfg.Log.Info("disk has a new owner", "volume", vol.ID().String(), "epoch", uint64(vol.Epoch()))
+	} else {
+		x.cfg.Log.Error("disk cannot be served", "volume", vol.ID().String(), "epoch", uint64(vol.Epoch()), "err", err)
+	}
+	vol.Abandon()
+	x.forget(vol)
+}
+
+// forget takes a volume that ended out of its disk.
+func (x *Exports) forget(vol *volume.Volume) {
+	x.mu.Lock()
+	d := x.disks[vol.ID()]
+	x.mu.Unlock()
+	if d == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.vol == vol {
+		d.vol, d.gate = nil, nil
+	}
+}
+
+// retryOwner is the least pause before the owner of a disk is looked for again.
+const retryOwner = 100 * time.Millisecond
+
+// attach lets a session in, here or at the owner, and waits for an owner as long as ctx allows.
+func (x *Exports) attach(ctx context.Context, v id.Volume, s volproto.Session) (nbd.Handle, error) {
+	d, err := x.disk(v)
+	if err != nil {
+		return nil, err
+	}
+	why := client.AcquireOpen
+	for {
+		vol, gate, refused, err := x.own(ctx, d, why)
+		pause := retryOwner
+		switch {
+		case err != nil && !errors.Is(err, errs.ErrUnavailable) && !errors.Is(err, errs.ErrStaleEpoch):
+			return nil, err
+		case err != nil:
+			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", err)
+		case vol != nil:
+			return gate.Attach(ctx, s, d.handle(vol))
+		default:
+			h, e := x.cfg.Proxy.Attach(ctx, refused.Owner.Host, v, s)
+			if e == nil || errors.Is(e, volproto.ErrStaleSession) || errors.Is(e, errs.ErrNotFound) || errors.Is(e, errs.ErrDenied) {
+				return h, e
+			}
+			why, err = client.AcquireTakeover, e
+			pause = max(pause, min(refused.RetryAfter, time.Second/2))
+		}
+		if e := x.cfg.Clock.Sleep(ctx, pause); e != nil {
+			return nil, fmt.Errorf("open disk %s: %w", v, errors.Join(errs.ErrUnavailable, err))
+		}
+	}
+}
+
+// Attach makes Exports a volproto.Owner: a proxy's session is let in if the disk is owned here.
+func (x *Exports) Attach(ctx context.Context, v id.Volume, s volproto.Session, by id.Host) (nbd.Handle, error) {
+	d, err := x.disk(v)
+	if err != nil {
+		return nil, err
+	}
+	vol, gate := d.current()
+	if vol == nil {
+		// It may be on its way: then the asker's next try finds it.
+		return nil, &volproto.NotOwner{Volume: v}
+	}
+	h, err := gate.Attach(ctx, s, d.handle(vol))
+	if err != nil {
+		return nil, fmt.Errorf("attach for %s: %w", by, err)
+	}
+	return h, nil
+}
+
+// handle is one connection's use of an owned volume.
+type handle struct {
+	d   *disk
+	vol *volume.Volume
+}
+
+func (d *disk) handle(vol *volume.Volume) nbd.Handle {
+	d.mu.Lock()
+	d.opened++
+	d.mu.Unlock()
+	return &handle{d, vol}
+}
+
+func (h *handle) Submit(r *nbd.Request) { h.vol.Submit(r) }
+func (h *handle) Size() uint64          { return h.vol.SizeBytes() }
+func (h *handle) Info() nbd.Info        { return info() }
+
+func (h *handle) Close() error {
+	h.d.mu.Lock()
+	h.d.opened--
+	h.d.mu.Unlock()
+	return nil
+}
+
+// info describes every disk: one register per block, whatever connection writes it.
+func info() nbd.Info { return nbd.Info{MultiConn: true} }
+
+// Owned calls f for every volume open here, with its open handles.
+func (x *Exports) Owned(f func(v *volume.Volume, handles int)) {
+	x.mu.Lock()
+	disks := make([]*disk, 0, len(x.disks))
+	for _, d := range x.disks {
+		disks = append(disks, d)
+	}
+	x.mu.Unlock()
+	for _, d := range disks {
+		d.mu.Lock()
+		vol, n := d.vol, d.opened
+		d.mu.Unlock()
+		if vol != nil {
+			f(vol, n)
+		}
+	}
+}
+
+// News takes metad's word on an owned volume: a new size, a new owner, or its end.
+func (x *Exports) News(n client.VolumeNews) {
+	x.mu.Lock()
+	d := x.disks[n.Volume]
+	x.mu.Unlock()
+	if d == nil {
+		return
+	}
+	vol, _ := d.current()
+	if vol == nil {
+		return
+	}
+	switch {
+	case n.Deleted || !n.Owned && n.Epoch > vol.Epoch():
+		vol.Abandon()
+		x.forget(vol)
+	case n.Size > vol.SizeBytes():
+		vol.Resize(n.Size)
+	}
+}
+
+// Handoff gives an owned disk up in peace: it is drained, and the next host that is
+// asked for it becomes the owner. Its clients are hung up on.
+func (x *Exports) Handoff(ctx context.Context, v id.Volume) error {
+	x.mu.Lock()
+	d := x.disks[v]
+	x.mu.Unlock()
+	if d == nil {
+		return nil
+	}
+	select {
+	case d.owning <- struct{}{}:
+		defer func() { <-d.owning }()
+	case <-ctx.Done():
+		return fmt.Errorf("hand off disk %s: %w", v, ctx.Err())
+	}
+	d.mu.Lock()
+	vol := d.vol
+	d.vol, d.gate = nil, nil
+	d.mu.Unlock()
+	if vol == nil {
+		return nil
+	}
+	if err := vol.Close(ctx); err != nil {
+		return fmt.Errorf("hand off disk %s: %w", v, err)
+	}
+	if err := x.cfg.Metad.Release(ctx, v, vol.Epoch(), x.cfg.Holder); err != nil {
+		return fmt.Errorf("release disk %s: %w", v, err)
+	}
+	return nil
+}
+
+// Close hands all disks off, several at a time. What is not drained when ctx ends is
+// abandoned: nothing is lost, the next owner recovers it.
+func (x *Exports) Close(ctx context.Context) error {
+	x.mu.Lock()
+	x.closed = true
+	ids := make([]id.Volume, 0, len(x.disks))
+	for v := range x.disks {
+		ids = append(ids, v)
+	}
+	x.mu.Unlock()
+	const atOnce = 4
+	work := make(chan id.Volume)
+	failures := make(chan error, len(ids))
+	var wg sync.WaitGroup
+	for range min(atOnce, len(ids)) {
+		wg.Go(func() {
+			for v := range work {
+				failures <- x.Handoff(ctx, v)
+			}
+		})
+	}
+	for _, v := range ids {
+		work <- v
+	}
+	close(work)
+	wg.Wait()
+	close(failures)
+	var all error
+	for err := range failures {
+		all = errors.Join(all, err)
+	}
+	return errors.Join(all, x.group.Close())
+}
