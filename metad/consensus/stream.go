@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -29,11 +30,44 @@ type stream struct {
 	log   *slog.Logger
 	group *lifecycle.Group
 	ready chan net.Conn
+
+	mu struct {
+		sync.Mutex
+		open map[*memberConn]struct{} // nil once closed
+	}
+}
+
+// memberConn is a connection that ends with the stream: raft's transport leaves those
+// it accepted, and those it keeps for later, open when it closes.
+type memberConn struct {
+	net.Conn
+	s *stream
+}
+
+// Close is part of net.Conn.
+func (c *memberConn) Close() error {
+	c.s.mu.Lock()
+	delete(c.s.mu.open, c)
+	c.s.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// adopt takes conn into the stream's care.
+func (s *stream) adopt(conn net.Conn) (net.Conn, error) {
+	c := &memberConn{conn, s}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.open == nil {
+		return nil, errors.Join(net.ErrClosed, conn.Close())
+	}
+	s.mu.open[c] = struct{}{}
+	return c, nil
 }
 
 func newStream(ln net.Listener, creds *pki.Credentials, peers []Peer, log *slog.Logger) *stream {
 	s := &stream{Listener: ln, creds: creds, names: make(map[string]string), log: log,
 		group: lifecycle.NewGroup(context.Background()), ready: make(chan net.Conn)}
+	s.mu.open = make(map[*memberConn]struct{})
 	for _, p := range peers {
 		s.names[p.Raft] = p.ID
 	}
@@ -96,16 +130,26 @@ func (s *stream) handshake(ctx context.Context, conn *tls.Conn) {
 func (s *stream) Accept() (net.Conn, error) {
 	select {
 	case c := <-s.ready:
-		return c, nil
+		return s.adopt(c)
 	case <-s.group.Context().Done():
 		return nil, net.ErrClosed
 	}
 }
 
-// Close ends the listener and the handshakes.
+// Close ends the listener, the handshakes and all connections. It may be called again.
 func (s *stream) Close() error {
-	err := s.Listener.Close()
-	return errors.Join(err, s.group.Close())
+	s.mu.Lock()
+	open := s.mu.open
+	s.mu.open = nil
+	s.mu.Unlock()
+	if open == nil {
+		return nil
+	}
+	all := []error{s.Listener.Close()}
+	for c := range open {
+		c.Conn.Close() // what was said on it is raft's business
+	}
+	return errors.Join(append(all, s.group.Close())...)
 }
 
 // Dial connects to a member and makes sure that it is that member.
@@ -117,5 +161,5 @@ func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Co
 	if err != nil {
 		return nil, fmt.Errorf("dial member at %s: %w", address, err)
 	}
-	return conn, nil
+	return s.adopt(conn)
 }

@@ -22,7 +22,7 @@ type Config struct {
 	Data string `yaml:"data"`
 	// Certificates; see pkg/pki.
 	TLS pki.Files `yaml:"tls"`
-	// All members, this one included; the same list on each: 1, 3 or 5.
+	// All members, this one included; the same list on each. Three survive the loss of one, five of two.
 	Peers []Peer `yaml:"peers"`
 	// Start a new group of peers if this member has no data yet. True for the first members; false for one that replaces a lost disk.
 	Bootstrap bool `yaml:"bootstrap"`
@@ -42,6 +42,9 @@ type Peer struct {
 	Raft string `yaml:"raft"`
 }
 
+// peersMax: every member writes every change, so more only cost.
+const peersMax = 7
+
 // Validate refuses what cannot work.
 func (c *Config) Validate() error {
 	for key, v := range map[string]string{"id": c.ID, "data": c.Data} {
@@ -54,8 +57,8 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("%s %q: want host:port: %w", key, v, errs.ErrInvalid)
 		}
 	}
-	if n := len(c.Peers); n != 1 && n != 3 && n != 5 {
-		return fmt.Errorf("peers: want 1, 3 or 5 members, got %d (an even number survives no more than one less): %w", n, errs.ErrInvalid)
+	if n := len(c.Peers); n%2 == 0 || n > peersMax {
+		return fmt.Errorf("peers: want 1, 3, 5 or 7 members, got %d (an even number survives no more than one less): %w", n, errs.ErrInvalid)
 	}
 	seen := make(map[string]bool)
 	for _, p := range c.Peers {
