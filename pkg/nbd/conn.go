@@ -159,6 +159,7 @@ func (c *conn) transmit() error {
 			return fmt.Errorf("magic %#x of a request: %w", be.Uint32(b), ErrProtocol)
 		}
 		if h.op == opDisconnect {
+			c.stats.count(h.op)
 			return nil
 		}
 		if err := c.request(h); err != nil {

@@ -197,11 +197,15 @@ func (r *Request) TakeBuffer() *buf.Buffer {
 	return r.buffer.Retain()
 }
 
-// Hole says that length bytes at offset (counted in the device, within the range of an
-// OpRead) read as zeros. The device need not fill them. The parts of one
+// Hole says that length bytes at offset, counted in the device, read as zeros; what lies
+// outside the range of the OpRead is cut off. The device need not fill them. The parts of one
 // read are named from one goroutine at a time; holes in ascending order travel best.
 func (r *Request) Hole(offset, length uint64) {
-	from := offset - r.Offset
+	start, end := max(offset, r.Offset), min(offset+length, r.Offset+r.Length)
+	if start >= end || offset+length < offset {
+		return
+	}
+	from, length := start-r.Offset, end-start
 	if n := len(r.holes); n > 0 {
 		last := &r.holes[n-1]
 		switch end := last.offset + last.length; {

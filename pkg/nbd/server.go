@@ -228,8 +228,8 @@ func (s *Server) run(c *conn) {
 	c.serve(s.ctx)
 	s.mu.Lock()
 	delete(s.mu.conns, c.id)
+	s.retired.addFrom(&c.stats) // under mu, so that no count is missed or doubled in Status
 	s.mu.Unlock()
-	s.retired.addFrom(&c.stats)
 }
 
 // processOf asks the kernel who connected to a unix socket.

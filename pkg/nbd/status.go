@@ -89,12 +89,14 @@ func (s *Server) Conns() []ConnStatus {
 func (s *Server) Status() Status {
 	st := Status{ConnsRefused: s.refused.Load(), Limits: s.cfg.Limits}
 	var sum connStats
+	s.mu.Lock()
+	st.Conns = len(s.mu.conns)
 	sum.addFrom(&s.retired)
-	conns := s.snapshot()
-	for _, c := range conns {
+	for _, c := range s.mu.conns {
 		sum.addFrom(&c.stats)
 	}
-	st.Conns, st.Counts = len(conns), sum.counts()
+	s.mu.Unlock()
+	st.Counts = sum.counts()
 	st.RequestsInFlight, st.BytesInFlight, st.Waits = s.limit.usage()
 	return st
 }
