@@ -148,16 +148,6 @@ func (d *daemon) setDeaths(n int) {
 	d.mu.deaths = n
 }
 
-// pid is the child's, 0 while none runs.
-func (d *daemon) pid() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.mu.process == nil {
-		return 0
-	}
-	return d.mu.process.Pid
-}
-
 // stop sends SIGTERM, waits, and after grace kills the child's whole process group.
 // Once it was called the child is not started again.
 func (d *daemon) stop(grace time.Duration) {
