@@ -20,6 +20,9 @@ type asker struct {
 	unknown bool
 	at      time.Duration // not before
 	pause   time.Duration
+	// After an unknown outcome the list is read once more when the ask can no longer
+	// be on its way: it may land after the first look. 0: no need.
+	again time.Duration
 }
 
 // advance takes every ensemble change one step further where it can.
@@ -64,6 +67,10 @@ func (c *Core) nextAsk(now time.Duration) Ask {
 		}
 		break
 	}
+	if c.asker.again != 0 && now >= c.asker.again {
+		c.asker.again = 0
+		return Ask{Kind: AskReread}
+	}
 	if ids := c.removable(); len(ids) > 0 {
 		return Ask{Kind: AskRemove, Ensembles: ids, Released: c.streams[storeproto.Journal].released}
 	}
@@ -79,6 +86,9 @@ func (c *Core) nextOpeningAsk(now time.Duration) Ask {
 	if o.problem != nil || o.replaced || !o.ready {
 		return Ask{}
 	}
+	if c.filled() {
+		return Ask{Kind: AskReplace, Ensembles: []id.Ensemble{e.id}}
+	}
 	usable := 0
 	if e != nil {
 		for _, m := range e.members {
@@ -90,10 +100,7 @@ func (c *Core) nextOpeningAsk(now time.Duration) Ask {
 	if usable < quorum {
 		return Ask{Kind: AskAdd, Exclude: c.exclude(now)}
 	}
-	if !c.filled() {
-		return Ask{}
-	}
-	return Ask{Kind: AskReplace, Ensembles: []id.Ensemble{e.id}}
+	return Ask{}
 }
 
 // filled tells whether both runs are complete and durable on two stores of the fresh ensemble.
@@ -120,6 +127,9 @@ func (c *Core) wantsSuccessor() bool {
 func (c *Core) exclude(now time.Duration) []id.Store {
 	if e := c.newest(); e != nil {
 		for _, m := range e.members {
+			if m.lost && c.scarce {
+				continue // it cannot follow here, but may begin anew elsewhere
+			}
 			if m.bad || m.lost {
 				c.shunned[m.Store] = now + shunFor*c.limits.ReplaceAfter
 			}
@@ -144,7 +154,7 @@ func (c *Core) exclude(now time.Duration) []id.Store {
 
 // Answer takes metad's answer to an ask.
 func (c *Core) Answer(now time.Duration, r AskResult, fx *Effects) {
-	if !c.asker.busy || c.fenced {
+	if !c.asker.busy || c.fenced || r.Ask.Epoch != c.epoch {
 		return
 	}
 	c.asker.busy = false
@@ -155,7 +165,7 @@ func (c *Core) Answer(now time.Duration, r AskResult, fx *Effects) {
 			c.asker.pause, c.asker.at = 0, now
 		}
 		if r.Ask.Kind == AskAdd {
-			c.grow = false
+			c.grow, c.scarce = false, false
 			c.asker.at = now + c.limits.AskAfter
 		}
 		c.adopt(now, r.List, fx)
@@ -166,9 +176,12 @@ func (c *Core) Answer(now time.Duration, r AskResult, fx *Effects) {
 		if errors.Is(r.Err, errs.ErrNoSpace) || errors.Is(r.Err, errs.ErrUnavailable) {
 			// Better a store that failed lately than none.
 			clear(c.shunned)
-			c.grow = false
+			c.grow, c.scarce = false, true
 		}
 		c.asker.unknown = true
+		if r.Ask.Kind != AskReread {
+			c.asker.again = now + shunFor*c.limits.ReplaceAfter
+		}
 		c.asker.pause = c.backoff(c.asker.pause, c.limits.AskAfter)
 		c.asker.at = now + c.asker.pause
 	}
@@ -309,15 +322,19 @@ func (c *Core) helpful(m *member) bool {
 
 func (c *Core) live(m *member) bool { return c.helpful(m) && c.judgedBy(m).ok() }
 
-// holders are the live stores that hold e whole, its own first.
+// holders are the live stores that hold e whole, its own first. Where nothing of e
+// is needed any more every store does; those of the newest are the surest.
 func (c *Core) holders(e *ensemble) []Member {
 	var out []Member
-	for _, m := range e.members {
-		if c.live(m) && c.whole(e, m) {
-			out = append(out, m.Member)
+	if !c.needs(e, storeproto.Journal) && !c.needs(e, storeproto.Meta) {
+		for _, m := range c.newest().members {
+			if c.live(m) {
+				out = append(out, m.Member)
+			}
 		}
+		return out
 	}
-	for _, m := range e.extras {
+	for _, m := range e.all() {
 		if c.live(m) && c.whole(e, m) {
 			out = append(out, m.Member)
 		}
@@ -328,13 +345,11 @@ func (c *Core) holders(e *ensemble) []Member {
 // copyOut sees to it that two live stores come to hold a retired ensemble whole:
 // its own where they can, else stores of the newest, which are given copies.
 func (c *Core) copyOut(now time.Duration, e *ensemble, fx *Effects) {
-	n := 0
-	for _, m := range e.members {
-		if c.helpful(m) {
-			n++
-		}
+	if !c.needs(e, storeproto.Journal) && !c.needs(e, storeproto.Meta) {
+		return
 	}
-	for _, m := range e.extras {
+	n := 0
+	for _, m := range e.all() {
 		if c.helpful(m) {
 			n++
 		}
@@ -343,17 +358,13 @@ func (c *Core) copyOut(now time.Duration, e *ensemble, fx *Effects) {
 		if n >= quorum {
 			break
 		}
-		taken := func(o *member) bool { return o.Store == m.Store }
-		if !c.live(m) || slices.ContainsFunc(e.members, taken) || slices.ContainsFunc(e.extras, taken) {
+		if !c.live(m) || slices.ContainsFunc(e.all(), func(o *member) bool { return o.Store == m.Store }) {
 			continue
 		}
 		e.extras = append(e.extras, newMember(m.Member, e, c.copyFrom(e), true))
 		n++
 	}
-	for _, m := range e.members {
-		c.pumpBoth(now, m, fx)
-	}
-	for _, m := range e.extras {
+	for _, m := range e.all() {
 		c.pumpBoth(now, m, fx)
 	}
 }

@@ -34,6 +34,7 @@ type Core struct {
 	down    map[id.Store]bool
 	shunned map[id.Store]time.Duration // not asked for before
 	grow    bool                       // a third store may be had
+	scarce  bool                       // metad found no two stores
 	growAt  time.Duration              // not before
 	drops   []owedDrop
 
@@ -77,8 +78,7 @@ func (c *Core) fill(now time.Duration, kind storeproto.Kind, b *storeproto.Batch
 
 // Append adds b to the end of a stream. The caller has filled Meta, Sums, Payload,
 // Count and Free; the core sets Epoch and First, seals b and so takes the first
-// reference, kept until b is released (and, of a store that is a little behind,
-// until it has it). A caller that keeps b retains it after the call and not before.
+// reference, kept until b is released. A caller that keeps b retains it after the call and not before.
 // The caller has asked Room. The error is ErrStaleEpoch after a fence; b is then
 // not taken.
 //
@@ -123,7 +123,6 @@ func (c *Core) Release(now time.Duration, kind storeproto.Kind, upto id.LSN, fx 
 		return
 	}
 	c.streams[kind].release(upto)
-	c.trim(kind)
 	if len(c.ensembles) > 1 {
 		c.advance(now, fx)
 	}
@@ -148,16 +147,8 @@ func (c *Core) Tick(now time.Duration, fx *Effects) {
 		if e.closed {
 			continue
 		}
-		for _, m := range e.members {
+		for _, m := range e.all() {
 			c.tend(now, m, fx)
-		}
-		for _, m := range e.extras {
-			c.tend(now, m, fx)
-		}
-	}
-	for k := range c.streams {
-		if s := &c.streams[k]; s.head < s.releasedAt {
-			c.trim(storeproto.Kind(k))
 		}
 	}
 	for s, until := range c.shunned {
@@ -208,7 +199,7 @@ func (c *Core) StoreDown(now time.Duration, s id.Store, fx *Effects) {
 		if e.closed {
 			continue
 		}
-		for _, m := range append(e.extras[:len(e.extras):len(e.extras)], e.members...) {
+		for _, m := range e.all() {
 			c.judge(now, m, fx)
 		}
 	}
@@ -233,9 +224,12 @@ func (c *Core) StoreUp(now time.Duration, s id.Store, fx *Effects) {
 		if e.closed {
 			continue
 		}
-		for _, m := range append(e.extras[:len(e.extras):len(e.extras)], e.members...) {
+		for _, m := range e.all() {
 			if m.Store != s {
 				continue
+			}
+			if m.problem == errDown {
+				m.bad = false
 			}
 			for k := range m.cursors {
 				m.cursors[k].retryAt = now

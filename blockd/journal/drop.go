@@ -27,10 +27,7 @@ func (c *Core) owe(now time.Duration, e *ensemble, l List, fx *Effects) {
 		keep[i] = l.Ensembles[i].ID
 	}
 	d := storeproto.Drop{Volume: c.volume, Epoch: c.epoch, Keep: keep}
-	for _, m := range e.members {
-		c.oweDrop(now, DropSend{Store: m.Store, Drop: d})
-	}
-	for _, m := range e.extras {
+	for _, m := range e.all() {
 		c.oweDrop(now, DropSend{Store: m.Store, Drop: d})
 	}
 	c.sendDrops(now, fx)

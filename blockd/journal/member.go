@@ -13,7 +13,6 @@ var (
 	errDown    = errors.New("metad says that the store is down")
 	errSilent  = errors.New("the store owes an answer for too long")
 	errLagging = errors.New("the store is too many bytes behind")
-	errBehind  = errors.New("the store lacks records that are released already")
 )
 
 // ensemble is an entry of the list at work. The last of Core.ensembles is the
@@ -39,7 +38,7 @@ type member struct {
 	copy     bool // an extra
 	cursors  [storeproto.Kinds]cursor
 	bad      bool // owes or errs too long: to be replaced
-	lost     bool // cannot follow any more: its tail is not what it told, or below what is kept
+	lost     bool // cannot follow any more: its tail is not what it told
 	problem  error
 
 	confirmed  uint64 // reads up to it are confirmed by this store
@@ -56,10 +55,12 @@ type cursor struct {
 	inflight int
 	bytes    uint64 // in flight
 	based    bool   // the stream is known to exist
+	mayExist bool   // a base was refused: one sent before, at a lower LSN, may have got through
 	progress time.Duration
 	told     uint64 // released bytes that the store knows of
 
 	failing bool
+	upto    uint64 // failing: batches below failed, or were sent again
 	since   time.Duration
 	retryAt time.Duration
 	pause   time.Duration
@@ -119,6 +120,14 @@ func (e *ensemble) confirmedByQuorum() uint64 {
 	return second
 }
 
+// all are the members, then the stores that are given copies.
+func (e *ensemble) all() []*member {
+	if len(e.extras) == 0 {
+		return e.members
+	}
+	return append(e.members[:len(e.members):len(e.members)], e.extras...)
+}
+
 func (e *ensemble) of(s id.Store) *member {
 	for _, m := range e.members {
 		if m.Store == s {
@@ -148,15 +157,25 @@ func (c *Core) pump(now time.Duration, m *member, k storeproto.Kind, fx *Effects
 		if cur.inflight > 0 || now < cur.retryAt {
 			return
 		}
-		cur.sent = cur.durable
+		cur.sent, cur.upto = cur.durable, cur.durable+1
 		window = 1
 	}
+	cur.skip(s.releasedAt)
 	for cur.sent < end && cur.inflight < window && (cur.bytes < uint64(c.limits.WindowBytes) || cur.inflight == 0) {
-		if cur.sent < s.head {
-			c.lose(m, errBehind, fx)
-			return
-		}
 		c.send(now, m, k, fx)
+	}
+}
+
+// skip passes over what is released: nobody will ask for it, and a store moves its
+// tail up to the released LSN.
+func (cur *cursor) skip(releasedAt uint64) {
+	if cur.sent >= releasedAt {
+		return
+	}
+	cur.sent = releasedAt
+	cur.durable = max(cur.durable, releasedAt)
+	if !cur.based {
+		cur.start = releasedAt
 	}
 }
 
@@ -168,8 +187,9 @@ func (c *Core) send(now time.Duration, m *member, k storeproto.Kind, fx *Effects
 	d.Member, d.to, d.index, d.mark, d.told, d.probe = m.Member, m, cur.sent, c.readSeq, s.releasedBytes, cur.failing
 	a := &d.Append
 	a.Stream = storeproto.Stream{Volume: c.volume, Ensemble: m.ensemble.id, Kind: k}
-	a.Epoch, a.Batch, a.Released = c.epoch, b, s.released
-	a.Base, a.Copy = !cur.based && cur.sent == cur.start, m.copy
+	// Released never reaches into the batch, or the store's tail would.
+	a.Epoch, a.Batch, a.Released = c.epoch, b, min(s.released, b.First-1)
+	a.Base, a.Copy = !cur.based && !cur.mayExist && cur.sent == cur.start, m.copy
 	a.Err, a.Tail = nil, 0
 	if cur.inflight == 0 {
 		cur.progress = now
@@ -208,7 +228,10 @@ func (c *Core) succeeded(now time.Duration, m *member, k storeproto.Kind, index,
 	s, cur := &c.streams[k], &m.cursors[k]
 	cur.durable = max(cur.durable, index+1)
 	cur.sent = max(cur.sent, cur.durable)
-	cur.based, cur.failing, cur.pause, cur.progress = true, false, 0, now
+	cur.based, cur.progress = true, now
+	if cur.durable >= cur.upto {
+		cur.failing, cur.pause = false, 0 // answers may overtake each other when a link breaks
+	}
 	if m.bad && !c.down[m.Store] && !c.lags(m) {
 		m.bad = false
 	}
@@ -224,9 +247,6 @@ func (c *Core) succeeded(now time.Duration, m *member, k storeproto.Kind, index,
 		m.confirmed = mark
 		c.confirmedReads(fx)
 	}
-	if s.head < s.releasedAt {
-		c.trim(k)
-	}
 	if cur.sent < s.tail {
 		c.pump(now, m, k, fx)
 	}
@@ -239,12 +259,17 @@ func (c *Core) failed(now time.Duration, m *member, k storeproto.Kind, index uin
 	}
 	m.problem = err
 	if !cur.failing {
-		cur.failing, cur.since = true, now
+		cur.failing, cur.since, cur.upto = true, now, 0
 	}
+	cur.upto = max(cur.upto, index+1)
 	cur.pause = c.backoff(cur.pause, c.limits.RetryAfter)
 	cur.retryAt = now + cur.pause
 	switch {
 	case probe && (errors.Is(err, errs.ErrConflict) || errors.Is(err, errs.ErrInvalid) || errors.Is(err, errs.ErrNotFound)):
+		if !cur.based && !cur.mayExist {
+			cur.mayExist = true
+			break
+		}
 		// It has not what it told us it has, or is not the store that we were given.
 		c.lose(m, err, fx)
 	case errors.Is(err, errs.ErrNoSpace):
@@ -311,36 +336,6 @@ func (c *Core) lose(m *member, why error, fx *Effects) {
 	if m.ensemble == c.newest() {
 		c.publishReads()
 	}
-}
-
-// trim forgets what is released, but for what a store that is a little behind
-// still needs to follow.
-func (c *Core) trim(k storeproto.Kind) {
-	s := &c.streams[k]
-	to := s.releasedAt
-	for _, e := range c.ensembles {
-		if e.closed || e.retired && !c.needs(e, k) {
-			continue
-		}
-		for _, m := range e.members {
-			to = min(to, c.keptFor(m, k))
-		}
-		for _, m := range e.extras {
-			to = min(to, c.keptFor(m, k))
-		}
-	}
-	s.trim(to)
-}
-
-// keptFor is the first position that must be kept for a member.
-func (c *Core) keptFor(m *member, k storeproto.Kind) uint64 {
-	d := m.cursors[k].durable
-	switch {
-	case m.bad || m.lost,
-		m.ensemble.retired && (d >= m.ensemble.to[k] || !c.helpful(m)):
-		return c.streams[k].releasedAt
-	}
-	return d
 }
 
 // backoff doubles a pause from first up to ten times first.

@@ -162,8 +162,8 @@ func (w *world) act(spawn func() *process, losses bool) {
 		p.paused = true
 		w.after(w.between(0, 600*time.Millisecond), p.resume)
 	case x < 90:
-		for _, l := range p.links {
-			if r.IntN(3) == 0 {
+		for _, s := range w.stores {
+			if l := p.links[s.id]; l != nil && r.IntN(3) == 0 {
 				l.cut = !l.cut
 			}
 		}
@@ -236,6 +236,8 @@ func (w *world) heal(spawn func() *process, losses bool) {
 			for _, s := range w.stores {
 				if p.core != nil {
 					p.core.StoreUp(p.now(), s.id, &p.fx)
+				} else if p.opener != nil {
+					p.opener.StoreUp(p.now(), s.id, &p.fx)
 				}
 			}
 		})
@@ -284,5 +286,5 @@ func showOpener(o *Opener) string {
 	if o == nil {
 		return "none"
 	}
-	return fmt.Sprintf("ready %v runs %v %v waiting for: %v", o.core.opening.ready, o.runs[0].done, o.runs[1].done, o.waitingFor())
+	return fmt.Sprintf("ready %v runs %v %v waiting for: %v, %+v, asker %+v", o.core.opening.ready, o.runs[0].done, o.runs[1].done, o.waitingFor(), o.core.Status(), o.core.asker)
 }

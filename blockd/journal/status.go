@@ -52,10 +52,7 @@ func (c *Core) Status() Status {
 	}
 	for _, e := range c.ensembles {
 		es := EnsembleStatus{ID: e.id, Retired: e.retired, Closed: e.closed}
-		for _, m := range e.members {
-			es.Members = append(es.Members, c.memberStatus(m))
-		}
-		for _, m := range e.extras {
+		for _, m := range e.all() {
 			es.Members = append(es.Members, c.memberStatus(m))
 		}
 		st.Ensembles = append(st.Ensembles, es)

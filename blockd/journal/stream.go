@@ -7,16 +7,15 @@ import (
 	"ashlar.dev/pkg/storeproto"
 )
 
-// stream is the queue of one of the two streams: the batches that are unreleased,
-// or that a store which is a little behind still has to get. Batches are counted
-// from 0; a position is the number of the batch at it.
+// stream is the queue of one of the two streams: the batches that are unreleased.
+// Batches are counted from 0; a position is the number of the batch at it.
 type stream struct {
 	next, acked, released id.LSN
 
 	ring          []entry // power of two
 	head, tail    uint64  // the ring holds head…tail-1
 	ackedAt       uint64  // batches below are acknowledged
-	releasedAt    uint64  // batches below are released; head <= releasedAt <= ackedAt <= tail
+	releasedAt    uint64  // batches below are released; head = releasedAt <= ackedAt <= tail
 	bytes         uint64  // of all batches ever appended
 	appendedAt    time.Duration
 	releasedBytes uint64 // of all batches below releasedAt
@@ -72,7 +71,7 @@ func (s *stream) ack(to uint64) bool {
 	return true
 }
 
-// release moves the released end over the batches wholly at or below upto.
+// release moves the released end over the batches wholly at or below upto, and forgets them.
 func (s *stream) release(upto id.LSN) {
 	if upto <= s.released {
 		return
@@ -85,6 +84,7 @@ func (s *stream) release(upto id.LSN) {
 		s.releasedAt++
 	}
 	s.releasedBytes = s.startOf(s.releasedAt)
+	s.trim(s.releasedAt)
 }
 
 // trim forgets batches below i.
