@@ -78,6 +78,8 @@ type Core struct {
 	freed   []Freed
 	freeOps *Op
 	group   Group // reused: at most one is out
+	// timerChanged: NextTick may have moved.
+	timerChanged bool
 	dead    error
 }
 

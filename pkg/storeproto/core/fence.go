@@ -80,6 +80,7 @@ func (c *Core) Fence(now time.Duration, f *Fencing) {
 	f.Naming = vol.naming
 	f.waits = c.waitsFor(now, vol, r)
 	c.fences = append(c.fences, f)
+	c.timerChanged = true
 	op.Kind = OpFence
 	c.enqueue(op)
 }

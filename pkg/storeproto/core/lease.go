@@ -77,6 +77,7 @@ func (c *Core) Lease(now time.Duration, l *storeproto.Lease) {
 		c.replies = append(c.replies, Reply{Lease: l})
 		return
 	}
+	c.timerChanged = true
 	h := c.noteHolder(l.Holder)
 	if h.held != nil {
 		c.answerLease(now, h)
@@ -163,6 +164,7 @@ func (c *Core) answerLease(now time.Duration, h *holder) {
 
 // Tick lets time pass: grants run out, held requests are answered.
 func (c *Core) Tick(now time.Duration) {
+	c.timerChanged = true
 	if c.dead != nil {
 		return
 	}
@@ -199,4 +201,11 @@ func (c *Core) NextTick() (due time.Duration, ok bool) {
 		}
 	}
 	return due, ok
+}
+
+// TimerChanged tells whether NextTick may have moved since it was last asked.
+func (c *Core) TimerChanged() bool {
+	was := c.timerChanged
+	c.timerChanged = false
+	return was
 }

@@ -60,7 +60,7 @@ type Recovered struct {
 	Tail id.LSN
 	// TailLost: synced records may be missing after the last batch found.
 	TailLost bool
-	// Batches in any order; the same batch may be there twice, at two places.
+	// Batches in any order. The same batch may be there twice, at two places; the later one is kept.
 	Batches []Batch
 }
 
@@ -73,13 +73,14 @@ func (c *Core) RestoreStream(r Recovered) (changed bool) {
 		panic("core: a stream is restored twice")
 	}
 	s := c.addStream(r.Row)
-	sort.Slice(r.Batches, func(i, j int) bool {
-		a, b := &r.Batches[i], &r.Batches[j]
-		return a.First < b.First || a.First == b.First && a.Epoch > b.Epoch
-	})
+	sort.SliceStable(r.Batches, func(i, j int) bool { return r.Batches[i].First < r.Batches[j].First })
 	next := s.tail + 1 // the first LSN that must be there
 	before := s.row.LossyTo
 	for _, b := range r.Batches {
+		if n := len(s.batches); n > 0 && s.batches[n-1].First == b.First {
+			s.batches[n-1].Pos = b.Pos
+			continue
+		}
 		if b.Last() < next {
 			continue
 		}

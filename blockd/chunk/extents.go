@@ -1,0 +1,168 @@
+package chunk
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"ashlar.dev/blockd/chunk/extent"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/vfs"
+)
+
+// extents are the files with shard data and the allocator over them.
+type extents struct {
+	fs    vfs.FS
+	dir   string
+	bytes int64 // of one file
+	alloc *extent.Allocator
+
+	// growing is held while a file is made or removed, across I/O: the number
+	// must stay free. Nothing on the read path takes it.
+	growing sync.Mutex
+	files   atomic.Pointer[[]vfs.File] // by number; replaced, never changed
+}
+
+func extentName(n uint32) string { return fmt.Sprintf("%06d.ext", n) }
+
+func openExtents(fs vfs.FS, dir string, bytes int64) (*extents, error) {
+	x := &extents{fs: fs, dir: filepath.Join(dir, "extents"), bytes: bytes,
+		alloc: extent.NewAllocator(uint32(bytes / extent.Unit))}
+	x.files.Store(new([]vfs.File))
+	names, err := fs.List(x.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list extents: %w", err)
+	}
+	for _, name := range names {
+		num, ok := strings.CutSuffix(name, ".ext")
+		n, err := strconv.ParseUint(num, 10, 32)
+		if !ok || err != nil || extentName(uint32(n)) != name {
+			continue
+		}
+		if err := x.openFile(uint32(n)); err != nil {
+			return nil, errors.Join(err, x.close())
+		}
+	}
+	return x, nil
+}
+
+func (x *extents) openFile(n uint32) error {
+	name := filepath.Join(x.dir, extentName(n))
+	f, err := x.fs.OpenDirect(name, false)
+	if err != nil {
+		return fmt.Errorf("open extent: %w", err)
+	}
+	size, err := f.Size()
+	if err == nil && size < x.bytes { // was being made when the power went: nothing is in it
+		err = f.Preallocate(0, x.bytes)
+		if err == nil {
+			err = f.SyncData()
+		}
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("open extent %s: %w", name, err), f.Close())
+	}
+	x.set(n, f)
+	x.alloc.AddFile(n)
+	return nil
+}
+
+func (x *extents) set(n uint32, f vfs.File) {
+	old := *x.files.Load()
+	files := make([]vfs.File, max(len(old), int(n)+1))
+	copy(files, old)
+	files[n] = f
+	x.files.Store(&files)
+}
+
+func (x *extents) file(n uint32) vfs.File { return (*x.files.Load())[n] }
+
+// allocate gives room for bytes. The room of files is bounded by filesMax.
+func (x *extents) allocate(bytes int64, filesMax int64) (extent.Place, error) {
+	units := uint32((bytes + extent.Unit - 1) / extent.Unit)
+	if int64(units)*extent.Unit > x.bytes {
+		return nil, fmt.Errorf("a shard of %d bytes in extents of %d: %w", bytes, x.bytes, errs.ErrInvalid)
+	}
+	if p, ok := x.alloc.Alloc(units); ok {
+		return p, nil
+	}
+	x.growing.Lock()
+	defer x.growing.Unlock()
+	if p, ok := x.alloc.Alloc(units); ok {
+		return p, nil
+	}
+	var grow error
+	if _, n := x.alloc.Used(); int64(n) < filesMax {
+		if grow = x.grow(); grow == nil {
+			if p, ok := x.alloc.Alloc(units); ok {
+				return p, nil
+			}
+		} else if !vfs.IsNoSpace(grow) {
+			return nil, grow
+		}
+	}
+	if p, ok := x.alloc.AllocPieces(units); ok {
+		return p, nil
+	}
+	return nil, fmt.Errorf("no room for a shard of %d bytes: %w", bytes, errs.ErrNoSpace)
+}
+
+// grow makes one more file.
+//
+// Order: the file; its room, synced; the directory, synced. One that was cut off
+// is finished by the next open.
+func (x *extents) grow() error {
+	n := x.alloc.NextFile()
+	name := filepath.Join(x.dir, extentName(n))
+	f, err := x.fs.OpenDirect(name, true)
+	if err != nil {
+		return fmt.Errorf("make extent: %w", err)
+	}
+	err = f.Preallocate(0, x.bytes)
+	if err == nil {
+		err = f.SyncData()
+	}
+	if err == nil {
+		err = vfs.SyncDir(x.fs, x.dir)
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("make extent %s: %w", name, err), f.Close(), x.fs.Remove(name))
+	}
+	x.set(n, f)
+	x.alloc.AddFile(n)
+	return nil
+}
+
+// shrink gives wholly free files back to the file system, all but one. Nobody
+// may be reading from them.
+func (x *extents) shrink(empty []uint32) error {
+	x.growing.Lock()
+	defer x.growing.Unlock()
+	for _, n := range empty {
+		used, files := x.alloc.Used()
+		if int64(files)*x.bytes-used*extent.Unit < 2*x.bytes || !x.alloc.RemoveFile(n) {
+			continue
+		}
+		f := x.file(n)
+		x.set(n, nil)
+		if err := errors.Join(f.Close(), x.fs.Remove(filepath.Join(x.dir, extentName(n)))); err != nil {
+			return fmt.Errorf("remove extent %d: %w", n, err)
+		}
+	}
+	return nil
+}
+
+func (x *extents) close() error {
+	var all []error
+	for _, f := range *x.files.Load() {
+		if f != nil {
+			all = append(all, f.Close())
+		}
+	}
+	x.files.Store(new([]vfs.File))
+	return errors.Join(all...)
+}

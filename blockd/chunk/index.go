@@ -1,0 +1,306 @@
+package chunk
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/storeproto"
+	"ashlar.dev/pkg/storeproto/core"
+	"ashlar.dev/pkg/telemetry"
+	"ashlar.dev/pkg/vfs"
+)
+
+// index is the store's Pebble. Every write goes through one goroutine of its own:
+// what Pebble cannot survive ends in its logger, which parks the goroutine that
+// asked, and that must be nobody else's.
+type index struct {
+	db      *pebble.DB
+	cache   *pebble.Cache
+	dead    <-chan struct{}
+	err     func() error
+	commits chan *commit
+	stopped chan struct{}
+
+	mu struct {
+		sync.Mutex
+		forgotten [][]byte // keys of released meta batches, to delete with the next batch
+	}
+}
+
+type commit struct {
+	batch *pebble.Batch
+	opts  *pebble.WriteOptions
+	err   error
+	done  chan struct{}
+}
+
+// forgottenMax bounds the keys that wait for a batch; the rest goes at the next open.
+const forgottenMax = 1 << 16
+
+func indexOptions(fs vfs.FS) *pebble.Options {
+	return &pebble.Options{
+		FS:                 fs,
+		FormatMajorVersion: pebble.FormatNewest,
+		MemTableSize:       16 << 20,
+		MaxOpenFiles:       256,
+		BytesPerSync:       512 << 10,
+	}
+}
+
+// formatIndex makes an empty index, so that a store whose index is missing is
+// told from a new one.
+func formatIndex(dir string, fs vfs.FS) error {
+	db, err := pebble.Open(filepath.Join(dir, "index"), indexOptions(fs))
+	if err != nil {
+		return fmt.Errorf("make index: %w", err)
+	}
+	err = db.Set([]byte{keyLife}, encodeNumber(0), pebble.Sync)
+	return errors.Join(err, db.Close())
+}
+
+func openIndex(s *Store) (*index, error) {
+	x := &index{dead: s.death.c, err: s.Err, commits: make(chan *commit), stopped: make(chan struct{})}
+	o := indexOptions(s.fs)
+	o.ErrorIfNotExists = true
+	x.cache = pebble.NewCache(s.opts.IndexCacheBytes)
+	o.Cache = x.cache
+	fatal := func(what string) { s.die(fmt.Errorf("index: %s", what)) }
+	o.Logger = telemetry.Pebble(s.log, fatal)
+	o.EventListener = &pebble.EventListener{BackgroundError: func(err error) {
+		// A flush or compaction that failed may have failed at a sync.
+		if !errors.Is(err, pebble.ErrCancelledCompaction) && !errors.Is(err, pebble.ErrClosed) {
+			s.die(fmt.Errorf("index in the background: %w", err))
+		}
+	}}
+	db, err := pebble.Open(filepath.Join(s.dir, "index"), o)
+	if err != nil {
+		x.cache.Unref()
+		return nil, fmt.Errorf("open index: %w", err)
+	}
+	x.db = db
+	go x.run()
+	return x, nil
+}
+
+// run carries out commits until close; it may be parked for ever by a fatal error.
+func (x *index) run() {
+	defer close(x.stopped)
+	for c := range x.commits {
+		c.err = x.db.Apply(c.batch, c.opts)
+		close(c.done)
+	}
+}
+
+// close ends the index. A dead one is left as it is: its goroutines may be
+// parked with its locks.
+func (x *index) close() error {
+	select {
+	case <-x.dead:
+		return nil
+	default:
+	}
+	close(x.commits)
+	<-x.stopped
+	err := x.db.Close()
+	x.cache.Unref()
+	return err
+}
+
+func (x *index) newBatch() *pebble.Batch {
+	b := x.db.NewBatch()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, k := range x.mu.forgotten {
+		_ = b.Delete(k, nil) // a batch in memory takes everything
+	}
+	x.mu.forgotten = x.mu.forgotten[:0]
+	return b
+}
+
+// forgetMeta has a released meta batch deleted at the next occasion.
+func (x *index) forgetMeta(s storeproto.Stream, first id.LSN) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if len(x.mu.forgotten) < forgottenMax {
+		x.mu.forgotten = append(x.mu.forgotten, metaKey(s, first))
+	}
+}
+
+// commitAsync hands a batch over; await its end.
+func (x *index) commitAsync(b *pebble.Batch, o *pebble.WriteOptions) *commit {
+	c := &commit{batch: b, opts: o, done: make(chan struct{})}
+	select {
+	case x.commits <- c:
+	case <-x.dead:
+	}
+	return c
+}
+
+// await waits for a commit, or for the store's death.
+func (x *index) await(c *commit) error {
+	select {
+	case <-c.done:
+	case <-x.dead:
+		return x.err()
+	}
+	if c.err != nil {
+		return fmt.Errorf("commit to index: %w", c.err)
+	}
+	if err := c.batch.Close(); err != nil {
+		return fmt.Errorf("close index batch: %w", err)
+	}
+	return nil
+}
+
+// commit makes a batch durable. An error is the store's death.
+func (x *index) commit(b *pebble.Batch) error { return x.await(x.commitAsync(b, pebble.Sync)) }
+
+// addOp puts into b what op changes in the index.
+func (x *index) addOp(b *pebble.Batch, op *core.Op) (err error) {
+	set := func(k, v []byte) {
+		if err == nil {
+			err = b.Set(k, v, nil)
+		}
+	}
+	switch op.Kind {
+	case core.OpAppend:
+		return x.addAppend(b, op)
+	case core.OpFence:
+		row := op.Fence.Row()
+		set(volumeKey(keyFence, row.Volume), encodeFence(row))
+	case core.OpDrop:
+		for _, row := range op.Control.Dropped {
+			set(streamKey(keyDropped, row.Stream), encodeEpoch(op.Control.DropEpoch))
+			if err == nil {
+				err = b.Delete(streamKey(keyStream, row.Stream), nil)
+			}
+			if err == nil && row.Stream.Kind == storeproto.Meta {
+				lower, upper := keyRange(streamKey(keyMeta, row.Stream))
+				err = b.DeleteRange(lower, upper, nil)
+			}
+		}
+	case core.OpTombstones:
+		for _, t := range op.Control.Tombstones {
+			set(tombstoneKey(t.Volume, t.Segment), encodeTombstone(t))
+		}
+	case core.OpPG:
+		for _, v := range op.Control.PGs {
+			set(pgKey(v.PG), encodeNumber(v.Version))
+		}
+	case core.OpShard:
+		p := op.Control.Shard.(*putting)
+		set(p.name.key(keyShard), p.row.encode())
+		set(p.name.key(keyEntries), p.entries)
+		set(p.name.key(keySums), p.sums)
+		set(ownerKey(p.row.head.Volume, p.name), nil)
+	}
+	return err
+}
+
+func (x *index) addAppend(b *pebble.Batch, op *core.Op) error {
+	a := op.Append
+	row := op.Stream.Row()
+	if a.Stream.Kind == storeproto.Meta {
+		key := metaKey(a.Stream, a.Batch.First)
+		d := b.SetDeferred(len(key), storeproto.HeaderSize+a.Batch.BodySize())
+		copy(d.Key, key)
+		a.EncodeHeader(d.Value)
+		v := d.Value[storeproto.HeaderSize:]
+		v = v[copy(v, a.Batch.Meta):]
+		v = v[len(storeproto.AppendSums(v[:0], a.Batch.Sums)):]
+		for _, p := range a.Batch.Payload {
+			v = v[copy(v, p):]
+		}
+		if err := d.Finish(); err != nil {
+			return err
+		}
+		if a.Released > row.Released || op.Creates {
+			row.Released = max(row.Released, a.Released)
+			return b.Set(streamKey(keyStream, a.Stream), encodeRow(row), nil)
+		}
+		return nil
+	}
+	if op.Creates {
+		return b.Set(streamKey(keyStream, a.Stream), encodeRow(row), nil)
+	}
+	return nil
+}
+
+// get gives a copy of a value; ErrNotFound if there is none.
+func (x *index) get(key []byte) ([]byte, error) {
+	v, closer, err := x.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, errs.ErrNotFound
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read index: %w", err)
+	}
+	out := append([]byte(nil), v...)
+	if err := closer.Close(); err != nil {
+		return nil, fmt.Errorf("read index: %w", err)
+	}
+	return out, nil
+}
+
+// scan calls f for every pair whose key has the prefix, in order, until f gives
+// an error. Key and value are valid during the call only.
+func (x *index) scan(prefix []byte, f func(key []byte, value func() ([]byte, error)) error) error {
+	lower, upper := keyRange(prefix)
+	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return fmt.Errorf("scan index: %w", err)
+	}
+	for ok := it.First(); ok; ok = it.Next() {
+		if err := f(it.Key(), it.ValueAndErr); err != nil {
+			return errors.Join(err, it.Close())
+		}
+	}
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
+		return fmt.Errorf("scan index: %w", err)
+	}
+	return nil
+}
+
+// metaBatch reads a meta batch. Its memory is the caller's.
+func (x *index) metaBatch(s storeproto.Stream, b core.Batch) (*storeproto.Batch, error) {
+	v, err := x.get(metaKey(s, b.First))
+	if err != nil {
+		return nil, err
+	}
+	got, err := decodeMetaBatch(s, v)
+	if err != nil {
+		return nil, err
+	}
+	if got.Sum != b.Sum {
+		return nil, &errs.Corrupt{Place: "meta stream", Offset: -1, What: "batch sum", Want: uint64(b.Sum), Got: uint64(got.Sum)}
+	}
+	return got, nil
+}
+
+// decodeMetaBatch reads the value of a meta batch; the result keeps v.
+func decodeMetaBatch(s storeproto.Stream, v []byte) (*storeproto.Batch, error) {
+	h, err := storeproto.DecodeHeader("meta stream", v)
+	if err != nil {
+		return nil, err
+	}
+	body := v[storeproto.HeaderSize:]
+	if h.Stream != s || len(body) != h.BodySize() {
+		return nil, &errs.Corrupt{Place: "meta stream", Offset: -1, What: "batch bytes", Want: uint64(h.BodySize()), Got: uint64(len(body))}
+	}
+	b := &storeproto.Batch{Epoch: h.BatchEpoch, First: h.First, Count: h.Count, Meta: body[:h.MetaLen:h.MetaLen]}
+	b.Sums = storeproto.DecodeSums(nil, body[h.MetaLen:h.MetaLen+4*h.Blocks])
+	if p := body[h.MetaLen+4*h.Blocks:]; len(p) > 0 {
+		b.Payload = [][]byte{p}
+	}
+	b.Seal()
+	if b.Sum != h.Sum {
+		return nil, &errs.Corrupt{Place: "meta stream", Offset: -1, What: "batch sum", Want: uint64(h.Sum), Got: uint64(b.Sum)}
+	}
+	return b, b.Verify("meta stream")
+}

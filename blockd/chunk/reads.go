@@ -1,0 +1,344 @@
+package chunk
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"ashlar.dev/blockd/chunk/extent"
+	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/codec"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lifecycle"
+	"ashlar.dev/pkg/storeproto"
+	"ashlar.dev/pkg/vfs"
+)
+
+// readsWaitingMax bounds the reads that wait for a reader; beyond it the caller waits.
+const readsWaitingMax = 4096
+
+// reads is the pool of shard readers.
+type reads struct {
+	queue chan *storeproto.ReadShard
+	cache sumCache
+	group *lifecycle.Group
+	// inUse is held for reading from the look-up of a place to the end of the
+	// read, and taken for writing, empty, before the place is given to another
+	// shard: so no read sees another shard's bytes.
+	inUse sync.RWMutex
+
+	mu struct {
+		sync.RWMutex // over sends to queue and its end
+		stopped      bool
+	}
+}
+
+func (r *reads) init(s *Store) {
+	r.queue = make(chan *storeproto.ReadShard, readsWaitingMax)
+	r.cache.init(s.opts.SumCacheBytes)
+}
+
+func (r *reads) start(s *Store) {
+	r.group = lifecycle.NewGroup(context.Background())
+	for range s.opts.Readers {
+		r.group.Go("shard reader", func(context.Context) error {
+			for q := range r.queue {
+				s.read(q)
+				q.Done(q)
+			}
+			return nil
+		})
+	}
+}
+
+// stop lets what waits be read and ends the readers.
+func (r *reads) stop() {
+	r.mu.Lock()
+	if !r.mu.stopped {
+		r.mu.stopped = true
+		close(r.queue)
+	}
+	r.mu.Unlock()
+	r.group.Wait()
+}
+
+// ReadShard is part of storeproto.Store. It waits only while readsWaitingMax
+// others wait for a reader.
+func (s *Store) ReadShard(q *storeproto.ReadShard) {
+	q.Err, q.Got = nil, id.Generation{}
+	s.reads.mu.RLock()
+	if !s.reads.mu.stopped && s.Err() == nil {
+		s.reads.queue <- q
+		s.reads.mu.RUnlock()
+		return
+	}
+	s.reads.mu.RUnlock()
+	q.Err = fmt.Errorf("store %s is down: %w", s.ident.ID, errs.ErrUnavailable)
+	q.Done(q)
+}
+
+// read carries out one read.
+func (s *Store) read(q *storeproto.ReadShard) {
+	if s.Err() != nil {
+		q.Err = fmt.Errorf("store %s has died: %w", s.ident.ID, errs.ErrUnavailable)
+		return
+	}
+	s.count.reads.Add(1)
+	s.reads.inUse.RLock()
+	defer s.reads.inUse.RUnlock()
+	c, err := s.lookUp(shardName{q.Segment, q.Generation, q.Index})
+	if err != nil {
+		q.Err = err
+		return
+	}
+	q.Got = c.name.generation
+	n := int64(q.Count) * storeproto.BlockSize
+	if q.Count == 0 || int(q.First)+int(q.Count) > len(c.sums) || int64(len(q.Dst)) != n || len(q.Sums) != int(q.Count) {
+		q.Err = fmt.Errorf("read %d blocks from %d of a shard of %d into %d bytes: %w", q.Count, q.First, len(c.sums), len(q.Dst), errs.ErrInvalid)
+		return
+	}
+	if q.Err = s.readPlace(c.place, int64(q.First)*storeproto.BlockSize, q.Dst); q.Err != nil {
+		return
+	}
+	copy(q.Sums, c.sums[q.First:])
+	for i := range q.Sums {
+		got := storeproto.BlockSum(codec.CRC(q.Dst[i*storeproto.BlockSize:][:storeproto.BlockSize]), q.Segment, q.Index, q.First+uint16(i))
+		if got != q.Sums[i] {
+			s.count.badBlocks.Add(1)
+			q.Err = &errs.Corrupt{Place: fmt.Sprintf("shard %d of %s %s", q.Index, q.Segment, q.Got), Offset: (int64(q.First) + int64(i)) * storeproto.BlockSize, What: "block sum", Want: uint64(q.Sums[i]), Got: uint64(got)}
+			return
+		}
+	}
+}
+
+// readPlace reads from byte off of a place. What the disk cannot give is as good
+// as corrupt: the reader has the other shards.
+func (s *Store) readPlace(p extent.Place, off int64, dst []byte) error {
+	if !vfs.Aligned(dst) {
+		b := buf.Get(len(dst))
+		defer b.Release()
+		if err := s.readPlace(p, off, b.Bytes()); err != nil {
+			return err
+		}
+		copy(dst, b.Bytes())
+		return nil
+	}
+	for len(dst) > 0 {
+		file, at, n := p.At(off)
+		n = min(n, int64(len(dst)))
+		if n == 0 {
+			return &errs.Corrupt{Place: "shard place", Offset: off, What: "bytes", Want: uint64(len(dst)), Got: 0}
+		}
+		if _, err := s.ext.file(file).ReadAt(dst[:n], at); err != nil {
+			s.count.badBlocks.Add(1)
+			return fmt.Errorf("read extent: %v: %w", err, &errs.Corrupt{Place: extentName(file), Offset: at, What: "read", Want: uint64(n), Got: 0})
+		}
+		dst, off = dst[n:], off+n
+	}
+	return nil
+}
+
+// lookUp finds a shard's place and sums, in the cache or else the index.
+// Generation zero means the newest, which only the index knows.
+func (s *Store) lookUp(n shardName) (*cachedShard, error) {
+	if c := s.reads.cache.get(n); c != nil {
+		return c, nil
+	}
+	s.count.cacheMisses.Add(1)
+	row, exact, err := s.findShard(n)
+	if err != nil {
+		return nil, err
+	}
+	if c := s.reads.cache.get(exact); c != nil {
+		return c, nil
+	}
+	v, err := s.index.get(exact.key(keySums))
+	if err != nil {
+		return nil, fmt.Errorf("read sums of shard %d of %s: %w", n.index, n.segment, err)
+	}
+	sums, err := decodeSums(row.head.Blocks, v)
+	if err != nil {
+		return nil, err
+	}
+	c := &cachedShard{name: exact, place: row.place, sums: sums}
+	s.reads.cache.put(c)
+	return c, nil
+}
+
+// findShard reads the row of a shard; ErrNotFound if there is none.
+func (s *Store) findShard(n shardName) (shardRow, shardName, error) {
+	if n.generation != (id.Generation{}) {
+		v, err := s.index.get(n.key(keyShard))
+		if errors.Is(err, errs.ErrNotFound) {
+			return shardRow{}, n, fmt.Errorf("shard %d of %s %s: %w", n.index, n.segment, n.generation, err)
+		}
+		if err != nil {
+			return shardRow{}, n, err
+		}
+		row, err := decodeShardRow(n, v)
+		return row, n, err
+	}
+	var row shardRow
+	found := shardName{segment: n.segment, index: n.index}
+	err := s.eachShard(n.segment, func(at shardName, r shardRow) {
+		if at.index == n.index { // keys rise with the generation
+			row, found = r, at
+		}
+	})
+	if err == nil && found.generation == (id.Generation{}) {
+		err = fmt.Errorf("shard %d of %s: %w", n.index, n.segment, errs.ErrNotFound)
+	}
+	return row, found, err
+}
+
+// eachShard calls f for every shard of a segment, generations rising.
+func (s *Store) eachShard(seg id.Segment, f func(shardName, shardRow)) error {
+	return s.index.scan(segmentKey(keyShard, seg), func(key []byte, value func() ([]byte, error)) error {
+		n, ok := decodeShardName(key[1:])
+		if !ok {
+			return badKey("shard", key)
+		}
+		v, err := value()
+		if err != nil {
+			return err
+		}
+		row, err := decodeShardRow(n, v)
+		if err == nil {
+			f(n, row)
+		}
+		return err
+	})
+}
+
+// ShardHeads is part of storeproto.Store.
+func (s *Store) ShardHeads(_ context.Context, seg id.Segment) ([]storeproto.ShardHead, error) {
+	if err := s.enter(); err != nil {
+		return nil, err
+	}
+	dead := s.mu.core.Dead()
+	s.mu.Unlock()
+	if dead != nil {
+		return nil, dead
+	}
+	var heads []storeproto.ShardHead
+	var names []shardName
+	err := s.eachShard(seg, func(n shardName, r shardRow) {
+		heads, names = append(heads, r.head), append(names, n)
+	})
+	for i := range heads {
+		if err == nil {
+			err = s.fillHead(&heads[i], names[i])
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("heads of %s: %w", seg, err)
+	}
+	return heads, nil
+}
+
+// fillHead reads entries and sums.
+func (s *Store) fillHead(h *storeproto.ShardHead, n shardName) error {
+	v, err := s.index.get(n.key(keyEntries))
+	if err != nil {
+		return err
+	}
+	if h.Entries, err = decodeEntries(v); err != nil {
+		return err
+	}
+	if v, err = s.index.get(n.key(keySums)); err != nil {
+		return err
+	}
+	h.Sums, err = decodeSums(h.Blocks, v)
+	return err
+}
+
+// cachedShard is what a read needs to know; never changed.
+type cachedShard struct {
+	name  shardName
+	place extent.Place
+	sums  []uint32
+}
+
+func (c *cachedShard) bytes() int64 { return int64(4*len(c.sums)) + 160 }
+
+// sumCache keeps shards that were read lately, within a limit of bytes. What was
+// not read since the hand last passed goes first.
+type sumCache struct {
+	mu struct {
+		sync.Mutex
+		max, bytes int64
+		entries    map[shardName]*sumEntry
+		ring       []*sumEntry
+		hand       int
+	}
+}
+
+type sumEntry struct {
+	c    *cachedShard
+	used bool
+	at   int // in the ring
+}
+
+func (c *sumCache) init(max int64) {
+	c.mu.max = max
+	c.mu.entries = make(map[shardName]*sumEntry)
+}
+
+func (c *sumCache) get(n shardName) *cachedShard {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.mu.entries[n]
+	if e == nil {
+		return nil
+	}
+	e.used = true
+	return e.c
+}
+
+// put adds what the index has. The caller holds inUse, so it was not deleted since.
+func (c *sumCache) put(s *cachedShard) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.entries[s.name] != nil {
+		return
+	}
+	for c.mu.bytes+s.bytes() > c.mu.max && len(c.mu.ring) > 0 {
+		c.mu.hand %= len(c.mu.ring)
+		if e := c.mu.ring[c.mu.hand]; e.used {
+			e.used = false
+			c.mu.hand++
+		} else {
+			c.dropLocked(e)
+		}
+	}
+	e := &sumEntry{c: s, at: len(c.mu.ring)}
+	c.mu.ring = append(c.mu.ring, e)
+	c.mu.entries[s.name] = e
+	c.mu.bytes += s.bytes()
+}
+
+func (c *sumCache) dropLocked(e *sumEntry) {
+	last := c.mu.ring[len(c.mu.ring)-1]
+	c.mu.ring[e.at], last.at = last, e.at
+	c.mu.ring = c.mu.ring[:len(c.mu.ring)-1]
+	delete(c.mu.entries, e.c.name)
+	c.mu.bytes -= e.c.bytes()
+}
+
+// remove forgets a shard that is deleted.
+func (c *sumCache) remove(n shardName) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.mu.entries[n]; e != nil {
+		c.dropLocked(e)
+	}
+}
+
+// usage tells the bytes and the shards in the cache.
+func (c *sumCache) usage() (bytes int64, shards int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.bytes, len(c.mu.ring)
+}
