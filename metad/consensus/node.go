@@ -117,7 +117,7 @@ func (n *Node) open() error {
 	if err != nil {
 		return err
 	}
-	logger := telemetry.Hclog(o.Log)
+	logger := telemetry.Hclog(slog.New(raftHandler{o.Log.Handler()}))
 	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, logger)
 	if err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
@@ -220,9 +220,13 @@ func (n *Node) observed(data any) {
 	defer n.mu.Unlock()
 	switch d := data.(type) {
 	case raft.FailedHeartbeatObservation:
-		n.mu.down[string(d.PeerID)] = true
+		if !n.mu.down[string(d.PeerID)] {
+			n.mu.down[string(d.PeerID)] = true
+			n.o.Log.Info("member does not answer", "member", string(d.PeerID))
+		}
 	case raft.ResumedHeartbeatObservation:
 		delete(n.mu.down, string(d.PeerID))
+		n.o.Log.Info("member answers again", "member", string(d.PeerID))
 	case raft.RaftState:
 		clear(n.mu.down)
 	}

@@ -37,7 +37,7 @@ const (
 	attemptTimeout  = 3 * time.Second
 	readyTimeout    = time.Second
 	backoffMin      = 20 * time.Millisecond
-	backoffMax      = 500 * time.Millisecond
+	backoffMax      = 150 * time.Millisecond
 )
 
 type retry bool
