@@ -326,7 +326,7 @@ func printEndpoints(w io.Writer, v nbdView) {
 // qemuCommand makes a command line for KVM. reconnect-delay lets the guest wait, instead
 // of seeing errors, while a blockd is restarted.
 func qemuCommand(v nbdView) (string, error) {
-	uri, server := v.Unix, ""
+	uri := v.Unix
 	if uri == "" {
 		uri = v.TCP
 	}
@@ -335,12 +335,18 @@ func qemuCommand(v nbdView) (string, error) {
 		return "", fmt.Errorf("address of disk %s: %w", v.Name, err)
 	}
 	export := strings.TrimPrefix(u.Path, "/")
+	object, server := "", ""
 	if socket := u.Query().Get("socket"); socket != "" {
 		server = fmt.Sprintf(`"server":{"type":"unix","path":%q}`, socket)
 	} else {
 		server = fmt.Sprintf(`"server":{"type":"inet","host":%q,"port":%q}`, u.Hostname(), u.Port())
 	}
+	if strings.HasPrefix(u.Scheme, "nbds") {
+		// QEMU wants ca-cert.pem, client-cert.pem and client-key.pem in the folder.
+		object = "  -object tls-creds-x509,id=tls0,endpoint=client,dir=CERTIFICATES \\\n"
+		server += `,"tls-creds":"tls0"`
+	}
 	return fmt.Sprintf(`qemu-system-x86_64 -machine q35,accel=kvm -cpu host -smp 2 -m 2G \
-  -blockdev '{"driver":"nbd","node-name":"disk0","export":%q,%s,"reconnect-delay":60,"cache":{"direct":true},"discard":"unmap"}' \
-  -device virtio-blk-pci,drive=disk0,serial=%.20s -nographic`, export, server, v.DiskID), nil
+%s  -blockdev '{"driver":"nbd","node-name":"disk0","export":%q,%s,"reconnect-delay":60,"cache":{"direct":true},"discard":"unmap"}' \
+  -device virtio-blk-pci,drive=disk0,serial=%.20s -nographic`, object, export, server, v.DiskID), nil
 }
