@@ -1,0 +1,53 @@
+// Command blockd runs the data daemon of one host; see DESIGN.md.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+
+	"ashlar.dev/blockd/server"
+	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/lifecycle"
+	"ashlar.dev/pkg/telemetry"
+)
+
+func main() {
+	if len(os.Args) > 2 && os.Args[1] == "store" && os.Args[2] == "format" {
+		if err := server.FormatStore(os.Args[3:], os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "blockd:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	file := flag.String("config", "", "configuration `FILE` (YAML); required")
+	version := flag.Bool("version", false, "print the version and exit")
+	flag.Parse()
+	if *version {
+		product, goVersion := telemetry.Version()
+		fmt.Println("blockd", product, goVersion)
+		return
+	}
+	if err := run(*file); err != nil {
+		fmt.Fprintln(os.Stderr, "blockd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(file string) error {
+	if file == "" {
+		return fmt.Errorf("no configuration; say blockd --config FILE")
+	}
+	var cfg server.Config
+	if err := config.Load(file, &cfg); err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(os.Stderr, cfg.Log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := lifecycle.SignalContext(context.Background())
+	defer stop()
+	return server.Run(ctx, cfg, log)
+}

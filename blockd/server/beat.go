@@ -1,0 +1,208 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"ashlar.dev/blockd/chunk"
+	"ashlar.dev/blockd/volume"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/pki"
+	"ashlar.dev/pkg/storeproto"
+	"ashlar.dev/pkg/telemetry"
+)
+
+func hostOf(name string) id.Host { return id.Host(name) }
+
+// register makes this host and its stores known to metad and waits for it as long as ctx lasts.
+func (s *server) register(ctx context.Context) error {
+	var err error
+	s.metad, err = client.NewBlockd(client.Options{
+		Addresses: s.cfg.Metad, TLS: s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}}), Clock: s.clock, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.stack.PushCloser("metad client", s.metad.Close)
+	for {
+		got, err := s.tryRegister(ctx)
+		if err == nil {
+			s.settings = got.Settings
+			for st, why := range got.Refused {
+				return fmt.Errorf("metad does not take store %s: %s: %w", st, why, errs.ErrDenied)
+			}
+			s.stores.follow(got.Topology)
+			return nil
+		}
+		if !errors.Is(err, errs.ErrUnavailable) && !errors.Is(err, errs.ErrTimeout) {
+			return fmt.Errorf("register with metad: %w", err)
+		}
+		s.log.Info("metad does not answer yet", "err", err)
+		if err := s.clock.Sleep(ctx, time.Second/4); err != nil {
+			return fmt.Errorf("register with metad: %w", err)
+		}
+	}
+}
+
+func (s *server) tryRegister(ctx context.Context) (client.Registered, error) {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	r := client.Registration{
+		Holder: s.life.holder, DataAddress: s.cfg.Listen, Zone: s.cfg.Zone, Exports: s.cfg.NBD.Unix != "" || s.cfg.NBD.TCP != "",
+		NBDUnixPath: s.cfg.NBD.Unix, NBDTCP: s.cfg.NBD.TCP, NBDTLS: s.cfg.NBD.TLS != "off",
+	}
+	for _, st := range s.local {
+		u := st.Stats()
+		r.Stores = append(r.Stores, client.RegisteredStore{StoreRef: refOf(st), Capacity: uint64(u.CapacityBytes)})
+	}
+	return s.metad.Register(ctx, r)
+}
+
+func refOf(st *chunk.Store) cluster.StoreRef {
+	return cluster.StoreRef{Store: st.ID(), Incarnation: st.Incarnation()}
+}
+
+// heartbeats tells metad how this host fares and does what it answers.
+func (s *server) heartbeats(ctx context.Context) error {
+	t := s.clock.NewTicker(s.settings.HeartbeatInterval)
+	defer t.Stop()
+	page := make([]int, len(s.local))
+	for {
+		if err := s.beat(ctx, page); err != nil && ctx.Err() == nil {
+			if errors.Is(err, errs.ErrStaleEpoch) {
+				return fmt.Errorf("a newer life of this host is registered: %w", err)
+			}
+			s.log.Info("heartbeat not answered", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C():
+		}
+	}
+}
+
+// beat sends one heartbeat. page says, for each store, where the next page of its streams begins.
+func (s *server) beat(ctx context.Context, page []int) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*s.settings.HeartbeatInterval)
+	defer cancel()
+	reply, err := s.metad.Heartbeat(ctx, s.heartbeat(page))
+	if errors.Is(err, errs.ErrNotFound) {
+		_, err = s.tryRegister(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	for _, n := range reply.Volumes {
+		s.exports.News(n)
+	}
+	for _, p := range reply.Purges {
+		s.group.Go("purge", func(ctx context.Context) error { s.purge(ctx, p); return nil })
+	}
+	for _, d := range reply.Drops {
+		s.group.Go("drop", func(ctx context.Context) error { s.dropStreams(ctx, d); return nil })
+	}
+	return nil
+}
+
+func (s *server) heartbeat(page []int) client.Heartbeat {
+	use := telemetry.ReadUsage()
+	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Memory: s.memory()}
+	for i, st := range s.local {
+		u := st.Stats()
+		b := client.StoreBeat{
+			StoreRef: refOf(st), Capacity: uint64(u.CapacityBytes), Used: uint64(u.UsedBytes),
+			LogUsed: uint64(u.JournalBytes), LogCapacity: uint64(u.JournalBytesMax), Full: u.FullShards,
+		}
+		if err := st.Err(); err != nil {
+			b.Dead = err.Error()
+		}
+		b.Streams, page[i] = streamPage(st, page[i])
+		h.Stores = append(h.Stores, b)
+	}
+	s.exports.Owned(func(v *volume.Volume, handles int) {
+		st := v.Stats()
+		b := client.VolumeBeat{
+			Volume: v.ID(), Epoch: v.Epoch(), Unpacked: uint64(st.UnpackedBytes), Sessions: uint32(handles), State: client.VolumeServing,
+			Problem: st.Problem,
+		}
+		if st.Problem != "" {
+			b.State = client.VolumeStuck
+		}
+		h.Volumes = append(h.Volumes, b)
+	})
+	return h
+}
+
+// streamPage gives the next page of a store's streams and where the one after begins.
+func streamPage(st *chunk.Store, from int) ([]client.VolumeEnsemble, int) {
+	seen := make(map[client.VolumeEnsemble]bool)
+	var all []client.VolumeEnsemble
+	for _, v := range st.Volumes() {
+		for _, x := range v.Streams {
+			e := client.VolumeEnsemble{Volume: v.Volume, Ensemble: x.Stream.Ensemble}
+			if !seen[e] {
+				seen[e] = true
+				all = append(all, e)
+			}
+		}
+	}
+	if from >= len(all) {
+		from = 0
+	}
+	end := min(from+client.StreamPageMax, len(all))
+	return all[from:end], end
+}
+
+// memory lists what this process bounds and how much of it is used.
+func (s *server) memory() []client.MemoryUse {
+	cache := s.cache.Stats()
+	unpacked := uint64(0)
+	s.exports.Owned(func(v *volume.Volume, _ int) { unpacked += uint64(v.Stats().UnpackedBytes) })
+	return []client.MemoryUse{
+		{Name: "write buffer", Limit: uint64(s.cfg.Memory.WriteBuffer), Used: unpacked},
+		{Name: "map pages", Limit: uint64(s.budget.Limit()) * blockmap.PageSize, Used: uint64(s.budget.Used()) * blockmap.PageSize},
+		{Name: "block cache", Limit: cache.LimitBytes, Used: cache.UsedBytes},
+		{Name: "payload buffers", Used: uint64(buf.Outstanding().Bytes)},
+	}
+}
+
+// purge lets a store of this host forget a deleted volume, and says so to metad.
+func (s *server) purge(ctx context.Context, p client.Purge) {
+	for _, st := range s.local {
+		if st.ID() != p.Store {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := st.PurgeVolume(ctx, p.Volume, p.Epoch); err != nil {
+			s.log.Warn("deleted disk not purged yet", "volume", p.Volume.String(), "store", p.Store.String(), "err", err)
+			return
+		}
+		if err := s.metad.ConfirmPurge(ctx, hostOf(s.cfg.ID), refOf(st), p.Volume); err != nil {
+			s.log.Info("purge not confirmed yet", "volume", p.Volume.String(), "err", err)
+			return
+		}
+		s.log.Info("deleted disk purged", "volume", p.Volume.String(), "store", p.Store.String())
+	}
+}
+
+// dropStreams lets a store of this host forget streams that are in no list any more.
+func (s *server) dropStreams(ctx context.Context, d client.DropStreams) {
+	st, ok := s.stores.Local(d.Store)
+	if !ok {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	if err := st.Drop(ctx, storeproto.Drop{Volume: d.Volume, Epoch: d.Epoch, Keep: d.Keep}); err != nil {
+		s.log.Info("old streams not dropped yet", "volume", d.Volume.String(), "store", d.Store.String(), "err", err)
+	}
+}

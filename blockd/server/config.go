@@ -1,0 +1,145 @@
+package server
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/pki"
+	"ashlar.dev/pkg/telemetry"
+)
+
+// Config is blockd's file.
+type Config struct {
+	// Name of this host: the name in its certificate.
+	ID string `yaml:"id"`
+	// Zone of this host, for placement; empty: all hosts without a zone share one.
+	Zone string `yaml:"zone"`
+	// Address of the data path (TLS, other blockds only), host:port. Peers reach it under the same address.
+	Listen string `yaml:"listen"`
+	// Where disks are served to clients.
+	NBD NBD `yaml:"nbd"`
+	// Local chunk stores, one for each disk of this host.
+	Stores []Store `yaml:"stores"`
+	// API addresses of metad's members, host:port.
+	Metad []string `yaml:"metad"`
+	// Folder of this process's own state: its lock and the count of its starts.
+	Data string `yaml:"data"`
+	// Certificates; see pkg/pki.
+	TLS pki.Files `yaml:"tls"`
+	// Where to serve /metrics, /healthz and pprof, host:port or unix:PATH; empty: nowhere.
+	DebugListen string `yaml:"debug_listen"`
+	// What is logged to standard error, and how.
+	Log telemetry.LogConfig `yaml:"log"`
+	// Limits of memory of this process.
+	Memory Memory `yaml:"memory"`
+	// How disks are written; the defaults suit most.
+	Volume VolumeLimits `yaml:"volume"`
+}
+
+// NBD is where disks are served.
+type NBD struct {
+	// Path of the unix socket, mode 0600; empty: none.
+	Unix string `yaml:"unix"`
+	// Address for TCP, host:port; empty: none.
+	TCP string `yaml:"tcp"`
+	// TLS on TCP: required, optional (plain clients are let in too) or off.
+	TLS string `yaml:"tls"`
+}
+
+// Store is one local chunk store.
+type Store struct {
+	// Folder of the store, on a disk of its own.
+	Path string `yaml:"path"`
+	// Bytes the store may use; 0: what the disk has.
+	Size config.ByteSize `yaml:"size"`
+	// Format the folder if it is empty. A store that was there and is gone must not be
+	// formatted anew without somebody's will.
+	Format bool `yaml:"format"`
+	// For tests: every fdatasync of the store takes as much longer.
+	SyncDelay config.Duration `yaml:"sync_delay"`
+}
+
+// Memory bounds what this process keeps in memory.
+type Memory struct {
+	// Written bytes that are not packed yet, of all disks this host owns; at the limit writers wait.
+	WriteBuffer config.ByteSize `yaml:"write_buffer"`
+	// Pages of the block maps of all disks.
+	MapCache config.ByteSize `yaml:"map_cache"`
+	// Blocks read lately.
+	BlockCache config.ByteSize `yaml:"block_cache"`
+}
+
+// VolumeLimits are the limits of one disk's engine.
+type VolumeLimits struct {
+	// A memtable with nothing new for as long is packed.
+	SealIdle config.Duration `yaml:"seal_idle"`
+	// A write of as many bytes goes straight into a segment; 0 takes the default of 256KiB.
+	LongWrite config.ByteSize `yaml:"long_write"`
+}
+
+// EnsureDefaults fills what is not set.
+func (c *Config) EnsureDefaults() {
+	if c.NBD.TLS == "" {
+		c.NBD.TLS = "required"
+	}
+	if c.Memory.WriteBuffer == 0 {
+		c.Memory.WriteBuffer = 512 << 20
+	}
+	if c.Memory.MapCache == 0 {
+		c.Memory.MapCache = 256 << 20
+	}
+	if c.Memory.BlockCache == 0 {
+		c.Memory.BlockCache = 64 << 20
+	}
+	if c.Volume.SealIdle == 0 {
+		c.Volume.SealIdle = config.Duration(2 * time.Minute)
+	}
+	if c.Volume.LongWrite == 0 {
+		c.Volume.LongWrite = 256 << 10
+	}
+}
+
+// Validate refuses what cannot work.
+func (c *Config) Validate() error {
+	if c.ID == "" || len(c.ID) > id.HostMax {
+		return fmt.Errorf("id: want 1 to %d bytes: %w", id.HostMax, errs.ErrInvalid)
+	}
+	if c.Data == "" {
+		return fmt.Errorf("data is missing: the folder of this process's state: %w", errs.ErrInvalid)
+	}
+	if len(c.Metad) == 0 {
+		return fmt.Errorf("metad is missing: the API addresses of its members: %w", errs.ErrInvalid)
+	}
+	for _, a := range append([]string{c.Listen}, c.Metad...) {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return fmt.Errorf("address %q: want host:port: %w", a, errs.ErrInvalid)
+		}
+	}
+	if c.NBD.TCP != "" {
+		if _, _, err := net.SplitHostPort(c.NBD.TCP); err != nil {
+			return fmt.Errorf("nbd.tcp %q: want host:port: %w", c.NBD.TCP, errs.ErrInvalid)
+		}
+	}
+	switch c.NBD.TLS {
+	case "required", "optional", "off":
+	default:
+		return fmt.Errorf("nbd.tls %q: want required, optional or off: %w", c.NBD.TLS, errs.ErrInvalid)
+	}
+	if c.Memory.WriteBuffer < 64<<20 {
+		return fmt.Errorf("memory.write_buffer %s: want at least 64MiB: %w", c.Memory.WriteBuffer, errs.ErrInvalid)
+	}
+	seen := make(map[string]bool)
+	for i, s := range c.Stores {
+		p := filepath.Clean(s.Path)
+		if s.Path == "" || seen[p] {
+			return fmt.Errorf("stores[%d].path %q is missing or stands there twice: %w", i, s.Path, errs.ErrInvalid)
+		}
+		seen[p] = true
+	}
+	return nil
+}

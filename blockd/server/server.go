@@ -1,0 +1,327 @@
+// Package server is blockd put together: the stores of this host, the data path to the
+// stores of others, the disks that it exports, and its talk with metad. Run is
+// all that main calls.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"ashlar.dev/blockd/chunk"
+	"ashlar.dev/blockd/export"
+	"ashlar.dev/blockd/packer"
+	"ashlar.dev/blockd/reader"
+	"ashlar.dev/blockd/volume"
+	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/lifecycle"
+	"ashlar.dev/pkg/nbd"
+	"ashlar.dev/pkg/pki"
+	"ashlar.dev/pkg/rpc"
+	"ashlar.dev/pkg/storeproto/remote"
+	"ashlar.dev/pkg/telemetry"
+	"ashlar.dev/pkg/volproto"
+)
+
+// Deadlines of a shutdown: disks are drained and handed off first, then connections end.
+const (
+	drainTimeout    = 20 * time.Second
+	shutdownTimeout = 5 * time.Second
+)
+
+// server is one running blockd.
+type server struct {
+	cfg      Config
+	log      *slog.Logger
+	clock    clock.Clock
+	creds    *pki.Credentials
+	life     *life
+	metad    *client.Blockd
+	settings cluster.Settings
+	stores   *stores
+	local    []*chunk.Store
+	leases   *volume.Leases
+	packer   *packer.Packer
+	reader   *reader.Reader
+	cache    *reader.Cache
+	budget   *blockmap.Budget
+	exports  *export.Exports
+	nbd      *nbd.Server
+	data     *rpc.Server
+	rpcStats *rpc.Stats
+	registry *prometheus.Registry
+	group    *lifecycle.Group
+	stack    *lifecycle.Stack
+}
+
+// Run serves until ctx ends, then hands its disks off and stops. An error says what could not be started or failed.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	s := &server{
+		cfg: cfg, log: log, clock: clock.System, rpcStats: &rpc.Stats{}, registry: telemetry.NewRegistry("blockd"),
+		group: lifecycle.NewGroup(context.Background()),
+	}
+	s.stack = lifecycle.NewStack(s.clock, log)
+	err := s.start(ctx)
+	if err == nil {
+		log.Info("serving", "node", cfg.ID, "start", s.life.holder.Number, "stores", len(s.local))
+		_ = lifecycle.NotifyReady() // without systemd there is nobody to tell
+		select {
+		case <-ctx.Done():
+		case <-s.group.Context().Done():
+			err = context.Cause(s.group.Context())
+		}
+		_ = lifecycle.NotifyStopping()
+		log.Info("stopping", "node", cfg.ID)
+	}
+	stop, cancel := context.WithTimeout(context.Background(), drainTimeout+shutdownTimeout)
+	defer cancel()
+	return errors.Join(err, s.stack.Close(stop))
+}
+
+// start brings the rooms up, the ones that others stand on first. What it pushes on
+// the stack is closed in the opposite order, whatever fails.
+func (s *server) start(ctx context.Context) error {
+	var err error
+	if s.creds, err = pki.Load(s.clock, s.cfg.TLS); err != nil {
+		return fmt.Errorf("load certificates: %w", err)
+	}
+	if me := s.creds.Self(); me.Name != s.cfg.ID || me.Role != pki.RoleBlockd {
+		return fmt.Errorf("certificate is of %s, id is %s: %w", me, s.cfg.ID, errs.ErrInvalid)
+	}
+	if s.life, err = begin(s.cfg.Data, hostOf(s.cfg.ID)); err != nil {
+		return err
+	}
+	s.stack.PushCloser("lock", s.life.end)
+	s.stack.PushCloser("background", s.group.Close)
+	if err := s.startDebug(); err != nil {
+		return err
+	}
+	s.stores = newStores(hostOf(s.cfg.ID), s.creds, s.clock, s.log, s.rpcStats)
+	s.stack.PushCloser("peers", func() error { s.stores.close(); return nil })
+	if err := s.openStores(); err != nil {
+		return err
+	}
+	data, err := s.listenData()
+	if err != nil {
+		return err
+	}
+	if err := s.register(ctx); err != nil {
+		return err
+	}
+	s.startEngine()
+	if err := s.serveData(data); err != nil {
+		return err
+	}
+	if err := s.serveNBD(); err != nil {
+		return err
+	}
+	s.group.Go("heartbeat", s.heartbeats)
+	s.group.Go("hedge", s.hedge)
+	return nil
+}
+
+func (s *server) startDebug() error {
+	if s.cfg.DebugListen == "" {
+		return nil
+	}
+	d, err := telemetry.ServeDebug(telemetry.DebugOptions{Listen: s.cfg.DebugListen, Registry: s.registry, Health: s.health, Log: s.log})
+	if err != nil {
+		return fmt.Errorf("serve debug: %w", err)
+	}
+	s.stack.PushCloser("debug", d.Close)
+	return nil
+}
+
+// health is what /healthz says.
+func (s *server) health() error {
+	for _, st := range s.local {
+		if err := st.Err(); err != nil {
+			return fmt.Errorf("store %s: %w", st.ID(), err)
+		}
+	}
+	return nil
+}
+
+// openStores opens the local stores and formats new ones that may be.
+func (s *server) openStores() error {
+	for _, c := range s.cfg.Stores {
+		if c.Format {
+			if err := s.formatIfEmpty(c); err != nil {
+				return err
+			}
+		}
+		st, err := chunk.Open(c.Path, chunk.Options{
+			Clock: s.clock, Logger: s.log.With("store", filepath.Base(c.Path)), CapacityBytes: c.Size.Int64(), SyncDelay: c.SyncDelay.Std(),
+		})
+		if err != nil {
+			return fmt.Errorf("open store %s: %w", c.Path, err)
+		}
+		s.stack.PushCloser("store "+c.Path, st.Close)
+		s.local = append(s.local, st)
+		s.stores.addLocal(st.ID(), st)
+	}
+	return nil
+}
+
+// listenData opens the port before metad hears of it; serving begins when all is ready.
+func (s *server) listenData() (net.Listener, error) {
+	l, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for peers: %w", err)
+	}
+	s.stack.PushCloser("data listener", func() error {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+	return l, nil
+}
+
+// startEngine makes what all volumes of the process share.
+func (s *server) startEngine() {
+	ctx := context.Background()
+	s.cache = reader.NewCache(s.cfg.Memory.BlockCache.Int64())
+	s.reader = reader.New(reader.Config{Stores: s.stores, Topology: s.metad.Topology, Cache: s.cache, Clock: s.clock})
+	s.packer = packer.New(ctx, packer.Config{Stores: s.stores, Topology: s.metad.Topology})
+	s.stack.PushCloser("packer", s.packer.Close)
+	s.budget = blockmap.NewBudget(int(s.cfg.Memory.MapCache / blockmap.PageSize))
+	s.leases = volume.NewLeases(ctx, s.life.holder, s.settings.LeaseTerm/6, s.stores, s.clock)
+	s.stack.PushCloser("leases", s.leases.Close)
+	s.exports = export.New(export.Config{
+		Holder: s.life.holder, Metad: s.metad, Proxy: s.stores, OpenVolume: s.openVolume, Clock: s.clock, Log: s.log,
+	})
+	s.stack.Push("disks", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+		defer cancel()
+		return s.exports.Close(ctx)
+	})
+	s.stack.PushCloser("topology", s.followTopology())
+	s.registry.MustRegister(newCollector(s))
+}
+
+// followTopology keeps connections and volumes in step with metad's topology.
+func (s *server) followTopology() func() error {
+	stop := s.metad.OnTopology(func(t *cluster.Topology) {
+		s.stores.follow(t)
+		s.exports.Owned(func(v *volume.Volume, _ int) { v.TopologyChanged() })
+	})
+	return func() error { stop(); return nil }
+}
+
+// openVolume opens a volume that metad has granted.
+func (s *server) openVolume(ctx context.Context, rec *cluster.Volume, ended func(*volume.Volume, error)) (*volume.Volume, error) {
+	return volume.Open(ctx, volume.Config{
+		Record: rec, Holder: s.life.holder, Metad: s.metad, Stores: s.stores, Reader: s.reader, Packer: s.packer, Leases: s.leases,
+		Budget: s.budget, Clock: s.clock, Log: s.log, Ended: ended,
+		Limits: core.Limits{
+			UnpackedBytesMax: min(s.cfg.Memory.WriteBuffer.Int64()/4, 128<<20), SealIdle: s.cfg.Volume.SealIdle.Std(),
+			LongBlocksMin: int(s.cfg.Volume.LongWrite >> block.Shift),
+		},
+	})
+}
+
+// serveData serves this host's stores and disks to its peers.
+func (s *server) serveData(l net.Listener) error {
+	service, err := remote.NewService(remote.ServiceConfig{Lookup: s.stores.Local, Clock: s.clock})
+	if err != nil {
+		return err
+	}
+	volumes, err := volproto.NewService(volproto.ServiceConfig{Owner: s.exports, Clock: s.clock})
+	if err != nil {
+		return err
+	}
+	s.data, err = rpc.NewServer(rpc.ServerConfig{
+		TLS: s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}}), Self: s.creds.Self(),
+		Services: append(service.Services(), volumes), Clock: s.clock, Log: s.log, Stats: s.rpcStats,
+	})
+	if err != nil {
+		return err
+	}
+	s.stack.PushCloser("data path", s.data.Close)
+	s.group.Go("data path", func(context.Context) error { return s.data.Serve(l) })
+	return nil
+}
+
+// serveNBD serves disks to clients: on the unix socket to who may open it, on TCP to
+// who shows a certificate.
+func (s *server) serveNBD() error {
+	var err error
+	s.nbd, err = nbd.NewServer(nbd.Config{Exports: s.exports, HangupOnShutdown: true, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.stack.Push("nbd", func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+		defer cancel()
+		if err := s.nbd.Shutdown(ctx); err != nil {
+			s.log.Warn("clients hung up on", "err", err)
+		}
+		return nil
+	})
+	if path := s.cfg.NBD.Unix; path != "" {
+		l, err := listenUnix(path)
+		if err != nil {
+			return err
+		}
+		s.group.Go("nbd unix", func(context.Context) error { return s.nbd.Serve(l, nbd.Endpoint{}) })
+	}
+	if addr := s.cfg.NBD.TCP; addr != "" {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return fmt.Errorf("listen for nbd clients: %w", err)
+		}
+		ep := nbd.Endpoint{TLSRequired: s.cfg.NBD.TLS == "required"}
+		if s.cfg.NBD.TLS != "off" {
+			ep.TLS = s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleNBD, pki.RoleOperator, pki.RoleBlockd}})
+		}
+		s.group.Go("nbd tcp", func(context.Context) error { return s.nbd.Serve(l, ep) })
+	}
+	return nil
+}
+
+// listenUnix makes the socket, in the place of one that a dead process left. The
+// data folder's lock has been taken, so none of ours lives.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("make socket folder: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen for nbd clients: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(fmt.Errorf("protect socket: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+// hedge looks for reads that wait too long.
+func (s *server) hedge(ctx context.Context) error {
+	t := s.clock.NewTicker(5 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C():
+			s.reader.Tick(s.clock.Now())
+		}
+	}
+}
