@@ -515,10 +515,7 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	m := clock.NewManual()
 	l := layout{filepath.Join(t.TempDir(), "d")}
 	o := Options{Dir: l.dir, BinDir: fakeBinaries(t), Clock: m}
-	if err := l.make(); err != nil {
-		t.Fatal(err)
-	}
-	f, err := l.prepare(o)
+	f, err := Prepare(o)
 	if err != nil {
 		t.Fatal(err)
 	}

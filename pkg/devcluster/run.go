@@ -54,6 +54,11 @@ const (
 // Run runs the cluster until ctx ends and every daemon has ended. It fails if the cluster
 // cannot be made or does not come up; a daemon that dies later is restarted.
 func Run(ctx context.Context, o Options) (err error) {
+	for _, name := range []string{"metad", "blockd"} {
+		if _, err := os.Stat(filepath.Join(o.BinDir, name)); err != nil {
+			return fmt.Errorf("%s is not beside ashlar in %s (make build makes all): %w", name, o.BinDir, errs.ErrNotFound)
+		}
+	}
 	if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 		return fmt.Errorf("find data folder: %w", err)
 	}
@@ -74,13 +79,18 @@ func Run(ctx context.Context, o Options) (err error) {
 	return r.run(ctx)
 }
 
+// Prepare does what comes before the first daemon starts, and starts none: folder, ports,
+// certificates, configs. Nothing may run on the folder.
+func Prepare(o Options) (*File, error) {
+	l := layout{o.Dir}
+	if err := l.make(); err != nil {
+		return nil, err
+	}
+	return l.prepare(o)
+}
+
 // prepare makes the cluster, or finds it, and writes the daemons' configs.
 func (l layout) prepare(o Options) (*File, error) {
-	for _, name := range []string{"metad", "blockd"} {
-		if _, err := os.Stat(filepath.Join(o.BinDir, name)); err != nil {
-			return nil, fmt.Errorf("%s is not beside ashlar in %s (make build makes all): %w", name, o.BinDir, errs.ErrNotFound)
-		}
-	}
 	file, err := LoadFile(l.dir)
 	var ca *pki.CA
 	switch {
