@@ -363,7 +363,7 @@ func (c *conn) reason() error {
 
 // tick is called by the pacer. gap tells that time passed unseen: then nobody is to blame for silence.
 func (c *conn) tick(now time.Duration, gap bool) {
-	if gap || c.heard.Swap(false) || !c.inRead.Load() {
+	if c.heard.Swap(false) || gap || c.lastHeard == 0 || !c.inRead.Load() { // 0: the first tick
 		c.lastHeard = now
 	} else if now-c.lastHeard >= c.timing.Dead {
 		c.fail(fmt.Errorf("%s was silent for %s: %w", c.place, now-c.lastHeard, errs.ErrUnavailable))
