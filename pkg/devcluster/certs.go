@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/pki"
 )
 
@@ -54,7 +56,32 @@ func (l layout) ensureCertificates(c clock.Clock, ca *pki.CA, p *Plan) error {
 			return err
 		}
 	}
-	return nil
+	return l.ensureNBDClient(c, ca)
+}
+
+// nbdFolder has a certificate for NBD clients, all disks, under the names that libnbd
+// (tls-certificates=DIR) and QEMU (tls-creds-x509,dir=DIR) look for.
+func (l layout) nbdFolder() string { return filepath.Join(l.pki(), "nbd") }
+
+func (l layout) ensureNBDClient(c clock.Clock, ca *pki.CA) error {
+	dir := l.nbdFolder()
+	files := pki.Files{CA: filepath.Join(dir, "ca-cert.pem"), Cert: filepath.Join(dir, "client-cert.pem"), Key: filepath.Join(dir, "client-key.pem")}
+	cr, err := pki.Load(c, files)
+	if err == nil && cr.Expires().After(c.Wall().Add(renewBefore)) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) && !expired(err) {
+		return err
+	}
+	pair, err := ca.Issue(pki.Request{Role: pki.RoleNBD, Name: "nbd", Disks: []string{pki.AllDisks}})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	return errors.Join(config.WriteFile(files.Key, pair.KeyPEM, 0o600), config.WriteFile(files.Cert, pair.CertPEM, 0o644),
+		config.WriteFile(files.CA, ca.CertPEM(), 0o644))
 }
 
 func expired(err error) bool { return errors.Is(err, pki.ErrExpired) }

@@ -540,6 +540,10 @@ func TestCertificatesAreRenewed(t *testing.T) {
 			t.Errorf("after %s it expires %s", age, after.Expires())
 		}
 	}
+	guest, err := pki.Load(m, pki.Files{CA: l.nbdFolder() + "/ca-cert.pem", Cert: l.nbdFolder() + "/client-cert.pem", Key: l.nbdFolder() + "/client-key.pem"})
+	if err != nil || guest.Self().Role != pki.RoleNBD || !guest.Self().MayOpen("any") {
+		t.Errorf("certificate for NBD clients: %v, %v", guest, err)
+	}
 	if err := os.Chmod(l.tls("b1").Key, 0o644); err != nil {
 		t.Fatal(err)
 	}
