@@ -56,7 +56,7 @@ func (s *server) tryRegister(ctx context.Context) (client.Registered, error) {
 	defer cancel()
 	r := client.Registration{
 		Holder: s.life.holder, DataAddress: s.cfg.Listen, Zone: s.cfg.Zone, Exports: s.cfg.NBD.Unix != "" || s.cfg.NBD.TCP != "",
-		NBDUnixPath: s.cfg.NBD.Unix, NBDTCP: s.cfg.NBD.TCP, NBDTLS: s.cfg.NBD.TLS != "off",
+		NBDUnixPath: s.cfg.NBD.Unix, NBDTCP: s.cfg.NBD.TCP, NBDTLS: s.cfg.NBD.TLS == "required",
 	}
 	for _, st := range s.local {
 		u := st.Stats()
