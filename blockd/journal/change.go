@@ -20,6 +20,7 @@ type asker struct {
 	unknown bool
 	at      time.Duration // not before
 	pause   time.Duration
+	addAt   time.Duration // no further ensemble before
 	// After an unknown outcome the list is read once more when the ask can no longer
 	// be on its way: it may land after the first look. 0: no need.
 	again time.Duration
@@ -54,7 +55,7 @@ func (c *Core) nextAsk(now time.Duration) Ask {
 		return Ask{Kind: AskReread}
 	case c.opening != nil:
 		return c.nextOpeningAsk(now)
-	case c.wantsSuccessor() && len(c.ensembles) < c.limits.Ensembles:
+	case now >= c.asker.addAt && c.wantsSuccessor() && len(c.ensembles) < c.limits.Ensembles:
 		return Ask{Kind: AskAdd, Exclude: c.exclude(now)}
 	}
 	for _, e := range c.ensembles {
@@ -97,7 +98,7 @@ func (c *Core) nextOpeningAsk(now time.Duration) Ask {
 			}
 		}
 	}
-	if usable < quorum {
+	if usable < quorum && now >= c.asker.addAt {
 		return Ask{Kind: AskAdd, Exclude: c.exclude(now)}
 	}
 	return Ask{}
@@ -166,7 +167,7 @@ func (c *Core) Answer(now time.Duration, r AskResult, fx *Effects) {
 		}
 		if r.Ask.Kind == AskAdd {
 			c.grow, c.scarce = false, false
-			c.asker.at = now + c.limits.AskAfter
+			c.asker.addAt = now + c.limits.AskAfter
 		}
 		c.adopt(now, r.List, fx)
 	case errors.Is(r.Err, errs.ErrStaleEpoch):

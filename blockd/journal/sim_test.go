@@ -869,3 +869,34 @@ func (l *ledger) from(k storeproto.Kind, e id.Epoch) id.LSN {
 	}
 	return 0
 }
+
+// opened is a process that has the volume open.
+func (w *world) opened(t *testing.T, host id.Host) *process {
+	t.Helper()
+	n := uint64(1)
+	for _, p := range w.procs {
+		if p.holder.Host == host {
+			n = p.holder.Number + 1
+		}
+	}
+	p := w.spawn(host, n)
+	p.open(simLimits)
+	if !w.until(10*time.Second, func() bool { return p.core != nil }) {
+		t.Fatalf("%s does not open: %v, %s", p.holder, p.err, showOpener(p.opener))
+	}
+	return p
+}
+
+// writeAll appends n records and waits until they are acknowledged.
+func (p *process) writeAll(t *testing.T, n int) {
+	t.Helper()
+	for range n {
+		if !p.w.until(10*time.Second, func() bool { return p.core.Room(storeproto.Journal) }) {
+			t.Fatalf("%s has no room: %+v", p.holder, p.core.Status())
+		}
+		p.write(1)
+	}
+	if !p.w.until(10*time.Second, func() bool { return p.core.Acked(storeproto.Journal)+1 == p.core.Next(storeproto.Journal) }) {
+		t.Fatalf("%s is not acknowledged: %+v", p.holder, p.core.Status())
+	}
+}

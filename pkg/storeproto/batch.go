@@ -2,6 +2,7 @@ package storeproto
 
 import (
 	"encoding/binary"
+	"sync"
 	"sync/atomic"
 
 	"ashlar.dev/pkg/codec"
@@ -61,15 +62,19 @@ func (b *Batch) Release() {
 	}
 }
 
+// scratch is memory for sums: what is handed to a CRC escapes.
+var scratch = sync.Pool{New: func() any { return new([256]byte) }}
+
 func (b *Batch) sum() uint32 {
-	var h [28]byte
+	s := scratch.Get().(*[256]byte)
+	defer scratch.Put(s)
+	h := s[:28]
 	binary.LittleEndian.PutUint64(h[0:], uint64(b.Epoch))
 	binary.LittleEndian.PutUint64(h[8:], uint64(b.First))
 	binary.LittleEndian.PutUint32(h[16:], b.Count)
 	binary.LittleEndian.PutUint32(h[20:], uint32(len(b.Meta)))
 	binary.LittleEndian.PutUint32(h[24:], uint32(len(b.Sums)))
-	crc := codec.CRCMore(codec.CRC(h[:]), b.Meta)
-	var s [256]byte
+	crc := codec.CRCMore(codec.CRC(h), b.Meta)
 	for i := 0; i < len(b.Sums); {
 		n := 0
 		for ; i < len(b.Sums) && n < len(s); i++ {
