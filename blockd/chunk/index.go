@@ -3,6 +3,7 @@ package chunk
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"sync"
 
@@ -56,7 +57,9 @@ func indexOptions(fs vfs.FS) *pebble.Options {
 // formatIndex makes an empty index, so that a store whose index is missing is
 // told from a new one.
 func formatIndex(dir string, fs vfs.FS) error {
-	db, err := pebble.Open(filepath.Join(dir, "index"), indexOptions(fs))
+	o := indexOptions(fs)
+	o.Logger = telemetry.Pebble(slog.New(slog.DiscardHandler), func(string) {})
+	db, err := pebble.Open(filepath.Join(dir, "index"), o)
 	if err != nil {
 		return fmt.Errorf("make index: %w", err)
 	}

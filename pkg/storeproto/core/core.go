@@ -80,7 +80,7 @@ type Core struct {
 	group   Group // reused: at most one is out
 	// timerChanged: NextTick may have moved.
 	timerChanged bool
-	dead    error
+	dead         error
 }
 
 // volume is what the store knows of one volume.

@@ -141,7 +141,8 @@ func (c *Core) Take(opsMax, journalBytesMax int) *Group {
 			}
 			g.Journal++
 			g.JournalBytes += n
-		} else if op.Kind != OpAnswer {
+		}
+		if op.Kind != OpAnswer && (!op.isJournal() || op.Creates) {
 			g.Index++
 		}
 		g.ops.push(c.queue.pop())

@@ -118,12 +118,12 @@ func (c *Core) Append(a *storeproto.Append) {
 
 func (c *Core) admit(a *storeproto.Append, op *Op) (OpKind, error) {
 	b := a.Batch
-	if err := c.checkShape(a); err != nil {
-		return OpAnswer, err
-	}
 	vol := c.volumes[a.Stream.Volume]
 	if vol != nil && a.Epoch < vol.fence {
 		return OpAnswer, fmt.Errorf("append under %s, fenced at %s: %w", a.Epoch, vol.fence, errs.ErrStaleEpoch)
+	}
+	if err := c.checkShape(a); err != nil {
+		return OpAnswer, err
 	}
 	s := c.streams[a.Stream]
 	if s == nil {

@@ -199,7 +199,7 @@ func (m *image) read(r *storeproto.ReadShard) error {
 	}
 	r.Got = sh.head.Generation
 	n := int(r.Count) * storeproto.BlockSize
-	if int(r.First)+int(r.Count) > int(sh.head.Blocks) || len(r.Dst) != n || len(r.Sums) != int(r.Count) {
+	if r.Count == 0 || int(r.First)+int(r.Count) > int(sh.head.Blocks) || len(r.Dst) != n || len(r.Sums) != int(r.Count) {
 		return fmt.Errorf("read %d blocks from %d of a shard of %d: %w", r.Count, r.First, sh.head.Blocks, errs.ErrInvalid)
 	}
 	copy(r.Dst, sh.data[int(r.First)*storeproto.BlockSize:][:n])
