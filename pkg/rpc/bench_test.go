@@ -8,7 +8,7 @@ import (
 
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/clock"
-	"ashlar.dev/pkg/rpc/rpctest"
+	"ashlar.dev/pkg/testkit/rpctest"
 )
 
 // benchService answers a write of 4 KiB with 16 bytes (op 1), and 16 bytes with 4 KiB (op 2).

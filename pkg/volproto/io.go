@@ -105,9 +105,6 @@ func (c *ioCall) Done(*rpc.Call) {
 // failed makes the handle dead if its session is: after a request whose outcome is unknown, and when the owner says so.
 func (r *Remote) failed(err error, unknown bool) error {
 	if unknown {
-		if errors.Is(err, errs.ErrUnavailable) {
-			r.broken.Store(true)
-		}
 		err = fmt.Errorf("volume %s at %s: %w: %w", r.target.volume, r.peer.cfg.Host, nbd.ErrHangup, err)
 	}
 	if errors.Is(err, nbd.ErrHangup) {

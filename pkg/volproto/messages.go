@@ -21,8 +21,6 @@ const (
 	opDetach = 2
 	opIO     = 3
 	opSize   = 4
-	// opAbandon undoes an attach for whose answer the proxy waited no longer.
-	opAbandon = 5
 )
 
 // The statuses with which every answer begins.
@@ -66,6 +64,14 @@ func readTarget(r *codec.Reader) (t target) {
 	}
 	return t
 }
+
+// use tells the attaches of one connection apart, so that a detach undoes its own and no
+// other: also one that is not answered yet, or was never sent.
+type use uint64
+
+func (u use) append(b []byte) []byte { return le.AppendUint64(b, uint64(u)) }
+
+func readUse(r *codec.Reader) use { return use(r.U64()) }
 
 // ioRequest follows the target of an I/O; a write's data are the payload.
 type ioRequest struct {

@@ -38,6 +38,7 @@ type PeerConfig struct {
 type Peer struct {
 	cfg    PeerConfig
 	client *rpc.Client
+	uses   atomic.Uint64
 }
 
 // NewPeer starts to connect to a host. It does not wait for it.
@@ -68,26 +69,20 @@ func (p *Peer) Close() error { return p.client.Close() }
 // ErrStaleSession, those of the owner, ErrUnavailable when the peer cannot be reached.
 func (p *Peer) Attach(ctx context.Context, volume id.Volume, session Session) (*Remote, error) {
 	t := target{volume, session}
-	r := &Remote{peer: p, target: t}
-	head := t.append(nil)
+	r := &Remote{peer: p, target: t, use: use(p.uses.Add(1))}
+	head := r.use.append(t.append(nil))
 	err := p.do(ctx, opAttach, volume, head, func(dec *codec.Reader) {
 		size, info := readInfo(dec)
 		r.size.Store(size)
 		r.info = info
 	})
 	if err != nil {
-		if ctx.Err() != nil {
-			p.abandon(head)
+		if ctx.Err() != nil { // the attach may be under way still
+			p.client.Start(&rpc.Call{Op: opDetach, Head: head, Caller: unheard{}})
 		}
 		return nil, fmt.Errorf("attach volume %s at %s: %w", volume, p.cfg.Host, err)
 	}
 	return r, nil
-}
-
-// abandon sends word, behind the attach on the same connection, that nobody waits for it. With
-// another connection there is nothing to undo.
-func (p *Peer) abandon(head []byte) {
-	p.client.Start(&rpc.Call{Op: opAbandon, Head: head, Caller: unheard{}})
 }
 
 type unheard struct{}
@@ -121,10 +116,10 @@ func (p *Peer) do(ctx context.Context, op uint16, v id.Volume, head []byte, f fu
 type Remote struct {
 	peer   *Peer
 	target target
+	use    use
 	info   nbd.Info
 	size   atomic.Uint64
 	lost   atomic.Pointer[error]
-	broken atomic.Bool // lost with its connection
 	closed atomic.Bool
 }
 
@@ -171,14 +166,11 @@ func (r *Remote) Close() error {
 	}
 	closed := error(fmt.Errorf("volume %s: %w", r.target.volume, errs.ErrClosed))
 	r.lost.CompareAndSwap(nil, &closed)
-	if r.broken.Load() {
-		return nil // the owner dropped the session with the connection
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	defer r.peer.cfg.Clock.AfterFunc(detachMax, cancel).Stop()
-	err := r.peer.do(ctx, opDetach, r.target.volume, r.target.append(nil), nil)
-	if err != nil && !errors.Is(err, errs.ErrUnavailable) { // as above
+	err := r.peer.do(ctx, opDetach, r.target.volume, r.use.append(r.target.append(nil)), nil)
+	if err != nil && !errors.Is(err, errs.ErrUnavailable) { // with its connection the owner drops the session
 		return fmt.Errorf("detach volume %s at %s: %w", r.target.volume, r.peer.cfg.Host, err)
 	}
 	return nil

@@ -45,7 +45,7 @@ func NewService(cfg ServiceConfig) (rpc.Service, error) {
 			}
 			h := &handler{cfg: cfg, peer: p}
 			h.mu.all = make(map[target]*attached)
-			h.mu.opening = make(map[target]*opening)
+			h.mu.opening = make(map[use]bool)
 			return h, nil
 		}}, nil
 }
@@ -58,20 +58,16 @@ type handler struct {
 	mu    struct {
 		sync.RWMutex
 		all     map[target]*attached
-		opening map[target]*opening
+		opening map[use]bool // attaches not answered yet; true: nobody waits any more
 	}
 }
-
-// opening counts the attaches of one session that the owner has not answered yet, and
-// those of them that nobody waits for any more.
-type opening struct{ asked, abandoned int }
 
 // attached is a volume opened for a session over this connection. The session's
 // connections at the proxy share it.
 type attached struct {
 	handle nbd.Handle
 	info   nbd.Info
-	uses   int // attaches less detaches; under the handler's mu
+	uses   map[use]struct{} // attaches that were not undone; under the handler's mu
 	io     sync.WaitGroup
 }
 
@@ -90,23 +86,22 @@ func (h *handler) Prepare(r *rpc.Request) error {
 	if r.Op == opIO {
 		return h.prepareIO(r, t, &dec)
 	}
+	var u use
+	if r.Op != opSize {
+		u = readUse(&dec)
+	}
 	if dec.End(); dec.Err() != nil {
 		return dec.Err()
 	}
 	c := &call{h: h, r: r}
 	switch r.Op {
 	case opAttach:
-		h.open(t)
-		c.run = func(ctx context.Context) error { return h.attach(ctx, r, t) }
-	case opDetach:
-		c.run = func(context.Context) error { return h.detach(t) }
-	case opAbandon:
-		c.run = func(context.Context) error {
-			if h.abandon(t) {
-				return nil
-			}
-			return h.detach(t)
+		if !h.open(u) {
+			return fmt.Errorf("attach under a number in use: %w", errs.ErrInvalid)
 		}
+		c.run = func(ctx context.Context) error { return h.attach(ctx, r, t, u) }
+	case opDetach:
+		c.run = func(context.Context) error { return h.detach(t, u) }
 	case opSize:
 		c.run = func(context.Context) error {
 			a := h.find(t)
@@ -160,58 +155,32 @@ func (h *handler) find(t target) *attached {
 	return a
 }
 
-func (h *handler) open(t target) {
+func (h *handler) open(u use) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	o := h.mu.opening[t]
-	if o == nil {
-		o = new(opening)
-		h.mu.opening[t] = o
-	}
-	o.asked++
-}
-
-// abandon lets go of one attach that is not answered yet, if there is one.
-func (h *handler) abandon(t target) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	o := h.mu.opening[t]
-	if o == nil || o.abandoned == o.asked {
+	if _, taken := h.mu.opening[u]; taken {
 		return false
 	}
-	o.abandoned++
+	h.mu.opening[u] = false
 	return true
 }
 
-// opened ends open. It tells whether the attach was abandoned. Under mu.
-func (h *handler) opened(t target) (abandoned bool) {
-	o := h.mu.opening[t]
-	o.asked--
-	if o.abandoned > 0 {
-		o.abandoned--
-		abandoned = true
-	}
-	if o.asked == 0 {
-		delete(h.mu.opening, t)
-	}
-	return abandoned
-}
-
-func (h *handler) attach(ctx context.Context, r *rpc.Request, t target) error {
+func (h *handler) attach(ctx context.Context, r *rpc.Request, t target, u use) error {
 	handle, err := h.cfg.Owner.Attach(ctx, t.volume, t.session, id.Host(h.peer.Identity.Name))
 	h.mu.Lock()
-	abandoned := h.opened(t)
+	abandoned := h.mu.opening[u]
+	delete(h.mu.opening, u)
 	a := h.mu.all[t]
 	switch {
 	case err != nil:
 	case abandoned:
 		err = errAbandoned
-	case a != nil:
-		a.uses++ // one handle serves all connections of the session; the new one is closed below
+	case a != nil: // one handle serves all connections of the session; the new one is closed below
+		a.uses[u] = struct{}{}
 	case len(h.mu.all) >= attachedMax:
 		err = fmt.Errorf("%d sessions are attached on this connection: %w", attachedMax, errs.ErrUnavailable)
 	default:
-		a = &attached{handle: handle, info: handle.Info(), uses: 1}
+		a = &attached{handle: handle, info: handle.Info(), uses: map[use]struct{}{u: {}}}
 		h.mu.all[t] = a
 	}
 	h.mu.Unlock()
@@ -224,21 +193,28 @@ func (h *handler) attach(ctx context.Context, r *rpc.Request, t target) error {
 	return err
 }
 
-var errAbandoned = fmt.Errorf("the attach was abandoned: %w", errs.ErrClosed)
+var errAbandoned = fmt.Errorf("the attach was undone: %w", errs.ErrClosed)
 
-func (h *handler) detach(t target) error {
+// detach undoes the attach u, in whatever state it is. The last one of a session closes its handle.
+func (h *handler) detach(t target, u use) error {
 	h.mu.Lock()
+	if _, ok := h.mu.opening[u]; ok {
+		h.mu.opening[u] = true
+	}
 	a := h.mu.all[t]
+	last := false
 	if a != nil {
-		if a.uses--; a.uses > 0 {
-			h.mu.Unlock()
-			return nil
+		if _, ok := a.uses[u]; ok {
+			delete(a.uses, u)
+			last = len(a.uses) == 0
 		}
+	}
+	if last {
 		delete(h.mu.all, t)
 	}
 	h.mu.Unlock()
-	if a == nil {
-		return nil // gone with an earlier connection
+	if !last {
+		return nil
 	}
 	a.io.Wait()
 	return a.handle.Close()
