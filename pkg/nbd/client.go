@@ -114,6 +114,7 @@ func connect(ctx context.Context, uri string, o *ClientOptions) (URI, net.Conn, 
 	if err != nil {
 		return u, nil, fmt.Errorf("dial nbd server: %w: %w", err, errs.ErrUnavailable)
 	}
+	roomy(raw)
 	return u, raw, nil
 }
 
@@ -224,6 +225,12 @@ func (c *Client) launch(f *flight) {
 	f.cookie = c.mu.cookie
 	c.mu.flights[f.cookie] = f
 }
+
+// Cork holds requests back, until the Uncork that belongs to it, to send them together.
+func (c *Client) Cork() { c.out.cork() }
+
+// Uncork sends what was held back.
+func (c *Client) Uncork() { c.out.uncork(true) }
 
 // encode appends the request of a flight.
 func (c *Client) encode(f *frame, v *vec) bool {

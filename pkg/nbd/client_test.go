@@ -112,8 +112,8 @@ func TestClientRefusesBadHandshakes(t *testing.T) {
 	info := func(p *peer, b []byte) {
 		p.welcome(3)
 		p.hear(optGo)
-		p.answer(optGo, repInfo, b)
-		p.answer(optGo, repAck, nil)
+		p.send(u64(magicOptReply), u32(uint32(optGo)), u32(uint32(repInfo)), u32(uint32(len(b))), b, // in one, for the client may leave in the middle
+			u64(magicOptReply), u32(uint32(optGo)), u32(uint32(repAck)), u32(0))
 	}
 	for name, c := range map[string]struct {
 		want error

@@ -43,11 +43,12 @@ type conn struct {
 	expires  time.Time // of the handshake
 
 	// Of the transmission:
-	dev   Handle
-	info  Info
-	limit limiter
-	out   outbox
-	stats connStats
+	dev    Handle
+	corker Corker // dev, if it is one
+	info   Info
+	limit  limiter
+	out    outbox
+	stats  connStats
 
 	draining atomic.Bool
 	dead     chan struct{} // closed by hangup
@@ -138,9 +139,25 @@ func (c *conn) begin() {
 	} else {
 		c.out.sink = newSink(c.raw)
 	}
+	c.corker, _ = c.dev.(Corker)
+	c.resume()
+	c.reads.dry, c.reads.wet = c.pause, c.resume
+}
+
+// pause lets go of what is held back for company, because the reader may have to wait.
+func (c *conn) pause() {
+	if c.corker != nil {
+		c.corker.Uncork()
+	}
+	c.out.uncork(true)
+}
+
+// resume holds requests and replies back for company, until the pause that follows.
+func (c *conn) resume() {
 	c.out.cork()
-	c.reads.dry = func() { c.out.uncork(true) }
-	c.reads.wet = c.out.cork
+	if c.corker != nil {
+		c.corker.Cork()
+	}
 }
 
 // transmit serves requests until the client is done (nil) or something is wrong.
@@ -171,7 +188,7 @@ func (c *conn) transmit() error {
 // finish ends the transmission: requests in flight end first; where the client can still
 // listen, their replies are written.
 func (c *conn) finish(err error) {
-	c.out.uncork(true)
+	c.pause()
 	orderly := err == nil || errors.Is(err, io.EOF) || c.draining.Load() && errors.Is(err, os.ErrDeadlineExceeded)
 	if !orderly {
 		if !errors.Is(err, net.ErrClosed) {
@@ -204,8 +221,8 @@ func (c *conn) admit(n int64) bool {
 		}
 		c.limit.release(1, n)
 	}
-	c.out.uncork(true) // what waits may be what others wait for
-	defer c.out.cork()
+	c.pause() // what is held back may be what all wait for
+	defer c.resume()
 	if !c.limit.wait(n, c.dead) {
 		return false
 	}

@@ -42,6 +42,15 @@ type Device interface {
 	Info() Info
 }
 
+// Corker is for devices that gain from requests that come together. The server calls Cork before it
+// submits what has arrived and Uncork when it has submitted all of it, or has to wait. In between
+// the device may hold requests back. Calls of several connections nest. Both are safe for
+// concurrent use and do not wait.
+type Corker interface {
+	Cork()
+	Uncork()
+}
+
 // Info describes a device. The zero value is a writable disk for one connection with the default block sizes.
 type Info struct {
 	ReadOnly bool

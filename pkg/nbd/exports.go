@@ -61,8 +61,18 @@ type Process struct {
 }
 
 // Shared makes a Handle of a device that many connections use: its Close does nothing.
-func Shared(d Device) Handle { return shared{d} }
+func Shared(d Device) Handle {
+	if c, ok := d.(Corker); ok {
+		return sharedCorker{shared{d}, c}
+	}
+	return shared{d}
+}
 
 type shared struct{ Device }
 
 func (shared) Close() error { return nil }
+
+type sharedCorker struct {
+	shared
+	Corker
+}

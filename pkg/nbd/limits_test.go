@@ -206,13 +206,14 @@ func TestStalledClientsAreDropped(t *testing.T) {
 
 // Without this an idle guest would be disconnected.
 func TestIdleClientsStay(t *testing.T) {
+	t.Parallel()
 	d := &fake{data: make([]byte, 4096)}
-	_, p := serve(t, Config{Exports: one(d), Limits: Limits{StallTimeout: 10 * time.Millisecond, HandshakeTimeout: 300 * time.Millisecond}}, Endpoint{})
+	_, p := serve(t, Config{Exports: one(d), Limits: Limits{StallTimeout: 10 * time.Millisecond, HandshakeTimeout: 700 * time.Millisecond}}, Endpoint{})
 	p.transmission(headersSimple, false, "disk")
 	select {
 	case <-p.over:
 		t.Fatal("dropped")
-	case <-time.After(400 * time.Millisecond): // longer than every deadline
+	case <-time.After(800 * time.Millisecond): // longer than every deadline
 	}
 	p.request(headersSimple, requestHeader{op: OpFlush, cookie: 1}, nil)
 	p.wantReply(headersSimple, requestHeader{op: OpFlush, cookie: 1}, 0)

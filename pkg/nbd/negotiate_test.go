@@ -238,12 +238,13 @@ func TestOptionsAreCounted(t *testing.T) {
 
 // Without this clients that say nothing would hold connections for ever; nor may a slow Open count as the client's silence.
 func TestHandshakeDeadline(t *testing.T) {
-	limits := Limits{HandshakeTimeout: 50 * time.Millisecond}
+	t.Parallel()
+	limits := Limits{HandshakeTimeout: 600 * time.Millisecond}
 	e := one(&fake{data: make([]byte, 4096)})
 	opening := make(chan struct{})
 	e.slow = func(ctx context.Context) error {
 		close(opening)
-		timer := time.NewTimer(150 * time.Millisecond) // a volume that fails over meanwhile
+		timer := time.NewTimer(700 * time.Millisecond) // a volume that fails over meanwhile
 		defer timer.Stop()
 		select {
 		case <-timer.C:
@@ -266,6 +267,7 @@ func TestHandshakeDeadline(t *testing.T) {
 		"in an option": func(p *peer) { p.greet(3).send(optionBytes(optInfo, make([]byte, 100))[:30]) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			p := meet(t, s, Endpoint{})
 			silent(p)
 			select {
@@ -437,7 +439,7 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("silent in the TLS handshake", func(t *testing.T) {
 		cfg := cfg
-		cfg.Limits.HandshakeTimeout = 50 * time.Millisecond
+		cfg.Limits.HandshakeTimeout = 300 * time.Millisecond
 		_, p := serve(t, cfg, required)
 		p.greet(3).wantOption(optStartTLS, nil, repAck)
 		<-p.over

@@ -216,6 +216,7 @@ func (s *Server) admit(raw net.Conn, ep Endpoint) *conn {
 	}
 	s.mu.lastConn++
 	c.id = s.mu.lastConn
+	roomy(raw)
 	c.peer = Peer{Conn: c.id, Addr: raw.RemoteAddr(), Process: processOf(raw)}
 	s.mu.conns[c.id] = c
 	s.group.Add(1)
@@ -230,6 +231,16 @@ func (s *Server) run(c *conn) {
 	delete(s.mu.conns, c.id)
 	s.retired.addFrom(&c.stats) // under mu, so that no count is missed or doubled in Status
 	s.mu.Unlock()
+}
+
+// unixBufferLen is the send buffer asked for on unix sockets, in bytes. The system's default makes long replies go
+// in many small turns; TCP sizes its own.
+const unixBufferLen = 2 << 20
+
+func roomy(raw net.Conn) {
+	if u, ok := raw.(*net.UnixConn); ok {
+		_ = u.SetWriteBuffer(unixBufferLen) // a wish; the system may grant less
+	}
 }
 
 // processOf asks the kernel who connected to a unix socket.

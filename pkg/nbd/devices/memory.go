@@ -29,7 +29,7 @@ type Memory struct {
 }
 
 type shard struct {
-	sync.RWMutex
+	sync.Mutex
 	pages map[uint64]*[pageLen]byte // by number; what is absent reads as zeros
 }
 
@@ -98,12 +98,12 @@ func (d *Memory) read(r *nbd.Request) {
 		p := first(r.Offset+at, r.Length-at)
 		n := uint64(p.to - p.from)
 		s := d.shard(p.page)
-		s.RLock()
+		s.Lock()
 		data := s.pages[p.page]
 		if data != nil {
 			copy(r.Data[at:at+n], data[p.from:p.to])
 		}
-		s.RUnlock()
+		s.Unlock()
 		if data == nil {
 			r.Hole(r.Offset+at, n)
 		}
@@ -186,12 +186,12 @@ func (d *Memory) status(r *nbd.Request) {
 	for at, pages := r.Offset, 0; at < end && pages < statusPagesMax; pages++ {
 		p := first(at, end-at)
 		s := d.shard(p.page)
-		s.RLock()
+		s.Lock()
 		state := nbd.StateHole | nbd.StateZero
 		if s.pages[p.page] != nil {
 			state = nbd.StateData
 		}
-		s.RUnlock()
+		s.Unlock()
 		n := uint64(p.to - p.from)
 		if !r.AddExtent(n, state) {
 			return
