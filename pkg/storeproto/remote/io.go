@@ -43,6 +43,11 @@ var appendCalls = sync.Pool{New: func() any { return new(appendCall) }}
 
 // Append is part of storeproto.Store. The order of calls is kept on the wire.
 func (s *store) Append(a *storeproto.Append) {
+	if err := checkAppend(a); err != nil {
+		a.Err = err
+		a.Done(a)
+		return
+	}
 	c := appendCalls.Get().(*appendCall)
 	c.store, c.a, c.Caller = s, a, c
 	c.Op, c.Timeout = opAppend, s.peer.timeouts.Append
@@ -53,6 +58,22 @@ func (s *store) Append(a *storeproto.Append) {
 	c.Payload = append(c.Payload[:0], a.Batch.Meta, c.sums)
 	c.Payload = append(c.Payload, a.Batch.Payload...)
 	s.peer.client(opAppend).Start(&c.Call)
+}
+
+// checkAppend refuses what the wire has no room for and no store would take.
+func checkAppend(a *storeproto.Append) error {
+	b := a.Batch
+	switch {
+	case b.Count == 0 || b.Count > storeproto.BatchRecordsMax || b.First == 0 || b.First+id.LSN(b.Count) < b.First:
+		return fmt.Errorf("append %d records at %d: %w", b.Count, b.First, errs.ErrInvalid)
+	case len(b.Meta) > storeproto.BatchMetaMax || len(b.Sums) > storeproto.BatchBlocksMax:
+		return fmt.Errorf("append %d bytes of meta and %d blocks: %w", len(b.Meta), len(b.Sums), errs.ErrInvalid)
+	case bytesOf(b.Payload) != b.PayloadBytes():
+		return fmt.Errorf("append %d bytes of payload with %d sums: %w", bytesOf(b.Payload), len(b.Sums), errs.ErrInvalid)
+	case a.Stream.Kind >= storeproto.Kinds || a.Epoch == 0 || b.Epoch == 0 || a.Stream.Ensemble.Epoch == 0:
+		return fmt.Errorf("append to %v of kind %d under %s: %w", a.Stream, a.Stream.Kind, a.Epoch, errs.ErrInvalid)
+	}
+	return nil
 }
 
 // Answer is part of rpc.Caller.
@@ -151,8 +172,8 @@ var readCalls = sync.Pool{New: func() any { return new(readCall) }}
 
 // ReadShard is part of storeproto.Store. The blocks are read from the socket into q.Dst.
 func (s *store) ReadShard(q *storeproto.ReadShard) {
-	if q.Count == 0 || len(q.Dst) != int(q.Count)*storeproto.BlockSize || len(q.Sums) != int(q.Count) {
-		q.Err = fmt.Errorf("read %d blocks into %d bytes and %d sums: %w", q.Count, len(q.Dst), len(q.Sums), errs.ErrInvalid)
+	if q.Count == 0 || int(q.First)+int(q.Count) > shardSlotsMax || len(q.Dst) != int(q.Count)*storeproto.BlockSize || len(q.Sums) != int(q.Count) {
+		q.Err = fmt.Errorf("read %d blocks at %d into %d bytes and %d sums: %w", q.Count, q.First, len(q.Dst), len(q.Sums), errs.ErrInvalid)
 		q.Done(q)
 		return
 	}
