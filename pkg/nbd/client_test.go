@@ -163,56 +163,61 @@ func chunkBytes(mode headers, flags, kind uint16, cookie uint64, payload ...[]by
 
 func fillBytes(v byte, n int) []byte { return bytes.Repeat([]byte{v}, n) }
 
+func bad(why string) string { return "bad: " + why }
+
+// replyRows are what a server may answer to a request for 1024 bytes at 512, and what the client makes of it: the
+// bytes of a read, the text of an error, or a violation.
+var replyRows = map[string]struct {
+	op      Op
+	replies func(m headers) []byte // to cookie 1: 1024 bytes at 512
+	want    string
+}{
+	"in pieces out of order": {OpRead, func(m headers) []byte {
+		return cat(chunkBytes(m, 0, chunkData, 1, u64(1024), fillBytes(2, 512)), chunkBytes(m, 0, chunkHole, 1, u64(768), u32(256)),
+			chunkBytes(m, 0, chunkData, 1, u64(512), fillBytes(1, 256)), chunkBytes(m, chunkDone, chunkNone, 1))
+	}, "1×256 0×256 2×512"},
+	"overlap": {OpRead, func(m headers) []byte {
+		return cat(chunkBytes(m, 0, chunkData, 1, u64(512), fillBytes(1, 512)), chunkBytes(m, chunkDone, chunkData, 1, u64(1023), fillBytes(2, 513)))
+	}, bad("overlap")},
+	"gap":            {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1023)) }, bad("gap")},
+	"before":         {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(511), fillBytes(1, 1024)) }, bad("before")},
+	"beyond":         {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1025)) }, bad("beyond")},
+	"wraps":          {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkHole, 1, u64(1<<64-1), u32(1024)) }, bad("wraps")},
+	"hole of zero":   {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkHole, 1, u64(512), u32(0)) }, bad("hole of zero")},
+	"empty data":     {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512)) }, bad("empty")},
+	"unknown chunk":  {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, 99, 1) }, bad("unknown")},
+	"wrong cookie":   {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 2, u64(512), fillBytes(1, 1024)) }, bad("cookie")},
+	"none not done":  {OpRead, func(m headers) []byte { return chunkBytes(m, 0, chunkNone, 1) }, bad("none")},
+	"garbage":        {OpRead, func(m headers) []byte { return []byte(strings.Repeat("garbage!", 8)) }, bad("garbage")},
+	"data to a trim": {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1024)) }, bad("data")},
+	"error":          {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkError, 1, u32(5), u16(3), []byte("why")) }, "input/output error: why"},
+	"error at an offset, then data": {OpRead, func(m headers) []byte {
+		return cat(chunkBytes(m, 0, chunkErrorOffset, 1, u32(28), u16(0), u64(600)), chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1024)))
+	}, "no space left"},
+	"error of a later kind": {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, 1<<15+77, 1, u32(22), u16(0), []byte("more")) }, "invalid argument"},
+	"error text too long": {OpTrim, func(m headers) []byte {
+		return chunkBytes(m, chunkDone, chunkError, 1, u32(22), u16(500), []byte("more"))
+	}, bad("text")},
+	"error cut short":       {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkError, 1, u32(22)) }, bad("cut")},
+	"done":                  {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkNone, 1) }, ""},
+	"status without extent": {OpBlockStatus, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkNone, 1) }, bad("no extent")},
+	"status of another context": {OpBlockStatus, func(m headers) []byte {
+		if m == headersExtended {
+			return chunkBytes(m, chunkDone, chunkStatusEx, 1, u32(41), u32(1), u64(1), u64(0))
+		}
+		return chunkBytes(m, chunkDone, chunkStatus, 1, u32(41), u32(1), u32(0))
+	}, bad("context")},
+	"status of the other form": {OpBlockStatus, func(m headers) []byte {
+		if m == headersStructured {
+			return chunkBytes(m, chunkDone, chunkStatusEx, 1, u32(42), u32(1), u64(1), u64(0))
+		}
+		return chunkBytes(m, chunkDone, chunkStatus, 1, u32(42), u32(1), u32(0))
+	}, bad("form")},
+}
+
 // Without this a wrong server could make the client believe bytes that nobody sent, or write outside of a buffer.
 func TestClientChecksEveryReply(t *testing.T) {
-	bad := func(why string) string { return "bad: " + why }
-	for name, c := range map[string]struct {
-		op      Op
-		replies func(m headers) []byte // to cookie 1: 1024 bytes at 512
-		want    string
-	}{
-		"in pieces out of order": {OpRead, func(m headers) []byte {
-			return cat(chunkBytes(m, 0, chunkData, 1, u64(1024), fillBytes(2, 512)), chunkBytes(m, 0, chunkHole, 1, u64(768), u32(256)),
-				chunkBytes(m, 0, chunkData, 1, u64(512), fillBytes(1, 256)), chunkBytes(m, chunkDone, chunkNone, 1))
-		}, "1×256 0×256 2×512"},
-		"overlap": {OpRead, func(m headers) []byte {
-			return cat(chunkBytes(m, 0, chunkData, 1, u64(512), fillBytes(1, 512)), chunkBytes(m, chunkDone, chunkData, 1, u64(1023), fillBytes(2, 513)))
-		}, bad("overlap")},
-		"gap":            {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1023)) }, bad("gap")},
-		"before":         {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(511), fillBytes(1, 1024)) }, bad("before")},
-		"beyond":         {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1025)) }, bad("beyond")},
-		"wraps":          {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkHole, 1, u64(1<<64-1), u32(1024)) }, bad("wraps")},
-		"hole of zero":   {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkHole, 1, u64(512), u32(0)) }, bad("hole of zero")},
-		"empty data":     {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512)) }, bad("empty")},
-		"unknown chunk":  {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, 99, 1) }, bad("unknown")},
-		"wrong cookie":   {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 2, u64(512), fillBytes(1, 1024)) }, bad("cookie")},
-		"none not done":  {OpRead, func(m headers) []byte { return chunkBytes(m, 0, chunkNone, 1) }, bad("none")},
-		"garbage":        {OpRead, func(m headers) []byte { return []byte(strings.Repeat("garbage!", 8)) }, bad("garbage")},
-		"data to a trim": {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1024)) }, bad("data")},
-		"error":          {OpRead, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkError, 1, u32(5), u16(3), []byte("why")) }, "input/output error: why"},
-		"error at an offset, then data": {OpRead, func(m headers) []byte {
-			return cat(chunkBytes(m, 0, chunkErrorOffset, 1, u32(28), u16(0), u64(600)), chunkBytes(m, chunkDone, chunkData, 1, u64(512), fillBytes(1, 1024)))
-		}, "no space left"},
-		"error of a later kind": {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, 1<<15+77, 1, u32(22), u16(0), []byte("more")) }, "invalid argument"},
-		"error text too long": {OpTrim, func(m headers) []byte {
-			return chunkBytes(m, chunkDone, chunkError, 1, u32(22), u16(500), []byte("more"))
-		}, bad("text")},
-		"error cut short":       {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkError, 1, u32(22)) }, bad("cut")},
-		"done":                  {OpTrim, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkNone, 1) }, ""},
-		"status without extent": {OpBlockStatus, func(m headers) []byte { return chunkBytes(m, chunkDone, chunkNone, 1) }, bad("no extent")},
-		"status of another context": {OpBlockStatus, func(m headers) []byte {
-			if m == headersExtended {
-				return chunkBytes(m, chunkDone, chunkStatusEx, 1, u32(41), u32(1), u64(1), u64(0))
-			}
-			return chunkBytes(m, chunkDone, chunkStatus, 1, u32(41), u32(1), u32(0))
-		}, bad("context")},
-		"status of the other form": {OpBlockStatus, func(m headers) []byte {
-			if m == headersStructured {
-				return chunkBytes(m, chunkDone, chunkStatusEx, 1, u32(42), u32(1), u64(1), u64(0))
-			}
-			return chunkBytes(m, chunkDone, chunkStatus, 1, u32(42), u32(1), u32(0))
-		}, bad("form")},
-	} {
+	for name, c := range replyRows {
 		for _, mode := range allModes[1:] {
 			t.Run(name+"/"+mode.String(), func(t *testing.T) {
 				client, err := open(t, script(t, func(p *peer) {

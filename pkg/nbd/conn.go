@@ -30,6 +30,8 @@ type conn struct {
 	tlsRequired bool
 	tlsConfig   *tls.Config
 
+	handshakeOver func() // tells the listener
+
 	// Agreed on in the handshake:
 	fixed    bool // the client speaks fixed newstyle
 	noZeroes bool
@@ -105,6 +107,9 @@ func (c *conn) serve(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { c.hangup("server closed") })
 	defer stop()
 	ready, err := c.negotiate(ctx)
+	if c.handshakeOver != nil {
+		c.handshakeOver()
+	}
 	if c.held != nil {
 		c.closeHandle(c.held)
 	}

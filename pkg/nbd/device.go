@@ -189,6 +189,9 @@ func (r *Request) Hook(c Completer) { r.hooks = append(r.hooks, c) }
 // socket but never waits for it. Use a Batch to complete several at once.
 func (r *Request) Complete(err error) {
 	last := len(r.hooks) - 1
+	if last < 0 {
+		panic("nbd: a request was completed twice")
+	}
 	c := r.hooks[last]
 	r.hooks[last] = nil
 	r.hooks = r.hooks[:last]

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
 	"ashlar.dev/pkg/buf"
@@ -169,6 +170,46 @@ func TestConnectionsAreBounded(t *testing.T) {
 	meet(t, s, Endpoint{}).greet(3)
 }
 
+// Without this strangers who never finish a handshake would keep others out.
+func TestHandshakesAreBoundedByListener(t *testing.T) {
+	s, err := NewServer(Config{Exports: one(&fake{}), Limits: Limits{HandshakesMax: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	var dials []func() *peer
+	for range 2 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		over := make(chan error, 1)
+		go func() { over <- s.Serve(l, Endpoint{}) }()
+		t.Cleanup(func() {
+			_ = s.Close()
+			if err := <-over; err != nil {
+				t.Error(err)
+			}
+		})
+		dials = append(dials, func() *peer {
+			conn, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = conn.Close() })
+			_ = conn.SetDeadline(time.Now().Add(patience))
+			return &peer{t: t, conn: conn}
+		})
+	}
+	first := dials[0]().greet(3)
+	dials[0]().wantClosed()
+	dials[1]().greet(3) // another door
+	first.wantOption(optGo, goData("disk"), repInfo, repAck)
+	first.request(headersSimple, requestHeader{op: OpFlush, cookie: 1}, nil)
+	first.wantReply(headersSimple, requestHeader{op: OpFlush, cookie: 1}, 0)
+	dials[0]().greet(3) // the first is through
+}
+
 // Without this a client that stops in a message, or does not read, would hold its buffers for ever.
 func TestStalledClientsAreDropped(t *testing.T) {
 	limits := Limits{StallTimeout: 50 * time.Millisecond}
@@ -288,6 +329,31 @@ func TestHangupTakesChosenConnections(t *testing.T) {
 	q.wantReply(headersSimple, requestHeader{op: OpFlush, cookie: 1}, 0)
 	if st := s.Conns(); len(st) != 1 || st[0].Export != "b" || !st[0].Transmitting {
 		t.Fatalf("%+v", st)
+	}
+}
+
+// Without this operators would not see what is refused, waits or is held.
+func TestMetricsTellTheStatus(t *testing.T) {
+	s, p := serve(t, Config{Exports: one(&fake{data: make([]byte, 4096)})}, Endpoint{})
+	p.transmission(headersSimple, false, "disk")
+	p.request(headersSimple, requestHeader{op: OpTrim, offset: 1 << 30, length: 1}, nil)
+	p.wantReply(headersSimple, requestHeader{op: OpTrim}, EINVAL)
+	registry := prometheus.NewPedanticRegistry()
+	if err := registry.Register(s); err != nil {
+		t.Fatal(err)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			got[f.GetName()] += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+	}
+	if got["nbd_requests_total"] != 1 || got["nbd_errors_total"] != 1 || got["nbd_connections"] != 1 || len(got) != 8 {
+		t.Fatalf("%v", got)
 	}
 }
 

@@ -365,19 +365,19 @@ func (p *peer) secure(config *tls.Config) error {
 	return conn.Handshake()
 }
 
+// aliceOnly lets alice have the disk.
+func aliceOnly(p Peer, name string) error {
+	if name == "disk" && (p.Certificate == nil || p.Certificate.Subject.CommonName != "alice") {
+		return errs.ErrDenied
+	}
+	return nil
+}
+
 // Without this exports would be served in the clear where they must not be, or to a stranger.
 func TestTLS(t *testing.T) {
 	a := newAuthority(t)
 	e := one(&fake{data: make([]byte, 1<<20)})
-	e.errors = map[string]error{"tls": ErrTLSRequired}
-	cfg := Config{Exports: e, Access: func(p Peer, name string) error {
-		if name == "disk" && (p.Certificate == nil || p.Certificate.Subject.CommonName != "alice") {
-			return errs.ErrDenied
-		}
-		return nil
-	}}
-	offered, required := Endpoint{TLS: a.server()}, Endpoint{TLS: a.server(), TLSRequired: true}
-	s, p := serve(t, cfg, required)
+	_, p := serve(t, Config{Exports: e, Access: aliceOnly}, Endpoint{TLS: a.server(), TLSRequired: true})
 	p.greet(3)
 	for _, opt := range []option{optList, optInfo, optGo, optStructuredReply, optExtendedHeaders, optSetMeta, 77} {
 		p.wantOption(opt, nil, repErrTLSRequired)
@@ -401,7 +401,16 @@ func TestTLS(t *testing.T) {
 	}
 	p.request(headersSimple, requestHeader{op: opDisconnect}, nil)
 	p.wantClosed() // with the goodbye of TLS, else an error
+}
 
+// Without this a stranger, or somebody in the middle, could get what is not theirs.
+func TestTLSKeepsStrangersOut(t *testing.T) {
+	a := newAuthority(t)
+	e := one(&fake{data: make([]byte, 1<<20)})
+	e.errors = map[string]error{"tls": ErrTLSRequired}
+	cfg := Config{Exports: e, Access: aliceOnly}
+	offered, required := Endpoint{TLS: a.server()}, Endpoint{TLS: a.server(), TLSRequired: true}
+	s, _ := serve(t, cfg, required)
 	t.Run("another name", func(t *testing.T) {
 		p := meet(t, s, required).greet(3)
 		if err := p.secure(a.client("mallory")); err != nil {

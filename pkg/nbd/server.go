@@ -34,6 +34,7 @@ type Config struct {
 // At a limit of requests or bytes the server stops reading from the client until replies have gone out.
 type Limits struct {
 	ConnsMax          int           // connections; more are closed at once. Default 1024
+	HandshakesMax     int           // connections of one listener not yet in transmission; more are closed at once. Default 256
 	ConnRequestsMax   int           // requests in flight of one connection. Default 256
 	ConnBytesMax      int64         // their payload, at least 32 MiB. Default 64 MiB
 	ServerRequestsMax int           // requests in flight of all. Default 16384
@@ -48,7 +49,7 @@ func (l *Limits) EnsureDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.ConnsMax, 1024}, {&l.ConnRequestsMax, 256}, {&l.ServerRequestsMax, 16384}} {
+	}{{&l.ConnsMax, 1024}, {&l.HandshakesMax, 256}, {&l.ConnRequestsMax, 256}, {&l.ServerRequestsMax, 16384}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
@@ -71,7 +72,7 @@ func (l *Limits) EnsureDefaults() {
 
 // Validate refuses limits that could never let the longest request through.
 func (l *Limits) Validate() error {
-	if l.ConnsMax < 1 || l.ConnRequestsMax < 1 || l.ServerRequestsMax < 1 ||
+	if l.ConnsMax < 1 || l.HandshakesMax < 1 || l.ConnRequestsMax < 1 || l.ServerRequestsMax < 1 ||
 		l.HandshakeTimeout < 0 || l.OpenTimeout < 0 || l.StallTimeout < 0 {
 		return fmt.Errorf("nbd limits must be positive: %w", errs.ErrInvalid)
 	}
@@ -152,12 +153,13 @@ func (s *Server) Serve(l net.Listener, ep Endpoint) error {
 		delete(s.mu.listeners, l)
 		s.mu.Unlock()
 	}()
+	handshakes := new(atomic.Int64) // so that strangers on one listener cannot keep out those on another
 	pause := 5 * time.Millisecond
 	for {
 		raw, err := l.Accept()
 		if err == nil {
 			pause = 5 * time.Millisecond
-			s.start(raw, ep)
+			s.start(raw, ep, handshakes)
 			continue
 		}
 		if s.closing() {
@@ -183,10 +185,26 @@ func (s *Server) closing() bool {
 }
 
 // start serves raw on a goroutine of its own, if there is room.
-func (s *Server) start(raw net.Conn, ep Endpoint) {
-	if c := s.admit(raw, ep); c != nil {
-		go s.run(c)
+func (s *Server) start(raw net.Conn, ep Endpoint, handshakes *atomic.Int64) {
+	if handshakes.Add(1) > int64(s.cfg.Limits.HandshakesMax) {
+		handshakes.Add(-1)
+		s.refuse(raw, "handshakes", s.cfg.Limits.HandshakesMax)
+		return
 	}
+	c := s.admit(raw, ep)
+	if c == nil {
+		handshakes.Add(-1)
+		return
+	}
+	c.handshakeOver = func() { handshakes.Add(-1) }
+	go s.run(c)
+}
+
+// refuse closes a connection at a limit.
+func (s *Server) refuse(raw net.Conn, what string, limit int) {
+	_ = raw.Close() // it was never served
+	s.refused.Add(1)
+	s.log.Warn("nbd connection refused at a limit", "of", what, "limit", limit)
 }
 
 // ServeConn serves one connection, which it closes, and returns when it is over.
@@ -207,11 +225,10 @@ func (s *Server) admit(raw net.Conn, ep Endpoint) *conn {
 	full := len(s.mu.conns) >= s.cfg.Limits.ConnsMax
 	if full || s.mu.closing {
 		s.mu.Unlock()
-		_ = raw.Close() // it was never served
 		if full {
-			s.refused.Add(1)
-			s.log.Warn("nbd connection refused at the limit", "limit", s.cfg.Limits.ConnsMax)
+			s.refuse(raw, "connections", s.cfg.Limits.ConnsMax)
 		}
+		_ = raw.Close() // twice does no harm
 		return nil
 	}
 	s.mu.lastConn++
