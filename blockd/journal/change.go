@@ -55,7 +55,7 @@ func (c *Core) nextAsk(now time.Duration) Ask {
 		return Ask{Kind: AskReread}
 	case c.opening != nil:
 		return c.nextOpeningAsk(now)
-	case now >= c.asker.addAt && c.wantsSuccessor() && len(c.ensembles) < c.limits.Ensembles:
+	case now >= c.asker.addAt && c.wantsSuccessor() && (len(c.ensembles) < c.limits.Ensembles || c.usable() < quorum):
 		return Ask{Kind: AskAdd, Exclude: c.exclude(now)}
 	}
 	for _, e := range c.ensembles {
@@ -90,18 +90,22 @@ func (c *Core) nextOpeningAsk(now time.Duration) Ask {
 	if c.filled() {
 		return Ask{Kind: AskReplace, Ensembles: []id.Ensemble{e.id}}
 	}
-	usable := 0
-	if e != nil {
-		for _, m := range e.members {
-			if !m.bad && !m.lost {
-				usable++
-			}
-		}
-	}
-	if usable < quorum && now >= c.asker.addAt {
+	if c.usable() < quorum && now >= c.asker.addAt {
 		return Ask{Kind: AskAdd, Exclude: c.exclude(now)}
 	}
 	return Ask{}
+}
+
+// usable counts the stores of the newest ensemble that are not given up.
+func (c *Core) usable() (n int) {
+	if e := c.newest(); e != nil {
+		for _, m := range e.members {
+			if !m.bad && !m.lost {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // filled tells whether both runs are complete and durable on two stores of the fresh ensemble.

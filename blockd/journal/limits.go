@@ -31,7 +31,8 @@ type Limits struct {
 	// NudgeAfter is how long a stream may be quiet with a release the stores do not
 	// know of. 2 s.
 	NudgeAfter time.Duration
-	// Ensembles bounds the list: at the limit no successor is asked for. 16.
+	// Ensembles bounds the list: at the limit no successor is asked for as long as two
+	// stores of the newest ensemble do their part. 16.
 	Ensembles int
 	// FetchBytes is the payload asked for by one fetch of a recovery; an opener has
 	// one fetch in flight. 8 MiB.

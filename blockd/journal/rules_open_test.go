@@ -131,6 +131,7 @@ func (d *openDesk) wantRun(want ...[3]uint64) {
 
 func (d *openDesk) wantWaiting() {
 	d.t.Helper()
+	d.read(0)
 	if d.o.runs[storeproto.Journal].done || d.fx.Failed != nil || d.o.over {
 		d.t.Fatalf("it does not wait: run %v, failed %v", d.run(), d.fx.Failed)
 	}
@@ -427,11 +428,10 @@ func TestLateAppendAfterTheCloseIsIgnored(t *testing.T) {
 // believe one that the close does not name.
 func TestClosedEnsembleIsAskedOfItsHolders(t *testing.T) {
 	e1 := closed(ens(1, 1, 1, 2, 3), 1, 4, 1, 4)
-	e2 := ens(1, 2, 1, 4, 5)
+	e2 := ens(1, 2, 5, 6, 7)
 	d := openAt(t, 2, List{Version: 1, Ensembles: []Ensemble{e1, e2}}, func(c *OpenConfig) { c.Lost = []id.Store{storeN(1).Store} })
-	d.put(2, e1, [3]uint64{1, 1, 2})
-	d.put(5, e2)
-	d.fenced(2, 5)
+	d.put(2, e1, [3]uint64{1, 1, 4})
+	d.fenced(2, 3, 5, 6)
 	d.wantWaiting()
 	d.put(4, e1, [3]uint64{1, 1, 4})
 	d.fenced(4)

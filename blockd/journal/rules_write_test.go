@@ -151,6 +151,42 @@ func TestSwitchPointIsPickedOnMetadsAnswer(t *testing.T) {
 	d.wantAcked(journalKind, 8)
 }
 
+// Without this what a store told before it lost its stream would help to
+// acknowledge records that it has no more.
+func TestStoreThatLostItsTailCountsNoMore(t *testing.T) {
+	d := newDesk(t, 1, 2, 3)
+	for range 3 {
+		d.append(journalKind, 1)
+	}
+	for range 2 {
+		d.done(d.to(1, 3, journalKind)[0], nil) // store 3 has 1 and 2
+	}
+	d.done(d.to(1, 3, journalKind)[0], errGone)
+	d.pass(2 * simLimits.RetryAfter)
+	d.done(d.to(1, 3, journalKind)[0], errs.ErrConflict) // and lost them
+	d.done(d.to(1, 1, journalKind)[0], nil)
+	d.done(d.to(1, 1, journalKind)[0], nil)
+	d.wantAcked(journalKind, 0)
+	d.all(1, 2, nil)
+	d.wantAcked(journalKind, 2)
+}
+
+// Without this a failure that overtakes an earlier success would leave a hole that
+// nobody fills.
+func TestSuccessBelowAFailureDoesNotHideIt(t *testing.T) {
+	d := newDesk(t, 1, 2, 3)
+	d.append(journalKind, 1)
+	d.append(journalKind, 1)
+	s := d.to(1, 1, journalKind)
+	d.done(s[1], errGone)
+	d.done(s[0], nil)
+	d.pass(2 * simLimits.RetryAfter)
+	again := d.to(1, 1, journalKind)
+	if len(again) != 1 || again[0].Append.Batch.First != 2 {
+		t.Errorf("%d sends after the failure, want record 2 again", len(again))
+	}
+}
+
 // Without this the close would leave acknowledged records on one store only.
 func TestUnreleasedIsCopiedBeforeTheClose(t *testing.T) {
 	d := newDesk(t, 1, 2, 3)

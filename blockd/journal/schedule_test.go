@@ -202,7 +202,14 @@ func (w *world) takeover(spawn func() *process) {
 
 // lose loses a disk for good, or synced records of it.
 func (w *world) lose(s *simStore) {
-	if rows := w.sortedStreams(s.disk.rows); w.rng.IntN(2) == 0 && len(rows) > 0 {
+	rows := w.sortedStreams(s.disk.rows)
+	if w.rng.IntN(2) == 0 && len(rows) > 0 {
+		for range 3 {
+			s.rot(rows[w.rng.IntN(len(rows))])
+		}
+		return
+	}
+	if w.rng.IntN(2) == 0 && len(rows) > 0 {
 		n := rows[w.rng.IntN(len(rows))]
 		w.log("store %d loses records of %s %s", s.id[0], n.Ensemble, n.Kind)
 		s.loseRecords(n)

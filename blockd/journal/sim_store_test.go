@@ -2,6 +2,7 @@ package journal
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/errs"
@@ -34,6 +35,7 @@ type simDisk struct {
 	batches map[storeproto.Stream]map[id.LSN]*storeproto.Batch
 	dropped map[storeproto.Stream]id.Epoch
 	lossy   map[storeproto.Stream]bool
+	rotten  map[*storeproto.Batch]bool // read back with a wrong bit
 }
 
 func newSimDisk() simDisk {
@@ -43,6 +45,7 @@ func newSimDisk() simDisk {
 		batches: make(map[storeproto.Stream]map[id.LSN]*storeproto.Batch),
 		dropped: make(map[storeproto.Stream]id.Epoch),
 		lossy:   make(map[storeproto.Stream]bool),
+		rotten:  make(map[*storeproto.Batch]bool),
 	}
 }
 
@@ -226,6 +229,18 @@ func (s *simStore) loseRecords(n storeproto.Stream) {
 	s.disk.lossy[n] = true
 }
 
+// rot damages one batch of a stream, which nobody notices before it is read.
+func (s *simStore) rot(n storeproto.Stream) {
+	var firsts []id.LSN
+	for first := range s.disk.batches[n] {
+		firsts = append(firsts, first)
+	}
+	if len(firsts) > 0 {
+		slices.Sort(firsts)
+		s.disk.rotten[s.disk.batches[n][firsts[s.w.rng.IntN(len(firsts))]]] = true
+	}
+}
+
 func (s *simStore) fetch(f storeproto.Fetch) (r storeproto.FetchReply, err error) {
 	st := s.core.Stream(f.Stream)
 	if st == nil {
@@ -237,6 +252,12 @@ func (s *simStore) fetch(f storeproto.Fetch) (r storeproto.FetchReply, err error
 		if n++; n > 3 {
 			r.More = true
 			return false
+		}
+		if s.disk.rotten[have] {
+			bad := &storeproto.Batch{Epoch: have.Epoch, First: have.First, Count: have.Count, Meta: append([]byte{1}, have.Meta...), Sum: have.Sum}
+			bad.Retain()
+			r.Batches = append(r.Batches, bad)
+			return true
 		}
 		have.Retain()
 		r.Batches = append(r.Batches, have)
