@@ -118,6 +118,7 @@ func (l *Liveness) Registered(now time.Duration, h id.Holder) {
 
 // Report takes a complaint of by about r.
 func (l *Liveness) Report(now time.Duration, by id.Host, r cluster.StoreRef, problem string) {
+	l.expire(now)
 	m := l.reports[r]
 	if m == nil {
 		m = make(map[id.Host]report)
