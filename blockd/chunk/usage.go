@@ -202,12 +202,12 @@ func (s *Store) Volumes() []VolumeInfo {
 	return out
 }
 
-// ForgetStreams drops all streams of a volume whose ensembles are of epochs up
-// to epoch, whatever the fence: for volumes that metad says are deleted. The
-// fence stays. Durable when it returns.
-func (s *Store) ForgetStreams(ctx context.Context, v id.Volume, epoch id.Epoch) error {
+// ForgetStreams drops the streams of a volume whose ensembles are of epochs up
+// to epoch and not in keep, whatever the fence: for what metad says is deleted or
+// in no list any more. The fence stays. Durable when it returns.
+func (s *Store) ForgetStreams(ctx context.Context, v id.Volume, epoch id.Epoch, keep ...id.Ensemble) error {
 	_, err := s.control(ctx, "forget streams", func(ctl *core.Control) {
-		s.mu.core.Forget(storeproto.Drop{Volume: v, Epoch: epoch}, ctl)
+		s.mu.core.Forget(storeproto.Drop{Volume: v, Epoch: epoch, Keep: keep}, ctl)
 	})
 	return err
 }

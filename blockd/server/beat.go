@@ -15,7 +15,6 @@ import (
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/pki"
-	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/telemetry"
 )
 
@@ -196,13 +195,14 @@ func (s *server) purge(ctx context.Context, p client.Purge) {
 
 // dropStreams lets a store of this host forget streams that are in no list any more.
 func (s *server) dropStreams(ctx context.Context, d client.DropStreams) {
-	st, ok := s.stores.Local(d.Store)
-	if !ok {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	if err := st.Drop(ctx, storeproto.Drop{Volume: d.Volume, Epoch: d.Epoch, Keep: d.Keep}); err != nil {
-		s.log.Info("old streams not dropped yet", "volume", d.Volume.String(), "store", d.Store.String(), "err", err)
+	for _, st := range s.local {
+		if st.ID() != d.Store {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		if err := st.ForgetStreams(ctx, d.Volume, d.Epoch, d.Keep...); err != nil {
+			s.log.Info("old streams not dropped yet", "volume", d.Volume.String(), "store", d.Store.String(), "err", err)
+		}
 	}
 }

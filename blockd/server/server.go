@@ -74,15 +74,13 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		group: lifecycle.NewGroup(context.Background()),
 	}
 	s.stack = lifecycle.NewStack(s.clock, log)
+	drains, stopDrains := notifyDrains()
+	defer stopDrains()
 	err := s.start(ctx)
 	if err == nil {
 		log.Info("serving", "node", cfg.ID, "start", s.life.holder.Number, "stores", len(s.local))
 		_ = lifecycle.NotifyReady() // without systemd there is nobody to tell
-		select {
-		case <-ctx.Done():
-		case <-s.group.Context().Done():
-			err = context.Cause(s.group.Context())
-		}
+		err = s.serve(ctx, drains)
 		_ = lifecycle.NotifyStopping()
 		log.Info("stopping", "node", cfg.ID)
 	}

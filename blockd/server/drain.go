@@ -1,0 +1,55 @@
+package server
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/lifecycle"
+)
+
+// drainSignal asks for a drain: disks are handed off, clients hung up on, stores go on
+// serving others. Who stops a whole cluster sends it to every blockd first and waits, or
+// the last ones to stop would have to pack their disks onto the few stores still up.
+const drainSignal = syscall.SIGUSR1
+
+// serve waits for the end: of ctx, or of a part that must not end (the error says which).
+// Drains asked for meanwhile are carried out.
+func (s *server) serve(ctx context.Context, drains <-chan os.Signal) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.group.Context().Done():
+			return context.Cause(s.group.Context())
+		case <-drains:
+			s.drain(ctx)
+		}
+	}
+}
+
+func (s *server) drain(ctx context.Context) {
+	s.log.Info("draining", "node", s.cfg.ID)
+	_ = lifecycle.NotifyStatus("drained: stores serve, disks are served elsewhere") // without systemd there is nobody to tell
+	hangup, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	if err := s.nbd.Shutdown(hangup); err != nil {
+		s.log.Warn("clients hung up on", "err", err)
+	}
+	handoff, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	if err := s.exports.Close(handoff); err != nil && errs.CodeOf(err) != errs.Closed {
+		s.log.Warn("drain left disks behind", "err", err)
+		return
+	}
+	s.log.Info("drained", "node", s.cfg.ID)
+}
+
+// notifyDrains begins before the start, because the signal's default is to kill.
+func notifyDrains() (drains <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, drainSignal)
+	return c, func() { signal.Stop(c) }
+}
