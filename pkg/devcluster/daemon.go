@@ -148,6 +148,17 @@ func (d *daemon) setDeaths(n int) {
 	d.mu.deaths = n
 }
 
+// signal sends sig to the child, if one runs, and lets it not be started again: what
+// follows is the stop.
+func (d *daemon) signal(sig os.Signal) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.stopping = true
+	if d.mu.process != nil {
+		_ = d.mu.process.Signal(sig) // it fails only when the child is gone already
+	}
+}
+
 // stop sends SIGTERM, waits, and after grace kills the child's whole process group.
 // Once it was called the child is not started again.
 func (d *daemon) stop(grace time.Duration) {

@@ -58,8 +58,14 @@ func fakeDaemon(configFile string) int {
 		fmt.Fprintln(os.Stderr, "cannot go on: told to die")
 		return 3
 	}
+	drains := make(chan os.Signal, 1)
+	signal.Notify(drains, syscall.SIGUSR1)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		<-drains
+		_ = os.WriteFile(filepath.Join(c.Data, "drained"), nil, 0o600) // its absence is what a test sees
+	}()
 	if err := os.WriteFile(filepath.Join(c.Data, "up"), []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
 		return 1
 	}
@@ -81,7 +87,8 @@ func exitWith(err error) int {
 
 // fakeAshlar is an ashlar dev that can be killed.
 func fakeAshlar(dir, bin string) int {
-	return exitWith(Run(context.Background(), Options{Dir: dir, BinDir: bin, Clock: clock.System, Out: os.Stdout, serves: allUp(dir)}))
+	return exitWith(Run(context.Background(), Options{Dir: dir, BinDir: bin, Clock: clock.System, Out: os.Stdout, serves: allUp(dir),
+		owned: func(context.Context) (int, error) { return 0, nil }}))
 }
 
 // allUp takes the fake daemons' word for it.
@@ -145,6 +152,9 @@ func newBench(t *testing.T, o Options) *bench {
 	}
 	if o.serves == nil {
 		o.serves = allUp(o.Dir)
+	}
+	if o.owned == nil {
+		o.owned = func(context.Context) (int, error) { return 0, nil }
 	}
 	return &bench{t: t, o: o}
 }
@@ -327,6 +337,30 @@ func TestBackoff(t *testing.T) {
 		if got := backoff(n); got != want {
 			t.Errorf("after death %d: %s, want %s", n, got, want)
 		}
+	}
+}
+
+// Without this the last blockd to stop would pack its disks onto its own two stores.
+func TestDisksAreHandedOffBeforeAnyStoreStops(t *testing.T) {
+	b := newBench(t, Options{Metads: 1, Blockds: 2})
+	asked := 0
+	b.o.owned = func(context.Context) (int, error) {
+		asked++
+		for _, id := range []string{"b1", "b2"} {
+			until(t, id+" is told to drain", func() bool { _, err := os.Stat(b.data(id, "drained")); return err == nil })
+			if gone(b.pid(id)) {
+				t.Errorf("%s has ended while disks are open", id)
+			}
+		}
+		return 3 - asked, nil // two, one, none
+	}
+	b.start()
+	b.await("ready")
+	if err := b.end(); err != nil {
+		t.Fatal(err)
+	}
+	if asked != 3 {
+		t.Errorf("asked %d times", asked)
 	}
 }
 

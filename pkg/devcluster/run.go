@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"ashlar.dev/pkg/api"
@@ -37,7 +38,9 @@ type Options struct {
 	// Overlays are YAML files laid over each daemon's config.
 	MetadOverlay, BlockdOverlay string
 
-	serves func(context.Context) (state string, ok bool) // tests' stand-in for asking metad
+	// Tests' stand-ins for asking metad: whether it serves, and how many disks are open.
+	serves func(context.Context) (state string, ok bool)
+	owned  func(context.Context) (int, error)
 }
 
 const (
@@ -48,6 +51,7 @@ const (
 	logPoll        = 10 * time.Second
 	blockdGrace    = 30 * time.Second // it packs and checkpoints what it holds
 	metadGrace     = 10 * time.Second
+	drainTimeout   = 25 * time.Second // a blockd's own limit is a little less
 	logLinesQuoted = 15
 )
 
@@ -191,6 +195,9 @@ func (r *runner) run(ctx context.Context) error {
 		<-ctx.Done()
 	}
 	r.say("stopping")
+	if err == nil && state != "" {
+		r.drain()
+	}
 	r.stop()
 	err = errors.Join(err, r.group.Close(), spawnGroup.Close())
 	if err == nil {
@@ -207,6 +214,50 @@ func (r *runner) daemon(spawn *spawner, program, id string) *daemon {
 }
 
 func (r *runner) all() []*daemon { return append(append([]*daemon{}, r.metads...), r.blockds...) }
+
+// drain has all blockds hand off their disks while all stores still serve: one that stops
+// later than the others would else have to pack what it holds onto the last stores up.
+// It is best effort; what is not drained is recovered from the journals.
+func (r *runner) drain() {
+	owned := r.o.owned
+	if owned == nil {
+		c, err := r.file.Connect(r.o.Clock, r.layout.dir)
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		owned = func(ctx context.Context) (int, error) { return ownedDisks(ctx, c) }
+	}
+	for _, d := range r.blockds {
+		d.signal(syscall.SIGUSR1)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	for {
+		n, err := owned(ctx)
+		if err != nil || n == 0 {
+			return
+		}
+		if r.o.Clock.Sleep(ctx, readyPoll) != nil {
+			r.say("%d disks are not handed off after %s; going on", n, drainTimeout)
+			return
+		}
+	}
+}
+
+// ownedDisks is how many disks some blockd still has open.
+func ownedDisks(ctx context.Context, c *client.Cluster) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	disks, err := c.Disks(ctx)
+	n := 0
+	for _, d := range disks {
+		if d.OwnerHost != "" {
+			n++
+		}
+	}
+	return n, err
+}
 
 // stop ends the blockds first: they hand over and checkpoint through metad.
 func (r *runner) stop() {
