@@ -138,7 +138,7 @@ func (o *FormatOptions) identity(dir string) Identity {
 // anew by the next. Durable when it returns.
 //
 // Order: log files, index and directories, synced; then STORE under a temporary
-// name, synced; renamed; the directory synced.
+// name, synced; renamed; the directory and the one above it synced.
 func Format(dir string, o FormatOptions) (Identity, error) {
 	if o.FS == nil {
 		o.FS = vfs.OS
@@ -161,7 +161,11 @@ func Format(dir string, o FormatOptions) (Identity, error) {
 	if err := formatParts(dir, o.FS, &s); err != nil {
 		return s, fmt.Errorf("format store in %s: %w", dir, err)
 	}
-	if err := writeFile(o.FS, storePath(dir), s.encode()); err != nil {
+	err = writeFile(o.FS, storePath(dir), s.encode())
+	if err == nil {
+		err = vfs.SyncDir(o.FS, filepath.Dir(dir))
+	}
+	if err != nil {
 		return s, fmt.Errorf("format store in %s: %w", dir, err)
 	}
 	return s, nil
