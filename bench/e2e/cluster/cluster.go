@@ -327,3 +327,11 @@ func WaitContext(ctx context.Context, what string, timeout time.Duration, ok fun
 	}
 	return nil
 }
+
+// Attach gives the command line of a cluster that somebody else runs.
+func Attach(dir, bin string) (*Cluster, error) {
+	if _, err := os.Stat(filepath.Join(bin, "ashlar")); err != nil {
+		return nil, fmt.Errorf("find binaries (make build makes them): %w", err)
+	}
+	return &Cluster{Dir: dir, bin: bin, extra: make(map[string]*exec.Cmd)}, nil
+}
