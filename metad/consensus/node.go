@@ -126,7 +126,7 @@ func (n *Node) open() error {
 	// is found as soon as the files say so.
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: addresses(o.Peers), Logger: logger,
-		Stream:  newStream(o.Listener, o.Creds, o.Peers, o.Log),
+		Stream:  newStream(o),
 		MaxPool: transportPool, MaxRPCsInFlight: 1, Timeout: transportTimeout,
 	})
 	w := &watched{LogStore: n.store, clock: o.Clock, limit: o.Timing.Watchdog, fail: n.fail}

@@ -12,13 +12,15 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/pki"
 )
 
 const (
 	handshakeTimeout = 3 * time.Second
-	handshakesMax    = 32 // connections in handshake at once; more are refused
+	acceptPause      = 100 * time.Millisecond // after a failed accept: too many open files, most likely
+	handshakesMax    = 32                     // connections in handshake at once; more are refused
 )
 
 // stream is raft's transport: TLS both ways, members only. Handshakes are done before
@@ -27,6 +29,7 @@ type stream struct {
 	net.Listener
 	creds *pki.Credentials
 	names map[string]string // member id by raft address
+	clock clock.Clock
 	log   *slog.Logger
 	group *lifecycle.Group
 	ready chan net.Conn
@@ -64,11 +67,11 @@ func (s *stream) adopt(conn net.Conn) (net.Conn, error) {
 	return c, nil
 }
 
-func newStream(ln net.Listener, creds *pki.Credentials, peers []Peer, log *slog.Logger) *stream {
-	s := &stream{Listener: ln, creds: creds, names: make(map[string]string), log: log,
+func newStream(o Options) *stream {
+	s := &stream{Listener: o.Listener, creds: o.Creds, names: make(map[string]string), clock: o.Clock, log: o.Log,
 		group: lifecycle.NewGroup(context.Background()), ready: make(chan net.Conn)}
 	s.mu.open = make(map[*memberConn]struct{})
-	for _, p := range peers {
+	for _, p := range o.Peers {
 		s.names[p.Raft] = p.ID
 	}
 	s.group.Go("raft listener", s.listen)
@@ -85,13 +88,10 @@ func (s *stream) listen(ctx context.Context) error {
 		}
 		if err != nil {
 			s.log.Warn("accept raft connection failed", "err", err)
-			t := time.NewTimer(100 * time.Millisecond)
-			select {
-			case <-t.C:
-				continue
-			case <-ctx.Done():
+			if s.clock.Sleep(ctx, acceptPause) != nil {
 				return nil
 			}
+			continue
 		}
 		select {
 		case slots <- struct{}{}:

@@ -280,60 +280,64 @@ func codes(r *Report) (out []string) {
 	return out
 }
 
+type healthCase struct {
+	name  string
+	hosts []int
+	do    func(*scene)
+	peers []Member
+	want  Level
+	codes string
+}
+
+var healthCases = []healthCase{
+	{name: "all is well", hosts: []int{2, 2, 2}, want: OK},
+	{name: "nothing registered", hosts: nil, want: Unavailable, codes: "no_stores"},
+	{name: "one store", hosts: []int{1}, want: Unavailable, codes: "too_few_stores"},
+	{name: "two stores", hosts: []int{1, 1}, want: AtRisk, codes: "two_stores"},
+	{name: "a store of 4+2 is dead", hosts: []int{2, 2, 2}, do: func(s *scene) { s.dead[ref(1, 1)] = "x"; s.beat(1) },
+		want: AtRisk, codes: "no_placement pg_reduced_margin store_down"},
+	{name: "and groups are formed", hosts: []int{2, 2, 2}, do: func(s *scene) { s.dead[ref(1, 1)] = "x"; s.beat(1); s.place() },
+		want: Degraded, codes: "pg_reduced_margin store_down"},
+	{name: "a host of 4+2 is down", hosts: []int{2, 2, 2}, do: func(s *scene) { s.now += 4 * second; s.beat(2, 3); s.place() },
+		want: AtRisk, codes: "pg_no_margin store_down"},
+	{name: "two hosts are down", hosts: []int{2, 2, 2}, do: func(s *scene) { s.now += 4 * second; s.beat(3) },
+		want: Unavailable, codes: "no_placement pg_unreadable store_down two_stores"},
+	{name: "one host has it all", hosts: []int{6}, want: Degraded, codes: "pg_reduced_margin"},
+	{name: "a store is full", hosts: []int{2, 2, 2}, do: func(s *scene) { s.full[ref(1, 1)] = true; s.beat(1); s.place() },
+		want: AtRisk, codes: "store_full"},
+	{name: "a metad is down", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}, {"m3", false}},
+		want: AtRisk, codes: "metad_down metad_no_margin"},
+	{name: "one of five metads is down", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}, {"m3", false}, {"m4", true}, {"m5", true}},
+		want: Degraded, codes: "metad_down"},
+	{name: "a single metad", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}}, want: OK},
+	{name: "a disk is open", hosts: []int{2, 2, 2}, do: func(s *scene) { s.disk("d", 1) }, want: OK},
+	{name: "a disk is stuck", hosts: []int{2, 2, 2}, do: func(s *scene) {
+		v := s.disk("d", 1)
+		s.speak(1, VolumeBeat{Volume: v.ID, Epoch: v.Epoch, State: Stuck, Problem: "no answer"})
+	}, want: Unavailable, codes: "disk_stuck"},
+	{name: "a journal lost one store", hosts: []int{2, 2, 2}, do: func(s *scene) {
+		v := s.disk("d", 1)
+		s.kill(v.List[0].Stores[0])
+	}, want: AtRisk, codes: "journal_no_margin pg_reduced_margin store_down"},
+	{name: "a journal lost two stores", hosts: []int{2, 2, 2}, do: func(s *scene) {
+		v := s.disk("d", 1)
+		s.kill(v.List[0].Stores[:2]...)
+	}, want: Unavailable, codes: "journal_unreadable pg_no_margin store_down"},
+	{name: "and an operator accepted it", hosts: []int{2, 2, 2}, do: func(s *scene) {
+		v := s.disk("d", 1)
+		s.kill(v.List[0].Stores[:2]...)
+		for _, r := range v.List[0].Stores[:2] {
+			s.apply(&state.LoseStore{Store: r})
+		}
+		s.apply(&state.AcceptLoss{Volume: v.ID, Ensemble: v.List[0].ID, By: "ann"})
+	}, want: AtRisk, codes: "disk_lossy pg_no_margin store_lost"},
+	{name: "an owner is gone", hosts: []int{2, 2, 2, 0}, do: func(s *scene) { s.disk("d", 4); s.now += 4 * second; s.beat(1, 2, 3) },
+		want: Degraded, codes: "owner_down"},
+}
+
 // The levels and their reasons, as an operator or a script sees them.
 func TestHealth(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		hosts []int
-		do    func(*scene)
-		peers []Member
-		want  Level
-		codes string
-	}{
-		{name: "all is well", hosts: []int{2, 2, 2}, want: OK},
-		{name: "nothing registered", hosts: nil, want: Unavailable, codes: "no_stores"},
-		{name: "one store", hosts: []int{1}, want: Unavailable, codes: "too_few_stores"},
-		{name: "two stores", hosts: []int{1, 1}, want: AtRisk, codes: "two_stores"},
-		{name: "a store of 4+2 is dead", hosts: []int{2, 2, 2}, do: func(s *scene) { s.dead[ref(1, 1)] = "x"; s.beat(1) },
-			want: AtRisk, codes: "no_placement pg_reduced_margin store_down"},
-		{name: "and groups are formed", hosts: []int{2, 2, 2}, do: func(s *scene) { s.dead[ref(1, 1)] = "x"; s.beat(1); s.place() },
-			want: Degraded, codes: "pg_reduced_margin store_down"},
-		{name: "a host of 4+2 is down", hosts: []int{2, 2, 2}, do: func(s *scene) { s.now += 4 * second; s.beat(2, 3); s.place() },
-			want: AtRisk, codes: "pg_no_margin store_down"},
-		{name: "two hosts are down", hosts: []int{2, 2, 2}, do: func(s *scene) { s.now += 4 * second; s.beat(3) },
-			want: Unavailable, codes: "no_placement pg_unreadable store_down two_stores"},
-		{name: "one host has it all", hosts: []int{6}, want: Degraded, codes: "pg_reduced_margin"},
-		{name: "a store is full", hosts: []int{2, 2, 2}, do: func(s *scene) { s.full[ref(1, 1)] = true; s.beat(1); s.place() },
-			want: AtRisk, codes: "store_full"},
-		{name: "a metad is down", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}, {"m3", false}},
-			want: AtRisk, codes: "metad_down metad_no_margin"},
-		{name: "one of five metads is down", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}, {"m3", false}, {"m4", true}, {"m5", true}},
-			want: Degraded, codes: "metad_down"},
-		{name: "a single metad", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}}, want: OK},
-		{name: "a disk is open", hosts: []int{2, 2, 2}, do: func(s *scene) { s.disk("d", 1) }, want: OK},
-		{name: "a disk is stuck", hosts: []int{2, 2, 2}, do: func(s *scene) {
-			v := s.disk("d", 1)
-			s.speak(1, VolumeBeat{Volume: v.ID, Epoch: v.Epoch, State: Stuck, Problem: "no answer"})
-		}, want: Unavailable, codes: "disk_stuck"},
-		{name: "a journal lost one store", hosts: []int{2, 2, 2}, do: func(s *scene) {
-			v := s.disk("d", 1)
-			s.kill(v.List[0].Stores[0])
-		}, want: AtRisk, codes: "journal_no_margin pg_reduced_margin store_down"},
-		{name: "a journal lost two stores", hosts: []int{2, 2, 2}, do: func(s *scene) {
-			v := s.disk("d", 1)
-			s.kill(v.List[0].Stores[:2]...)
-		}, want: Unavailable, codes: "journal_unreadable pg_no_margin store_down"},
-		{name: "and an operator accepted it", hosts: []int{2, 2, 2}, do: func(s *scene) {
-			v := s.disk("d", 1)
-			s.kill(v.List[0].Stores[:2]...)
-			for _, r := range v.List[0].Stores[:2] {
-				s.apply(&state.LoseStore{Store: r})
-			}
-			s.apply(&state.AcceptLoss{Volume: v.ID, Ensemble: v.List[0].ID, By: "ann"})
-		}, want: AtRisk, codes: "disk_lossy pg_no_margin store_lost"},
-		{name: "an owner is gone", hosts: []int{2, 2, 2, 0}, do: func(s *scene) { s.disk("d", 4); s.now += 4 * second; s.beat(1, 2, 3) },
-			want: Degraded, codes: "owner_down"},
-	} {
+	for _, c := range healthCases {
 		s := newScene(t, c.hosts...)
 		for h := range c.hosts {
 			s.beat(h + 1)

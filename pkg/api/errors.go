@@ -50,31 +50,31 @@ func ToStatus(err error, d *ErrorDetail) error {
 	return with.Err()
 }
 
-// FromStatus is the error of a gRPC call in our classes, and the detail, nil if the
+// FromStatus is the error of a gRPC call in our classes, with the detail, nil if the
 // answer did not come from one of our servers. What never reached a server, or whose
 // answer never came, is ErrUnavailable or, at the deadline, ErrTimeout.
-func FromStatus(err error) (error, *ErrorDetail) {
+func FromStatus(err error) (*ErrorDetail, error) {
 	if err == nil {
 		return nil, nil
 	}
 	s, ok := status.FromError(err)
 	if !ok {
-		return err, nil
+		return nil, err
 	}
 	for _, x := range s.Details() {
 		if d, ok := x.(*ErrorDetail); ok {
-			return errs.FromCode(errs.Code(d.Code), s.Message()), d
+			return d, errs.FromCode(errs.Code(d.Code), s.Message())
 		}
 	}
 	switch s.Code() {
 	case codes.DeadlineExceeded:
-		return fmt.Errorf("%s: %w", s.Message(), errs.ErrTimeout), nil
+		return nil, fmt.Errorf("%s: %w", s.Message(), errs.ErrTimeout)
 	case codes.Canceled:
-		return fmt.Errorf("%s: %w", s.Message(), context.Canceled), nil
+		return nil, fmt.Errorf("%s: %w", s.Message(), context.Canceled)
 	case codes.Unimplemented, codes.InvalidArgument:
-		return fmt.Errorf("%s: %w", s.Message(), errs.ErrInvalid), nil
+		return nil, fmt.Errorf("%s: %w", s.Message(), errs.ErrInvalid)
 	case codes.PermissionDenied, codes.Unauthenticated:
-		return fmt.Errorf("%s: %w", s.Message(), errs.ErrDenied), nil
+		return nil, fmt.Errorf("%s: %w", s.Message(), errs.ErrDenied)
 	}
-	return fmt.Errorf("%s: %w", s.Message(), errs.ErrUnavailable), nil
+	return nil, fmt.Errorf("%s: %w", s.Message(), errs.ErrUnavailable)
 }

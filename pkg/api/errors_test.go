@@ -17,7 +17,7 @@ func TestEveryClassCrossesGRPC(t *testing.T) {
 	for _, class := range []error{errs.ErrNotFound, errs.ErrExists, errs.ErrStaleEpoch, errs.ErrConflict, errs.ErrCorrupt,
 		errs.ErrNoSpace, errs.ErrUnavailable, errs.ErrInvalid, errs.ErrDenied, errs.ErrClosed, errs.ErrTimeout} {
 		sent := fmt.Errorf("do a thing: %w", class)
-		got, d := FromStatus(ToStatus(sent, &ErrorDetail{LeaderApi: "here"}))
+		d, got := FromStatus(ToStatus(sent, &ErrorDetail{LeaderApi: "here"}))
 		if !errors.Is(got, class) || got.Error() != sent.Error() {
 			t.Errorf("%v came back as %v", sent, got)
 		}
@@ -36,11 +36,11 @@ func TestTransportErrorsGetAClass(t *testing.T) {
 		codes.Unavailable: errs.ErrUnavailable, codes.DeadlineExceeded: errs.ErrTimeout, codes.Canceled: context.Canceled,
 		codes.PermissionDenied: errs.ErrDenied, codes.Unimplemented: errs.ErrInvalid, codes.Internal: errs.ErrUnavailable,
 	} {
-		if got, d := FromStatus(status.Error(code, "x")); !errors.Is(got, want) || d != nil {
+		if d, got := FromStatus(status.Error(code, "x")); !errors.Is(got, want) || d != nil {
 			t.Errorf("%v came back as %v", code, got)
 		}
 	}
-	if err, _ := FromStatus(nil); err != nil || ToStatus(nil, nil) != nil {
+	if _, err := FromStatus(nil); err != nil || ToStatus(nil, nil) != nil {
 		t.Error("no error became one")
 	}
 }

@@ -118,7 +118,7 @@ func (c *Cluster) DeleteDisk(ctx context.Context, nameOrID string, force bool) (
 	err = c.p.call(ctx, retryAlways, func(ctx context.Context, conn *target) error {
 		asked++
 		_, err := conn.cluster.DeleteDisk(ctx, &api.DeleteDiskRequest{NameOrId: d.DiskId, Force: force})
-		if class, _ := api.FromStatus(err); asked > 1 && errs.CodeOf(class) == errs.NotFound {
+		if _, class := api.FromStatus(err); asked > 1 && errs.CodeOf(class) == errs.NotFound {
 			return nil
 		}
 		return err

@@ -172,7 +172,7 @@ func (p *pool) call(ctx context.Context, again retry, f func(context.Context, *t
 			err = f(attemptCtx, t)
 			cancel()
 			var detail *api.ErrorDetail
-			err, detail = api.FromStatus(err)
+			detail, err = api.FromStatus(err)
 			if err == nil {
 				return nil
 			}
