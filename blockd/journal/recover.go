@@ -34,6 +34,7 @@ type source struct {
 	counted  bool   // the store's answer counts: what it says it has exists
 
 	badAt   id.LSN // it could not give this LSN and never will
+	single  bool   // it failed with damage somewhere in a fetch: read it batch by batch
 	problem error
 	at      time.Duration // not before
 	pause   time.Duration
@@ -47,6 +48,7 @@ type fetching struct {
 	seq   uint64
 	kind  storeproto.Kind
 	from  *source
+	one   bool   // asked for one batch only
 	until id.LSN // a later ensemble has this LSN: stop before it; 0: none does
 }
 
@@ -145,14 +147,18 @@ func (o *Opener) read(now time.Duration, k storeproto.Kind, fx *Effects) {
 		}
 		return
 	}
-	o.fetch.busy, o.fetch.kind, o.fetch.from, o.fetch.until = true, k, best, r.laterBase(best)
-	o.fetch.seq++
+	o.fetch = fetching{busy: true, seq: o.fetch.seq + 1, kind: k, from: best, one: best.single, until: r.laterBase(best)}
+	bytesMax := o.cfg.Limits.FetchBytes
+	if best.single {
+		bytesMax = 1
+	}
 	fx.Fetches = append(fx.Fetches, FetchSend{Store: best.store, seq: o.fetch.seq, Fetch: storeproto.Fetch{
-		Stream: best.stream, From: r.next, BytesMax: o.cfg.Limits.FetchBytes,
+		Stream: best.stream, From: r.next, BytesMax: bytesMax,
 	}})
 }
 
-// pick chooses who lends the next LSN: the later ensemble wins, then the longest.
+// pick chooses who lends the next LSN: the later ensemble wins, then who is not
+// damaged, then the longest.
 // waiting: somebody has it, but failed just now.
 func (r *run) pick(now time.Duration) (best *source, waiting bool) {
 	for _, s := range r.sources {
@@ -163,11 +169,21 @@ func (r *run) pick(now time.Duration) (best *source, waiting bool) {
 			waiting = true
 			continue
 		}
-		if best == nil || s.ensemble > best.ensemble || s.ensemble == best.ensemble && s.to > best.to {
+		if best == nil || s.before(best) {
 			best = s
 		}
 	}
 	return best, waiting
+}
+
+func (s *source) before(o *source) bool {
+	if s.ensemble != o.ensemble {
+		return s.ensemble > o.ensemble
+	}
+	if s.single != o.single {
+		return o.single
+	}
+	return s.to > o.to
 }
 
 // laterBase is the first LSN above next that a later ensemble than s's has.
@@ -237,6 +253,8 @@ func (o *Opener) FetchDone(now time.Duration, s FetchSend, reply storeproto.Fetc
 			src.badAt, src.problem = r.next, e
 		}
 		src.pause = 0
+	case errors.Is(err, errs.ErrCorrupt) && !o.fetch.one:
+		src.single, src.problem = true, err
 	case errors.Is(err, errs.ErrCorrupt), errors.Is(err, errs.ErrNotFound):
 		src.badAt, src.problem = r.next, err
 	default:

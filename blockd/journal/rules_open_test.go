@@ -382,6 +382,38 @@ func TestDamagedCopyIsReadElsewhere(t *testing.T) {
 	d.wantRun([3]uint64{1, 1, 2}, [3]uint64{1, 3, 2}, [3]uint64{1, 5, 2})
 }
 
+// Without this two copies, each damaged at another place, would fail an opening
+// that has every record: a store fails a whole fetch for one damaged batch.
+func TestDamageWithinAFetchIsNarrowedDown(t *testing.T) {
+	e1 := ens(1, 1, 1, 2, 3)
+	d := openAt(t, 2, List{Version: 1, Ensembles: []Ensemble{e1}}, nil)
+	all := [][3]uint64{{1, 1, 2}, {1, 3, 2}, {1, 5, 2}}
+	d.put(1, e1, all...)
+	d.put(2, e1, all...)
+	d.fenced(1, 2)
+	damaged := map[byte]id.LSN{1: 3, 2: 5}
+	d.o.Covered(d.now, 0, d.fx)
+	for len(d.fx.Fetches) > 0 {
+		f := d.fx.Fetches[0]
+		d.fx.Fetches = d.fx.Fetches[1:]
+		var r storeproto.FetchReply
+		var err error
+		for _, b := range d.has[f.Fetch.Stream][f.Store[0]] {
+			if b.Last() < f.Fetch.From || f.Fetch.BytesMax == 1 && len(r.Batches) == 1 {
+				continue
+			}
+			if b.First == damaged[f.Store[0]] {
+				r, err = storeproto.FetchReply{}, errs.ErrCorrupt
+				break
+			}
+			b.Retain()
+			r.Batches = append(r.Batches, b)
+		}
+		d.o.FetchDone(d.now, f, r, err, d.fx)
+	}
+	d.wantRun(all...)
+}
+
 // Without this an opening with two stores gone would serve whatever is left.
 func TestTwoLostStoresRefuseUntilTheLossIsAccepted(t *testing.T) {
 	e1 := ens(1, 1, 1, 2, 3)

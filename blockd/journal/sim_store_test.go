@@ -249,11 +249,15 @@ func (s *simStore) fetch(f storeproto.Fetch) (r storeproto.FetchReply, err error
 	n := 0
 	st.Batches(f.From, func(b core.Batch) bool {
 		have := s.disk.batches[f.Stream][b.First]
-		if n++; n > 3 {
+		if n++; n > 3 || n > 1 && f.BytesMax == 1 {
 			r.More = true
 			return false
 		}
 		if s.disk.rotten[have] {
+			if s.w.rng.IntN(2) == 0 {
+				r, err = storeproto.FetchReply{}, errs.ErrCorrupt
+				return false
+			}
 			bad := &storeproto.Batch{Epoch: have.Epoch, First: have.First, Count: have.Count, Meta: append([]byte{1}, have.Meta...), Sum: have.Sum}
 			bad.Retain()
 			r.Batches = append(r.Batches, bad)
