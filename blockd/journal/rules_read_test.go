@@ -318,3 +318,28 @@ func TestLeaseRequestsKeepTheirPace(t *testing.T) {
 		t.Errorf("%d requests half a wait later", len(fx.Sends))
 	}
 }
+
+// Without this a read would have to wait for the mutex of its volume; the race
+// detector judges.
+func TestMayReadNeedsNoLock(t *testing.T) {
+	d := newDesk(t, 1, 2, 3)
+	stop, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				d.core.MayRead(time.Hour)
+			}
+		}
+	}()
+	d.grant(time.Hour, 1, 2)
+	d.core.StoreDown(d.now, storeN(3).Store, d.fx)
+	d.succeedBy(1, 2, 4)
+	d.core.Fence(d.fx)
+	d.core.Close()
+	close(stop)
+	<-ended
+}

@@ -1,9 +1,0 @@
-package journal
-
-import "ashlar.dev/pkg/storeproto/core"
-
-type (
-	coreRow     = core.Row
-	coreFencing = core.Fencing
-	coreControl = core.Control
-)
