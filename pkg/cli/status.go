@@ -243,9 +243,9 @@ func (c *statusCommand) printHosts(w io.Writer, hosts []*api.Host) {
 	}
 	var rows [][]string
 	for _, h := range hosts {
-		state, seen := "up", ""
+		state, seen := "up", "-"
 		if !h.Up {
-			state, seen = "down", "unknown"
+			state = "down"
 		}
 		if h.LastSeenMs >= 0 {
 			seen = (time.Duration(h.LastSeenMs) * time.Millisecond).Round(100*time.Millisecond).String() + " ago"
