@@ -38,6 +38,8 @@ type Config struct {
 	Holder id.Holder
 	Metad  Metad
 	Proxy  Proxy
+	// Corks are the ways out of this host that gain when requests leave together; the slice is not changed.
+	Corks func() []nbd.Corker
 	// OpenVolume opens a volume that metad has granted; ended is called when it stops by itself.
 	OpenVolume func(ctx context.Context, rec *cluster.Volume, ended func(*volume.Volume, error)) (*volume.Volume, error)
 	Clock      clock.Clock
@@ -173,7 +175,7 @@ func (x *Exports) attach(ctx context.Context, v id.Volume, s volproto.Session) (
 		case err != nil:
 			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", err)
 		case vol != nil:
-			return gate.Attach(ctx, s, d.handle(vol))
+			return gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
 		default:
 			h, e := x.cfg.Proxy.Attach(ctx, refused.Owner.Host, v, s)
 			if e == nil || errors.Is(e, volproto.ErrStaleSession) || errors.Is(e, errs.ErrNotFound) || errors.Is(e, errs.ErrDenied) {
@@ -199,7 +201,7 @@ func (x *Exports) Attach(ctx context.Context, v id.Volume, s volproto.Session, b
 		// It may be on its way: then the asker's next try finds it.
 		return nil, &volproto.NotOwner{Volume: v}
 	}
-	h, err := gate.Attach(ctx, s, d.handle(vol))
+	h, err := gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
 	if err != nil {
 		return nil, fmt.Errorf("attach for %s: %w", by, err)
 	}
@@ -208,15 +210,33 @@ func (x *Exports) Attach(ctx context.Context, v id.Volume, s volproto.Session, b
 
 // handle is one connection's use of an owned volume.
 type handle struct {
-	d   *disk
-	vol *volume.Volume
+	d      *disk
+	vol    *volume.Volume
+	corks  func() []nbd.Corker
+	corked []nbd.Corker // between Cork and Uncork, which one connection calls in turn
 }
 
-func (d *disk) handle(vol *volume.Volume) nbd.Handle {
+func (d *disk) handle(vol *volume.Volume, corks func() []nbd.Corker) nbd.Handle {
 	d.mu.Lock()
 	d.opened++
 	d.mu.Unlock()
-	return &handle{d, vol}
+	return &handle{d: d, vol: vol, corks: corks}
+}
+
+// Cork makes handle an nbd.Corker: what a client sends at once leaves this host at once.
+func (h *handle) Cork() {
+	h.corked = h.corks()
+	for _, c := range h.corked {
+		c.Cork()
+	}
+}
+
+// Uncork ends a Cork.
+func (h *handle) Uncork() {
+	for _, c := range h.corked {
+		c.Uncork()
+	}
+	h.corked = nil
 }
 
 func (h *handle) Submit(r *nbd.Request) { h.vol.Submit(r) }

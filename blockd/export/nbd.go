@@ -47,6 +47,20 @@ type sessionHandle struct {
 	leave func()
 }
 
+// Cork and Uncork are passed on.
+func (h *sessionHandle) Cork() {
+	if c, ok := h.Handle.(nbd.Corker); ok {
+		c.Cork()
+	}
+}
+
+// Uncork ends a Cork.
+func (h *sessionHandle) Uncork() {
+	if c, ok := h.Handle.(nbd.Corker); ok {
+		c.Uncork()
+	}
+}
+
 func (h *sessionHandle) Close() error {
 	defer h.leave()
 	return h.Handle.Close()

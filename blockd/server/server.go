@@ -200,7 +200,7 @@ func (s *server) startEngine() {
 	s.leases = volume.NewLeases(ctx, s.life.holder, s.settings.LeaseTerm/6, s.stores, s.clock)
 	s.stack.PushCloser("leases", s.leases.Close)
 	s.exports = export.New(export.Config{
-		Holder: s.life.holder, Metad: s.metad, Proxy: s.stores, OpenVolume: s.openVolume, Clock: s.clock, Log: s.log,
+		Holder: s.life.holder, Metad: s.metad, Proxy: s.stores, OpenVolume: s.openVolume, Corks: s.stores.Corks, Clock: s.clock, Log: s.log,
 	})
 	s.stack.Push("disks", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, drainTimeout)

@@ -33,6 +33,7 @@ type stores struct {
 	pacer *rpc.Pacer
 
 	bodies atomic.Pointer[map[id.Store]storeproto.Store]
+	corks  atomic.Pointer[[]nbd.Corker] // the peers' connections
 
 	mu    sync.Mutex
 	local map[id.Store]storeproto.Store
@@ -52,6 +53,7 @@ func newStores(self id.Host, creds *pki.Credentials, c clock.Clock, log *slog.Lo
 		local: make(map[id.Store]storeproto.Store), peers: make(map[id.Host]*peer),
 	}
 	s.bodies.Store(&map[id.Store]storeproto.Store{})
+	s.corks.Store(&[]nbd.Corker{})
 	return s
 }
 
@@ -118,7 +120,15 @@ func (s *stores) follow(t *cluster.Topology) {
 		next[n] = b
 	}
 	s.bodies.Store(&next)
+	corks := make([]nbd.Corker, 0, len(s.peers))
+	for _, p := range s.peers {
+		corks = append(corks, p.stores)
+	}
+	s.corks.Store(&corks)
 }
+
+// Corks are the connections to all peers.
+func (s *stores) Corks() []nbd.Corker { return *s.corks.Load() }
 
 func (s *stores) connect(h *cluster.Host) {
 	log := s.log.With("peer", string(h.Host))
