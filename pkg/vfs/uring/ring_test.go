@@ -1,0 +1,111 @@
+package uring
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func newRing(t *testing.T, depth int) *Ring {
+	t.Helper()
+	r, err := New(depth)
+	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
+		t.Skipf("the kernel's io_uring is missing: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// Without this a read could get another read's bytes, or wait for ever behind a full ring.
+func TestManyReadersGetTheirOwnBytes(t *testing.T) {
+	const blocks = 64
+	data := make([]byte, blocks*4096)
+	for i := range data {
+		data[i] = byte(i>>12) ^ byte(i)
+	}
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r := newRing(t, 4)
+	var wg sync.WaitGroup
+	for g := range 16 {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(g), 1))
+			done := make(chan *Read, 1)
+			for range 200 {
+				at := rng.IntN(blocks)
+				q := &Read{Fd: int(f.Fd()), Off: int64(at) * 4096, Buf: make([]byte, 4096), Done: func(q *Read) { done <- q }}
+				r.Submit(q)
+				<-done
+				if q.Err != nil || q.N != 4096 || !bytes.Equal(q.Buf, data[at*4096:(at+1)*4096]) {
+					t.Errorf("block %d: %d bytes, %v", at, q.N, q.Err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Without this an error of the disk would look like a short read, or a closed file hang its reader.
+func TestErrorsAndEndsAreTold(t *testing.T) {
+	r := newRing(t, 2)
+	done := make(chan *Read, 1)
+	r.Submit(&Read{Fd: 1 << 20, Buf: make([]byte, 8), Done: func(q *Read) { done <- q }})
+	if q := <-done; !errors.Is(q.Err, unix.EBADF) {
+		t.Errorf("a bad file gives %v", q.Err)
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	r.Submit(&Read{Buf: make([]byte, 8), Done: func(q *Read) { done <- q }})
+	if q := <-done; q.Err == nil {
+		t.Error("a closed ring took a read")
+	}
+}
+
+func BenchmarkRead(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	r, err := New(64)
+	if err != nil {
+		b.Skip(err)
+	}
+	tokens := make(chan *Read, 32)
+	for range 32 {
+		tokens <- &Read{Fd: int(f.Fd()), Buf: make([]byte, 4096), Done: func(q *Read) { tokens <- q }}
+	}
+	for b.Loop() {
+		r.Submit(<-tokens)
+	}
+	for range 32 {
+		<-tokens
+	}
+	if err := r.Close(); err != nil {
+		b.Error(err)
+	}
+}
