@@ -1,24 +1,19 @@
-// Package packer turns the blocks of a segment into k+m shards and puts each on its
-// store. It decides nothing: a volume's core says what goes where, and hears when
-// all shards are durable, or which stores failed.
 package packer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
-	"ashlar.dev/pkg/buf"
+	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
-	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/lifecycle"
-	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
-	"ashlar.dev/pkg/stripe"
 )
 
 // Stores finds the body of a store; false if it is not known here.
@@ -30,12 +25,19 @@ type Stores interface {
 type Config struct {
 	Stores   Stores
 	Topology func() *cluster.Topology
+	// Clock is the system's if nil.
+	Clock clock.Clock
 	// Workers encode and put in the background; LongWorkers serve only jobs that a client waits for. 0: 2 each.
 	Workers, LongWorkers int
+	// PutTimeout is how long a store may take over one shard. 0: 6 s.
+	PutTimeout time.Duration
 }
 
-// Job is one segment. Done is called once, from a worker, when no shard of it is
-// on its way any more; until then Blocks must not change.
+// Block is one slot: its header entry, the CRC-32C of its bytes, and its bytes (4 KiB).
+type Block = core.PackBlock
+
+// Job is one segment. Its sender owns it and must not change it, nor Blocks, until
+// no store reads it any more: until Done, or until Freed where the Result says Held.
 type Job struct {
 	Volume     id.Volume
 	Epoch      id.Epoch
@@ -47,20 +49,17 @@ type Job struct {
 	Blocks     []Block
 	// Encode, if set, makes the bytes of slot i; Blocks[i].Data and Sum are then filled by the packer.
 	Encode func(i int, dst []byte)
-	Done   func(*Job, Result)
-}
-
-// Block is one slot: its header entry, the CRC-32C of its bytes, and its bytes (4 KiB).
-type Block struct {
-	Entry uint64
-	Sum   uint32
-	Data  []byte
+	// Done is called once, from any goroutine, and must not block. If the Result said
+	// Held, Freed is called once, too, perhaps before Done has returned.
+	Done  func(*Job, Result)
+	Freed func(*Job)
 }
 
 // Result of a job: Err nil means that all shards are durable. Suspects failed to put theirs.
 type Result struct {
 	Err      error
 	Suspects []id.Store
+	Held     bool
 }
 
 // Packer has the workers of one process. Safe for concurrent use.
@@ -69,7 +68,11 @@ type Packer struct {
 	jobs  chan *Job
 	long  chan *Job
 	group *lifecycle.Group
-	stats struct{ segments, blocks, failed atomic.Uint64 }
+	pool  sync.Pool
+	stats struct{ segments, blocks, failed, held atomic.Uint64 }
+
+	mu     sync.Mutex
+	closed bool
 }
 
 // queueMax bounds the jobs that wait for a worker; volumes bound theirs well below.
@@ -83,7 +86,14 @@ func New(ctx context.Context, cfg Config) *Packer {
 	if cfg.LongWorkers == 0 {
 		cfg.LongWorkers = 2
 	}
+	if cfg.PutTimeout == 0 {
+		cfg.PutTimeout = 6 * time.Second
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System
+	}
 	p := &Packer{cfg: cfg, jobs: make(chan *Job, queueMax), long: make(chan *Job, queueMax), group: lifecycle.NewGroup(ctx)}
+	p.pool.New = func() any { return newPut() }
 	for range cfg.Workers {
 		p.group.Go("packer", func(ctx context.Context) error { return p.work(ctx, p.jobs) })
 	}
@@ -93,14 +103,36 @@ func New(ctx context.Context, cfg Config) *Packer {
 	return p
 }
 
-// Close ends the workers; jobs that still wait are dropped without Done.
-func (p *Packer) Close() error { return p.group.Close() }
+// Close ends the workers. Jobs that are not done end with ErrClosed.
+func (p *Packer) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	err := p.group.Close()
+	for {
+		select {
+		case j := <-p.jobs:
+			j.Done(j, Result{Err: errClosed})
+		case j := <-p.long:
+			j.Done(j, Result{Err: errClosed})
+		default:
+			return err
+		}
+	}
+}
+
+var errClosed = fmt.Errorf("the packer has ended: %w", errs.ErrClosed)
 
 // Submit queues a job; false when the packer is closed or its queue full.
 func (p *Packer) Submit(j *Job) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	ch := p.jobs
 	if j.Long {
 		ch = p.long
+	}
+	if p.closed {
+		return false
 	}
 	select {
 	case ch <- j:
@@ -110,66 +142,62 @@ func (p *Packer) Submit(j *Job) bool {
 	}
 }
 
+// lookEvery is how often a worker that waits for stores looks at time and topology.
+const lookEvery = 200 * time.Millisecond
+
 func (p *Packer) work(ctx context.Context, jobs chan *Job) error {
+	t := p.cfg.Clock.NewTicker(lookEvery)
+	defer t.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-t.C():
 		case j := <-jobs:
-			r := p.run(j)
+			r := p.run(ctx, t, j)
 			if r.Err != nil {
 				p.stats.failed.Add(1)
 			} else {
 				p.stats.segments.Add(1)
 				p.stats.blocks.Add(uint64(len(j.Blocks)))
 			}
+			if r.Held {
+				p.stats.held.Add(1)
+			}
 			j.Done(j, r)
 		}
 	}
 }
 
-// run encodes and puts one segment and waits for all its shards.
-func (p *Packer) run(j *Job) Result {
+// run encodes and puts one segment and waits for its shards, but not for ever.
+func (p *Packer) run(ctx context.Context, t clock.Ticker, j *Job) Result {
 	stores, err := p.stores(j)
 	if err != nil {
 		return Result{Err: err}
 	}
-	code, err := stripe.For(stripe.Profile{K: j.K, M: j.M})
-	if err != nil {
+	q := p.pool.Get().(*put)
+	if err := q.begin(p, j, stores); err != nil {
+		q.end()
 		return Result{Err: err}
 	}
-	if j.Encode != nil {
-		pages := buf.Get(len(j.Blocks) * storeproto.BlockSize)
-		defer pages.Release()
-		j.encodePages(pages.Bytes())
-	}
-	layout := code.Layout(uint16(len(j.Blocks)))
-	if j.Slots() > id.SlotsMax || !layout.Valid() {
-		return Result{Err: fmt.Errorf("segment %s of %d slots: %w", j.Segment, len(j.Blocks), errs.ErrInvalid)}
-	}
-	parity := make([][]byte, j.M)
-	for i := range parity {
-		b := buf.Get(int(layout.Blocks()) * storeproto.BlockSize)
-		defer b.Release()
-		parity[i] = b.Bytes()
-	}
-	slots := make([][]byte, len(j.Blocks))
-	for i := range j.Blocks {
-		slots[i] = j.Blocks[i].Data
-	}
-	code.EncodeSlots(slots, parity)
-	return j.put(stores, layout, parity)
-}
-
-// Slots is the number of slots of the job's segment.
-func (j *Job) Slots() int { return len(j.Blocks) }
-
-// encodePages fills the blocks of a job that makes its own bytes.
-func (j *Job) encodePages(b []byte) {
-	for i := range j.Blocks {
-		d := b[i*storeproto.BlockSize:][:storeproto.BlockSize]
-		j.Encode(i, d)
-		j.Blocks[i].Data, j.Blocks[i].Sum = d, codec.CRC(d)
+	started := p.cfg.Clock.Now()
+	q.send()
+	for {
+		select {
+		case <-q.all:
+			r := q.result(nil)
+			q.end()
+			return r
+		case <-t.C():
+			if p.cfg.Clock.Now()-started >= p.cfg.PutTimeout {
+				return q.leave(errs.ErrTimeout)
+			}
+			if q.waitsForDead(p.cfg.Topology()) {
+				return q.leave(errs.ErrUnavailable)
+			}
+		case <-ctx.Done():
+			return q.leave(errClosed)
+		}
 	}
 }
 
@@ -193,93 +221,21 @@ func (p *Packer) stores(j *Job) ([]member, error) {
 		if !ok {
 			return nil, fmt.Errorf("put segment %s: store %s is not known: %w", j.Segment, s.Store, errs.ErrUnavailable)
 		}
-		out[i] = member{s.Store, body}
+		out[i] = member{s, body}
 	}
 	return out, nil
 }
 
+// member is one store of a job's group.
 type member struct {
-	id   id.Store
+	ref  cluster.StoreRef
 	body storeproto.Store
 }
 
-var zeroBlock = buf.Get(storeproto.BlockSize).Bytes()
-
-func init() { clear(zeroBlock) }
-
-// put sends all shards and waits for all answers, also after a failure: the bytes
-// belong to the volume again only when no store reads them any more.
-func (j *Job) put(stores []member, layout segment.Layout, parity [][]byte) Result {
-	puts := make([]storeproto.PutShard, len(stores))
-	var wg sync.WaitGroup
-	wg.Add(len(stores))
-	crcs := make([]uint32, len(j.Blocks))
-	all := make([]uint64, len(j.Blocks))
-	for i, b := range j.Blocks {
-		crcs[i], all[i] = b.Sum, b.Entry
-	}
-	for i := range puts {
-		h := &storeproto.ShardHead{
-			Volume: j.Volume, Segment: j.Segment, Generation: j.Generation, Index: uint8(i), K: j.K, M: j.M,
-			PGVersion: j.PGVersion, Slots: layout.Slots, Blocks: layout.Blocks(), Sums: make([]uint32, layout.Blocks()),
-		}
-		q := &puts[i]
-		q.Head, q.Epoch = h, j.Epoch
-		q.Done = func(*storeproto.PutShard) { wg.Done() }
-		if i < int(j.K) {
-			q.Data = j.dataShard(h, layout, crcs)
-		} else {
-			b := parity[i-int(j.K)]
-			stripe.ShardSums(h.Sums, j.Segment, h.Index, b)
-			h.Entries = all
-			q.Data = [][]byte{b}
-		}
-		stores[i].body.PutShard(q)
-	}
-	wg.Wait()
-	var r Result
-	for i := range puts {
-		if e := puts[i].Err; e != nil {
-			r.Err = errors.Join(r.Err, fmt.Errorf("put shard %d of %s on %s: %w", i, j.Segment, stores[i].id, e))
-			r.Suspects = append(r.Suspects, stores[i].id)
-		}
-	}
-	return r
-}
-
-// dataShard lists the blocks of a data shard where they lie, and fills its header.
-func (j *Job) dataShard(h *storeproto.ShardHead, layout segment.Layout, crcs []uint32) [][]byte {
-	stripe.DataSums(h.Sums, j.Segment, layout, h.Index, crcs)
-	data := make([][]byte, 0, layout.Blocks())
-	h.Entries = make([]uint64, 0, layout.ShardSlots(h.Index))
-	for b := range layout.Blocks() {
-		slot, ok := layout.Slot(h.Index, b)
-		if !ok {
-			data = append(data, zeroBlock)
-			continue
-		}
-		h.Entries = append(h.Entries, j.Blocks[slot].Entry)
-		data = join(data, j.Blocks[slot].Data)
-	}
-	return data
-}
-
-// join appends a block, to the slice before it where the two are neighbours in memory.
-func join(data [][]byte, b []byte) [][]byte {
-	if n := len(data); n > 0 {
-		last := data[n-1]
-		if cap(last) >= len(last)+len(b) && &last[:len(last)+1][len(last)] == &b[0] {
-			data[n-1] = last[:len(last)+len(b)]
-			return data
-		}
-	}
-	return append(data, b)
-}
-
-// Stats are counts since the start.
-type Stats struct{ Segments, Blocks, Failed uint64 }
+// Stats are counts since the start. Held: jobs left because a store did not answer.
+type Stats struct{ Segments, Blocks, Failed, Held uint64 }
 
 // Stats gives the counts.
 func (p *Packer) Stats() Stats {
-	return Stats{p.stats.segments.Load(), p.stats.blocks.Load(), p.stats.failed.Load()}
+	return Stats{p.stats.segments.Load(), p.stats.blocks.Load(), p.stats.failed.Load(), p.stats.held.Load()}
 }

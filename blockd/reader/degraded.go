@@ -6,7 +6,6 @@ import (
 
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/errs"
-	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/stripe"
 )
@@ -14,14 +13,10 @@ import (
 // rebuild answers for a part whose own store failed with cause. The state is taken already.
 func (p *part) rebuild(cause error) {
 	p.r.stats.degraded.Add(1)
-	b, err := p.gather()
+	b, err := p.gather(cause)
 	if err == nil {
 		p.deliver(b.Bytes())
 		b.Release()
-	} else if errors.Is(cause, errs.ErrNotFound) && errors.Is(err, errs.ErrNotFound) {
-		err = cause // gone everywhere: the caller looks again where the block is now
-	} else {
-		err = errors.Join(err, cause)
 	}
 	p.end(err)
 	p.drop()
@@ -30,7 +25,7 @@ func (p *part) rebuild(cause error) {
 // hedge asks the other shards for a part whose own store is slow; whoever is first
 // answers. A failure of the rebuild leaves the slow store to answer.
 func (p *part) hedge() {
-	b, err := p.gather()
+	b, err := p.gather(errSlow)
 	if err == nil {
 		if p.state.CompareAndSwap(0, 2) {
 			p.r.stats.degraded.Add(1)
@@ -42,16 +37,20 @@ func (p *part) hedge() {
 	p.drop()
 }
 
-// gather reads the same blocks of k other shards and rebuilds those of the part.
-// All shards but the part's own are asked at once; the first k right ones of the
-// part's generation count.
-func (p *part) gather() (*buf.Buffer, error) {
+// errSlow stands for the answer of a store that has not come yet.
+var errSlow = fmt.Errorf("the store is slow: %w", errs.ErrTimeout)
+
+// gather reads the same blocks of k other shards and rebuilds those of the part,
+// whose own store failed with cause. All shards but the part's own are asked at
+// once; the first k right ones of the part's generation count.
+func (p *part) gather(cause error) (*buf.Buffer, error) {
 	code, err := stripe.For(stripe.Profile{K: p.where.K, M: p.where.M})
 	if err != nil {
 		return nil, err
 	}
 	total := int(p.where.K) + int(p.where.M)
 	answers := make(chan *other, total)
+	failures := []error{fmt.Errorf("shard %d: %w", p.index, cause)}
 	asked := 0
 	for i := range total {
 		if i == int(p.index) {
@@ -60,18 +59,16 @@ func (p *part) gather() (*buf.Buffer, error) {
 		o := &other{index: uint8(i), bytes: buf.Get(int(p.count) * storeproto.BlockSize), answers: answers}
 		if !p.ask(o) {
 			o.bytes.Release()
+			failures = append(failures, fmt.Errorf("shard %d: its store is not known: %w", i, errs.ErrUnavailable))
 			continue
 		}
 		asked++
 	}
 	pieces := make([]stripe.Piece, 0, p.where.K)
 	var used []*other
-	var failures []error
-	notFound := total-1-asked == 0
 	for ; asked > 0 && len(pieces) < int(p.where.K); asked-- {
 		o := <-answers
 		if e := o.verify(p); e != nil {
-			notFound = notFound && errors.Is(e, errs.ErrNotFound)
 			failures = append(failures, e)
 			o.bytes.Release()
 			continue
@@ -79,18 +76,16 @@ func (p *part) gather() (*buf.Buffer, error) {
 		pieces = append(pieces, stripe.Piece{Index: o.index, Generation: o.req.Got, Data: o.bytes.Bytes()})
 		used = append(used, o)
 	}
-	go drainOthers(answers, asked)
+	if asked > 0 {
+		go drainOthers(answers, asked)
+	}
 	defer func() {
 		for _, o := range used {
 			o.bytes.Release()
 		}
 	}()
 	if len(pieces) < int(p.where.K) {
-		class := errs.ErrUnavailable
-		if notFound {
-			class = errs.ErrNotFound
-		}
-		return nil, fmt.Errorf("rebuild shard %d of %s: %d of %d shards answer (%v): %w", p.index, p.seg, len(pieces), p.where.K, errors.Join(failures...), class)
+		return nil, p.tooFew(len(pieces), failures)
 	}
 	dst := buf.Get(int(p.count) * storeproto.BlockSize)
 	if err := code.Rebuild(dst.Bytes(), p.index, pieces); err != nil {
@@ -98,6 +93,29 @@ func (p *part) gather() (*buf.Buffer, error) {
 		return nil, err
 	}
 	return dst, nil
+}
+
+// tooFew is the error when fewer than k shards are right. Its class tells the caller
+// what to do: ErrNotFound, they are all gone: look where the blocks are now;
+// ErrUnavailable, those that did not answer may help later; ErrCorrupt, nothing will.
+func (p *part) tooFew(right int, failures []error) error {
+	gone, away := 0, 0
+	for _, e := range failures {
+		switch {
+		case errors.Is(e, errs.ErrNotFound):
+			gone++
+		case !errors.Is(e, errs.ErrCorrupt):
+			away++
+		}
+	}
+	class := errs.ErrCorrupt
+	switch {
+	case right+away >= int(p.where.K):
+		class = errs.ErrUnavailable
+	case gone > int(p.where.M):
+		class = errs.ErrNotFound
+	}
+	return fmt.Errorf("read shard %d of %s: %d shards of %d are right (%v): %w", p.index, p.seg, right, p.where.K, errors.Join(failures...), class)
 }
 
 // drainOthers lets go of answers that come too late to be of use.
@@ -134,16 +152,24 @@ func (o *other) verify(p *part) error {
 	if o.req.Err != nil {
 		return fmt.Errorf("shard %d: %w", o.index, o.req.Err)
 	}
-	b := o.bytes.Bytes()
-	for i, sum := range o.req.Sums {
-		if !checkBlock(p.seg, o.index, p.first+uint16(i), sum, b[i*storeproto.BlockSize:][:storeproto.BlockSize]) {
-			return &errs.Corrupt{Place: fmt.Sprintf("shard %d of %s", o.index, p.seg), Offset: int64(p.first+uint16(i)) * storeproto.BlockSize, What: "block sum", Want: uint64(sum)}
+	return p.checkBlocks(o.index, &o.req, o.bytes.Bytes())
+}
+
+// checkBlocks verifies an answer again, after its way over the wire: the generation,
+// and every block.
+func (p *part) checkBlocks(index uint8, q *storeproto.ReadShard, b []byte) error {
+	if q.Got != p.where.Generation {
+		return &errs.Corrupt{
+			Place: fmt.Sprintf("shard %d of %s", index, p.seg), Offset: -1, What: "generation", Want: uint64(p.where.Generation.Epoch), Got: uint64(q.Got.Epoch),
+		}
+	}
+	for i, sum := range q.Sums {
+		if !stripe.CheckBlock(p.seg, index, p.first+uint16(i), sum, b[i*storeproto.BlockSize:][:storeproto.BlockSize]) {
+			return &errs.Corrupt{
+				Place: fmt.Sprintf("shard %d of %s", index, p.seg), Offset: int64(p.first+uint16(i)) * storeproto.BlockSize,
+				What: "block sum", Want: uint64(sum),
+			}
 		}
 	}
 	return nil
-}
-
-// checkBlock tells whether a block has the given sum.
-func checkBlock(s id.Segment, index uint8, place uint16, sum uint32, data []byte) bool {
-	return stripe.CheckBlock(s, index, place, sum, data)
 }

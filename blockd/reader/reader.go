@@ -174,7 +174,7 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 	r.link(p)
 	p.req.Segment, p.req.Generation, p.req.Index = p.seg, p.where.Generation, shard
 	p.req.First, p.req.Count, p.req.Dst, p.req.Sums = first, count, p.bytes.Bytes(), p.sums
-	p.req.Err = nil
+	p.req.Err, p.req.Got = nil, id.Generation{}
 	store.ReadShard(&p.req)
 }
 
@@ -204,7 +204,7 @@ func (p *part) answered(q *storeproto.ReadShard) {
 	r.unlink(p)
 	err := q.Err
 	if err == nil {
-		err = p.check()
+		err = p.checkBlocks(p.index, q, p.bytes.Bytes())
 	}
 	if err == nil {
 		if p.state.CompareAndSwap(0, 1) {
@@ -220,20 +220,6 @@ func (p *part) answered(q *storeproto.ReadShard) {
 		go p.rebuild(err)
 	}
 	p.drop()
-}
-
-// check verifies the blocks again, after their way over the wire.
-func (p *part) check() error {
-	b := p.bytes.Bytes()
-	for i, sum := range p.sums {
-		if !checkBlock(p.seg, p.index, p.first+uint16(i), sum, b[i*storeproto.BlockSize:][:storeproto.BlockSize]) {
-			return &errs.Corrupt{
-				Place: fmt.Sprintf("shard %d of %s", p.index, p.seg), Offset: int64(p.first+uint16(i)) * storeproto.BlockSize,
-				What: "block sum", Want: uint64(sum),
-			}
-		}
-	}
-	return nil
 }
 
 // deliver copies the part's blocks to where their slots go, and into the cache.

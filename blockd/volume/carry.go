@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,7 +13,6 @@ import (
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
-	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -44,12 +44,12 @@ func (v *Volume) carry(fx *core.Effects) {
 	for _, j := range fx.Packs {
 		v.pack(j)
 	}
-	for _, d := range fx.Deletes {
-		v.group.Go("delete", func(ctx context.Context) error { v.delete(ctx, d); return nil })
+	if len(fx.Deletes) > 0 {
+		v.dead.add(fx.Deletes)
 	}
 	v.carryAsks(fx)
 	if fx.Again {
-		v.TopologyChanged()
+		v.kickOff()
 	}
 	v.carryNews(fx)
 }
@@ -75,16 +75,20 @@ func (v *Volume) carryNews(fx *core.Effects) {
 	first := v.ended == nil
 	v.fail(err)
 	v.mu.Unlock()
-	if first && v.cfg.Ended != nil {
-		go v.cfg.Ended(v, err)
+	select {
+	case <-v.opened:
+		if first && v.cfg.Ended != nil {
+			go v.cfg.Ended(v, err)
+		}
+	default: // Open says it
 	}
 }
 
 func (v *Volume) carryJournal(fx *journal.Effects) {
 	for _, c := range fx.Confirms {
-		store, ok := v.cfg.Stores.Store(c.Store)
-		if !ok {
-			c.Confirm.Err = errUnknownStore
+		store, err := bodyOf(v.cfg.Stores, cluster.StoreRef(c.Member))
+		if err != nil {
+			c.Confirm.Err = err
 			c.Confirm.Done(&c.Confirm)
 			continue
 		}
@@ -168,8 +172,8 @@ func (v *Volume) report(ctx context.Context, r journal.Report) {
 	}
 }
 
-// readPage reads one page of the map or the table; it is tried again in place
-// while too few shards answer.
+// readPage reads one page of the map or the table, on a goroutine of its own: the
+// answer may come inline and ask for the next page, and that one for another.
 func (v *Volume) readPage(p core.PageRead) {
 	b := buf.Get(storeproto.BlockSize)
 	q := &reader.Request{
@@ -179,92 +183,36 @@ func (v *Volume) readPage(p core.PageRead) {
 			b.Release()
 		},
 	}
-	v.cfg.Reader.Read(q)
+	go v.cfg.Reader.Read(q)
 }
 
 func whereOf(w core.Where) reader.Where {
 	return reader.Where{Generation: w.Generation, PGVersion: w.PGVersion, K: w.K, M: w.M, Slots: w.Slots}
 }
 
-// pack hands a segment to the packer.
+// pack hands a segment to the packer. Its outcome is the core's to hear even when
+// the volume is closed: the core owns the memory that stores may still read.
 func (v *Volume) pack(j *core.PackJob) {
 	w := &packer.Job{
 		Volume: v.id, Epoch: v.epoch, Segment: j.Segment, Generation: j.Entry.Generation, PGVersion: j.Entry.PGVersion,
-		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Encode: j.Encode, Blocks: make([]packer.Block, len(j.Blocks)),
+		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Encode: j.Encode, Blocks: j.Blocks,
+		Freed: func(*packer.Job) {
+			v.mu.Lock()
+			v.core.PackFreed(j)
+			v.mu.Unlock()
+		},
 	}
-	for i, b := range j.Blocks {
-		w.Blocks[i] = packer.Block(b)
-	}
+	segment := j.Segment
 	w.Done = func(_ *packer.Job, r packer.Result) {
-		if r.Err != nil {
-			v.log.Warn("segment not written, another takes its place", "segment", j.Segment.String(), "err", r.Err)
+		if r.Err != nil && !errors.Is(r.Err, errs.ErrClosed) {
+			v.log.Warn("segment not written, another takes its place", "segment", segment.String(), "err", r.Err)
 		}
-		v.step(func(now time.Duration, fx *core.Effects) {
-			v.core.PackDone(now, j, core.PackResult{Err: r.Err, Suspects: r.Suspects}, fx)
-		})
+		fx := effects.Get().(*core.Effects)
+		v.mu.Lock()
+		v.core.PackDone(v.cfg.Clock.Now(), j, core.PackResult{Err: r.Err, Suspects: r.Suspects, Held: r.Held}, fx)
+		v.unlock(fx)
 	}
 	if !v.cfg.Packer.Submit(w) {
 		go w.Done(w, packer.Result{Err: fmt.Errorf("packer is full or closed: %w", errs.ErrUnavailable)})
 	}
-}
-
-// deleteRetry is the pause before stores that did not confirm a deletion are asked again.
-const deleteRetry = 5 * time.Second
-
-// delete deletes a segment by name on all its stores and goes on until each has
-// confirmed, is lost for good, or the volume ends.
-func (v *Volume) delete(ctx context.Context, d core.Delete) {
-	done := make(map[id.Store]bool)
-	for {
-		if v.deleteOnce(ctx, d, done) {
-			v.step(func(_ time.Duration, _ *core.Effects) { v.core.DeleteDone(d) })
-			return
-		}
-		if v.cfg.Clock.Sleep(ctx, deleteRetry) != nil {
-			return
-		}
-	}
-}
-
-// deleteOnce asks every store that has not confirmed yet.
-func (v *Volume) deleteOnce(ctx context.Context, d core.Delete, done map[id.Store]bool) bool {
-	t := v.cfg.Metad.Topology()
-	if t == nil {
-		return false
-	}
-	g, ok := t.PG(d.Segment.PG())
-	if !ok {
-		return false
-	}
-	version, ok := g.Version(d.Where.PGVersion)
-	if !ok {
-		return false
-	}
-	all := true
-	for _, ref := range version.Stores {
-		if done[ref.Store] {
-			continue
-		}
-		if s, ok := t.Store(ref.Store); !ok || s.State == cluster.StoreLost || s.Incarnation != ref.Incarnation {
-			done[ref.Store] = true
-			continue
-		}
-		store, ok := v.cfg.Stores.Store(ref.Store)
-		if !ok {
-			all = false
-			continue
-		}
-		call, cancel := context.WithTimeout(ctx, deleteTimeout)
-		err := store.DeleteShards(call, storeproto.DeleteShards{
-			Volume: v.id, Epoch: v.epoch,
-			Segments: []storeproto.SegmentGeneration{{Segment: d.Segment, Generation: d.Where.Generation}},
-		})
-		cancel()
-		if err != nil {
-			all = false
-			continue
-		}
-		done[ref.Store] = true
-	}
-	return all
 }

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -220,9 +219,8 @@ func (v *Volume) done(op *core.Op, batch *nbd.Batch) {
 	o := op.User.(*operation)
 	op.Buf.Release()
 	op.Buf = nil
-	if o.of == nil {
-		return // an inner read that failed: the core has told its write
-	}
+	o.temp.Release() // of a read that failed after a second look
+	o.temp = nil
 	if op.Kind == core.OpStatus && op.Err == nil {
 		o.reportStatus()
 	}
@@ -352,14 +350,13 @@ func (v *Volume) filled(o *operation, err error) {
 	if e := o.err.Load(); e != nil {
 		err = *e
 	}
-	op := &o.op
 	if o.of == nil {
 		v.inner(o, err)
 		return
 	}
-	if errors.Is(err, errs.ErrNotFound) {
-		// The segment went while we read: look again where the blocks are now.
-		if v.reread(op, err) {
+	if err != nil {
+		// The core knows whether to look again, to wait, or to give up.
+		if v.reread(&o.op, err) {
 			return
 		}
 		err = errs.ErrStaleEpoch
@@ -374,7 +371,7 @@ func (v *Volume) filled(o *operation, err error) {
 	o.of.end(err, nil)
 }
 
-// reread has the core look the blocks of a read up again; false: the volume is closed.
+// reread gives a read that failed back to the core; false: the volume is closed.
 func (v *Volume) reread(op *core.Op, err error) (taken bool) {
 	v.step(func(now time.Duration, fx *core.Effects) {
 		taken = true
@@ -383,12 +380,15 @@ func (v *Volume) reread(op *core.Op, err error) (taken bool) {
 	return taken
 }
 
-// inner ends the read of a block at the edge of a sub-block write.
+// inner ends the read of a block at the edge of a sub-block write. Its buffer goes
+// before the core looks again: nobody hears of its end if that fails.
 func (v *Volume) inner(o *operation, err error) {
-	if errors.Is(err, errs.ErrNotFound) && v.reread(o.inner, err) {
-		return
+	if err == nil {
+		v.step(func(now time.Duration, fx *core.Effects) { v.core.EdgeRead(now, o.inner, o.temp.Bytes(), nil, fx) })
 	}
-	v.step(func(now time.Duration, fx *core.Effects) { v.core.EdgeRead(now, o.inner, o.temp.Bytes(), err, fx) })
 	o.temp.Release()
 	o.temp = nil
+	if err != nil {
+		v.reread(o.inner, err)
+	}
 }

@@ -56,8 +56,8 @@ type Config struct {
 	Log     *slog.Logger
 	Limits  core.Limits
 	Journal journal.Limits
-	// Ended is called once, from its own goroutine, when the volume stops by itself:
-	// a later epoch is in force, or its metadata cannot be read.
+	// Ended is called once, from its own goroutine, when a volume that Open has given
+	// stops by itself: a later epoch is in force.
 	Ended func(*Volume, error)
 }
 
@@ -68,7 +68,8 @@ type Volume struct {
 	epoch id.Epoch
 	log   *slog.Logger
 	group *lifecycle.Group
-	kick  chan struct{}
+	kick  chan struct{} // look at the topology, go on with what was cut short
+	dead  deleter
 
 	mu      sync.Mutex
 	opener  *journal.Opener // until the journal is open
@@ -101,7 +102,9 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 		opened: make(chan struct{}), drained: make(chan struct{}), failed: make(chan struct{}),
 	}
 	cfg.Leases.add(v)
+	v.dead.init()
 	v.group.Go("volume", v.run)
+	v.group.Go("deleter", v.runDeletes)
 	if err := v.beginOpening(); err != nil {
 		v.Abandon()
 		return nil, fmt.Errorf("open volume %s: %w", rec.ID, err)
@@ -237,9 +240,9 @@ func (v *Volume) send() {
 		v.mu.Unlock()
 		for i, s := range batch {
 			batch[i] = nil
-			store, ok := v.cfg.Stores.Store(s.Store)
-			if !ok {
-				s.Append.Err = errUnknownStore
+			store, err := bodyOf(v.cfg.Stores, cluster.StoreRef(s.Member))
+			if err != nil {
+				s.Append.Err = err
 				s.Append.Done(&s.Append)
 				continue
 			}
@@ -248,7 +251,24 @@ func (v *Volume) send() {
 	}
 }
 
-var errUnknownStore = fmt.Errorf("store is not known on this host: %w", errs.ErrUnavailable)
+var (
+	errUnknownStore = fmt.Errorf("store is not known on this host: %w", errs.ErrUnavailable)
+	errOtherMemory  = fmt.Errorf("store was formatted anew: %w", errs.ErrNotFound)
+)
+
+// bodyOf finds the body of a store in the very incarnation that ref names: another
+// one does not know the fences of this one. A body tells its incarnation if it can;
+// one behind a connection is refused by the store itself.
+func bodyOf(stores Stores, ref cluster.StoreRef) (storeproto.Store, error) {
+	body, ok := stores.Store(ref.Store)
+	if !ok {
+		return nil, errUnknownStore
+	}
+	if x, ok := body.(interface{ Incarnation() id.Incarnation }); ok && x.Incarnation() != ref.Incarnation {
+		return nil, errOtherMemory
+	}
+	return body, nil
+}
 
 // opening takes in what the opener says; under the mutex.
 func (v *Volume) opening(fx *core.Effects) {
@@ -270,10 +290,19 @@ func (v *Volume) opening(fx *core.Effects) {
 	if o := j.Opened; o != nil {
 		j.Opened = nil
 		v.opener = nil
+		v.log.Info("journal recovered", "records", countOf(o.Journal), "meta", countOf(o.Meta), "next", uint64(o.Next[storeproto.Journal]))
 		if err := v.core.Start(now, o, fx); err != nil {
 			v.fail(err)
 		}
 	}
+}
+
+// countOf is the records in some batches.
+func countOf(batches []*storeproto.Batch) (n int) {
+	for _, b := range batches {
+		n += int(b.Count)
+	}
+	return n
 }
 
 // fail ends the volume for a reason; under the mutex. What waits is failed by the core when it is closed.
@@ -329,14 +358,15 @@ func (v *Volume) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C():
-			v.tick()
+			v.look(true)
 		case <-v.kick:
-			v.step(func(now time.Duration, fx *core.Effects) { v.core.Continue(now, fx) })
+			v.look(false)
 		}
 	}
 }
 
-func (v *Volume) tick() {
+// look takes in a newer topology, and ticks or goes on with what was cut short.
+func (v *Volume) look(tick bool) {
 	t := v.cfg.Metad.Topology()
 	v.step(func(now time.Duration, fx *core.Effects) {
 		if t != nil && t.Version > v.topo {
@@ -344,11 +374,15 @@ func (v *Volume) tick() {
 			v.core.Topology(now, t, fx)
 			v.hints(now, t, fx)
 		}
-		if v.opener != nil {
+		switch {
+		case v.opener != nil && tick:
 			v.opener.Tick(now, &fx.Journal)
-			return
+		case v.opener != nil:
+		case tick:
+			v.core.Tick(now, fx)
+		default:
+			v.core.Continue(now, fx)
 		}
-		v.core.Tick(now, fx)
 	})
 }
 
@@ -378,7 +412,9 @@ func (v *Volume) hints(now time.Duration, t *cluster.Topology, fx *core.Effects)
 }
 
 // TopologyChanged makes the volume look at metad's topology now instead of at its next tick.
-func (v *Volume) TopologyChanged() {
+func (v *Volume) TopologyChanged() { v.kickOff() }
+
+func (v *Volume) kickOff() {
 	select {
 	case v.kick <- struct{}{}:
 	default:

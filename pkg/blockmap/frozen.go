@@ -124,6 +124,20 @@ func (f *Frozen) Root() Root {
 	return r
 }
 
+// Displaced calls fn for the place of every page that the tree of the last commit
+// has and the frozen one has not: those that Commit will tell. Unlike the other
+// methods it reads the Map.
+func (f *Frozen) Displaced(fn func(id.Location)) {
+	for _, loc := range f.gone {
+		fn(loc)
+	}
+	for i := range f.pages {
+		if loc := f.pages[i].node.loc; loc != 0 {
+			fn(loc)
+		}
+	}
+}
+
 // Commit says that the frozen tree is durable. Its pages that did not change
 // since are clean; displaced (if not nil) is told every location of a page that
 // the tree before had and this one has not. Call it when the checkpoint stands.

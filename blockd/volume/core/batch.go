@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/block"
@@ -19,7 +20,6 @@ type appendBatch struct {
 	bufs   []*buf.Buffer
 	head   *Op // operations in the order of their records
 	tail   *Op
-	bytes  int64 // charged against the limit until packed
 }
 
 // batchRecordsMax bounds the records of one batch well below the stores' limit.
@@ -55,7 +55,7 @@ func (b *appendBatch) recycle() {
 	clear(b.Payload)
 	b.Meta, b.Sums, b.Payload, b.bufs = b.Meta[:0], b.Sums[:0], b.Payload[:0], b.bufs[:0]
 	b.writer = record.JournalWriter{}
-	b.Count, b.First, b.Epoch, b.Sum, b.bytes = 0, 0, 0, 0, 0
+	b.Count, b.First, b.Epoch, b.Sum = 0, 0, 0, 0
 	b.head, b.tail = nil, nil
 	batchPool.Put(b)
 }
@@ -87,7 +87,6 @@ func (c *Core) add(op *Op) {
 	}
 	b.Count++
 	c.taken++
-	b.bytes += op.bytes
 	if b.tail == nil {
 		b.head = op
 	} else {
@@ -121,7 +120,7 @@ func (c *Core) pump(now time.Duration, fx *Effects) {
 			return
 		}
 		if err := c.journal.Append(now, storeproto.Journal, &b.Batch, &fx.Journal); err != nil {
-			b.each(func(op *Op) { op.Err = err; fx.Done = append(fx.Done, op) })
+			c.queue = append(c.queue, b) // fenced: it ends with the rest
 			c.fence(fx)
 			return
 		}
@@ -139,28 +138,36 @@ func (c *Core) journalAcked(now time.Duration, lsn id.LSN, fx *Effects) {
 	c.acked = lsn
 	n := 0
 	for n < len(c.inflight) && c.inflight[n].Last() <= lsn {
-		b := c.inflight[n]
-		c.inflight[n] = nil
 		n++
+	}
+	c.entering = append(c.entering[:0], c.inflight[:n]...)
+	c.inflight = slices.Delete(c.inflight, 0, n)
+	for _, b := range c.entering {
 		c.enter(now, b, fx)
 	}
-	if n > 0 {
-		c.inflight = append(c.inflight[:0], c.inflight[n:]...)
-	}
+	clear(c.entering)
 	c.wake(now, fx)
 	c.pump(now, fx)
+	if len(c.room) > 0 {
+		c.press(now, fx)
+	}
 }
 
-// enter puts an acknowledged batch of this engine into the active memtable.
+// enter puts an acknowledged batch of this engine into the active memtable. A
+// memtable that is worth a segment is sealed between two records, so that it fills
+// one segment and not a bit of another.
 func (c *Core) enter(now time.Duration, b *appendBatch, fx *Effects) {
-	m := c.active
 	lsn := b.First
-	b.Retain()
-	m.batches = append(m.batches, b)
-	m.journalled += b.bytes
-	for op := b.head; op != nil; {
+	head := b.head
+	b.head, b.tail = nil, nil
+	for op := head; op != nil; lsn++ {
 		next := op.next
 		op.next = nil
+		if op.Kind == OpWrite && !c.active.fits(int(op.Extent.Count), c.cfg.Limits.SealBlocks) {
+			c.seal(now, fx)
+		}
+		m := c.active
+		m.hold(b)
 		switch {
 		case op.long != nil:
 			m.place(op.Extent, op.long.job.Segment, op.long.job.Entry, op.slot)
@@ -170,11 +177,10 @@ func (c *Core) enter(now time.Duration, b *appendBatch, fx *Effects) {
 			m.zero(op.Extent)
 		}
 		m.last = lsn
-		lsn++
-		fx.Done = append(fx.Done, op)
+		m.journalled += op.bytes
+		c.finish(op, nil, fx)
 		op = next
 	}
-	b.head, b.tail = nil, nil
 	c.touched = now
 	c.sealIfFull(now, fx)
 }
@@ -195,8 +201,8 @@ func (c *Core) wake(now time.Duration, fx *Effects) {
 		return
 	}
 	waiting := c.barriers
-	kept := waiting[:0:0]
 	c.barriers = nil
+	var kept []*Op
 	for _, op := range waiting {
 		if op.barrier > c.acked {
 			kept = append(kept, op)

@@ -19,13 +19,17 @@ type checkState struct {
 	running     *checkpointState
 	asking      *checkpointState // durable in the meta stream, being committed in metad
 	askAt       time.Duration    // when metad is asked again after a failure
-	metaApplied id.LSN           // meta records at or below are in map and table
-	covered     id.LSN           // journal records at or below are
-	last        id.LSN           // metaApplied of the last cut
-	committed   id.LSN           // and of the last one that metad has
-	bytes       int64            // applied since the last cut
-	deadBytes   int64            // became dead since the last cut
+	pause       time.Duration
+	retryAt     time.Duration // after a failure none is cut before
+	metaApplied id.LSN        // meta records at or below are in map and table
+	covered     id.LSN        // journal records at or below are
+	last        id.LSN        // metaApplied of the last cut that did not fail
+	committed   id.LSN        // and of the last one that metad has
+	bytes       int64         // applied since the last cut
+	deadBytes   int64         // became dead since the last cut
+	force       bool          // one is wanted whatever the limits say
 	watermark   id.Sequence
+	root        blockmap.Root // of the tree that stands
 }
 
 // checkpointState is one checkpoint on its way: cut, written, durable in the meta
@@ -36,46 +40,126 @@ type checkpointState struct {
 	table   *blockmap.FrozenTable
 	covered id.LSN
 	meta    id.LSN
+	before  id.LSN // checkState.last before the cut
 	// What is dead at the cut may go once metad has this checkpoint: no tree in force refers to it then.
-	dead []id.Segment
+	dead      []id.Segment
+	displaced []id.Location // pages of the tree before that this one has not
 
-	jobs    []*PackJob
-	unready int
-	failed  bool
-	parked  bool // waits for ids or groups
-	rec     *record.Checkpoint
-}
-
-// pageSegment is a segment that holds pages, and how many of them some tree in force refers to.
-type pageSegment struct {
-	entry blockmap.Entry
+	mapJobs   []*PackJob
+	tableJobs []*PackJob
+	unready   int
+	failed    error
+	lost      map[*PackJob]bool // their names are given up
+	rec       *record.Checkpoint
 }
 
 // wantCheckpoint tells whether one is due.
 func (c *Core) wantCheckpoint() bool {
 	l, k := &c.cfg.Limits, &c.check
-	if k.running != nil || k.asking != nil || k.metaApplied == k.last {
+	if k.running != nil || k.metaApplied == k.last {
 		return false
 	}
 	if c.state == stateDraining {
 		return c.quiet()
 	}
-	return k.bytes >= l.CheckpointBytes || c.meta.bytes >= l.CheckpointMeta || k.deadBytes >= l.CheckpointDead ||
-		c.m.Stats().Dirty >= l.CheckpointDirty
+	dirty := c.m.Stats().Dirty
+	return k.force || k.bytes >= l.CheckpointBytes || c.meta.bytes >= l.CheckpointMeta || k.deadBytes >= l.CheckpointDead ||
+		dirty >= l.CheckpointDirty || dirty >= dirtyShare && c.overdrawn()
 }
 
-// maybeCheckpoint cuts one if it is due. It is called between commits only: a
-// commit that is applied in part has segments whose live counts are not yet true.
+// dirtyShare is how many dirty pages cause a checkpoint while the maps of the
+// process together hold more than their budget: dirty pages cannot be evicted.
+const dirtyShare = 512
+
+func (c *Core) overdrawn() bool {
+	b := c.cfg.Budget
+	return b != nil && b.Used() > b.Limit()
+}
+
+// maybeCheckpoint cuts one if it is due. It is done between commits only: of a
+// commit that is applied in part neither the map nor the live counts are true.
 func (c *Core) maybeCheckpoint(now time.Duration, fx *Effects) {
-	if c.state != stateServing && c.state != stateDraining || !c.wantCheckpoint() || len(c.apply) > 0 && c.apply[0].begun {
+	if c.state != stateServing && c.state != stateDraining || now < c.check.retryAt || !c.wantCheckpoint() || len(c.apply) > 0 && c.apply[0].begun {
 		return
 	}
+	mapPages := c.m.Stats().Dirty
+	mapSegments := segmentsFor(mapPages)
+	tablePages := len(c.table.Freeze().Pages()) + 5*mapSegments + 5 // what their own entries may need
+	need := mapSegments + segmentsFor(tablePages)
+	c.wantRange(now, max(rangeLow, need), fx)
+	if c.ids.left() < need {
+		return
+	}
+	if _, ok := c.choose(now, fx); !ok {
+		return // metad is asked; its topology comes back here
+	}
+	c.cut(now, fx)
+}
+
+func segmentsFor(pages int) int { return (pages + id.SlotsMax - 1) / id.SlotsMax }
+
+// cut takes the map and the table as they are now. All pages get their places at
+// once, for they name each other's. The table is frozen last: it already counts
+// the segments of the map's new pages, and no longer the pages that these replace.
+func (c *Core) cut(now time.Duration, fx *Effects) {
 	k := &c.check
-	st := &checkpointState{pages: c.m.Freeze(), table: c.table.Freeze(), covered: k.covered, meta: k.metaApplied, dead: c.deadNow()}
+	st := &checkpointState{pages: c.m.Freeze(), covered: k.covered, meta: k.metaApplied, before: k.last, lost: make(map[*PackJob]bool)}
 	k.running = st
-	k.last, k.bytes, k.deadBytes = k.metaApplied, 0, 0
+	k.last, k.bytes, k.deadBytes, k.force = k.metaApplied, 0, 0, false
 	c.meta.bytes = 0
-	c.packPages(now, fx)
+	st.mapJobs = c.pageJobs(now, st, segment.MapPage, st.pages, fx)
+	st.pages.Displaced(func(l id.Location) {
+		st.displaced = append(st.displaced, l)
+		c.addLive(l.Segment(), -1)
+	})
+	for _, j := range st.mapJobs {
+		e := j.Entry
+		e.Live = e.Slots
+		c.table.Put(j.Segment, e)
+	}
+	st.dead = c.deadNow()
+	st.table = c.table.Freeze()
+	st.tableJobs = c.pageJobs(now, st, segment.TablePage, st.table, fx)
+	st.unready = len(st.mapJobs) + len(st.tableJobs)
+	c.packs += st.unready
+	fx.Packs = append(fx.Packs, st.mapJobs...)
+	fx.Packs = append(fx.Packs, st.tableJobs...)
+	if st.unready == 0 {
+		c.pagesDurable(now, st, fx)
+	}
+}
+
+// frozen is what pageJobs needs of a frozen tree.
+type frozen interface {
+	Pages() []blockmap.Page
+	Assign(int, id.Location)
+	Encode(int, []byte)
+}
+
+// pageJobs makes the jobs for the pages of one frozen tree. maybeCheckpoint has
+// made sure of ids and a group.
+func (c *Core) pageJobs(now time.Duration, st *checkpointState, kind segment.Kind, f frozen, fx *Effects) (jobs []*PackJob) {
+	pages := f.Pages()
+	for at := 0; at < len(pages); at += id.SlotsMax {
+		n := min(id.SlotsMax, len(pages)-at)
+		j := &PackJob{Lane: LaneCheckpoint, pages: st, Blocks: make([]PackBlock, n)}
+		j.Encode = func(i int, dst []byte) {
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			f.Encode(at+i, dst)
+		}
+		if !c.prepare(now, j, fx) {
+			panic(fmt.Sprintf("volume %s: no id or group for a page segment that was sure of one", c.cfg.Volume))
+		}
+		j.Entry.Flags = blockmap.Pages
+		for i := range n {
+			p := pages[at+i]
+			j.Blocks[i].Entry = uint64(segment.MakePage(kind, p.Level, p.Index))
+			f.Assign(at+i, id.MakeLocation(j.Segment, uint16(i)))
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs
 }
 
 // deadNow lists the segments that nothing refers to: no location of the map, no
@@ -88,8 +172,8 @@ func (c *Core) deadNow() []id.Segment {
 		}
 		return true
 	})
-	for s, p := range c.pageSegs {
-		if p.entry.Live == 0 && !c.deletes[s] {
+	for s, e := range c.pageSegs {
+		if e.Live == 0 && !c.deletes[s] {
 			out = append(out, s)
 		}
 	}
@@ -97,114 +181,79 @@ func (c *Core) deadNow() []id.Segment {
 	return out
 }
 
-// packPages gives the frozen pages their places and sends their segments on the
-// way. All ids are taken before any page is encoded, for pages name each other's
-// places; when one segment fails all are given up and made anew.
-func (c *Core) packPages(now time.Duration, fx *Effects) {
-	st := c.check.running
-	if st == nil || st.unready > 0 || st.rec != nil || now < c.retryAt {
-		return
-	}
-	st.failed, st.jobs = false, st.jobs[:0]
-	mapPages, tablePages := st.pages.Pages(), st.table.Pages()
-	total := len(mapPages) + len(tablePages)
-	need := (total + id.SlotsMax - 1) / id.SlotsMax
-	if c.ids.left() < need {
-		c.wantRange(fx)
-		return
-	}
-	for at := 0; at < total; at += id.SlotsMax {
-		n := min(id.SlotsMax, total-at)
-		j := &PackJob{Lane: LaneCheckpoint, pages: st, Blocks: make([]PackBlock, n)}
-		j.Encode = func(i int, dst []byte) {
-			st.mu.Lock()
-			defer st.mu.Unlock()
-			if p := at + i; p < len(mapPages) {
-				st.pages.Encode(p, dst)
-			} else {
-				st.table.Encode(p-len(mapPages), dst)
-			}
-		}
-		if !c.prepare(now, j, fx) {
-			st.jobs = st.jobs[:0]
-			return // metad is asked for a group; Topology comes back here
-		}
-		for i := range n {
-			loc := id.MakeLocation(j.Segment, uint16(i))
-			if p := at + i; p < len(mapPages) {
-				j.Blocks[i].Entry = uint64(segment.MakePage(segment.MapPage, mapPages[p].Level, mapPages[p].Index))
-				st.pages.Assign(p, loc)
-			} else {
-				p -= len(mapPages)
-				j.Blocks[i].Entry = uint64(segment.MakePage(segment.TablePage, tablePages[p].Level, tablePages[p].Index))
-				st.table.Assign(p, loc)
-			}
-		}
-		j.Entry.Flags = blockmap.Pages
-		st.jobs = append(st.jobs, j)
-	}
-	st.unready = len(st.jobs)
-	c.packs += len(st.jobs)
-	fx.Packs = append(fx.Packs, st.jobs...)
-	if st.unready == 0 {
-		c.pagesDurable(now, st, fx)
-	}
-}
-
-// pagesPacked: one segment of pages is done.
-func (c *Core) pagesPacked(now time.Duration, j *PackJob, fx *Effects) {
+// pagesPacked: one segment of pages is durable, or given up.
+func (c *Core) pagesPacked(now time.Duration, j *PackJob, err error, fx *Effects) {
 	st := j.pages
+	if err != nil {
+		st.lost[j] = true
+		st.failed = err
+	}
 	if st.unready--; st.unready > 0 {
 		return
 	}
-	if st.failed {
-		for _, j := range st.jobs {
-			if !j.gone {
-				fx.Deletes = append(fx.Deletes, Delete{Segment: j.Segment, Where: whereOf(j.Entry), abandoned: true})
-			}
-		}
-		c.packPages(now, fx)
+	if st.failed != nil {
+		c.uncut(now, st, fx)
 		return
 	}
 	c.pagesDurable(now, st, fx)
 }
 
+// uncut takes a checkpoint back of which a segment failed: all its segments are
+// given up, and what it displaced stands again. Another one is cut a little later.
+func (c *Core) uncut(now time.Duration, st *checkpointState, fx *Effects) {
+	for _, j := range slices.Concat(st.mapJobs, st.tableJobs) {
+		if !st.lost[j] {
+			c.abandon(j, fx)
+		}
+	}
+	for _, j := range st.mapJobs {
+		c.table.Delete(j.Segment)
+	}
+	for _, l := range st.displaced {
+		c.addLive(l.Segment(), 1)
+	}
+	c.m.Abandon(st.pages)
+	k := &c.check
+	k.running, k.last, k.force = nil, st.before, true
+	k.retryAt = now + retryAfter
+}
+
 // pagesDurable: all pages are in segments; the record that makes them count goes
-// to the meta stream. The list of page segments is as the new tree wants it.
+// to the meta stream. It lists the segments of the table's own pages, without
+// which the table cannot be read; those of the map's pages are in the table.
 func (c *Core) pagesDurable(now time.Duration, st *checkpointState, fx *Effects) {
 	root, table := st.pages.Root(), st.table.Root()
-	gone := func(l id.Location) {
-		p, ok := c.pageSegs[l.Segment()]
-		if !ok || p.entry.Live == 0 {
-			panic(fmt.Sprintf("volume %s: page at %v is counted twice", c.cfg.Volume, l))
+	c.m.Commit(st.pages, nil) // what it displaces was counted at the cut
+	c.table.Commit(st.table, func(l id.Location) {
+		e := c.pageSegs[l.Segment()]
+		if e.Live == 0 {
+			panic(fmt.Sprintf("volume %s: table page at %v is counted twice", c.cfg.Volume, l))
 		}
-		p.entry.Live--
-		if p.entry.Live == 0 {
-			c.check.deadBytes += int64(p.entry.Slots) * storeproto.BlockSize
-		}
-	}
-	c.m.Commit(st.pages, gone)
-	c.table.Commit(st.table, gone)
-	for _, j := range st.jobs {
+		e.Live--
+		c.pageSegs[l.Segment()] = e
+	})
+	for _, j := range st.tableJobs {
 		e := j.Entry
 		e.Live = e.Slots
-		c.pageSegs[j.Segment] = &pageSegment{entry: e}
+		c.pageSegs[j.Segment] = e
 	}
+	c.check.root = root
 	st.rec = &record.Checkpoint{
 		Volume: c.cfg.Volume, Epoch: c.cfg.Epoch, Map: root, Table: table, Covered: st.covered, Meta: st.meta,
 		Watermark: c.check.watermark, Blocks: c.blocks,
 	}
-	for s, p := range c.pageSegs {
-		st.rec.Pages = append(st.rec.Pages, record.PageSegment{Segment: s, Entry: p.entry})
+	for s, e := range c.pageSegs {
+		st.rec.Pages = append(st.rec.Pages, record.PageSegment{Segment: s, Entry: e})
 	}
 	slices.SortFunc(st.rec.Pages, func(a, b record.PageSegment) int { return cmp.Compare(a.Segment, b.Segment) })
 	c.appendMeta(now, record.AppendCheckpoint(nil, st.rec), metaEntry{check: st}, fx)
 }
 
-// checkpointDurable: the checkpoint stands in the meta stream; metad follows.
+// checkpointDurable: the checkpoint stands in the meta stream; metad follows. One
+// that metad has not committed yet is passed over: what it found dead, this one found, too.
 func (c *Core) checkpointDurable(st *checkpointState, fx *Effects) {
 	c.check.running = nil
-	c.check.asking = st
+	c.check.asking, c.check.askAt, c.check.pause = st, 0, 0
 	c.stats.Checkpoints++
 	c.askCheckpoint(fx)
 }
@@ -219,16 +268,18 @@ func (c *Core) askCheckpoint(fx *Effects) {
 // CheckpointDone: metad has committed the checkpoint of that position, or failed.
 // Only with metad's answer the meta records before it go, and what was dead at its cut.
 func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx *Effects) {
-	st := c.check.asking
+	k := &c.check
+	st := k.asking
 	if st == nil || st.rec.Meta != position || c.state == stateFenced {
 		return
 	}
 	if err != nil {
-		c.check.askAt = now + retryAfter
+		k.pause = backoff(k.pause)
+		k.askAt = now + k.pause
 		return
 	}
-	c.check.asking = nil
-	c.check.committed = position
+	k.asking = nil
+	k.committed = position
 	for _, s := range st.dead {
 		c.delete(s, fx)
 	}
@@ -239,17 +290,20 @@ func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx 
 	c.absorb(now, fx)
 	c.continueApply(now, fx)
 	c.drained(now, fx)
+	c.absorb(now, fx)
 }
 
 // delete asks for the shards of a dead segment to be deleted by name.
 func (c *Core) delete(s id.Segment, fx *Effects) {
 	e, ok := c.table.Get(s)
 	if !ok {
-		p, isPage := c.pageSegs[s]
-		if !isPage {
-			return
-		}
-		e = p.entry
+		e, ok = c.pageSegs[s]
+	}
+	if !ok || c.deletes[s] {
+		return
+	}
+	if e.Live != 0 || c.long.known[s] != nil {
+		panic(fmt.Sprintf("volume %s: segment %s was dead and lives", c.cfg.Volume, s))
 	}
 	c.deletes[s] = true
 	fx.Deletes = append(fx.Deletes, Delete{Segment: s, Where: whereOf(e)})
@@ -257,15 +311,17 @@ func (c *Core) delete(s id.Segment, fx *Effects) {
 
 // DeleteDone: every store of the segment that still lives has confirmed. Until
 // then its space counts as used, and the shell goes on trying.
-func (c *Core) DeleteDone(d Delete) {
-	if d.abandoned || c.state == stateFenced {
+func (c *Core) DeleteDone(now time.Duration, d Delete, fx *Effects) {
+	if d.abandoned || c.state == stateFenced || c.state == stateDrained {
 		return
 	}
 	delete(c.deletes, d.Segment)
 	c.stats.SegmentsDeleted++
 	if _, ok := c.pageSegs[d.Segment]; ok {
 		delete(c.pageSegs, d.Segment)
-		return
+	} else {
+		c.table.Delete(d.Segment)
 	}
-	c.table.Delete(d.Segment)
+	c.drained(now, fx)
+	c.absorb(now, fx)
 }

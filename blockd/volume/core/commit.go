@@ -1,11 +1,15 @@
 package core
 
 import (
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
 	"ashlar.dev/pkg/segment"
@@ -39,6 +43,9 @@ func (c *Core) commitReady(now time.Duration, fx *Effects) {
 		m.sent = true
 		m.commit.rec = m.commitRecord(m.commit.placed)
 		m.commit.position = c.appendMeta(now, record.AppendCommit(nil, m.commit.rec), metaEntry{commit: m.commit}, fx)
+		if c.state == stateFenced {
+			return
+		}
 	}
 }
 
@@ -66,8 +73,24 @@ func (m *memtable) commitRecord(placed []block.LBA) *record.Commit {
 			Entry: m.direct[loc.Segment()].entry,
 		})
 	}
+	m.listDead(r)
 	r.Zeros = m.zerosLeft()
 	return r
+}
+
+// listDead names the segments of long writes of which the commit has no block left:
+// they were overwritten before they were committed. They are to be in the table, so
+// that they are deleted, also by an engine that knows them only from the commit.
+func (m *memtable) listDead(r *record.Commit) {
+	named := make(map[id.Segment]bool, len(m.direct))
+	for i := range r.Placed {
+		named[r.Placed[i].Segment] = true
+	}
+	for _, s := range slices.Sorted(maps.Keys(m.direct)) {
+		if e := m.direct[s].entry; !named[s] {
+			r.Segments = append(r.Segments, record.CommitSegment{Segment: s, Entry: e, Slots: make([]segment.Entry, e.Slots)})
+		}
+	}
 }
 
 // zerosLeft are the zeroed runs less the blocks written into them since.
@@ -158,8 +181,8 @@ func (c *Core) continueApply(now time.Duration, fx *Effects) {
 			return
 		}
 		if done {
-			c.apply[0] = nil
-			c.apply = c.apply[1:]
+			c.apply = slices.Delete(c.apply, 0, 1)
+			c.stats.Problem = ""
 			c.applied(now, a, fx)
 			c.maybeCheckpoint(now, fx)
 		}
@@ -205,11 +228,6 @@ func (c *Core) introduce(a *commitState) {
 	for i := range a.rec.Placed {
 		put(a.rec.Placed[i].Segment, a.rec.Placed[i].Entry)
 	}
-	if a.table != nil {
-		for s, d := range a.table.direct {
-			put(s, d.entry) // all its blocks may have been overwritten already: then it is dead
-		}
-	}
 }
 
 // displaced counts a location as dead that the map no longer has.
@@ -234,8 +252,18 @@ func (a *commitState) advance(n, of int) {
 
 func (c *Core) applyZero(a *commitState, e block.Extent, budget *int) blockmap.Miss {
 	rest := block.Extent{Start: e.Start + block.LBA(a.at), Count: e.Count - uint32(a.at)}
+	run, allocated, miss := c.m.NextRun(rest)
+	if run.Count > 0 && !allocated { // holes already, perhaps very many
+		*budget -= 1 + min(int(run.Count)/blockmap.Fanout, applyStepMax)/8
+		a.advance(int(run.Count), int(e.Count))
+		return blockmap.Miss{}
+	}
+	if !miss.None() {
+		return miss
+	}
+	rest.Count = min(run.Count, applyStepMax)
 	n, miss := c.m.Clear(rest, c.displaced)
-	*budget -= max(n/64, 1)
+	*budget -= max(n, 1)
 	a.advance(n, int(e.Count))
 	return miss
 }
@@ -246,9 +274,14 @@ func (c *Core) applySegment(a *commitState, s *record.CommitSegment, budget *int
 		if *budget <= 0 {
 			return blockmap.Miss{}
 		}
-		start := s.Slots[a.at].LBA()
+		first := s.Slots[a.at]
+		if first.Kind() != segment.Data { // nothing
+			a.at++
+			continue
+		}
+		start := first.LBA()
 		n := 0
-		for n < len(locs) && a.at+n < len(s.Slots) && s.Slots[a.at+n].LBA() == start+block.LBA(n) {
+		for n < len(locs) && a.at+n < len(s.Slots) && s.Slots[a.at+n] == first+segment.Entry(n) {
 			locs[n] = id.MakeLocation(s.Segment, uint16(a.at+n))
 			n++
 		}
@@ -293,9 +326,14 @@ func (c *Core) insert(s id.Segment, start block.LBA, locs []id.Location, at, bud
 func (c *Core) prefetch(a *commitState, miss blockmap.Miss, fx *Effects) {
 	c.wantPage(miss, false, fx)
 	var ahead []block.Extent
-	if i := a.part - len(a.rec.Zeros); i >= 0 && i < len(a.rec.Segments) {
+	if i := a.part - len(a.rec.Zeros); i < 0 {
+		z := a.rec.Zeros[a.part]
+		ahead = append(ahead, block.Extent{Start: z.Start + block.LBA(a.at), Count: z.Count - uint32(a.at)})
+	} else if i < len(a.rec.Segments) {
 		for _, e := range a.rec.Segments[i].Slots[a.at:] {
-			ahead = append(ahead, block.Extent{Start: e.LBA(), Count: 1})
+			if e.Kind() == segment.Data {
+				ahead = append(ahead, block.Extent{Start: e.LBA(), Count: 1})
+			}
 		}
 	}
 	var more [prefetchMax]blockmap.Miss
@@ -327,20 +365,31 @@ func (c *Core) applied(now time.Duration, a *commitState, fx *Effects) {
 	if c.sealed[0] != m {
 		panic("volume: commits applied out of order")
 	}
-	c.sealed[0] = nil
-	c.sealed = c.sealed[1:]
+	c.sealed = slices.Delete(c.sealed, 0, 1)
 	bytes := m.journalled
 	last := m.last
-	m.drop()
+	if blocks := m.retire(); len(c.spare) < spareMaps {
+		clear(blocks)
+		c.spare = append(c.spare, blocks)
+	}
 	c.journal.Release(now, storeproto.Journal, last, &fx.Journal)
 	c.roomFreed(now, bytes, fx)
 }
 
-// applyBlocked: a page that a commit needs cannot be read now. Nothing is lost, the
-// memtables stay; it is tried again.
+// applyBlocked: a page that a commit may need cannot be read now. Nothing is lost,
+// the memtables stay; it is tried again. While the volume is opened a page that is
+// gone for good is the end of it.
 func (c *Core) applyBlocked(now time.Duration, err error, fx *Effects) {
 	c.stats.Problem = fmt.Sprintf("a page of the block map cannot be read: %v", err)
 	c.pageRetryAt = now + pageRetryAfter
+	if c.state == stateLoading && !passing(err) {
+		fx.Broken = fmt.Errorf("open the map of %s: %w", c.cfg.Volume, err)
+	}
+}
+
+// passing tells an error that waiting may cure.
+func passing(err error) bool {
+	return errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout)
 }
 
 // pageRetryAfter is the pause before an unreadable page is asked for again.

@@ -12,72 +12,6 @@ import (
 	"ashlar.dev/pkg/storeproto"
 )
 
-// Limits are the bounds of one volume. The zero value of a field takes the default.
-type Limits struct {
-	// UnpackedBytesMax bounds the journal payload that is not yet packed, in
-	// flight included; at it writers wait.
-	UnpackedBytesMax int64
-	// SealBlocks and SealBytes: the active memtable is sealed at as many distinct
-	// blocks, or as many journalled bytes.
-	SealBlocks int
-	SealBytes  int64
-	// SealIdle: it is sealed when nothing was written for as long.
-	SealIdle time.Duration
-	// BatchesInFlight bounds the journal appends that are not yet acknowledged;
-	// what arrives meanwhile shares the next one.
-	BatchesInFlight int
-	// PacksInFlight bounds the segments that are being written behind, LongInFlight those of long writes.
-	PacksInFlight int
-	LongInFlight  int
-	// LongBlocksMin: a write of as many whole blocks goes straight to a segment. 0 takes the default, negative: never.
-	LongBlocksMin int
-	// CheckpointBytes of packed data or CheckpointMeta bytes of meta records since the last cause a
-	// checkpoint, and so do CheckpointDirty dirty pages or CheckpointDead bytes of dead segments.
-	CheckpointBytes int64
-	CheckpointMeta  int64
-	CheckpointDirty int
-	CheckpointDead  int64
-}
-
-// EnsureDefaults fills what is zero.
-func (l *Limits) EnsureDefaults() {
-	def := func(p *int64, v int64) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	defInt := func(p *int, v int) {
-		if *p == 0 {
-			*p = v
-		}
-	}
-	def(&l.UnpackedBytesMax, 128<<20)
-	defInt(&l.SealBlocks, id.SlotsMax)
-	def(&l.SealBytes, 32<<20)
-	if l.SealIdle == 0 {
-		l.SealIdle = 2 * time.Minute
-	}
-	defInt(&l.BatchesInFlight, 3)
-	defInt(&l.PacksInFlight, 3)
-	defInt(&l.LongInFlight, 3)
-	defInt(&l.LongBlocksMin, 64)
-	def(&l.CheckpointBytes, 1<<30)
-	def(&l.CheckpointMeta, 8<<20)
-	defInt(&l.CheckpointDirty, 8192)
-	def(&l.CheckpointDead, 1<<30)
-}
-
-// Validate refuses limits that could not work together.
-func (l *Limits) Validate() error {
-	if l.SealBlocks < 1 || l.SealBlocks > id.SlotsMax {
-		return fmt.Errorf("seal at %d blocks: want 1 to %d: %w", l.SealBlocks, id.SlotsMax, errs.ErrInvalid)
-	}
-	if l.UnpackedBytesMax < 2*l.SealBytes {
-		return fmt.Errorf("unpacked limit of %d bytes is below two memtables of %d: %w", l.UnpackedBytesMax, l.SealBytes, errs.ErrInvalid)
-	}
-	return nil
-}
-
 // Config fixes what does not change while one epoch owns the volume.
 type Config struct {
 	Volume id.Volume
@@ -117,13 +51,15 @@ type Core struct {
 	open     *appendBatch   // being filled
 	queue    []*appendBatch // full, not sent
 	inflight []*appendBatch // sent, not acknowledged, in LSN order
+	entering []*appendBatch // scratch
 	barriers []*Op          // sub-block writes and flushes that wait for an acknowledgement
 	taken    id.LSN         // the LSN that the newest record taken has or will have
 	assigned id.LSN         // the last LSN sent
 	acked    id.LSN
 
 	active      *memtable
-	sealed      []*memtable // the oldest first; those before applied are in the map
+	spare       []map[block.LBA]entry // of memtables that are gone
+	sealed      []*memtable           // the oldest first; those before applied are in the map
 	touched     time.Duration
 	long        longState
 	ids         idRanges
@@ -135,14 +71,17 @@ type Core struct {
 	pageWaiters map[blockmap.Miss][]*Op
 	pageBusy    map[blockmap.Miss]bool
 	readWaiters []readWaiter
+	parked      []parkedRead // too few shards answered; tried again
 
 	m        *blockmap.Map
 	table    *blockmap.Table
-	pageSegs map[id.Segment]*pageSegment
+	pageSegs map[id.Segment]blockmap.Entry // segments that hold pages of the segment table
 	meta     metaState
 	apply    []*commitState
 	check    checkState
 	deletes  map[id.Segment]bool // on their way
+	drain    drainState
+	hurried  time.Duration // when an old ensemble was last worked for
 	load     loadState
 	stats    Stats
 }
@@ -188,8 +127,8 @@ func (c *Core) Blocks() block.LBA { return c.blocks }
 
 // Resize makes the volume larger; a smaller size is ignored, it cannot happen.
 func (c *Core) Resize(blocks block.LBA) {
-	if blocks > c.blocks {
-		c.blocks = blocks
+	c.blocks = max(c.blocks, blocks)
+	if c.m != nil {
 		c.m.Grow(blocks)
 	}
 }
@@ -197,8 +136,7 @@ func (c *Core) Resize(blocks block.LBA) {
 // Submit takes one operation.
 func (c *Core) Submit(now time.Duration, op *Op, fx *Effects) {
 	if err := c.refuse(op); err != nil {
-		op.Err = err
-		fx.Done = append(fx.Done, op)
+		c.finish(op, err, fx)
 		return
 	}
 	switch op.Kind {
@@ -212,6 +150,15 @@ func (c *Core) Submit(now time.Duration, op *Op, fx *Effects) {
 	c.absorb(now, fx)
 }
 
+// finish ends op: it goes back to its sender.
+func (c *Core) finish(op *Op, err error, fx *Effects) {
+	if op.ended {
+		panic("volume: an operation ended twice")
+	}
+	op.ended, op.Err = true, err
+	fx.Done = append(fx.Done, op)
+}
+
 // refuse gives the error for an operation that cannot be taken.
 func (c *Core) refuse(op *Op) error {
 	switch {
@@ -221,69 +168,15 @@ func (c *Core) refuse(op *Op) error {
 		return errs.ErrClosed
 	case c.state == stateLoading:
 		return errs.ErrUnavailable
+	case c.groups.full() && (op.Kind == OpWrite || op.partial()):
+		return errFull
 	case op.Kind != OpFlush && (op.Extent.Count == 0 || op.Extent.End() > c.blocks):
 		return fmt.Errorf("%v of a volume of %d blocks: %w", op.Extent, c.blocks, block.ErrRange)
 	}
 	return nil
 }
 
-// Fence ends the core as a later epoch does: every operation fails.
-func (c *Core) Fence(fx *Effects) { c.fence(fx) }
-
-// fence ends everything: a later epoch is in force.
-func (c *Core) fence(fx *Effects) {
-	if c.state == stateFenced {
-		return
-	}
-	c.state = stateFenced
-	fx.Fenced = true
-	fail := func(op *Op) {
-		if op.parent != nil {
-			op = op.parent
-		}
-		if op.Err == errs.ErrStaleEpoch {
-			return // met in another list already
-		}
-		op.Err = errs.ErrStaleEpoch
-		fx.Done = append(fx.Done, op)
-	}
-	for _, op := range c.room {
-		fail(op)
-	}
-	for _, op := range c.locks.drain() {
-		fail(op)
-	}
-	for _, op := range c.barriers {
-		fail(op)
-	}
-	for _, w := range c.readWaiters {
-		fail(w.op)
-	}
-	for _, ops := range c.pageWaiters {
-		for _, op := range ops {
-			fail(op)
-		}
-	}
-	for _, b := range append(append(c.inflight, c.queue...), c.open) {
-		if b != nil {
-			b.each(fail)
-		}
-	}
-	c.room, c.barriers, c.readWaiters, c.pageWaiters = nil, nil, nil, nil
-	c.inflight, c.queue, c.open = nil, nil, nil
-}
-
-// drop releases what the core holds, after a fence or a drain; the core is of no use then.
-func (c *Core) drop() {
-	for _, m := range append(c.sealed, c.active) {
-		if m != nil {
-			m.drop()
-		}
-	}
-	c.sealed, c.active = nil, nil
-}
-
-// takeMeta is what carries a meta record to the stream.
+// metaState is what carries a meta record to the stream.
 type metaState struct {
 	acked    id.LSN
 	inflight []metaEntry
@@ -309,3 +202,6 @@ func (c *Core) appendMeta(now time.Duration, rec []byte, e metaEntry, fx *Effect
 	c.meta.bytes += int64(len(rec))
 	return e.position
 }
+
+// errFull is the answer to new bytes when no store has room.
+var errFull = fmt.Errorf("all stores are full: %w", errs.ErrNoSpace)

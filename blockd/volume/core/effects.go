@@ -64,9 +64,10 @@ type PageRead struct {
 }
 
 // PackJob is one segment to be written: its blocks in slot order. Data of blocks
-// belongs to the core and stays until PackDone. The shell encodes k+m shards,
-// puts each on the store of its place in the version of the group, and reports
-// success only when all are durable.
+// belongs to the core and stays until PackDone or, where that says Held, until
+// PackFreed. The shell encodes k+m shards, puts each on the store of its place in
+// the version of the group, and reports success only when all are durable. It
+// reports every job, whatever became of the core.
 type PackJob struct {
 	Segment id.Segment
 	Entry   blockmap.Entry // generation, version of the group, k, m, slots
@@ -77,7 +78,6 @@ type PackJob struct {
 	// It may run beside other steps of the core.
 	Encode func(i int, dst []byte)
 
-	gone   bool // its name was given up already
 	table  *memtable
 	pages  *checkpointState
 	long   *longRun
@@ -102,9 +102,12 @@ type PackBlock struct {
 }
 
 // PackResult is what became of a job. Suspects are the stores that failed it.
+// Held: a store that did not answer in time may still read the blocks; the shell
+// calls Core.PackFreed when none does any more.
 type PackResult struct {
 	Err      error
 	Suspects []id.Store
+	Held     bool
 }
 
 // Delete names a dead segment and how it was kept.

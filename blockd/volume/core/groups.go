@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/cluster"
@@ -11,13 +12,31 @@ import (
 // before it is tried again, unless metad speaks of it earlier.
 const suspectFor = 5 * time.Second
 
+// retryAfter is how long the core waits before it asks again for what failed;
+// metad is asked ever less often, up to askAfterMax.
+const (
+	retryAfter  = 200 * time.Millisecond
+	askAfterMax = 5 * time.Second
+)
+
+// backoff doubles a pause.
+func backoff(pause time.Duration) time.Duration {
+	return min(max(2*pause, retryAfter), askAfterMax)
+}
+
 // groupView is what the core knows of placement groups: those metad prefers for new
-// segments, less the ones with a store that has just failed.
+// segments, and those that would do where there is no other.
 type groupView struct {
-	groups   []group
-	next     int
+	groups   []group // preferred and healthy
+	others   []group // every store lives, but one is full, or metad has better ones
+	nextOne  int
+	versions map[id.PG]uint32           // the newest of every group
 	suspects map[id.Store]time.Duration // until when
+	short    bool                       // others only: stores are full
 	asked    bool
+	askAt    time.Duration // metad is not asked before
+	pause    time.Duration
+	stuck    bool // metad was asked and had none: others will do
 	version  uint64
 }
 
@@ -29,41 +48,78 @@ type group struct {
 	stores  []id.Store
 }
 
-// Topology hands the core a newer topology. The journal hears of stores that went down or came up.
+// Topology hands the core a newer topology.
 func (c *Core) Topology(now time.Duration, t *cluster.Topology, fx *Effects) {
 	g := &c.groups
 	if t.Version < g.version {
 		return
 	}
+	g.take(t)
+	if len(g.groups) > 0 {
+		g.stuck = false
+	}
+	if g.full() {
+		c.refuseRoom(fx)
+	}
+	c.startPacks(now, fx)
+	c.absorb(now, fx)
+}
+
+func (g *groupView) take(t *cluster.Topology) {
 	g.version = t.Version
-	g.groups = g.groups[:0]
+	g.groups, g.others, g.short = g.groups[:0], g.others[:0], false
+	clear(g.versions)
 	for i := range t.PGs {
 		p := &t.PGs[i]
-		if !p.Preferred || !p.Healthy {
-			continue
-		}
 		v := p.Current()
+		g.versions[p.Number] = v.Version
 		stores := make([]id.Store, len(v.Stores))
-		for j, s := range v.Stores {
-			stores[j] = s.Store
+		usable, full := true, false
+		for j, ref := range v.Stores {
+			stores[j] = ref.Store
+			s, _ := t.Store(ref.Store)
+			usable = usable && t.Usable(ref)
+			full = full || s.Full
 		}
-		g.groups = append(g.groups, group{pg: p.Number, version: v.Version, k: v.K, m: v.M, stores: stores})
+		x := group{pg: p.Number, version: v.Version, k: v.K, m: v.M, stores: stores}
+		switch {
+		case p.Preferred && p.Healthy:
+			g.groups = append(g.groups, x)
+		case usable:
+			g.others = append(g.others, x)
+			g.short = g.short || full
+		}
 	}
-	g.asked = false
-	c.startPacks(now, fx)
+}
+
+// full tells that new bytes have no place: no group is healthy, and there are some
+// that only lack room. What is buffered already is packed into these: the
+// difference between the mark at which a store calls itself full and the one at
+// which it refuses is the reserve for that.
+func (g *groupView) full() bool { return len(g.groups) == 0 && g.short }
+
+// refuseRoom ends the writes that wait for memory: there is no space for them either.
+func (c *Core) refuseRoom(fx *Effects) {
+	for _, op := range c.room {
+		c.finish(op, errFull, fx)
+	}
+	c.room = nil
+}
+
+// changed tells whether the group got a newer version since j was issued: then
+// the shards may lie where nobody will look for them.
+func (g *groupView) changed(j *PackJob) bool {
+	v, ok := g.versions[j.Segment.PG()]
+	return ok && v != j.Entry.PGVersion
 }
 
 // choose gives a group for a new segment, in turn; false if there is none now, and metad is asked.
 func (c *Core) choose(now time.Duration, fx *Effects) (group, bool) {
 	g := &c.groups
-	for range g.groups {
-		cand := g.groups[g.next%len(g.groups)]
-		g.next++
-		if !g.suspected(now, cand) {
-			return cand, true
-		}
+	if x, ok := g.pick(now, g.groups); ok {
+		return x, true
 	}
-	if !g.asked {
+	if !g.asked && now >= g.askAt {
 		g.asked = true
 		fx.AskPlace = true
 		fx.Placement = fx.Placement[:0]
@@ -71,6 +127,21 @@ func (c *Core) choose(now time.Duration, fx *Effects) (group, bool) {
 			if until > now {
 				fx.Placement = append(fx.Placement, s)
 			}
+		}
+		slices.SortFunc(fx.Placement, func(a, b id.Store) int { return slices.Compare(a[:], b[:]) })
+	}
+	if g.stuck {
+		return g.pick(now, g.others)
+	}
+	return group{}, false
+}
+
+func (g *groupView) pick(now time.Duration, from []group) (group, bool) {
+	for range from {
+		x := from[g.nextOne%len(from)]
+		g.nextOne++
+		if !g.suspected(now, x) {
+			return x, true
 		}
 	}
 	return group{}, false
@@ -96,22 +167,27 @@ func (g *groupView) suspect(now time.Duration, stores []id.Store) {
 }
 
 // PlacementDone: metad has answered (its topology came by Topology) or failed.
+// Where that did not help, other groups will do until it does.
 func (c *Core) PlacementDone(now time.Duration, err error, fx *Effects) {
-	c.groups.asked = false
-	if err != nil {
-		c.retryAt = now + retryAfter
-		return
+	g := &c.groups
+	g.asked = false
+	if _, ok := g.pick(now, g.groups); ok {
+		g.pause = 0
+	} else {
+		g.stuck = true
+		g.pause = backoff(g.pause)
+		g.askAt = now + g.pause
 	}
 	c.startPacks(now, fx)
+	c.absorb(now, fx)
 }
-
-// retryAfter is how long the core waits before it asks again for what failed.
-const retryAfter = 200 * time.Millisecond
 
 // idRanges are segment sequences that metad has given to this epoch.
 type idRanges struct {
 	ranges []idRange
 	asked  bool
+	askAt  time.Duration
+	pause  time.Duration
 }
 
 type idRange struct{ next, end id.Sequence }
@@ -140,21 +216,26 @@ func (r *idRanges) take() (id.Sequence, bool) {
 	return 0, false
 }
 
-// wantRange asks metad for ids when few are left.
-func (c *Core) wantRange(fx *Effects) {
-	if !c.ids.asked && c.ids.left() < rangeLow {
-		c.ids.asked = true
+// wantRange asks metad for ids when fewer than low are left.
+func (c *Core) wantRange(now time.Duration, low int, fx *Effects) {
+	r := &c.ids
+	if !r.asked && now >= r.askAt && r.left() < low {
+		r.asked = true
 		fx.Range = true
 	}
 }
 
 // RangeDone: metad gave count sequences from first on, or failed.
 func (c *Core) RangeDone(now time.Duration, first id.Sequence, count uint64, err error, fx *Effects) {
-	c.ids.asked = false
+	r := &c.ids
+	r.asked = false
 	if err != nil {
-		c.retryAt = now + retryAfter
+		r.pause = backoff(r.pause)
+		r.askAt = now + r.pause
 		return
 	}
-	c.ids.ranges = append(c.ids.ranges, idRange{first, first + id.Sequence(count)})
+	r.pause = 0
+	r.ranges = append(r.ranges, idRange{first, first + id.Sequence(count)})
 	c.startPacks(now, fx)
+	c.absorb(now, fx)
 }

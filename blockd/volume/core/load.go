@@ -11,6 +11,7 @@ import (
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
+	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -22,6 +23,7 @@ type loadState struct {
 	covered id.LSN
 	loader  *blockmap.TableLoader
 	run     []*storeproto.Batch
+	dead    []id.Segment // already dead at the checkpoint's cut
 }
 
 // New makes the core of a volume that is being opened. checkpoint is metad's, as
@@ -34,9 +36,10 @@ func New(cfg Config, checkpoint []byte) (*Core, error) {
 	c := &Core{
 		cfg: cfg, blocks: cfg.Blocks,
 		pageWaiters: make(map[blockmap.Miss][]*Op), pageBusy: make(map[blockmap.Miss]bool),
-		pageSegs: make(map[id.Segment]*pageSegment), deletes: make(map[id.Segment]bool),
+		pageSegs: make(map[id.Segment]blockmap.Entry), deletes: make(map[id.Segment]bool),
 	}
 	c.groups.suspects = make(map[id.Store]time.Duration)
+	c.groups.versions = make(map[id.PG]uint32)
 	c.long.known = make(map[id.Segment]*longSegment)
 	if len(checkpoint) > 0 {
 		k, err := record.DecodeCheckpoint("metad's checkpoint of "+cfg.Volume.String(), checkpoint)
@@ -111,8 +114,9 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 	if k := l.check; k != nil {
 		opts.Root, table = k.Map, k.Table
 		for _, p := range k.Pages {
-			c.pageSegs[p.Segment] = &pageSegment{entry: p.Entry}
+			c.pageSegs[p.Segment] = p.Entry
 		}
+		c.check.root = k.Map
 		c.check.metaApplied, c.check.last, c.check.covered = k.Meta, k.Meta, k.Covered
 		c.check.watermark = k.Watermark
 		if l.inMetad {
@@ -129,7 +133,8 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 	if l.loader, err = blockmap.LoadTable(table); err != nil {
 		return fmt.Errorf("open the segment table of %s: %w", c.cfg.Volume, err)
 	}
-	c.active = newMemtable(l.covered + 1)
+	c.active = newMemtable(l.covered+1, nil)
+	c.hurried = now
 	c.loadTable(now, fx)
 	c.absorb(now, fx)
 	return nil
@@ -137,6 +142,9 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 
 // loadTable reads the segment table, many pages at a time.
 func (c *Core) loadTable(now time.Duration, fx *Effects) {
+	if now < c.pageRetryAt {
+		return
+	}
 	var misses [prefetchMax]blockmap.Miss
 	want := c.load.loader.Missing(misses[:0])
 	if len(want) > 0 {
@@ -150,6 +158,11 @@ func (c *Core) loadTable(now time.Duration, fx *Effects) {
 		return // pages are on their way
 	}
 	c.table, c.load.loader = t, nil
+	c.load.dead = c.deadNow()
+	if err := c.checkCommits(); err != nil {
+		fx.Broken = err
+		return
+	}
 	c.apply = c.load.commits
 	c.load.commits = nil
 	c.continueApply(now, fx)
@@ -163,11 +176,49 @@ func (c *Core) tablePage(now time.Duration, p PageRead, data []byte, err error, 
 	if err == nil {
 		err = c.load.loader.Fill(p.Miss, data)
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		c.loadTable(now, fx)
+	case passing(err):
+		c.stats.Problem = fmt.Sprintf("the segment table cannot be read: %v", err)
+		c.pageRetryAt = now + pageRetryAfter
+	default:
 		fx.Broken = fmt.Errorf("read the segment table of %s: %w", c.cfg.Volume, err)
-		return
 	}
-	c.loadTable(now, fx)
+}
+
+// checkCommits refuses commits that no engine of this volume can have written:
+// they would be applied to what is not there.
+func (c *Core) checkCommits() error {
+	for _, a := range c.load.commits {
+		a.rec.Zeros, a.rec.Trims = append(a.rec.Zeros, a.rec.Trims...), nil
+		bad := block.Extent{}
+		look := func(e block.Extent) {
+			if e.End() > c.blocks {
+				bad = e
+			}
+		}
+		for _, e := range a.rec.Zeros {
+			look(e)
+		}
+		for i := range a.rec.Placed {
+			look(a.rec.Placed[i].Extent)
+		}
+		for i := range a.rec.Segments {
+			for _, e := range a.rec.Segments[i].Slots {
+				if e.Kind() == segment.Data {
+					look(block.Extent{Start: e.LBA(), Count: 1})
+				}
+			}
+		}
+		if bad.Count > 0 {
+			return fmt.Errorf("commit %d of %s: %v of %d blocks: %w", a.position, c.cfg.Volume, bad, c.blocks, errs.ErrCorrupt)
+		}
+		if len(a.rec.Marks) > 0 {
+			return fmt.Errorf("commit %d of %s: a snapshot's mark, which this version does not know: %w", a.position, c.cfg.Volume, errs.ErrInvalid)
+		}
+	}
+	return nil
 }
 
 // loaded: all commits are replayed; the recovered run goes into memory, and the volume serves.
@@ -183,8 +234,30 @@ func (c *Core) loaded(now time.Duration, fx *Effects) {
 		}
 	}
 	c.load.run = nil
+	c.deleteLeftOver(fx)
+	c.stats.Problem = ""
 	fx.Opened = true
 	c.startPacks(now, fx)
+}
+
+// deleteLeftOver deletes what was dead in the checkpoint already and is still
+// there, for the one who cut it did not come to it: when metad has the checkpoint.
+func (c *Core) deleteLeftOver(fx *Effects) {
+	for _, s := range c.load.dead {
+		e, ok := c.table.Get(s)
+		if !ok {
+			e = c.pageSegs[s]
+		}
+		if e.Live != 0 || c.long.known[s] != nil {
+			continue // commits or the run know it
+		}
+		if c.check.asking != nil {
+			c.check.asking.dead = append(c.check.asking.dead, s)
+		} else {
+			c.delete(s, fx)
+		}
+	}
+	c.load.dead = nil
 }
 
 // replay puts a recovered batch into the active memtable, but for records that are covered.
@@ -194,31 +267,51 @@ func (c *Core) replay(now time.Duration, b *storeproto.Batch, fx *Effects) error
 	for _, p := range b.Payload {
 		at += copy(payload.Bytes()[at:], p)
 	}
-	m := c.active
-	m.bufs = append(m.bufs, payload)
+	defer payload.Release()
 	r := record.ReadJournal("journal of "+c.cfg.Volume.String(), b.Meta, b.First, b.Count, len(b.Sums))
 	var j record.Journal
 	for r.Next(&j) {
 		if j.LSN <= c.load.covered {
 			continue
 		}
-		switch j.Kind {
-		case record.Write:
-			m.write(j.Extent, payload, uint32(j.Payload)*block.Size, b.Sums[j.Payload:])
-		case record.Zero, record.Trim:
-			m.zero(j.Extent)
-		case record.Index:
-			m.place(j.Extent, j.Placed.Segment, j.Placed.Entry, j.Placed.FirstSlot)
-			c.know(j.Placed.Segment, j.Placed.Entry, 1)
+		if err := c.replayOne(now, &j, b, payload, fx); err != nil {
+			return err
 		}
-		m.last = j.LSN
 	}
 	if err := r.Err(); err != nil {
 		return fmt.Errorf("replay: %w", err)
 	}
-	m.journalled += int64(b.PayloadBytes())
-	c.unpacked += int64(b.PayloadBytes())
 	c.touched = now
 	c.sealIfFull(now, fx)
+	return nil
+}
+
+func (c *Core) replayOne(now time.Duration, j *record.Journal, b *storeproto.Batch, payload *buf.Buffer, fx *Effects) error {
+	if j.Extent.End() > c.blocks {
+		return fmt.Errorf("replay record %d of %s: %v of %d blocks: %w", j.LSN, c.cfg.Volume, j.Extent, c.blocks, errs.ErrCorrupt)
+	}
+	if j.Kind == record.Write && !c.active.fits(int(j.Extent.Count), c.cfg.Limits.SealBlocks) {
+		c.seal(now, fx)
+	}
+	m := c.active
+	switch j.Kind {
+	case record.Write:
+		m.keep(payload)
+		m.write(j.Extent, payload, uint32(j.Payload)*block.Size, b.Sums[j.Payload:])
+		n := int64(j.Extent.Count) * block.Size
+		m.journalled += n
+		c.unpacked += n
+	case record.Zero, record.Trim:
+		m.zero(j.Extent)
+	case record.Index:
+		m.place(j.Extent, j.Placed.Segment, j.Placed.Entry, j.Placed.FirstSlot)
+		c.know(j.Placed.Segment, j.Placed.Entry, 1)
+	case record.Mark:
+		if j.Mark != (record.SnapshotMark{}) {
+			return fmt.Errorf("replay record %d of %s: a snapshot's mark, which this version does not know: %w", j.LSN, c.cfg.Volume, errs.ErrInvalid)
+		}
+		return nil // it only carried a release
+	}
+	m.last = j.LSN
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
 	"ashlar.dev/pkg/segment"
@@ -31,14 +32,15 @@ type longSegment struct {
 
 // longRun is some long writes that share a segment.
 type longRun struct {
-	ops []*Op
-	job *PackJob
+	ops  []*Op
+	bufs []*buf.Buffer // their payload, until no store reads it any more
+	job  *PackJob
 }
 
 // isLong tells a write that may skip the journal.
 func (c *Core) isLong(op *Op) bool {
 	n := c.cfg.Limits.LongBlocksMin
-	return op.Kind == OpWrite && !op.partial() && n > 0 && int(op.Extent.Count) >= n && op.Extent.Count <= id.SlotsMax && !op.journalled
+	return op.Kind == OpWrite && n > 0 && int(op.Extent.Count) >= n && op.Extent.Count <= id.SlotsMax && !op.partial() && !op.journalled
 }
 
 func (c *Core) startLong(now time.Duration, op *Op, fx *Effects) {
@@ -52,16 +54,23 @@ func (c *Core) startLongs(now time.Duration, fx *Effects) {
 	for len(l.queue) > 0 && l.running < c.cfg.Limits.LongInFlight {
 		run := &longRun{job: &PackJob{Lane: LaneLong}}
 		run.job.long = run
-		for len(l.queue) > 0 && len(run.job.Blocks)+int(l.queue[0].Extent.Count) <= id.SlotsMax {
-			op := l.queue[0]
-			l.queue[0] = nil
-			l.queue = l.queue[1:]
+		n := 0
+		for n < len(l.queue) && len(run.job.Blocks)+int(l.queue[n].Extent.Count) <= id.SlotsMax {
+			op := l.queue[n]
+			n++
 			op.slot = uint16(len(run.job.Blocks))
 			run.ops = append(run.ops, op)
 			run.job.addWrite(op)
 		}
+		rest := copy(l.queue, l.queue[n:])
+		clear(l.queue[rest:])
+		l.queue = l.queue[:rest]
 		l.running++
-		if !c.issue(now, run.job, fx) {
+		if c.issue(now, run.job, fx) {
+			for _, op := range run.ops {
+				run.bufs = append(run.bufs, op.Buf.Retain())
+			}
+		} else {
 			c.longDone(now, run, errNoSegment, fx)
 		}
 	}
@@ -84,25 +93,26 @@ func (j *PackJob) addWrite(op *Op) {
 func (c *Core) longDone(now time.Duration, run *longRun, err error, fx *Effects) {
 	c.long.running--
 	for _, op := range run.ops {
+		freed := int64(0)
 		if err != nil {
 			op.journalled = true
 		} else {
 			op.long = run
 			c.know(run.job.Segment, run.job.Entry, 1)
-		}
-		freed := int64(0)
-		if err == nil {
 			freed, op.bytes = op.bytes, 0
 		}
 		c.add(op)
 		c.unlock(now, op, fx)
 		c.roomFreed(now, freed, fx)
+		if c.state == stateFenced {
+			return
+		}
 	}
+	run.ops = nil
 	if err == nil {
 		c.stats.SegmentsLong++
 	}
 	c.pump(now, fx)
-	c.startPacks(now, fx)
 }
 
 // know counts an index record that names s.

@@ -13,7 +13,7 @@ import (
 // memtable is what a run of acknowledged journal records made of the volume: a
 // block is in blocks (the newest bytes, or a location for a long write), else in
 // zeros, else it is as the tables below say. The bytes belong to the batches, each
-// held once until the memtable goes.
+// held once until the memtable goes and no job reads them any more.
 type memtable struct {
 	first, last id.LSN // the records in it; last < first: none yet
 	blocks      map[block.LBA]entry
@@ -29,6 +29,8 @@ type memtable struct {
 	packing bool
 	sent    bool // its commit is in the meta stream
 	commit  *commitState
+	holds   int  // attempts of jobs that may read the bytes
+	retired bool // out of the core
 }
 
 // entry is one block of a memtable. buf is nil where loc says the place.
@@ -45,9 +47,32 @@ type direct struct {
 	records int
 }
 
-func newMemtable(first id.LSN) *memtable {
-	return &memtable{first: first, last: first - 1, blocks: make(map[block.LBA]entry)}
+// newMemtable gives an empty memtable; blocks is an empty map to use, or nil.
+func newMemtable(first id.LSN, blocks map[block.LBA]entry) *memtable {
+	if blocks == nil {
+		blocks = make(map[block.LBA]entry)
+	}
+	return &memtable{first: first, last: first - 1, blocks: blocks}
 }
+
+// hold keeps the payload of b; records of one batch may go into two memtables.
+func (m *memtable) hold(b *appendBatch) {
+	if n := len(m.batches); n > 0 && m.batches[n-1] == b {
+		return
+	}
+	b.Retain()
+	m.batches = append(m.batches, b)
+}
+
+// keep keeps the payload of a recovered batch.
+func (m *memtable) keep(b *buf.Buffer) {
+	if n := len(m.bufs); n == 0 || m.bufs[n-1] != b {
+		m.bufs = append(m.bufs, b.Retain())
+	}
+}
+
+// fits tells whether n more blocks leave the memtable small enough for one segment.
+func (m *memtable) fits(n, most int) bool { return m.empty() || len(m.blocks)+n <= most }
 
 // empty tells that nothing needs packing or committing.
 func (m *memtable) empty() bool { return m.last < m.first }
@@ -110,8 +135,20 @@ func (m *memtable) sorted() (data, placed []block.LBA) {
 	return data, placed
 }
 
-// drop lets go of the batches.
-func (m *memtable) drop() {
+// retire takes the memtable out of use: its bytes go as soon as no job reads
+// them. The map is the caller's to use again.
+func (m *memtable) retire() map[block.LBA]entry {
+	blocks := m.blocks
+	m.retired, m.blocks = true, nil
+	m.letGo()
+	return blocks
+}
+
+// letGo releases the bytes if nobody needs them.
+func (m *memtable) letGo() {
+	if !m.retired || m.holds > 0 {
+		return
+	}
 	for i, b := range m.batches {
 		b.Release()
 		m.batches[i] = nil
@@ -119,5 +156,5 @@ func (m *memtable) drop() {
 	for _, b := range m.bufs {
 		b.Release()
 	}
-	m.batches, m.bufs, m.blocks = nil, nil, nil
+	m.batches, m.bufs = nil, nil
 }

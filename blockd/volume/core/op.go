@@ -1,6 +1,8 @@
 package core
 
 import (
+	"time"
+
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/id"
@@ -55,6 +57,8 @@ type Op struct {
 	edges      *rmw
 	parent     *Op // of an inner read: the sub-block write it serves
 	retries    int
+	failedAt   time.Duration // when a read first found too few shards; 0: it has not
+	ended      bool          // it is in Effects.Done
 }
 
 // partial tells a write that does not cover its blocks.

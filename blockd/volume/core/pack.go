@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/block"
@@ -29,8 +30,21 @@ func (c *Core) seal(now time.Duration, fx *Effects) {
 	}
 	m := c.active
 	c.sealed = append(c.sealed, m)
-	c.active = newMemtable(m.last + 1)
+	c.active = newMemtable(m.last+1, c.spareMap())
 	c.startPacks(now, fx)
+}
+
+// spareMaps bounds the maps kept for the next memtables.
+const spareMaps = 2
+
+func (c *Core) spareMap() map[block.LBA]entry {
+	n := len(c.spare)
+	if n == 0 {
+		return nil
+	}
+	m := c.spare[n-1]
+	c.spare = c.spare[:n-1]
+	return m
 }
 
 // press seals early when writers wait for memory and nothing is on its way to free some.
@@ -40,20 +54,20 @@ func (c *Core) press(now time.Duration, fx *Effects) {
 	}
 }
 
-// startPacks makes jobs of sealed memtables and frozen pages, and retries failed
-// ones, as far as limits, ids and groups allow.
+// startPacks makes jobs of sealed memtables, cuts a checkpoint that is due, and
+// retries what failed, as far as limits, ids and groups allow.
 func (c *Core) startPacks(now time.Duration, fx *Effects) {
 	if c.state != stateServing && c.state != stateDraining {
 		return
 	}
-	c.wantRange(fx)
+	c.wantRange(now, rangeLow, fx)
 	c.startLongs(now, fx)
+	c.maybeCheckpoint(now, fx)
 	for len(c.retry) > 0 && now >= c.retryAt {
 		if !c.issue(now, c.retry[0], fx) {
 			return
 		}
-		c.retry[0] = nil
-		c.retry = c.retry[1:]
+		c.retry = slices.Delete(c.retry, 0, 1)
 	}
 	for _, m := range c.sealed {
 		if m.packing {
@@ -64,7 +78,6 @@ func (c *Core) startPacks(now time.Duration, fx *Effects) {
 		}
 		c.packMemtable(now, m, fx)
 	}
-	c.packPages(now, fx)
 }
 
 // errNoSegment: no id or group was to be had, or the group changed meanwhile.
@@ -95,7 +108,7 @@ func (c *Core) packMemtable(now time.Duration, m *memtable, fx *Effects) {
 	}
 	for _, j := range m.jobs {
 		c.packs++
-		if !c.issue(now, j, fx) {
+		if len(c.retry) > 0 || !c.issue(now, j, fx) {
 			c.retry = append(c.retry, j)
 		}
 	}
@@ -112,7 +125,7 @@ func (c *Core) issue(now time.Duration, j *PackJob, fx *Effects) bool {
 
 // prepare gives a job its id and group.
 func (c *Core) prepare(now time.Duration, j *PackJob, fx *Effects) bool {
-	c.wantRange(fx)
+	c.wantRange(now, rangeLow, fx)
 	if c.ids.left() == 0 {
 		return false
 	}
@@ -126,30 +139,66 @@ func (c *Core) prepare(now time.Duration, j *PackJob, fx *Effects) bool {
 		Generation: id.Generation{Epoch: c.cfg.Epoch, N: 1},
 		PGVersion:  g.version, Slots: uint16(len(j.Blocks)), PG: g.pg, K: g.k, M: g.m,
 	}
+	if j.table != nil {
+		j.table.holds++
+	}
 	return true
+}
+
+// PackFreed: no store reads the blocks any more of a job whose PackDone said Held, or
+// is about to say it.
+func (c *Core) PackFreed(j *PackJob) {
+	if m := j.table; m != nil {
+		m.holds--
+		m.letGo()
+	}
+	if j.long != nil {
+		for _, b := range j.long.bufs {
+			b.Release()
+		}
+		j.long.bufs = nil
+	}
 }
 
 // PackDone: every shard of j is durable, or the job failed: then the segment's
 // name is given up for good, what of it was put is deleted by name, and its
 // blocks go into another segment of another group.
 func (c *Core) PackDone(now time.Duration, j *PackJob, r PackResult, fx *Effects) {
+	if !r.Held {
+		defer c.PackFreed(j)
+	}
 	if c.state == stateFenced || c.state == stateDrained {
 		return
 	}
-	if r.Err != nil || c.staleGroup(j) {
+	err := r.Err
+	if err == nil && c.groups.changed(j) {
+		err = fmt.Errorf("placement group %d has a newer version: %w", j.Segment.PG(), errs.ErrUnavailable)
+	}
+	if err != nil {
 		c.stats.PackRetries++
 		c.groups.suspect(now, r.Suspects)
-		fx.Deletes = append(fx.Deletes, Delete{Segment: j.Segment, Where: whereOf(j.Entry), abandoned: true})
-		c.packFailed(now, j, r.Err, fx)
-		c.absorb(now, fx)
-		return
+		c.abandon(j, fx)
+		c.packFailed(now, j, err, fx)
+	} else {
+		c.packed(now, j, fx)
 	}
+	c.startPacks(now, fx)
+	c.absorb(now, fx)
+}
+
+// abandon gives up a segment that no record names: it is deleted on all its stores.
+func (c *Core) abandon(j *PackJob, fx *Effects) {
+	fx.Deletes = append(fx.Deletes, Delete{Segment: j.Segment, Where: whereOf(j.Entry), abandoned: true})
+}
+
+// packed: every shard of j is durable, in the group that it was made for.
+func (c *Core) packed(now time.Duration, j *PackJob, fx *Effects) {
 	switch {
 	case j.long != nil:
 		c.longDone(now, j.long, nil, fx)
 	case j.pages != nil:
 		c.packs--
-		c.pagesPacked(now, j, fx)
+		c.pagesPacked(now, j, nil, fx)
 	default:
 		c.packs--
 		c.stats.SegmentsPacked++
@@ -157,41 +206,23 @@ func (c *Core) PackDone(now time.Duration, j *PackJob, r PackResult, fx *Effects
 		j.table.unready--
 		c.commitReady(now, fx)
 	}
-	c.startPacks(now, fx)
-	c.absorb(now, fx)
-}
-
-// staleGroup tells whether the group got a newer version since j was issued: then
-// the shards may lie where nobody will look for them.
-func (c *Core) staleGroup(j *PackJob) bool {
-	for _, g := range c.groups.groups {
-		if g.pg == j.Segment.PG() {
-			return g.version != j.Entry.PGVersion
-		}
-	}
-	return false // the group is not preferred any more; its versions are kept
 }
 
 func (c *Core) packFailed(now time.Duration, j *PackJob, err error, fx *Effects) {
-	if err == nil {
-		err = errNoSegment
-	}
 	if j.long != nil {
 		c.longDone(now, j.long, err, fx)
 		return
 	}
 	if j.pages != nil {
-		j.gone, j.pages.failed = true, true
 		c.packs--
-		c.retryAt = now + retryAfter
-		c.pagesPacked(now, j, fx)
+		c.pagesPacked(now, j, err, fx)
 		return
 	}
 	j.failed++
 	if errs.CodeOf(err) == errs.NoSpace || j.failed > 1 {
 		c.retryAt = now + retryAfter // do not spin while the cluster is full or broken
 	}
-	if c.retryAt > now || !c.issue(now, j, fx) {
+	if now < c.retryAt || len(c.retry) > 0 || !c.issue(now, j, fx) {
 		c.retry = append(c.retry, j)
 	}
 }

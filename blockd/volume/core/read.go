@@ -1,11 +1,13 @@
 package core
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 )
 
@@ -43,16 +45,53 @@ func (c *Core) readable(token uint64, fx *Effects) {
 	}
 }
 
-// Reread: a segment that op's pieces name was not found. It was cleaned or
-// deleted since the lookup if the lookup now says otherwise. The shell has
-// released the pieces.
+// readRetryAfter is the pause before a read is tried again of which too few shards answered.
+const readRetryAfter = 200 * time.Millisecond
+
+// parkedRead is a read that waits for its next try.
+type parkedRead struct {
+	op *Op
+	at time.Duration
+}
+
+// Reread: a read that the shell was filling failed with err, and its pieces are
+// released. A segment that is not found was cleaned or deleted since the lookup,
+// if the lookup now says otherwise. Where too few shards answer, the read waits for
+// them as long as Limits.ReadPatience allows.
 func (c *Core) Reread(now time.Duration, op *Op, err error, fx *Effects) {
-	op.retries++
-	if c.state == stateFenced || op.retries > rereadMax {
+	gone := errors.Is(err, errs.ErrNotFound)
+	away := !gone && (errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout))
+	switch {
+	case c.state == stateFenced || c.state == stateDrained:
+		c.endRead(now, op, errs.ErrStaleEpoch, fx)
+	case gone && op.retries < rereadMax:
+		op.retries++
+		c.read(now, op, fx)
+	case away && (op.failedAt == 0 || now-op.failedAt < c.cfg.Limits.ReadPatience):
+		if op.failedAt == 0 {
+			op.failedAt = now
+		}
+		c.parked = append(c.parked, parkedRead{op, now + readRetryAfter})
+	default:
 		c.endRead(now, op, err, fx)
+	}
+	c.absorb(now, fx)
+}
+
+// unpark tries reads again whose pause is over.
+func (c *Core) unpark(now time.Duration, fx *Effects) {
+	n := 0
+	for n < len(c.parked) && now >= c.parked[n].at {
+		n++
+	}
+	if n == 0 {
 		return
 	}
-	c.read(now, op, fx)
+	due := c.parked[:n:n]
+	c.parked = c.parked[n:]
+	for _, p := range due {
+		c.read(now, p.op, fx)
+	}
 }
 
 // endRead fails a read, or the sub-block write that it serves.
@@ -61,8 +100,7 @@ func (c *Core) endRead(now time.Duration, op *Op, err error, fx *Effects) {
 		c.EdgeRead(now, op, nil, err, fx)
 		return
 	}
-	op.Err = err
-	fx.Done = append(fx.Done, op)
+	c.finish(op, err, fx)
 }
 
 // resolve finds the pieces of op; if a page of the map is missing op waits for it
@@ -84,7 +122,7 @@ func (c *Core) resolve(op *Op, fx *Effects) {
 		return
 	}
 	if op.Kind == OpStatus {
-		fx.Done = append(fx.Done, op)
+		c.finish(op, nil, fx)
 		return
 	}
 	fx.Reads = append(fx.Reads, op)
@@ -200,53 +238,6 @@ func whereOf(e blockmap.Entry) Where {
 	return Where{Generation: e.Generation, PGVersion: e.PGVersion, K: e.K, M: e.M, Slots: e.Slots}
 }
 
-// resolveStatus finds the runs of written blocks and holes.
-func (c *Core) resolveStatus(op *Op) blockmap.Miss {
-	e := op.Extent
-	for at := e.Start; at < e.End(); {
-		if len(op.Runs) > statusRunsMax {
-			return blockmap.Miss{}
-		}
-		_, found, zero := c.findMemory(at)
-		if found || zero {
-			op.addRun(1, zero)
-			at++
-			continue
-		}
-		rest := block.Extent{Start: at, Count: uint32(e.End() - at)}
-		n := uint32(1)
-		if !c.memoryEmpty() {
-			for n < rest.Count && n < block.Size && !c.inMemory(at+block.LBA(n)) {
-				n++
-			}
-			rest.Count = n
-		}
-		run, allocated, miss := c.m.NextRun(rest)
-		if !miss.None() && run.Count == 0 {
-			if len(op.Runs) > 0 {
-				return blockmap.Miss{} // what is known so far is an answer
-			}
-			return miss
-		}
-		op.addRun(run.Count, !allocated)
-		at += block.LBA(run.Count)
-	}
-	return blockmap.Miss{}
-}
-
-// statusRunsMax bounds the runs of one answer; a shorter answer than asked is allowed.
-const statusRunsMax = 4096
-
-func (c *Core) memoryEmpty() bool { return len(c.sealed) == 0 && c.active.empty() }
-
-func (op *Op) addRun(n uint32, hole bool) {
-	if k := len(op.Runs); k > 0 && op.Runs[k-1].Hole == hole {
-		op.Runs[k-1].Count += n
-		return
-	}
-	op.Runs = append(op.Runs, Run{Count: n, Hole: hole})
-}
-
 // awaitPage parks op until the page is there.
 func (c *Core) awaitPage(op *Op, miss blockmap.Miss, fx *Effects) {
 	c.pageWaiters[miss] = append(c.pageWaiters[miss], op)
@@ -258,16 +249,20 @@ func (c *Core) wantPage(miss blockmap.Miss, table bool, fx *Effects) {
 	if c.pageBusy[miss] {
 		return
 	}
-	s, ok := c.pageSegs[miss.Location.Segment()]
+	s := miss.Location.Segment()
+	e, ok := c.pageSegs[s]
+	if !ok && c.table != nil {
+		e, ok = c.table.Get(s)
+	}
 	if !ok {
-		panic(fmt.Sprintf("volume %s: page %v lies in segment %s, which holds no pages", c.cfg.Volume, miss.Page, miss.Location.Segment()))
+		panic(fmt.Sprintf("volume %s: page %v lies in segment %s, which is not in the table", c.cfg.Volume, miss.Page, s))
 	}
 	c.pageBusy[miss] = true
-	fx.Pages = append(fx.Pages, PageRead{Miss: miss, Where: whereOf(s.entry), Table: table})
+	fx.Pages = append(fx.Pages, PageRead{Miss: miss, Where: whereOf(e), Table: table})
 }
 
-// PageDone: the shell has read the page of p, checked against its sum, or failed
-// for good (more shards are missing than the code can bear).
+// PageDone: the shell has read the page of p, checked against its sum, or failed.
+// Then only the reads that need the page wait, and the commits; both try again.
 func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, fx *Effects) {
 	delete(c.pageBusy, p.Miss)
 	if c.state == stateFenced || c.state == stateDrained {
@@ -275,23 +270,27 @@ func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, f
 	}
 	if p.Table {
 		c.tablePage(now, p, data, err, fx)
+		c.absorb(now, fx)
 		return
 	}
 	if err == nil {
 		err = c.m.Fill(p.Miss, data)
 	}
+	if err != nil {
+		err = fmt.Errorf("read map page %d.%d: %w", p.Miss.Level, p.Miss.Index, err)
+		c.applyBlocked(now, err, fx)
+	}
 	ops := c.pageWaiters[p.Miss]
 	delete(c.pageWaiters, p.Miss)
 	for _, op := range ops {
 		if err != nil {
-			c.endRead(now, op, fmt.Errorf("read map page %d.%d: %w", p.Miss.Level, p.Miss.Index, err), fx)
-			continue
+			c.Reread(now, op, err, fx)
+		} else {
+			c.resolve(op, fx)
 		}
-		c.resolve(op, fx)
 	}
-	if err != nil {
-		c.applyBlocked(now, err, fx)
-		return
+	if err == nil {
+		c.continueApply(now, fx)
 	}
-	c.continueApply(now, fx)
+	c.absorb(now, fx)
 }

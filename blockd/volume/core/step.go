@@ -5,7 +5,6 @@ import (
 
 	"ashlar.dev/blockd/journal"
 	"ashlar.dev/pkg/id"
-	"ashlar.dev/pkg/record"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -33,21 +32,9 @@ func (c *Core) absorb(now time.Duration, fx *Effects) {
 			c.readable(readable, fx)
 		}
 		c.nudge(now, nudge, fx)
-		c.drained(now, fx)
-	}
-}
-
-// nudge writes a record that says nothing, so that stores of a quiet stream learn what is released.
-func (c *Core) nudge(now time.Duration, nudge [storeproto.Kinds]bool, fx *Effects) {
-	if nudge[storeproto.Journal] && c.open == nil && len(c.queue) == 0 && c.state == stateServing {
-		c.open = newBatch()
-		c.open.Meta = c.open.writer.Mark(c.open.Meta, record.SnapshotMark{})
-		c.open.Count = 1
-		c.taken++
-		c.pump(now, fx)
-	}
-	if nudge[storeproto.Meta] && c.journal.Room(storeproto.Meta) {
-		c.appendMeta(now, record.AppendDeleted(nil, nil), metaEntry{}, fx)
+		if c.state == stateDraining {
+			c.drained(now, fx)
+		}
 	}
 }
 
@@ -80,77 +67,69 @@ func (c *Core) Tick(now time.Duration, fx *Effects) {
 	}
 	c.journal.Tick(now, &fx.Journal)
 	c.absorb(now, fx)
-	if c.state != stateServing && c.state != stateDraining {
+	if c.state == stateFenced {
 		return
 	}
-	if !c.active.empty() && now-c.touched >= c.cfg.Limits.SealIdle {
-		c.seal(now, fx)
+	if c.pageRetryAt != 0 && now >= c.pageRetryAt {
+		c.pageRetryAt = 0
 	}
 	if c.check.asking != nil && c.check.askAt != 0 && now >= c.check.askAt {
 		c.check.askAt = 0
 		c.askCheckpoint(fx)
 	}
+	if c.load.loader != nil {
+		c.loadTable(now, fx)
+	}
+	if c.state == stateServing || c.state == stateDraining {
+		c.tickServing(now, fx)
+	}
+	if c.table != nil {
+		c.continueApply(now, fx)
+	}
+	c.absorb(now, fx)
+}
+
+func (c *Core) tickServing(now time.Duration, fx *Effects) {
+	if !c.active.empty() && now-c.touched >= c.cfg.Limits.SealIdle {
+		c.seal(now, fx)
+	}
+	c.hurry(now, fx)
+	c.unpark(now, fx)
 	if len(c.room) > 0 {
 		c.press(now, fx)
 	}
-	if c.pageRetryAt != 0 && now >= c.pageRetryAt {
-		c.pageRetryAt = 0
-		c.stats.Problem = ""
-	}
+	c.m.Shrink()
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)
-	c.continueApply(now, fx)
 	c.pump(now, fx)
-	c.absorb(now, fx)
 }
 
-// Drain ends the volume in peace: nothing new is taken; what is in memory is
-// packed and committed, a checkpoint is committed in metad, the journal is
-// released; then Effects.Drained.
-func (c *Core) Drain(now time.Duration, fx *Effects) {
-	if c.state != stateServing {
+// hurryAfter is the pause between two attempts to become rid of an old ensemble.
+const hurryAfter = 30 * time.Second
+
+// hurry packs and checkpoints early for the sake of the journal: at once while
+// records are held by fewer than two live stores, and now and then while the list
+// has an ensemble that only waits for its records to be released.
+func (c *Core) hurry(now time.Duration, fx *Effects) {
+	bare := c.journal.Exposed(storeproto.Journal)
+	bareMeta := c.journal.Exposed(storeproto.Meta) > c.check.committed
+	if c.journal.Ensembles() < 2 && bare == 0 && !bareMeta {
+		c.hurried = now
 		return
 	}
-	c.state = stateDraining
-	c.drained(now, fx)
-	c.absorb(now, fx)
-}
-
-// quiet tells that nothing is on its way and nothing is unpacked.
-func (c *Core) quiet() bool {
-	return len(c.room) == 0 && len(c.locks.held) == 0 && len(c.locks.waiting) == 0 && c.open == nil && len(c.queue) == 0 &&
-		len(c.inflight) == 0 && len(c.sealed) == 0 && c.active.empty() && len(c.apply) == 0 && len(c.meta.inflight) == 0 &&
-		len(c.readWaiters) == 0 && len(c.pageWaiters) == 0
-}
-
-// drained moves a draining volume on.
-func (c *Core) drained(now time.Duration, fx *Effects) {
-	if c.state != stateDraining {
-		return
-	}
-	if len(c.room) == 0 && len(c.locks.held) == 0 && c.open == nil && len(c.queue) == 0 && len(c.inflight) == 0 {
+	if bare >= c.active.first && !c.active.empty() {
 		c.seal(now, fx)
 	}
-	if !c.quiet() {
-		return
+	if now-c.hurried >= hurryAfter {
+		c.hurried = now
+		if c.active.empty() && c.acked >= c.active.first {
+			c.active.last = c.acked // records that say nothing are covered, too
+		}
+		c.seal(now, fx)
+		bareMeta = true
 	}
-	c.maybeCheckpoint(now, fx)
-	if c.check.running == nil && c.check.asking == nil {
-		c.state = stateDrained
-		fx.Drained = true
-	}
-}
-
-// Close lets go of everything, after Drained, Fenced or a failed opening.
-func (c *Core) Close() {
-	if c.journal != nil {
-		c.journal.Close()
-	}
-	c.drop()
-	for _, b := range c.load.run {
-		b.Release()
-	}
-	if c.m != nil {
-		c.m.Close()
+	if bareMeta {
+		c.check.force = true
+		c.maybeCheckpoint(now, fx)
 	}
 }

@@ -20,7 +20,9 @@ func (c *Core) admit(now time.Duration, op *Op, fx *Effects) {
 	if op.Kind == OpWrite || op.partial() {
 		op.bytes = int64(op.Extent.Count) * block.Size
 	}
-	if len(c.room) > 0 || !c.hasRoom(op.bytes) {
+	// What needs no memory does not wait for it: a trim must get through when
+	// everything is full, and what waits has no place in the order yet.
+	if op.bytes > 0 && (len(c.room) > 0 || !c.hasRoom(op.bytes)) {
 		c.room = append(c.room, op)
 		c.press(now, fx)
 		return
@@ -40,7 +42,7 @@ func (c *Core) roomFreed(now time.Duration, n int64, fx *Effects) {
 	if c.unpacked < 0 {
 		panic("volume: more bytes packed than were admitted")
 	}
-	for len(c.room) > 0 && c.hasRoom(c.room[0].bytes) {
+	for len(c.room) > 0 && c.state != stateFenced && c.hasRoom(c.room[0].bytes) {
 		op := c.room[0]
 		c.room[0] = nil
 		c.room = c.room[1:]
@@ -116,10 +118,10 @@ func (c *Core) readEdges(now time.Duration, op *Op, fx *Effects) {
 
 // EdgeRead: the shell has filled data, the 4 KiB of an inner read, or failed.
 func (c *Core) EdgeRead(now time.Duration, inner *Op, data []byte, err error, fx *Effects) {
-	op := inner.parent
-	if op == nil || op.edges == nil || c.state == stateFenced {
-		return
+	if c.state == stateFenced {
+		return // the write has failed, and may be another one by now
 	}
+	op := inner.parent
 	r := op.edges
 	r.reads--
 	if err != nil {
@@ -139,8 +141,7 @@ func (c *Core) endRMW(now time.Duration, op *Op, fx *Effects) {
 	op.edges = nil
 	if r.failure != nil {
 		r.buf.Release()
-		op.Err = r.failure
-		fx.Done = append(fx.Done, op)
+		c.finish(op, r.failure, fx)
 		c.unlock(now, op, fx)
 		c.roomFreed(now, op.bytes, fx)
 		return
@@ -169,5 +170,5 @@ func (c *Core) barrierMet(now time.Duration, op *Op, fx *Effects) {
 		c.readEdges(now, op, fx)
 		return
 	}
-	fx.Done = append(fx.Done, op)
+	c.finish(op, nil, fx)
 }

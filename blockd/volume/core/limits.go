@@ -1,0 +1,80 @@
+package core
+
+import (
+	"fmt"
+	"time"
+
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+// Limits are the bounds of one volume. The zero value of a field takes the default.
+type Limits struct {
+	// UnpackedBytesMax bounds the journal payload that is not yet packed, in
+	// flight included; at it writers wait.
+	UnpackedBytesMax int64
+	// SealBlocks and SealBytes: the active memtable is sealed at as many distinct
+	// blocks, or as many journalled bytes.
+	SealBlocks int
+	SealBytes  int64
+	// SealIdle: it is sealed when nothing was written for as long.
+	SealIdle time.Duration
+	// BatchesInFlight bounds the journal appends that are not yet acknowledged;
+	// what arrives meanwhile shares the next one.
+	BatchesInFlight int
+	// PacksInFlight bounds the segments that are being written behind, LongInFlight those of long writes.
+	PacksInFlight int
+	LongInFlight  int
+	// LongBlocksMin: a write of as many whole blocks may go straight to a segment. 0 takes the default, negative: never.
+	LongBlocksMin int
+	// ReadPatience is how long a read waits for shards of which too few answer, before it fails.
+	ReadPatience time.Duration
+	// CheckpointBytes of packed data or CheckpointMeta bytes of meta records since the last cause a
+	// checkpoint, and so do CheckpointDirty dirty pages or CheckpointDead bytes of dead segments.
+	CheckpointBytes int64
+	CheckpointMeta  int64
+	CheckpointDirty int
+	CheckpointDead  int64
+}
+
+// EnsureDefaults fills what is zero.
+func (l *Limits) EnsureDefaults() {
+	def := func(p *int64, v int64) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	defInt := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&l.UnpackedBytesMax, 128<<20)
+	defInt(&l.SealBlocks, id.SlotsMax)
+	def(&l.SealBytes, 32<<20)
+	if l.SealIdle == 0 {
+		l.SealIdle = 2 * time.Minute
+	}
+	defInt(&l.BatchesInFlight, 3)
+	defInt(&l.PacksInFlight, 3)
+	defInt(&l.LongInFlight, 3)
+	defInt(&l.LongBlocksMin, 64)
+	if l.ReadPatience == 0 {
+		l.ReadPatience = 30 * time.Second
+	}
+	def(&l.CheckpointBytes, 1<<30)
+	def(&l.CheckpointMeta, 8<<20)
+	defInt(&l.CheckpointDirty, 8192)
+	def(&l.CheckpointDead, 1<<30)
+}
+
+// Validate refuses limits that could not work together.
+func (l *Limits) Validate() error {
+	if l.SealBlocks < 1 || l.SealBlocks > id.SlotsMax {
+		return fmt.Errorf("seal at %d blocks: want 1 to %d: %w", l.SealBlocks, id.SlotsMax, errs.ErrInvalid)
+	}
+	if l.UnpackedBytesMax < 2*l.SealBytes {
+		return fmt.Errorf("unpacked limit of %d bytes is below two memtables of %d: %w", l.UnpackedBytesMax, l.SealBytes, errs.ErrInvalid)
+	}
+	return nil
+}
