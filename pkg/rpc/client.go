@@ -65,6 +65,7 @@ type Client struct {
 	own   bool // the pacer is this client's alone
 	place string
 	cur   atomic.Pointer[clientConn]
+	corks atomic.Int32
 
 	// Lock order: mu, then conn.mu.
 	mu struct {
@@ -121,6 +122,20 @@ func (c *Client) Start(call *Call) {
 	}
 	c.mu.Unlock()
 	call.end(err)
+}
+
+// Cork holds calls back until the Uncork that belongs to it, so that they leave together;
+// what has gathered beyond a limit leaves at once. Corks nest, and neither method waits.
+func (c *Client) Cork() { c.corks.Add(1) }
+
+// Uncork sends what was held back.
+func (c *Client) Uncork() {
+	if c.corks.Add(-1) > 0 {
+		return
+	}
+	if cc := c.cur.Load(); cc != nil && !cc.held.Load() {
+		cc.flushIfAny()
+	}
 }
 
 // cancel ends call soon, if it has not ended.
@@ -233,6 +248,7 @@ func (c *Client) setUp(cc *clientConn) {
 	c.mu.down = nil
 	c.cur.Store(cc)
 	c.mu.Unlock()
+	cc.flushIfAny() // an Uncork may have found no connection
 	for _, call := range refused {
 		call.end(call.Err)
 	}
@@ -361,6 +377,7 @@ func (c *Client) handshake(ctx context.Context, raw net.Conn) (*clientConn, erro
 	}
 	cc := &clientConn{pacer: c.pacer, payloadMax: int(answer.payloadMax)}
 	cc.class, cc.place, cc.limits, cc.timing, cc.stats = c.cfg.Class, c.place, c.cfg.Limits, t, c.cfg.Stats
+	cc.corks = &c.corks
 	cc.initSlots(int(answer.inFlight))
 	cc.init(w, sec)
 	return cc, nil

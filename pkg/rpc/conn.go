@@ -102,8 +102,10 @@ type conn struct {
 	in     *reader
 	died   func() // called once, by whoever ends the connection; may be nil
 
-	held   atomic.Bool // the reader has input left: leave the writing to it
-	inRead atomic.Bool // the reader waits for the peer, so silence counts
+	held   atomic.Bool   // the reader has input left: leave the writing to it
+	corks  *atomic.Int32 // above zero: more is coming; nil if nobody says so
+	dry    func()        // called before the reader waits for input or room; may be nil
+	inRead atomic.Bool   // the reader waits for the peer, so silence counts
 	heard  atomic.Bool
 	spoke  atomic.Bool
 	// For the pacer alone.
@@ -137,10 +139,21 @@ func (c *conn) init(w *wire, sec *tls.Conn) {
 
 // beforeRead sends what was gathered while the last burst was read.
 func (c *conn) beforeRead() {
-	c.held.Store(false)
-	c.flushIfAny()
+	c.pause()
 	c.inRead.Store(true)
 }
+
+// pause lets go of what is held back, because the reader may have to wait.
+func (c *conn) pause() {
+	if c.dry != nil {
+		c.dry()
+	}
+	c.held.Store(false)
+	c.flushIfAny()
+}
+
+// gathering tells whether somebody will flush soon.
+func (c *conn) gathering() bool { return c.held.Load() || c.corks != nil && c.corks.Load() > 0 }
 
 func (c *conn) afterRead() {
 	c.inRead.Store(false)
@@ -181,7 +194,7 @@ func (c *conn) push(o *outgoing, queueMax int) (encoded bool, err error) {
 	default:
 		c.mu.small.push(o)
 	}
-	flush := !c.mu.flushing && (!c.held.Load() || len(c.mu.pending) >= holdBytes)
+	flush := !c.mu.flushing && (!c.gathering() || len(c.mu.pending) >= holdBytes)
 	if flush {
 		c.mu.flushing = true
 	}

@@ -45,6 +45,12 @@ type Handler interface {
 	Close()
 }
 
+// Drier is a Handler that gains from requests that come together: Dry is called on the
+// reader whenever it has served all that has arrived, or has to wait.
+type Drier interface {
+	Dry()
+}
+
 // Request is what a client asked. It lives until Handler.Done.
 type Request struct {
 	Op           uint16

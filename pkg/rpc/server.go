@@ -306,6 +306,9 @@ func (s *Server) admit(raw net.Conn, h *clientHello, cert pki.Identity) (*server
 		return nil, serverHello{}, err
 	}
 	c.handler = handler
+	if d, ok := handler.(Drier); ok {
+		c.dry = d.Dry
+	}
 	return c, serverHello{version: min(h.versionMax, versionMax), features: features & h.features, service: version,
 		inFlight: uint32(svc.Limits.InFlight), payloadMax: uint32(svc.Limits.PayloadMax),
 		beat: s.cfg.Timing.Beat, dead: s.cfg.Timing.Dead, self: s.cfg.Self}, nil

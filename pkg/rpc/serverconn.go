@@ -38,9 +38,8 @@ func (c *serverConn) run() error {
 		c.part.r.finish()
 		c.part.r = nil
 	}
-	c.held.Store(false)
+	c.pause()
 	if c.isDraining() {
-		c.flushIfAny()
 		c.await(true)
 	}
 	c.fail(err)
@@ -235,12 +234,6 @@ func (c *serverConn) take(r *Request, n int) error {
 	}
 	r.cost += n
 	return nil
-}
-
-// pause sends what is gathered before the reader waits for something else than input.
-func (c *serverConn) pause() {
-	c.held.Store(false)
-	c.flushIfAny()
 }
 
 func (c *serverConn) release(cost int) {

@@ -157,6 +157,20 @@ func (h *gated) Completed(r *nbd.Request, err error) {
 	r.Complete(err)
 }
 
+// Cork is part of nbd.Corker.
+func (h *gated) Cork() {
+	if c, ok := h.device.(nbd.Corker); ok {
+		c.Cork()
+	}
+}
+
+// Uncork is part of nbd.Corker.
+func (h *gated) Uncork() {
+	if c, ok := h.device.(nbd.Corker); ok {
+		c.Uncork()
+	}
+}
+
 func (h *gated) Size() uint64   { return h.device.Size() }
 func (h *gated) Info() nbd.Info { return h.device.Info() }
 

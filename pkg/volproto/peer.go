@@ -123,7 +123,16 @@ type Remote struct {
 	closed atomic.Bool
 }
 
-var _ nbd.Handle = (*Remote)(nil)
+var (
+	_ nbd.Handle = (*Remote)(nil)
+	_ nbd.Corker = (*Remote)(nil)
+)
+
+// Cork is part of nbd.Corker.
+func (r *Remote) Cork() { r.peer.client.Cork() }
+
+// Uncork is part of nbd.Corker.
+func (r *Remote) Uncork() { r.peer.client.Uncork() }
 
 // Size is what the owner said last; see Refresh.
 func (r *Remote) Size() uint64 { return r.size.Load() }

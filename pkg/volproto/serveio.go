@@ -13,6 +13,7 @@ import (
 
 // ioServing is one I/O under way at the owner.
 type ioServing struct {
+	h     *handler
 	r     *rpc.Request
 	at    *attached
 	q     ioRequest
@@ -40,7 +41,7 @@ func (h *handler) prepareIO(r *rpc.Request, t target, dec *codec.Reader) error {
 		return fmt.Errorf("I/O of %d bytes, at most %d: %w", q.length, ioBytesMax, errs.ErrInvalid)
 	}
 	s := ioServings.Get().(*ioServing)
-	s.r, s.q = r, q
+	s.h, s.r, s.q = h, r, q
 	r.State = s
 	s.req = nbd.NewRequest(q.op, q.flags, q.offset, q.length, nil, s)
 	if payload > 0 {
@@ -62,6 +63,7 @@ func (s *ioServing) serve() {
 		s.Completed(s.req, err)
 		return
 	}
+	s.h.cork(s.at)
 	s.at.handle.Submit(s.req)
 }
 
@@ -143,6 +145,6 @@ func (s *ioServing) done() {
 	if s.at != nil {
 		s.at.io.Done()
 	}
-	s.r, s.at, s.req = nil, nil, nil
+	s.h, s.r, s.at, s.req = nil, nil, nil, nil
 	ioServings.Put(s)
 }

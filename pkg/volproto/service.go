@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"ashlar.dev/pkg/clock"
@@ -55,7 +56,9 @@ type handler struct {
 	cfg   ServiceConfig
 	peer  rpc.Peer
 	calls sync.WaitGroup
-	mu    struct {
+	// corked are the devices that were told of more to come. The reader's own.
+	corked []nbd.Corker
+	mu     struct {
 		sync.RWMutex
 		all     map[target]*attached
 		opening map[use]bool // attaches not answered yet; true: nobody waits any more
@@ -66,6 +69,7 @@ type handler struct {
 // connections at the proxy share it.
 type attached struct {
 	handle nbd.Handle
+	corker nbd.Corker // handle, if it is one
 	info   nbd.Info
 	uses   map[use]struct{} // attaches that were not undone; under the handler's mu
 	io     sync.WaitGroup
@@ -101,6 +105,7 @@ func (h *handler) Prepare(r *rpc.Request) error {
 		}
 		c.run = func(ctx context.Context) error { return h.attach(ctx, r, t, u) }
 	case opDetach:
+		h.Dry() // no cork is taken out of a closed device
 		c.run = func(context.Context) error { return h.detach(t, u) }
 	case opSize:
 		c.run = func(context.Context) error {
@@ -121,6 +126,23 @@ func (h *handler) Prepare(r *rpc.Request) error {
 
 // Serve is part of rpc.Handler.
 func (h *handler) Serve(r *rpc.Request) { r.State.(serving).serve() }
+
+// cork tells a's device, once in a burst, that more may come.
+func (h *handler) cork(a *attached) {
+	if a.corker != nil && !slices.Contains(h.corked, a.corker) {
+		a.corker.Cork()
+		h.corked = append(h.corked, a.corker)
+	}
+}
+
+// Dry is part of rpc.Drier.
+func (h *handler) Dry() {
+	for i, c := range h.corked {
+		c.Uncork()
+		h.corked[i] = nil
+	}
+	h.corked = h.corked[:0]
+}
 
 // Done is part of rpc.Handler.
 func (h *handler) Done(r *rpc.Request) {
@@ -181,6 +203,7 @@ func (h *handler) attach(ctx context.Context, r *rpc.Request, t target, u use) e
 		err = fmt.Errorf("%d sessions are attached on this connection: %w", attachedMax, errs.ErrUnavailable)
 	default:
 		a = &attached{handle: handle, info: handle.Info(), uses: map[use]struct{}{u: {}}}
+		a.corker, _ = handle.(nbd.Corker)
 		h.mu.all[t] = a
 	}
 	h.mu.Unlock()

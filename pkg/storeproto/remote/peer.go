@@ -131,4 +131,17 @@ func (p *Peer) Close() error {
 // such a store shows at the first request (ErrUnavailable if not).
 func (p *Peer) Store(s id.Store) storeproto.Store { return &store{peer: p, id: s} }
 
+// Cork holds requests of the I/O path to the peer back until the Uncork that belongs to it, so
+// that they leave together. Corks nest, and neither method waits.
+func (p *Peer) Cork() {
+	p.clients[rpc.ClassLog].Cork()
+	p.clients[rpc.ClassRead].Cork()
+}
+
+// Uncork sends what was held back.
+func (p *Peer) Uncork() {
+	p.clients[rpc.ClassLog].Uncork()
+	p.clients[rpc.ClassRead].Uncork()
+}
+
 func (p *Peer) client(op uint16) *rpc.Client { return p.clients[classOf(op)] }

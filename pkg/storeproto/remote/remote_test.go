@@ -129,4 +129,3 @@ func TestRemoteStoreConforms(t *testing.T) {
 		})
 	}
 }
-

@@ -18,7 +18,16 @@ type store struct {
 	id   id.Store
 }
 
-var _ storeproto.Store = (*store)(nil)
+var (
+	_ storeproto.Store  = (*store)(nil)
+	_ storeproto.Corker = (*store)(nil)
+)
+
+// Cork is part of storeproto.Corker.
+func (s *store) Cork() { s.peer.Cork() }
+
+// Uncork is part of storeproto.Corker.
+func (s *store) Uncork() { s.peer.Uncork() }
 
 func (s *store) String() string { return fmt.Sprintf("%s at %s", s.id, s.peer.host) }
 

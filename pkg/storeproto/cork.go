@@ -1,0 +1,10 @@
+package storeproto
+
+// Corker is for stores that gain from requests that come together, as those across a
+// connection do. A caller that has several to make calls Cork before them and Uncork
+// after; in between the store may hold appends, confirms and reads back. Both are
+// safe for concurrent use, nest, and do not wait.
+type Corker interface {
+	Cork()
+	Uncork()
+}
