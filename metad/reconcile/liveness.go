@@ -72,8 +72,9 @@ type Liveness struct {
 }
 
 type hostLife struct {
-	seen time.Duration
-	beat Beat
+	seen  time.Duration
+	spoke bool // a heartbeat came, not the registration alone
+	beat  Beat
 }
 
 type storeLife struct {
@@ -101,7 +102,7 @@ func NewLiveness(start time.Duration, s cluster.Settings) *Liveness {
 
 // Beat takes a heartbeat. The caller has checked that it is of the host's present life.
 func (l *Liveness) Beat(now time.Duration, b Beat) {
-	l.hosts[b.Holder.Host] = &hostLife{seen: now, beat: b}
+	l.hosts[b.Holder.Host] = &hostLife{seen: now, spoke: true, beat: b}
 	for _, s := range b.Stores {
 		l.stores[s.StoreRef] = &storeLife{beat: s, seen: now}
 	}
@@ -202,6 +203,12 @@ func (l *Liveness) StoreUp(now time.Duration, r cluster.StoreRef, h id.Host) (up
 		return false, text
 	}
 	return true, ""
+}
+
+// Spoke tells whether a heartbeat of this life was heard.
+func (l *Liveness) Spoke(h id.Holder) bool {
+	x := l.hosts[h.Host]
+	return x != nil && x.spoke && x.beat.Holder == h
 }
 
 // Volume is what the owner of v said of it under epoch e, if it did.

@@ -161,19 +161,20 @@ func (c *clusterService) DeleteDisk(ctx context.Context, q *api.DeleteDiskReques
 	return &api.DeleteDiskReply{DiskId: v.ID.String()}, nil
 }
 
-// idle refuses a disk that clients use. Of an owner that lives but was not heard by
-// this leader yet nothing is known: the caller asks again.
+// idle refuses a disk whose owner said last that clients use it. Of an owner that lives
+// but was not heard by this leader yet nothing is known: the caller asks again.
 func (r *reign) idle(v *state.Volume) (err error) {
 	if (v.Owner == id.Holder{}) {
 		return nil
 	}
-	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) {
-		b, heard := l.Volume(v.Owner, v.ID, v.Epoch)
-		up := l.HostUp(now, v.Owner.Host)
+	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
+		h, _ := m.Host(v.Owner.Host)
+		b, _ := l.Volume(v.Owner, v.ID, v.Epoch)
 		switch {
-		case up && heard && b.Sessions > 0:
+		case h.HolderNumber > v.Owner.Number: // its clients went with it
+		case b.Sessions > 0:
 			err = fmt.Errorf("disk %s has %d clients on %s; detach them, or force: %w", v.Name, b.Sessions, v.Owner.Host, errs.ErrConflict)
-		case up && !heard:
+		case l.HostUp(now, v.Owner.Host) && !l.Spoke(v.Owner):
 			err = fmt.Errorf("host %s has not told yet who uses disk %s: %w", v.Owner.Host, v.Name, errs.ErrUnavailable)
 		}
 	})

@@ -182,14 +182,16 @@ func (p *pool) call(ctx context.Context, again retry, f func(context.Context, *t
 			redirect, sure = detail.GetLeaderApi(), detail.GetNotLeader()
 		}
 		last = fmt.Errorf("ask metad at %s: %w", t.address, err)
+		if !errors.Is(ctx.Err(), context.Canceled) {
+			// Also when the time is up: who did not answer now is not asked first next time.
+			p.turn(t.address, redirect)
+		}
 		if ctx.Err() != nil {
 			return ended(ctx, last)
 		}
 		if !sure && again == retryUnknown {
-			p.turn(t.address, redirect)
 			return last
 		}
-		p.turn(t.address, redirect)
 		if redirect != "" && redirect != t.address && attempt < 4 {
 			continue
 		}
