@@ -72,9 +72,10 @@ func (fx *Effects) Empty() bool {
 // passes &Append to the store and, when the store calls Done, the Send to the
 // core's Done, exactly once, whatever became of the core.
 //
-// Where the store has another incarnation than Member's, the shell must not pass
-// it on but complete it with ErrNotFound: the other incarnation does not know the
-// fences of this one. So too for ConfirmSend and LeaseSend.
+// Only the incarnation that Member names may get it: another does not know the
+// fences of this one. Formatting a store draws a new id as well, so its id finds
+// it; a shell under which an id can return in another incarnation must complete
+// the send with ErrNotFound instead. So too for ConfirmSend and LeaseSend.
 type Send struct {
 	Member
 	Append storeproto.Append
