@@ -25,10 +25,12 @@ func TestGofmt(t *testing.T) {
 }
 
 // Without this a room's promise would stand nowhere, or in two places that disagree.
-func TestOnePackageComment(t *testing.T) {
+func TestOnePackageComment(t *testing.T) { checkPackageComments(t, theTree(t)) }
+
+func checkPackageComments(t reporter, tr *tree) {
 	comments := make(map[string][]string)
-	for _, f := range theTree(t).files {
-		if f.test {
+	for _, f := range tr.files {
+		if f.test && !f.testkit {
 			continue
 		}
 		if _, ok := comments[f.dir]; !ok {
@@ -91,8 +93,10 @@ var bans = []ban{
 	{pkg: "time", names: slices.Concat(timeReaders, timeWaiters), except: []string{"pkg/clock", "bench", "pkg/testkit"},
 		instead: "take a clock.Clock, so that tests and simulation move time"},
 	{pkg: "math/rand", tests: true, instead: "math/rand/v2 with a seed of your own"},
-	{pkg: "math/rand/v2", allowed: []string{"New", "NewPCG", "NewChaCha8", "NewZipf", "Rand", "Source", "PCG", "ChaCha8", "Zipf"}, tests: true,
+	{pkg: "math/rand/v2", allowed: []string{"New", "NewPCG", "NewChaCha8", "NewZipf", "Rand", "Source", "PCG", "ChaCha8", "Zipf"},
 		instead: "take a *rand.Rand made from a logged seed"},
+	{pkg: "math/rand/v2", allowed: []string{"New", "NewPCG", "NewChaCha8", "NewZipf", "Rand", "Source", "PCG", "ChaCha8", "Zipf", "Uint64"}, tests: true,
+		instead: "draw one seed with rand.Uint64, log it, and take everything else from a *rand.Rand made of it"},
 	{pkg: "fmt", names: []string{"Print", "Println", "Printf"}, except: []string{"bench"}, instead: "return it, log it, or write to the io.Writer given"},
 	{pkg: "log", allowed: []string{"Logger"}, except: []string{"pkg/telemetry"}, tests: true, instead: "take a *slog.Logger"},
 	{pkg: "os", names: []string{"Exit"}, except: []string{"pkg/lifecycle", "bench"}, instead: "return an error; main decides"},
@@ -115,8 +119,9 @@ func (b ban) covers(name string) bool {
 }
 
 // Without this a test would be slow or flaky, a daemon untestable in time, a failure unrepeatable.
-func TestBannedCalls(t *testing.T) {
-	tr := theTree(t)
+func TestBannedCalls(t *testing.T) { checkCalls(t, theTree(t)) }
+
+func checkCalls(t reporter, tr *tree) {
 	for _, f := range tr.files {
 		if f.generated {
 			continue
@@ -159,18 +164,9 @@ var bannedText = []struct {
 // Without this the tree would point at places only its authors can see, and at work nobody owns.
 func TestBannedText(t *testing.T) {
 	tr := theTree(t)
-	check := func(name string, text []byte, isGo bool) {
-		for i, line := range bytes.Split(text, []byte("\n")) {
-			for _, b := range bannedText {
-				if (isGo || !b.goOnly) && b.pattern.Match(line) {
-					t.Errorf("%s:%d: %q: %s", name, i+1, b.pattern.Find(line), b.instead)
-				}
-			}
-		}
-	}
 	for _, f := range tr.files {
 		if !f.generated {
-			check(f.path, f.text, true)
+			checkText(t, f.path, f.text, true)
 		}
 	}
 	for _, name := range tr.other {
@@ -182,7 +178,17 @@ func TestBannedText(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(text) < 1<<20 && !bytes.Contains(text[:min(len(text), 4096)], []byte{0}) {
-			check(name, text, false)
+			checkText(t, name, text, false)
+		}
+	}
+}
+
+func checkText(t reporter, name string, text []byte, isGo bool) {
+	for i, line := range bytes.Split(text, []byte("\n")) {
+		for _, b := range bannedText {
+			if (isGo || !b.goOnly) && b.pattern.Match(line) {
+				t.Errorf("%s:%d: %q: %s", name, i+1, b.pattern.Find(line), b.instead)
+			}
 		}
 	}
 }

@@ -55,11 +55,15 @@ var rows = []row{
 }
 
 // Without this the rooms would grow into each other until none can be changed alone.
-func TestImportTable(t *testing.T) {
-	tr := theTree(t)
+func TestImportTable(t *testing.T) { checkImports(t, theTree(t)) }
+
+func checkImports(t reporter, tr *tree) {
 	for _, f := range tr.files {
 		for path := range f.imports() {
 			target, ours := strings.CutPrefix(path, module+"/")
+			if ours && !f.test && strings.HasSuffix(target, "test") && !under(f.dir, "bench") {
+				t.Errorf("%s imports %s: helpers of tests are imported by tests only", f.path, path)
+			}
 			for _, r := range rows {
 				if f.test && !r.tests || !under(f.dir, r.from...) || under(f.dir, r.except...) {
 					continue
@@ -84,8 +88,9 @@ func hits(target string, ours bool, forbidden []string) bool {
 }
 
 // Without this a server package would become a library, and main more than flags.
-func TestOnlyMainImportsAServer(t *testing.T) {
-	tr := theTree(t)
+func TestOnlyMainImportsAServer(t *testing.T) { checkServers(t, theTree(t)) }
+
+func checkServers(t reporter, tr *tree) {
 	for _, f := range tr.files {
 		for path := range f.imports() {
 			target, ours := strings.CutPrefix(path, module+"/")
@@ -134,8 +139,9 @@ var impure = map[string]string{
 var impureTime = []string{"Now", "Since", "Until", "After", "AfterFunc", "Sleep", "Tick", "NewTicker", "NewTimer"}
 
 // Without this the simulator's same seed would not give the same trace.
-func TestPureRoomsStayPure(t *testing.T) {
-	tr := theTree(t)
+func TestPureRoomsStayPure(t *testing.T) { checkPure(t, theTree(t)) }
+
+func checkPure(t reporter, tr *tree) {
 	for _, f := range tr.files {
 		if f.test || !under(f.dir, pureRooms...) {
 			continue
@@ -159,7 +165,7 @@ func TestPureRoomsStayPure(t *testing.T) {
 	}
 }
 
-func checkPureImport(t *testing.T, f *source, path string) {
+func checkPureImport(t reporter, f *source, path string) {
 	if target, ours := strings.CutPrefix(path, module+"/"); ours {
 		if _, friend := pureFriends[target]; !friend && !under(target, pureRooms...) {
 			t.Errorf("%s imports %s: a pure room stands on pure rooms only (table pureRooms in pkg/layers)", f.path, path)

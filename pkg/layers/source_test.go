@@ -22,7 +22,8 @@ type source struct {
 	dir       string
 	text      []byte
 	ast       *ast.File
-	test      bool
+	test      bool // a test file, or a helper of tests
+	testkit   bool // a helper of tests that other packages import
 	generated bool
 }
 
@@ -44,6 +45,11 @@ func (s *source) imports() map[string]string {
 		out[path] = name
 	}
 	return out
+}
+
+// reporter is the part of *testing.T that a check needs.
+type reporter interface {
+	Errorf(format string, args ...any)
 }
 
 // tree is everything that is checked: the Go files, parsed, and the names of all others.
@@ -97,13 +103,20 @@ func (t *tree) add(path, rel string) error {
 	if err != nil {
 		return err
 	}
+	return t.addText(rel, text)
+}
+
+func (t *tree) addText(rel string, text []byte) error {
 	f, err := parser.ParseFile(t.fset, rel, text, parser.ParseComments|parser.SkipObjectResolution)
 	if err != nil {
 		return err
 	}
 	t.files = append(t.files, &source{
 		path: rel, dir: filepath.ToSlash(filepath.Dir(rel)), text: text, ast: f,
-		test: strings.HasSuffix(rel, "_test.go"), generated: generatedMark.Match(text),
+		// A folder named like nbdtest or storetest holds helpers of tests, as net/http/httptest does.
+		test:      strings.HasSuffix(rel, "_test.go") || strings.HasSuffix(filepath.Dir(rel), "test"),
+		testkit:   !strings.HasSuffix(rel, "_test.go") && strings.HasSuffix(filepath.Dir(rel), "test"),
+		generated: generatedMark.Match(text),
 	})
 	return nil
 }
