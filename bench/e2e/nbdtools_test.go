@@ -42,11 +42,18 @@ func startNBD(t *testing.T, args ...string) *nbdserve {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // a leftover harms nobody
 	s := &nbdserve{t: t, dir: dir}
-	binary := filepath.Join(dir, "nbdserve")
-	run(t, "go", "build", "-o", binary, "ashlar.dev/bench/perf/nbdserve")
-	socket := filepath.Join(dir, "s")
+	run(t, "go", "build", "-o", filepath.Join(dir, "nbdserve"), "ashlar.dev/bench/perf/nbdserve")
+	s.start(filepath.Join(dir, "s"), args...)
+	t.Cleanup(s.stop)
+	return s
+}
+
+// start runs the server that was built.
+func (s *nbdserve) start(socket string, args ...string) {
+	t := s.t
+	t.Helper()
 	s.unix = "nbd+unix:///?socket=" + socket
-	s.cmd = exec.Command(binary, append([]string{"--unix", socket}, args...)...)
+	s.cmd = exec.Command(filepath.Join(s.dir, "nbdserve"), append([]string{"--unix", socket}, args...)...)
 	s.cmd.Stderr = os.Stderr
 	out, err := s.cmd.StdoutPipe()
 	if err != nil {
@@ -55,7 +62,6 @@ func startNBD(t *testing.T, args ...string) *nbdserve {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.stop)
 	line, err := bufio.NewReader(out).ReadString('\n')
 	fields := strings.Fields(line)
 	if err != nil || len(fields) < 2 || fields[0] != "ready" {
@@ -64,7 +70,6 @@ func startNBD(t *testing.T, args ...string) *nbdserve {
 	if len(fields) > 2 {
 		s.tcp = fields[2]
 	}
-	return s
 }
 
 func (s *nbdserve) stop() {
@@ -257,6 +262,53 @@ func TestFioVerifies(t *testing.T) {
 		s := startNBD(t, append([]string{"--size", "256MiB"}, args...)...)
 		run(t, "fio", "--name=verify", "--ioengine=nbd", "--uri="+s.unix, "--rw=randrw", "--bsrange=512-256k", "--blockalign=512", "--iodepth=32", "--size=128M",
 			"--io_size=128M", "--verify=crc32c", "--verify_fatal=1", "--serialize_overlap=1", "--randseed=7", "--fsync=50")
+	}
+}
+
+// Without this the restart of a server would be an I/O error in every guest.
+func TestQemuOutlivesARestart(t *testing.T) {
+	needTools(t, "qemu-io", "stdbuf")
+	s := startNBD(t, "--size", "64MiB", "--hangup")
+	socket := strings.TrimPrefix(s.unix, "nbd+unix:///?socket=")
+	qemu := exec.Command("stdbuf", "-oL", "qemu-io", "--image-opts", "driver=nbd,server.type=unix,server.path="+socket+",reconnect-delay=30")
+	in, err := qemu.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe, err := qemu.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	qemu.Stderr = qemu.Stdout
+	if err := qemu.Start(); err != nil {
+		t.Fatal(err)
+	}
+	patience := time.AfterFunc(time.Minute, func() { _ = qemu.Process.Kill() })
+	t.Cleanup(func() { patience.Stop(); _ = qemu.Process.Kill() })
+	out := bufio.NewReader(pipe)
+	expect := func(want string) {
+		t.Helper()
+		for {
+			line, err := out.ReadString('\n')
+			if strings.Contains(line, want) {
+				return
+			}
+			if err != nil || strings.Contains(line, "failed") {
+				t.Fatalf("qemu-io said %q (%v), want %q", line, err, want)
+			}
+		}
+	}
+	fmt.Fprintln(in, "write -P 1 0 4k")
+	expect("wrote 4096/4096 bytes at offset 0")
+	s.stop()
+	fmt.Fprintln(in, "aio_write -P 2 8k 4k") // there is no server now
+	s.start(socket, "--size", "64MiB")
+	expect("wrote 4096/4096 bytes at offset 8192")
+	fmt.Fprintln(in, "read -P 2 8k 4k")
+	expect("read 4096/4096 bytes at offset 8192")
+	fmt.Fprintln(in, "quit")
+	if err := qemu.Wait(); err != nil {
+		t.Fatal(err)
 	}
 }
 
