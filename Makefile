@@ -8,7 +8,7 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X ashlar.dev/pkg/telemetry.productVersion=$(VERSION)
 
 # Tests that start real daemons or measure are run by targets of their own.
-UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(e2e|chaos|perf|upgrade)|internal_deps)(/|$$)')
+UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|internal_deps)(/|$$)')
 
 FUZZ_SECONDS  ?= 2
 CHAOS_SECONDS ?= 120
@@ -30,7 +30,7 @@ fuzz: ## a short run of every fuzzer (FUZZ_SECONDS each)
 	deploy/dev/fuzz $(FUZZ_SECONDS)
 
 e2e: build tools ## real tools against real daemons
-	go test -count=1 -timeout 15m ./bench/e2e/...
+	go test -tags e2e -count=1 -timeout 15m ./bench/e2e/...
 
 test: tools ## everything that must pass: unit, fuzz, e2e (installs what it needs)
 	$(MAKE) --no-print-directory unit
@@ -41,6 +41,7 @@ lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, com
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null)); \
 	if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w on:"; echo "$$bad"; exit 1; fi
 	go vet ./...
+	go vet -tags e2e,chaos ./bench/...
 	bin/tools/staticcheck ./...
 	go test ./pkg/layers/...
 	deploy/dev/commit-subjects
@@ -49,10 +50,10 @@ bench: build tools ## measure speed beside other servers; results go where bench
 	bench/perf/run
 
 chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS_SECONDS, SEED)
-	CHAOS_SECONDS=$(CHAOS_SECONDS) SEED=$(SEED) go test -count=1 -v -timeout $$(( $(CHAOS_SECONDS) + 600 ))s ./bench/chaos/...
+	CHAOS_SECONDS=$(CHAOS_SECONDS) SEED=$(SEED) go test -tags chaos -count=1 -v -run TestChaos -timeout $$(( $(CHAOS_SECONDS) + 600 ))s ./bench/chaos
 
 demo: build tools ## a cluster on this machine, a disk, a killed daemon, everything still there
-	deploy/dev/demo
+	bench/demo/run
 
 generate: ## remake everything made from source: protocol code, config reference, examples
 	go generate ./...
