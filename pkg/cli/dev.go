@@ -30,6 +30,10 @@ the foreground. The first run makes certificates, chooses ports and formats stor
 folder given by --data; later runs find everything there. A line beginning with "ready" tells
 that the cluster serves. SIGINT or SIGTERM ends it cleanly.
 
+Everything listens on loopback only. NBD over TCP takes clients without certificates there, as
+the unix sockets do; a blockd in production requires them (nbd.tls). pki/nbd has a certificate
+for clients that want TLS.
+
 In the folder: cluster.yaml (ports and addresses, chosen once), config/, pki/, data/,
 run/NAME.pid and log/NAME.log of each daemon.`
 }
