@@ -33,6 +33,7 @@ type group struct {
 	dirs    map[string]string
 	timing  consensus.Timing
 	running map[string]*Server
+	first   map[string]net.Listener // of addresses that were never let go
 	log     *slog.Logger
 }
 
@@ -56,15 +57,16 @@ func (l *logOf) Write(b []byte) (int, error) {
 
 func newGroup(t *testing.T, members int) *group {
 	t.Helper()
+	t.Parallel() // they mostly wait
 	ca, err := pki.NewCA(clock.System, "test")
 	must(t, err)
 	sink := &logOf{t: t}
 	log, err := telemetry.NewLogger(sink, telemetry.LogConfig{Level: "info"})
 	must(t, err)
-	g := &group{t: t, ca: ca, dirs: make(map[string]string), running: make(map[string]*Server), log: log,
+	g := &group{t: t, ca: ca, dirs: make(map[string]string), running: make(map[string]*Server), first: make(map[string]net.Listener), log: log,
 		timing: consensus.Timing{Heartbeat: 300 * time.Millisecond}}
 	for i := range members {
-		p := Peer{ID: fmt.Sprintf("m%d", i+1), API: freeAddress(t), Raft: freeAddress(t)}
+		p := Peer{ID: fmt.Sprintf("m%d", i+1), API: g.address(), Raft: g.address()}
 		g.peers = append(g.peers, p)
 		g.dirs[p.ID] = filepath.Join(t.TempDir(), p.ID)
 	}
@@ -89,12 +91,19 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// freeAddress finds a port that is free now; members come back to theirs.
-func freeAddress(t *testing.T) string {
+// address is a port of our own; members come back to theirs.
+func (g *group) address() string {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer ln.Close()
+	must(g.t, err)
+	g.first[ln.Addr().String()] = ln
 	return ln.Addr().String()
+}
+
+// listener is the one an address was found with, the first time; later nil.
+func (g *group) listener(address string) net.Listener {
+	ln := g.first[address]
+	delete(g.first, address)
+	return ln
 }
 
 func (g *group) creds(role pki.Role, name string) *pki.Credentials {
@@ -113,7 +122,7 @@ func (g *group) start(member string) {
 			continue
 		}
 		s, err := Open(Options{Config: Config{ID: p.ID, Listen: p.API, RaftListen: p.Raft, Data: g.dirs[p.ID], Peers: g.peers, Bootstrap: true},
-			Creds: g.creds(pki.RoleMetad, p.ID), Clock: clock.System, Log: g.log.With("metad", p.ID), Timing: g.timing, Settings: testSettings})
+			Listener: g.listener(p.API), RaftListener: g.listener(p.Raft), Creds: g.creds(pki.RoleMetad, p.ID), Clock: clock.System, Log: g.log.With("metad", p.ID), Timing: g.timing, Settings: testSettings})
 		must(g.t, err)
 		g.running[member] = s
 	}
@@ -293,4 +302,19 @@ func volumeID(t *testing.T, text string) id.Volume {
 	v, err := id.ParseVolume(text)
 	must(t, err)
 	return v
+}
+
+// closedAddress finds a port for a daemon that listens itself.
+func closedAddress(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	must(t, ln.Close())
+	return ln.Addr().String()
+}
+
+func unixDialer(path string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", path)
+	}
 }
