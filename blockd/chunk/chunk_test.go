@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	pvfs "github.com/cockroachdb/pebble/v2/vfs"
+
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
@@ -63,7 +65,7 @@ func conformOn(t *testing.T, fs func() vfs.FS, dir func(t *testing.T) string) {
 
 // Without this the store on a disk could break the seam's contract.
 func TestConformanceInMemory(t *testing.T) {
-	conformOn(t, func() vfs.FS { return vfs.NewCrash() }, func(*testing.T) string { return "/store" })
+	conformOn(t, func() vfs.FS { return vfs.Wrap(pvfs.NewMem()) }, func(*testing.T) string { return "/store" })
 }
 
 func TestConformanceOnDisk(t *testing.T) {

@@ -8,6 +8,7 @@
 package vfs
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -88,29 +89,30 @@ func (w wrapped) OpenDirect(name string, create bool) (File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return wrappedFile{f, name}, nil
+	return &wrappedFile{File: f, fs: w.FS, name: name}, nil
 }
 
 type wrappedFile struct {
 	pvfs.File
+	fs   pvfs.FS
 	name string
 }
 
-func (f wrappedFile) WriteAt(p []byte, off int64) (int, error) {
+func (f *wrappedFile) WriteAt(p []byte, off int64) (int, error) {
 	if err := checkAligned(f.name, off, len(p)); err != nil {
 		return 0, err
 	}
 	return f.File.WriteAt(p, off)
 }
 
-func (f wrappedFile) ReadAt(p []byte, off int64) (int, error) {
+func (f *wrappedFile) ReadAt(p []byte, off int64) (int, error) {
 	if err := checkAligned(f.name, off, len(p)); err != nil {
 		return 0, err
 	}
 	return f.File.ReadAt(p, off)
 }
 
-func (f wrappedFile) WritevAt(pieces [][]byte, off int64) (int, error) {
+func (f *wrappedFile) WritevAt(pieces [][]byte, off int64) (int, error) {
 	done := 0
 	for _, p := range pieces {
 		n, err := f.WriteAt(p, off+int64(done))
@@ -123,16 +125,30 @@ func (f wrappedFile) WritevAt(pieces [][]byte, off int64) (int, error) {
 }
 
 // Preallocate makes the file long enough: what is not written reads as zeros.
-func (f wrappedFile) Preallocate(off, n int64) error {
+func (f *wrappedFile) Preallocate(off, n int64) error {
 	size, err := f.Size()
 	if err != nil || size >= off+n {
 		return err
 	}
-	_, err = f.File.WriteAt(make([]byte, off+n-size), size)
+	if size > 0 {
+		_, err = f.File.WriteAt(make([]byte, off+n-size), size)
+		return err
+	}
+	// Pebble's file in memory grows byte by byte when it is written at an offset,
+	// and at once when it is written in sequence.
+	g, err := f.fs.Create(f.name, pvfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = g.Write(make([]byte, off+n))
+	if err = errors.Join(err, g.Close(), f.File.Close()); err != nil {
+		return err
+	}
+	f.File, err = f.fs.OpenReadWrite(f.name, pvfs.WriteCategoryUnspecified)
 	return err
 }
 
-func (f wrappedFile) Size() (int64, error) {
+func (f *wrappedFile) Size() (int64, error) {
 	info, err := f.File.Stat()
 	if err != nil {
 		return 0, err

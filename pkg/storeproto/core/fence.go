@@ -270,7 +270,7 @@ func newerThanKept(keep []id.Ensemble, ens id.Ensemble) bool {
 
 func (c *Core) droppedDurable(ctl *Control) {
 	for _, s := range ctl.gone {
-		c.forget(s, len(s.batches))
+		c.forget(s, len(s.batches()))
 	}
 	ctl.gone = nil
 }

@@ -192,8 +192,9 @@ func (c *Core) settle(op *Op) {
 			// Dropped behind it in the queue: durable, and free by that drop, which
 			// has the whole stream forgotten when it is durable itself.
 			s := op.Stream
-			s.batches[op.number-s.gone].Pos = op.Pos
-			s.durable = s.batches[op.number-s.gone].Last()
+			b := &s.batches()[op.number-s.gone]
+			b.Pos = op.Pos
+			s.durable = b.Last()
 		}
 	case OpFence:
 		c.fenced(op.Fence)

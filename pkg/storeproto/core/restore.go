@@ -77,8 +77,8 @@ func (c *Core) RestoreStream(r Recovered) (changed bool) {
 	next := s.tail + 1 // the first LSN that must be there
 	before := s.row.LossyTo
 	for _, b := range r.Batches {
-		if n := len(s.batches); n > 0 && s.batches[n-1].First == b.First {
-			s.batches[n-1].Pos = b.Pos
+		if n := len(s.all); n > 0 && s.all[n-1].First == b.First {
+			s.all[n-1].Pos = b.Pos
 			continue
 		}
 		if b.Last() < next {
@@ -87,7 +87,7 @@ func (c *Core) RestoreStream(r Recovered) (changed bool) {
 		if b.First > next {
 			s.row.LossyTo = max(s.row.LossyTo, b.First-1)
 		}
-		s.batches = append(s.batches, b)
+		s.all = append(s.all, b)
 		next = b.Last() + 1
 		s.epoch = b.Epoch
 		if r.Row.Stream.Kind == storeproto.Journal {

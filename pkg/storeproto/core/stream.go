@@ -57,10 +57,14 @@ type Stream struct {
 	tail    id.LSN   // last admitted
 	durable id.LSN   // last durable, at least Released
 	epoch   id.Epoch // of the last admitted batch
-	batches []Batch
-	gone    int // batches removed at the front since the start, to find one by its number
+	all     []Batch  // the index; those before head are let go
+	head    int
+	gone    int // batches let go since the start, to find one by its number
 	dropped bool
 }
+
+// batches are those the store has, or has in its queue.
+func (s *Stream) batches() []Batch { return s.all[s.head:] }
 
 // Row is the stream's row now.
 func (s *Stream) Row() Row { return s.row }
@@ -78,18 +82,20 @@ func (s *Stream) state() storeproto.StreamState {
 
 // find gives the batch that begins at first.
 func (s *Stream) find(first id.LSN) *Batch {
-	i := sort.Search(len(s.batches), func(i int) bool { return s.batches[i].First >= first })
-	if i < len(s.batches) && s.batches[i].First == first {
-		return &s.batches[i]
+	live := s.batches()
+	i := sort.Search(len(live), func(i int) bool { return live[i].First >= first })
+	if i < len(live) && live[i].First == first {
+		return &live[i]
 	}
 	return nil
 }
 
 // Batches calls f for each durable batch that holds LSNs from from on, in order, until f says stop.
 func (s *Stream) Batches(from id.LSN, f func(b Batch) bool) {
-	i := sort.Search(len(s.batches), func(i int) bool { return s.batches[i].Last() >= from })
-	for ; i < len(s.batches) && s.batches[i].Last() <= s.durable; i++ {
-		if !f(s.batches[i]) {
+	live := s.batches()
+	i := sort.Search(len(live), func(i int) bool { return live[i].Last() >= from })
+	for ; i < len(live) && live[i].Last() <= s.durable; i++ {
+		if !f(live[i]) {
 			return
 		}
 	}
@@ -205,8 +211,8 @@ func (c *Core) admitNext(a *storeproto.Append, s *Stream, op *Op) (OpKind, error
 	}
 	b := BatchOf(a.Batch)
 	s.tail, s.epoch = b.Last(), b.Epoch
-	op.number = s.gone + len(s.batches)
-	s.batches = append(s.batches, b)
+	op.number = s.gone + len(s.all) - s.head
+	s.all = append(s.all, b)
 	if a.Stream.Kind == storeproto.Journal {
 		c.journalBytes += int64(b.Bytes)
 	}
@@ -226,13 +232,14 @@ func (c *Core) addStream(row Row) *Stream {
 // appended moves the stream on: op's batch is durable at op.Pos.
 func (c *Core) appended(op *Op) {
 	s, a := op.Stream, op.Append
+	live := s.batches()
 	i := op.number - s.gone
-	s.batches[i].Pos = op.Pos
-	s.durable = s.batches[i].Last()
+	live[i].Pos = op.Pos
+	s.durable = live[i].Last()
 	to := a.Released
-	if i+1 < len(s.batches) {
+	if i+1 < len(live) {
 		// Invariant: a batch still in the queue is never let go, its op finds it by number.
-		to = min(to, s.batches[i+1].First-1)
+		to = min(to, live[i+1].First-1)
 	}
 	c.release(s, to)
 }
@@ -244,25 +251,31 @@ func (c *Core) release(s *Stream, to id.LSN) {
 	}
 	s.row.Released = to
 	s.tail, s.durable = max(s.tail, to), max(s.durable, to)
-	n := 0
-	for n < len(s.batches) && s.batches[n].Last() <= to {
+	n, live := 0, s.batches()
+	for n < len(live) && live[n].Last() <= to {
 		n++
 	}
 	c.forget(s, n)
 }
 
+// forgetSlack is how many dead entries of an index are kept for reuse.
+const forgetSlack = 256
+
 // forget lets the first n batches of s go.
 func (c *Core) forget(s *Stream, n int) {
-	for i := range s.batches[:n] {
-		c.freed = append(c.freed, Freed{Stream: s.row.Stream, Batch: s.batches[i]})
+	for _, b := range s.batches()[:n] {
+		c.freed = append(c.freed, Freed{Stream: s.row.Stream, Batch: b})
 		if s.row.Stream.Kind == storeproto.Journal {
-			c.journalBytes -= int64(s.batches[i].Bytes)
+			c.journalBytes -= int64(b.Bytes)
 		}
 	}
 	s.gone += n
-	s.batches = s.batches[n:]
-	if len(s.batches) == 0 {
-		s.batches = nil
+	s.head += n
+	switch live := len(s.all) - s.head; {
+	case live == 0 && cap(s.all) > 4*forgetSlack:
+		s.all, s.head = nil, 0
+	case live == 0 || s.head > forgetSlack && s.head > live:
+		s.all, s.head = append(s.all[:0], s.batches()...), 0
 	}
 }
 
