@@ -55,10 +55,10 @@ func TestMain(m *testing.M) {
 // patience is for what must come, on a slow machine with other work.
 const patience = 60 * time.Second
 
-// undisturbed is the cluster on which nothing is broken.
+// undisturbed is the cluster on which nothing is broken. Over TCP it lets in nobody without a certificate.
 func undisturbed(t *testing.T) *cluster.Cluster {
 	t.Helper()
-	return calm.get(t, cluster.Options{})
+	return calm.get(t, cluster.Options{Args: []string{"--blockd-config", "testdata/tls-required.yaml"}})
 }
 
 // disk makes a disk that goes with the test.

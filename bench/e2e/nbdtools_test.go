@@ -91,6 +91,8 @@ func run(t *testing.T, name string, args ...string) string {
 
 func try(name string, args ...string) (string, error) {
 	cmd := exec.Command(name, args...)
+	// Python's packages of the system come with the system's Python.
+	cmd.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin:"+os.Getenv("PATH"))
 	done := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
 	defer done.Stop()
 	out, err := cmd.CombinedOutput()
