@@ -225,6 +225,7 @@ func (d *disk) handle(vol *volume.Volume, corks func() []nbd.Corker) nbd.Handle 
 
 // Cork makes handle an nbd.Corker: what a client sends at once leaves this host at once.
 func (h *handle) Cork() {
+	h.vol.Cork()
 	h.corked = h.corks()
 	for _, c := range h.corked {
 		c.Cork()
@@ -233,6 +234,7 @@ func (h *handle) Cork() {
 
 // Uncork ends a Cork.
 func (h *handle) Uncork() {
+	h.vol.Uncork()
 	for _, c := range h.corked {
 		c.Uncork()
 	}

@@ -107,6 +107,9 @@ func (b *appendBatch) fits(op *Op) bool {
 // pump sends batches while the pipeline has room. What arrives while appends are in
 // flight shares the next one: group commit on the engine's side.
 func (c *Core) pump(now time.Duration, fx *Effects) {
+	if c.corks > 0 && len(c.queue) == 0 {
+		return // more is coming at once; Uncork comes back here
+	}
 	for len(c.inflight) < c.cfg.Limits.BatchesInFlight && c.journal.Room(storeproto.Journal) {
 		b := c.open
 		if len(c.queue) > 0 {
@@ -211,4 +214,17 @@ func (c *Core) wake(now time.Duration, fx *Effects) {
 		c.barrierMet(now, op, fx)
 	}
 	c.barriers = append(kept, c.barriers...)
+}
+
+// Cork holds the batch that is being filled back until the Uncork that belongs to
+// it, unless it is full. Between the two little time may pass.
+func (c *Core) Cork() { c.corks++ }
+
+// Uncork ends a Cork and sends what has gathered.
+func (c *Core) Uncork(now time.Duration, fx *Effects) {
+	c.corks--
+	if c.corks == 0 && (c.open != nil || len(c.queue) > 0) {
+		c.pump(now, fx)
+		c.absorb(now, fx)
+	}
 }

@@ -50,6 +50,7 @@ type Core struct {
 	locks    lockTable
 	open     *appendBatch   // being filled
 	queue    []*appendBatch // full, not sent
+	corks    int            // above zero: more writes are coming at once
 	inflight []*appendBatch // sent, not acknowledged, in LSN order
 	entering []*appendBatch // scratch
 	barriers []*Op          // sub-block writes and flushes that wait for an acknowledgement
