@@ -246,11 +246,11 @@ func (s *scanner) closed(r FileRange) error {
 	if int(r.Slot) < len(s.l.mu.files) {
 		f = s.l.mu.files[r.Slot]
 	}
-	if f == nil || f.seq != r.FileSeq {
+	if f == nil || f.seq != 0 && f.seq != r.FileSeq {
 		s.hole("file %d with writes %d to %d", r.Slot, r.First, r.Last)
 		return nil
 	}
-	f.last = r.Last
+	f.seq, f.first, f.last = r.FileSeq, r.First, r.Last // its head may be lost, the rest not
 	if err := s.load(f); err != nil {
 		return err
 	}
