@@ -19,11 +19,12 @@ import (
 // is the one that hangs, so leadership cannot be handed over: the process has to go.
 type watched struct {
 	*LogStore
-	clock   clock.Clock
-	limit   time.Duration
-	fail    func(error)
-	writing atomic.Int64 // since when (Clock.Now), 0: not
-	stable  atomic.Int64 // the same for the stable store, which other goroutines write
+	clock clock.Clock
+	limit time.Duration
+	fail  func(error)
+	// Since when (Clock.Now) a write is under way, 0: none. One for each kind, because raft
+	// runs them from different goroutines, and one that returns must not hide another.
+	appending, cutting, voting atomic.Int64
 }
 
 func (w *watched) timed(since *atomic.Int64, act func() error) error {
@@ -39,25 +40,25 @@ func (w *watched) timed(since *atomic.Int64, act func() error) error {
 func (w *watched) StoreLog(l *raft.Log) error { return w.StoreLogs([]*raft.Log{l}) }
 
 func (w *watched) StoreLogs(logs []*raft.Log) error {
-	return w.timed(&w.writing, func() error { return w.LogStore.StoreLogs(logs) })
+	return w.timed(&w.appending, func() error { return w.LogStore.StoreLogs(logs) })
 }
 
 func (w *watched) DeleteRange(low, high uint64) error {
-	return w.timed(&w.writing, func() error { return w.LogStore.DeleteRange(low, high) })
+	return w.timed(&w.cutting, func() error { return w.LogStore.DeleteRange(low, high) })
 }
 
 func (w *watched) Set(key, val []byte) error {
-	return w.timed(&w.stable, func() error { return w.LogStore.Set(key, val) })
+	return w.timed(&w.voting, func() error { return w.LogStore.Set(key, val) })
 }
 
 func (w *watched) SetUint64(key []byte, val uint64) error {
-	return w.timed(&w.stable, func() error { return w.LogStore.SetUint64(key, val) })
+	return w.timed(&w.voting, func() error { return w.LogStore.SetUint64(key, val) })
 }
 
 // watch looks at the clock until ctx ends.
 func (w *watched) watch(ctx context.Context) error {
 	for w.clock.Sleep(ctx, w.limit/4) == nil {
-		for _, since := range []*atomic.Int64{&w.writing, &w.stable} {
+		for _, since := range []*atomic.Int64{&w.appending, &w.cutting, &w.voting} {
 			if at := time.Duration(since.Load()); at != 0 && w.clock.Now()-at > w.limit {
 				w.fail(fmt.Errorf("a write to the raft log has not returned for %v: %w", w.clock.Now()-at, errs.ErrTimeout))
 			}
