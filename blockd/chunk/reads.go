@@ -8,7 +8,6 @@ import (
 
 	"ashlar.dev/blockd/chunk/extent"
 	"ashlar.dev/pkg/buf"
-	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/lifecycle"
@@ -62,6 +61,9 @@ func (r *reads) stop() {
 	}
 	r.mu.Unlock()
 	r.group.Wait()
+	r.inUse.Lock() // reads that are on a ring
+	//lint:ignore SA2001 the lock is only waited for
+	r.inUse.Unlock()
 }
 
 // ReadShard is part of storeproto.Store. It waits only while readsWaitingMax
@@ -70,6 +72,10 @@ func (s *Store) ReadShard(q *storeproto.ReadShard) {
 	q.Err, q.Got = nil, id.Generation{}
 	s.reads.mu.RLock()
 	if !s.reads.mu.stopped && s.Err() == nil {
+		if s.viaRing(q) {
+			s.reads.mu.RUnlock()
+			return
+		}
 		s.reads.queue <- q
 		s.reads.mu.RUnlock()
 		return
@@ -94,23 +100,13 @@ func (s *Store) read(q *storeproto.ReadShard) {
 		return
 	}
 	q.Got = c.name.generation
-	n := int64(q.Count) * storeproto.BlockSize
-	if q.Count == 0 || int(q.First)+int(q.Count) > len(c.sums) || int64(len(q.Dst)) != n || len(q.Sums) != int(q.Count) {
-		q.Err = fmt.Errorf("read %d blocks from %d of a shard of %d into %d bytes: %w", q.Count, q.First, len(c.sums), len(q.Dst), errs.ErrInvalid)
+	if q.Err = s.checkRead(q, c); q.Err != nil {
 		return
 	}
 	if q.Err = s.readPlace(c.place, int64(q.First)*storeproto.BlockSize, q.Dst); q.Err != nil {
 		return
 	}
-	copy(q.Sums, c.sums[q.First:])
-	for i := range q.Sums {
-		got := storeproto.BlockSum(codec.CRC(q.Dst[i*storeproto.BlockSize:][:storeproto.BlockSize]), q.Segment, q.Index, q.First+uint16(i))
-		if got != q.Sums[i] {
-			s.count.badBlocks.Add(1)
-			q.Err = &errs.Corrupt{Place: fmt.Sprintf("shard %d of %s %s", q.Index, q.Segment, q.Got), Offset: (int64(q.First) + int64(i)) * storeproto.BlockSize, What: "block sum", Want: uint64(q.Sums[i]), Got: uint64(got)}
-			return
-		}
-	}
+	q.Err = s.checkSums(q, c)
 }
 
 // readPlace reads from byte off of a place. What the disk cannot give is as good

@@ -33,6 +33,7 @@ import (
 	"ashlar.dev/pkg/rpc"
 	"ashlar.dev/pkg/storeproto/remote"
 	"ashlar.dev/pkg/telemetry"
+	"ashlar.dev/pkg/vfs/uring"
 	"ashlar.dev/pkg/volproto"
 )
 
@@ -153,8 +154,17 @@ func (s *server) health() error {
 	return nil
 }
 
+// ringDepth is how many shard reads of this host the kernel has at once; more wait.
+const ringDepth = 128
+
 // openStores opens the local stores and formats new ones that may be.
 func (s *server) openStores() error {
+	ring, err := uring.New(ringDepth)
+	if err != nil {
+		s.log.Info("no io_uring here, shards are read with pread", "err", err)
+	} else {
+		s.stack.PushCloser("ring", ring.Close)
+	}
 	for _, c := range s.cfg.Stores {
 		if c.Format {
 			if err := s.formatIfEmpty(c); err != nil {
@@ -162,7 +172,7 @@ func (s *server) openStores() error {
 			}
 		}
 		st, err := chunk.Open(c.Path, chunk.Options{
-			Clock: s.clock, Logger: s.log.With("store", filepath.Base(c.Path)), CapacityBytes: c.Size.Int64(), SyncDelay: c.SyncDelay.Std(),
+			Clock: s.clock, Logger: s.log.With("store", filepath.Base(c.Path)), CapacityBytes: c.Size.Int64(), SyncDelay: c.SyncDelay.Std(), Ring: ring,
 		})
 		if err != nil {
 			return fmt.Errorf("open store %s: %w", c.Path, err)

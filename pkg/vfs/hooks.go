@@ -46,6 +46,8 @@ type Hooks struct {
 	Before func(Op) error
 	// AfterRead may change what was read.
 	AfterRead func(Op, []byte)
+
+	before bool // there is nothing but Before
 }
 
 // ShortWrite as the error of a hook lets a write do its first bytes only.
@@ -55,6 +57,7 @@ func (s ShortWrite) Error() string { return fmt.Sprintf("injected: only %d bytes
 
 // WithHooks puts hooks around fs.
 func WithHooks(fs FS, h Hooks) FS {
+	h.before = h.AfterRead == nil
 	if h.Before == nil {
 		h.Before = func(Op) error { return nil }
 	}
