@@ -21,6 +21,9 @@ type Cache struct {
 
 const cacheShards = 16
 
+// seenPerSlot is how many missed blocks are remembered for each slot.
+const seenPerSlot = 4
+
 type cacheShard struct {
 	mu    sync.Mutex
 	at    map[id.Location]int32
@@ -28,6 +31,9 @@ type cacheShard struct {
 	used  []bool
 	bytes []byte
 	hand  int
+	// seen remembers what was missed lately, by a hash: only a block that is asked for
+	// again is worth a copy and the slot of another.
+	seen []uint32
 }
 
 // NewCache makes a cache of at most size bytes of blocks; nil if that is no block at all.
@@ -43,6 +49,7 @@ func NewCache(size int64) *Cache {
 		s.keys = make([]id.Location, per)
 		s.used = make([]bool, per)
 		s.bytes = make([]byte, per*storeproto.BlockSize)
+		s.seen = make([]uint32, seenPerSlot*per)
 	}
 	return c
 }
@@ -72,7 +79,7 @@ func (c *Cache) Get(l id.Location, dst []byte) bool {
 	return ok
 }
 
-// Put keeps a copy of the block at l.
+// Put keeps a copy of the block at l, if it was put before not long ago.
 func (c *Cache) Put(l id.Location, block []byte) {
 	if c == nil {
 		return
@@ -80,7 +87,7 @@ func (c *Cache) Put(l id.Location, block []byte) {
 	s := c.shard(l)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.at[l]; ok {
+	if _, ok := s.at[l]; ok || !s.again(l) {
 		return
 	}
 	for s.used[s.hand] {
@@ -95,6 +102,18 @@ func (c *Cache) Put(l id.Location, block []byte) {
 	s.keys[i] = l
 	s.at[l] = int32(i)
 	copy(s.bytes[i*storeproto.BlockSize:], block[:storeproto.BlockSize])
+}
+
+// again tells whether l is remembered as missed, and remembers it.
+func (s *cacheShard) again(l id.Location) bool {
+	h := uint64(l) * 0xD6E8FEB86659FD93
+	i := (h >> 32) % uint64(len(s.seen))
+	mark := uint32(h) | 1
+	if s.seen[i] == mark {
+		return true
+	}
+	s.seen[i] = mark
+	return false
 }
 
 // CacheStats are a cache's size in bytes and its hits and misses since the start.
