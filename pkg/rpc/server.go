@@ -78,8 +78,9 @@ type Server struct {
 		shaking   map[net.Conn]struct{}
 		conns     map[*serverConn]struct{}
 	}
-	running sync.WaitGroup // Serve calls and connections
-	once    sync.Once
+	running  sync.WaitGroup // Serve calls and connections
+	once     sync.Once
+	closeErr error // of once
 }
 
 // NewServer checks cfg. Nothing is served before Serve.
@@ -181,40 +182,54 @@ func (s *Server) serve(raw net.Conn) {
 }
 
 // Close stops accepting and reading, waits for the requests in flight, at most Drain,
-// and ends all connections. It may be called again.
+// and ends all connections. Requests that services still have not ended after as long
+// again are left behind, and are the error; their memory is freed when they end. It may be called again.
 func (s *Server) Close() error {
-	s.once.Do(func() {
-		s.mu.Lock()
-		s.mu.closed = true
-		var errAll error
-		for l := range s.mu.listeners {
-			errAll = errors.Join(errAll, l.Close())
-		}
-		for raw := range s.mu.shaking {
-			_ = raw.Close() // its goroutine ends with the error
-		}
-		conns := make([]*serverConn, 0, len(s.mu.conns))
-		for c := range s.mu.conns {
-			conns = append(conns, c)
-		}
-		s.mu.Unlock()
-		if errAll != nil {
-			s.cfg.Log.Warn("close listeners", "error", errAll)
-		}
-		for _, c := range conns {
-			c.drain()
-		}
-		late := s.cfg.Clock.AfterFunc(s.cfg.Drain, func() {
-			for _, c := range conns {
-				c.fail(fmt.Errorf("server of %s: %w", c.place, errs.ErrClosed))
-			}
-		})
+	s.once.Do(func() { s.closeErr = s.close() })
+	return s.closeErr
+}
+
+func (s *Server) close() error {
+	s.mu.Lock()
+	s.mu.closed = true
+	var err error
+	for l := range s.mu.listeners {
+		err = errors.Join(err, l.Close())
+	}
+	for raw := range s.mu.shaking {
+		_ = raw.Close() // its goroutine ends with the error
+	}
+	conns := make([]*serverConn, 0, len(s.mu.conns))
+	for c := range s.mu.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.drain()
+	}
+	ended := make(chan struct{})
+	go func() {
 		s.running.Wait()
-		late.Stop()
 		s.pacer.Close()
-	})
-	s.running.Wait()
-	return nil
+		close(ended)
+	}()
+	late := s.cfg.Clock.NewTimer(s.cfg.Drain)
+	defer late.Stop()
+	select {
+	case <-ended:
+		return err
+	case <-late.C():
+	}
+	for _, c := range conns {
+		c.fail(fmt.Errorf("server of %s: %w", c.place, errs.ErrClosed))
+	}
+	late.Reset(s.cfg.Drain)
+	select {
+	case <-ended:
+		return err
+	case <-late.C():
+	}
+	return errors.Join(err, fmt.Errorf("requests of %d connections did not end in %s: %w", len(conns), 2*s.cfg.Drain, errs.ErrTimeout))
 }
 
 func (s *Server) handshake(raw net.Conn) (*serverConn, error) {

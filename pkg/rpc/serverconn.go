@@ -183,7 +183,11 @@ func (c *serverConn) prepare(r *Request) error {
 		return fmt.Errorf("payload of %d bytes where operation %d takes %d: %w", r.PayloadBytes, r.Op, got, errs.ErrInvalid)
 	}
 	if r.ReplyBytes > 0 && r.PayloadBytes == 0 {
-		return c.take(r, r.ReplyBytes)
+		// All in one: holding some while waiting for more could be for ever.
+		n := r.cost
+		r.cost = 0
+		c.giveBack(n)
+		return c.take(r, n+r.ReplyBytes)
 	}
 	return nil
 }
@@ -237,16 +241,21 @@ func (c *serverConn) take(r *Request, n int) error {
 }
 
 func (c *serverConn) release(cost int) {
-	if cost > 0 {
-		c.budget.give(cost)
-		if c.svc.Process != nil {
-			c.svc.Process.give(cost)
-		}
-	}
+	c.giveBack(cost)
 	c.mu.Lock()
 	c.inFlight--
 	c.mu.idle.Broadcast()
 	c.mu.Unlock()
+}
+
+func (c *serverConn) giveBack(cost int) {
+	if cost == 0 {
+		return
+	}
+	c.budget.give(cost)
+	if c.svc.Process != nil {
+		c.svc.Process.give(cost)
+	}
 }
 
 // closedByPeer tells an orderly end between two frames.

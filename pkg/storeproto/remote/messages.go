@@ -365,7 +365,8 @@ func readFetch(r *codec.Reader) storeproto.Fetch {
 	return f
 }
 
-// appendFetchReply writes the heads of the batches; their bodies are the payload, in the same order.
+// appendFetchReply writes the heads of the batches, as of appends under their own epoch
+// with nothing released; their bodies are the payload, in the same order.
 func appendFetchReply(b []byte, s storeproto.Stream, batches []*storeproto.Batch, more bool) []byte {
 	b = binary.AppendUvarint(appendBool(b, more), uint64(len(batches)))
 	for _, batch := range batches {
@@ -388,6 +389,10 @@ func readFetchReply(place string, r *codec.Reader) (headers []storeproto.Header,
 		h, err := storeproto.DecodeHeader(place, raw)
 		if err != nil {
 			r.Fail("batch header", 1, 0)
+			return nil, false
+		}
+		if h.Base || h.Copy || h.Released != 0 || h.Epoch != h.BatchEpoch || len(headers) > 0 && h.Stream != headers[0].Stream {
+			r.Fail("fields of a fetched batch", 0, 1)
 			return nil, false
 		}
 		headers = append(headers, h)

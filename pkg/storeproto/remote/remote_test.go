@@ -2,6 +2,7 @@ package remote
 
 import (
 	"context"
+	"net"
 	"testing"
 	"time"
 
@@ -28,7 +29,7 @@ type site struct {
 	t       testing.TB
 	w       *rpctest.World
 	tr      rpctest.Transport
-	address string
+	addr    net.Addr
 	server  *rpc.Server
 	service *Service
 }
@@ -57,7 +58,7 @@ func serve(t testing.TB, w *rpctest.World, tr rpctest.Transport, cfg ServiceConf
 			t.Error(err)
 		}
 	})
-	return &site{t: t, w: w, tr: tr, address: l.Addr().String(), server: server, service: s}
+	return &site{t: t, w: w, tr: tr, addr: l.Addr(), server: server, service: s}
 }
 
 func lookup(s storeproto.Store) func(id.Store) (storeproto.Store, bool) {
@@ -67,7 +68,7 @@ func lookup(s storeproto.Store) func(id.Store) (storeproto.Store, bool) {
 // peer connects as the blockd of that name.
 func (s *site) peer(name string, change func(*PeerConfig)) *Peer {
 	s.t.Helper()
-	cfg := PeerConfig{Host: "b1", Network: s.tr.Network, Address: s.address, Insecure: !s.tr.TLS, Self: rpctest.Identity(name),
+	cfg := PeerConfig{Host: "b1", Network: s.tr.Network, Address: s.addr.String(), Insecure: !s.tr.TLS, Self: rpctest.Identity(name),
 		Clock: clock.System, Log: rpctest.Log(), Timing: patient}
 	if s.tr.TLS {
 		cfg.TLS = s.w.ClientTLS(name)
@@ -122,7 +123,6 @@ func TestRemoteStoreConforms(t *testing.T) {
 					Restart: func() storeproto.Store {
 						mem.Crash(0)
 						mem.Restart()
-						m.Advance(term)
 						return byHolder{a, map[id.Host]storeproto.Store{"b": b}}
 					}}
 			})

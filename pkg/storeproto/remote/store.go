@@ -101,6 +101,9 @@ func (s *store) Fetch(ctx context.Context, f storeproto.Fetch) (storeproto.Fetch
 		if r.End(); r.Err() != nil {
 			return r.Err()
 		}
+		if len(headers) > 0 && headers[0].Stream != f.Stream {
+			return corrupt(s.String(), "stream of fetched batches", 0, 1)
+		}
 		got.more = more
 		return got.allocate(c, s.String(), headers, payload)
 	})
