@@ -62,10 +62,10 @@ func (v *Volume) commitCheckpoint(ctx context.Context, k core.Checkpoint) {
 func (v *Volume) ask(ctx context.Context, a journal.Ask) {
 	ctx, cancel := context.WithTimeout(ctx, metadTimeout)
 	defer cancel()
-	rec, err := v.askList(ctx, a)
+	rec, err := AskList(ctx, v.cfg.Metad, a)
 	r := journal.AskResult{Ask: a, Err: err}
 	if err == nil {
-		r.List = listOf(rec)
+		r.List = ListOf(rec)
 	}
 	v.step(func(now time.Duration, fx *core.Effects) {
 		if v.opener != nil {
@@ -76,19 +76,20 @@ func (v *Volume) ask(ctx context.Context, a journal.Ask) {
 	})
 }
 
-func (v *Volume) askList(ctx context.Context, a journal.Ask) (*cluster.Volume, error) {
+// AskList brings a question of a journal to metad, in metad's words.
+func AskList(ctx context.Context, m Metad, a journal.Ask) (*cluster.Volume, error) {
 	at := client.ListVersion{Volume: a.Volume, Epoch: a.Epoch, Version: a.Version}
 	switch a.Kind {
 	case journal.AskAdd:
-		return v.cfg.Metad.AddEnsemble(ctx, client.AddEnsemble{At: at, Exclude: a.Exclude})
+		return m.AddEnsemble(ctx, client.AddEnsemble{At: at, Exclude: a.Exclude})
 	case journal.AskClose:
-		return v.cfg.Metad.CloseEnsemble(ctx, closeOf(at, a))
+		return m.CloseEnsemble(ctx, closeOf(at, a))
 	case journal.AskRemove:
-		return v.cfg.Metad.RemoveEnsembles(ctx, client.RemoveEnsembles{At: at, Ensembles: a.Ensembles, Released: a.Released})
+		return m.RemoveEnsembles(ctx, client.RemoveEnsembles{At: at, Ensembles: a.Ensembles, Released: a.Released})
 	case journal.AskReplace:
-		return v.cfg.Metad.ReplaceList(ctx, at, a.Ensembles[0])
+		return m.ReplaceList(ctx, at, a.Ensembles[0])
 	}
-	return v.cfg.Metad.Volume(ctx, a.Volume)
+	return m.Volume(ctx, a.Volume)
 }
 
 // closeOf is a close in metad's words.
@@ -102,8 +103,8 @@ func closeOf(at client.ListVersion, a journal.Ask) client.CloseEnsemble {
 	return c
 }
 
-// listOf is metad's list in the journal's words.
-func listOf(rec *cluster.Volume) journal.List {
+// ListOf is metad's list in the journal's words.
+func ListOf(rec *cluster.Volume) journal.List {
 	l := journal.List{Version: rec.ListVersion, Ensembles: make([]journal.Ensemble, len(rec.List))}
 	for i, e := range rec.List {
 		x := &l.Ensembles[i]

@@ -1,4 +1,4 @@
-package volume
+package volume_test
 
 import (
 	"bytes"
@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"ashlar.dev/blockd/volume"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
 )
@@ -34,7 +35,7 @@ type flat struct {
 }
 
 // step does one random operation on the volume and on the model.
-func (f *flat) step(v *Volume) {
+func (f *flat) step(v *volume.Volume) {
 	f.t.Helper()
 	size := uint64(len(f.data))
 	off := f.rng.Uint64N(size)
@@ -78,7 +79,7 @@ func (f *flat) step(v *Volume) {
 	}
 }
 
-func (f *flat) check(v *Volume, off, n uint64) {
+func (f *flat) check(v *volume.Volume, off, n uint64) {
 	f.t.Helper()
 	got, err := readBack(v, off, int(n))
 	if err != nil {
@@ -93,7 +94,7 @@ func (f *flat) check(v *Volume, off, n uint64) {
 	}
 }
 
-func (f *flat) all(v *Volume) {
+func (f *flat) all(v *volume.Volume) {
 	f.t.Helper()
 	for off := 0; off < len(f.data); off += 1 << 20 {
 		f.check(v, uint64(off), uint64(min(1<<20, len(f.data)-off)))
@@ -106,7 +107,7 @@ func TestVolumeIsLikeFlatBytes(t *testing.T) {
 	r := newRig(t, 3, 2, 4, 2)
 	v := id.Volume{1}
 	const size = 24 << 20
-	r.metad.create(v, size)
+	r.metad.Create(v, size)
 	f := &flat{t: t, rng: seed(t), data: make([]byte, size)}
 	e := r.engine("b1")
 	vol := e.mustOpen(v)

@@ -132,7 +132,7 @@ func opaque(rec *cluster.Volume) []byte {
 func (v *Volume) beginOpening() error {
 	rec := v.cfg.Record
 	cfg := journal.OpenConfig{
-		Volume: v.id, Epoch: v.epoch, Holder: v.cfg.Holder, List: listOf(rec), Prior: rec.Prior, MetaFrom: v.core.MetaFrom(),
+		Volume: v.id, Epoch: v.epoch, Holder: v.cfg.Holder, List: ListOf(rec), Prior: rec.Prior, MetaFrom: v.core.MetaFrom(),
 		Leases: v.cfg.Leases.table, Limits: v.cfg.Journal, Completed: v.sent, Confirmed: v.confirmed,
 	}
 	for _, e := range rec.List {

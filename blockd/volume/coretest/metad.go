@@ -1,0 +1,345 @@
+package coretest
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"ashlar.dev/blockd/volume"
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+// Metad keeps one version of the truth in memory, with metad's rules and no
+// quorum. It is safe for concurrent use and serves as a volume's Metad.
+type Metad struct {
+	mu      sync.Mutex
+	volumes map[id.Volume]*cluster.Volume
+	stores  []cluster.Store
+	pgs     []cluster.PG
+	version uint64
+	topo    *cluster.Topology
+	next    id.Sequence
+	counter map[id.Volume]uint32
+	away    bool
+	k, m    uint8
+}
+
+var _ volume.Metad = (*Metad)(nil)
+
+// NewMetad makes one without stores.
+func NewMetad() *Metad {
+	return &Metad{volumes: make(map[id.Volume]*cluster.Volume), next: 1, counter: make(map[id.Volume]uint32)}
+}
+
+// AddStore makes a store known.
+func (f *Metad) AddStore(s cluster.Store) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stores = append(f.stores, s)
+}
+
+// Profile forms groups of k+m over the stores that are up.
+func (f *Metad) Profile(k, m uint8) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.k, f.m = k, m
+	f.groupsLocked(nil)
+}
+
+// SetAway makes it answer nothing but the topology.
+func (f *Metad) SetAway(away bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.away = away
+}
+
+func (f *Metad) groupsLocked(exclude []id.Store) {
+	var up []cluster.StoreRef
+	full := make(map[id.Store]bool)
+	for _, s := range f.stores {
+		full[s.Store] = s.Full
+		if s.State == cluster.StoreUp && !s.Full && !slices.Contains(exclude, s.Store) {
+			up = append(up, s.StoreRef)
+		}
+	}
+	k, m := f.k, f.m
+	for _, smaller := range [][2]uint8{{1, 2}, {1, 1}} {
+		if len(up) < int(k+m) {
+			k, m = smaller[0], smaller[1]
+		}
+	}
+	for i := range f.pgs {
+		f.pgs[i].Preferred, f.pgs[i].Healthy = false, false
+	}
+	if n := int(k + m); len(up) >= n {
+		for start := range len(up) - n + 1 {
+			f.groupLocked(k, m, up[start:start+n])
+		}
+	}
+	f.publishLocked()
+}
+
+// groupLocked prefers the group of these stores, a new one if there is none.
+func (f *Metad) groupLocked(k, m uint8, stores []cluster.StoreRef) {
+	for i := range f.pgs {
+		if v := f.pgs[i].Current(); v.K == k && v.M == m && slices.Equal(v.Stores, stores) {
+			f.pgs[i].Preferred, f.pgs[i].Healthy = true, true
+			return
+		}
+	}
+	f.pgs = append(f.pgs, cluster.PG{
+		Number: id.PG(len(f.pgs) + 1), Preferred: true, Healthy: true,
+		Versions: []cluster.PGVersion{{Version: 1, K: k, M: m, Stores: slices.Clone(stores)}},
+	})
+}
+
+func (f *Metad) publishLocked() {
+	f.version++
+	pgs := slices.Clone(f.pgs)
+	for i := range pgs {
+		pgs[i].Versions = slices.Clone(pgs[i].Versions)
+	}
+	f.topo = (&cluster.Topology{Version: f.version, Stores: slices.Clone(f.stores), PGs: pgs}).Index()
+}
+
+// Mark changes what metad believes of a store.
+func (f *Metad) Mark(s id.Store, st cluster.StoreState) {
+	f.change(s, func(x *cluster.Store) { x.State = st })
+}
+
+// MarkFull says whether a store has room.
+func (f *Metad) MarkFull(s id.Store, full bool) {
+	f.change(s, func(x *cluster.Store) { x.Full = full })
+}
+
+func (f *Metad) change(s id.Store, what func(*cluster.Store)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.stores {
+		if f.stores[i].Store == s {
+			what(&f.stores[i])
+		}
+	}
+	f.groupsLocked(nil)
+}
+
+// BumpPG gives a group a newer version, of the same stores.
+func (f *Metad) BumpPG(n id.PG) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.pgs {
+		if p := &f.pgs[i]; p.Number == n {
+			v := p.Current()
+			v.Version++
+			p.Versions = append(slices.Clone(p.Versions), v)
+		}
+	}
+	f.publishLocked()
+}
+
+// PGs gives the numbers of all groups.
+func (f *Metad) PGs() (out []id.PG) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.pgs {
+		out = append(out, f.pgs[i].Number)
+	}
+	return out
+}
+
+// Create makes a volume of size bytes.
+func (f *Metad) Create(v id.Volume, size uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.volumes[v] = &cluster.Volume{ID: v, Size: size}
+}
+
+// Resize makes a volume larger.
+func (f *Metad) Resize(v id.Volume, size uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.volumes[v].Size = size
+}
+
+// Record gives a copy of what it knows of a volume.
+func (f *Metad) Record(v id.Volume) *cluster.Volume {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.volumes[v].Clone()
+}
+
+// Acquire raises the epoch of a volume and gives it to a holder.
+func (f *Metad) Acquire(v id.Volume, by id.Holder) (*cluster.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.volumes[v]
+	if r == nil {
+		return nil, errs.ErrNotFound
+	}
+	if r.Owner.Host != "" {
+		r.Prior = append(r.Prior, r.Owner.Host)
+	}
+	r.Epoch++
+	r.Owner = by
+	return r.Clone(), nil
+}
+
+func (f *Metad) at(l client.ListVersion) (*cluster.Volume, error) {
+	if f.away {
+		return nil, errs.ErrUnavailable
+	}
+	r := f.volumes[l.Volume]
+	switch {
+	case r == nil:
+		return nil, errs.ErrNotFound
+	case r.Epoch != l.Epoch:
+		return nil, errs.ErrStaleEpoch
+	case r.ListVersion != l.Version:
+		return nil, errs.ErrConflict
+	}
+	return r, nil
+}
+
+// Topology is the newest one.
+func (f *Metad) Topology() *cluster.Topology {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.topo
+}
+
+// Volume reads a volume.
+func (f *Metad) Volume(_ context.Context, v id.Volume) (*cluster.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.volumes[v]
+	if r == nil || f.away {
+		return nil, errs.ErrUnavailable
+	}
+	return r.Clone(), nil
+}
+
+// AddEnsemble adds an open ensemble of three stores, or two, on different hosts where it can.
+func (f *Metad) AddEnsemble(_ context.Context, a client.AddEnsemble) (*cluster.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.at(a.At)
+	if err != nil {
+		return nil, err
+	}
+	var members []cluster.StoreRef
+	for pass := range 2 { // one store of each host first
+		hosts := make(map[id.Host]bool)
+		for _, s := range f.stores {
+			skip := s.State != cluster.StoreUp || pass == 0 && hosts[s.Host] ||
+				slices.Contains(a.Exclude, s.Store) || slices.Contains(members, s.StoreRef)
+			if !skip && len(members) < 3 {
+				hosts[s.Host] = true
+				members = append(members, s.StoreRef)
+			}
+		}
+	}
+	if len(members) < 2 {
+		return nil, errs.ErrNoSpace
+	}
+	f.counter[r.ID]++
+	r.List = append(r.List, cluster.Ensemble{ID: id.Ensemble{Epoch: r.Epoch, N: f.counter[r.ID]}, Stores: members})
+	r.ListVersion++
+	return r.Clone(), nil
+}
+
+// CloseEnsemble closes one.
+func (f *Metad) CloseEnsemble(_ context.Context, c client.CloseEnsemble) (*cluster.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.at(c.At)
+	if err != nil {
+		return nil, err
+	}
+	for i := range r.List {
+		if e := &r.List[i]; e.ID == c.Ensemble {
+			e.Closed, e.From, e.To, e.MetaFrom, e.MetaTo, e.Holders = true, c.From, c.To, c.MetaFrom, c.MetaTo, c.Holders
+		}
+	}
+	r.ListVersion++
+	return r.Clone(), nil
+}
+
+// RemoveEnsembles takes some out of the list.
+func (f *Metad) RemoveEnsembles(_ context.Context, d client.RemoveEnsembles) (*cluster.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.at(d.At)
+	if err != nil {
+		return nil, err
+	}
+	r.List = slices.DeleteFunc(slices.Clone(r.List), func(e cluster.Ensemble) bool { return slices.Contains(d.Ensembles, e.ID) })
+	r.ListVersion++
+	return r.Clone(), nil
+}
+
+// ReplaceList leaves one ensemble of the list.
+func (f *Metad) ReplaceList(_ context.Context, at client.ListVersion, keep id.Ensemble) (*cluster.Volume, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r, err := f.at(at)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := r.Ensemble(keep)
+	if !ok {
+		return nil, errs.ErrNotFound
+	}
+	r.List, r.Prior = []cluster.Ensemble{e}, nil
+	r.ListVersion++
+	return r.Clone(), nil
+}
+
+// AllocRange gives 256 sequences.
+func (f *Metad) AllocRange(_ context.Context, v id.Volume, e id.Epoch) (client.Range, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch r := f.volumes[v]; {
+	case f.away:
+		return client.Range{}, errs.ErrUnavailable
+	case r == nil || r.Epoch != e:
+		return client.Range{}, errs.ErrStaleEpoch
+	}
+	f.next += 256
+	return client.Range{Epoch: e, First: f.next - 256, Count: 256}, nil
+}
+
+// CommitCheckpoint takes a higher checkpoint, and the same one again.
+func (f *Metad) CommitCheckpoint(_ context.Context, v id.Volume, e id.Epoch, c cluster.Checkpoint) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.volumes[v]
+	switch {
+	case f.away:
+		return errs.ErrUnavailable
+	case r == nil || r.Epoch != e:
+		return errs.ErrStaleEpoch
+	case len(c.Opaque) > cluster.CheckpointBytesMax:
+		return errs.ErrInvalid
+	case r.Checkpoint != nil && !c.Above(*r.Checkpoint) && (c.Epoch != r.Checkpoint.Epoch || c.Meta != r.Checkpoint.Meta):
+		return errs.ErrConflict
+	}
+	r.Checkpoint = &c
+	return nil
+}
+
+// EnsurePlacement forms groups without some stores.
+func (f *Metad) EnsurePlacement(_ context.Context, exclude []id.Store) (*cluster.Topology, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.away {
+		return nil, errs.ErrUnavailable
+	}
+	f.groupsLocked(exclude)
+	return f.topo, nil
+}
+
+// ReportStore takes a complaint and does nothing about it.
+func (f *Metad) ReportStore(context.Context, id.Host, cluster.StoreRef, string) error { return nil }

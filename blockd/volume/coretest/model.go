@@ -1,0 +1,202 @@
+package coretest
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// Cell is the unit in which the model keeps a volume: a block has eight cells, so
+// that sub-block writes show.
+const Cell = 512
+
+// Model knows what reads may return: every cell is a register. A write has a tag,
+// and its place in time is anywhere between its beginning and its end; one whose
+// outcome is unknown may or may not have happened, until Settle says when it can
+// no longer happen.
+type Model struct {
+	blocks  map[uint64]*[8]cell // those that were ever written to
+	zero    *Write              // what all begin with
+	time    uint64
+	unknown []*Write
+}
+
+// cell is one register.
+type cell struct {
+	writes []*Write
+	seen   *Write // the last one a read has seen
+	seenAt uint64
+	dead   map[*Write]uint64 // overwritten for sure at that time: a read saw what came later
+}
+
+// Write is one write, or one that zeroes (Tag 0).
+type Write struct {
+	Tag         uint64
+	begun, done uint64
+	definite    bool
+}
+
+// NewModel makes a model of a volume of zeros.
+func NewModel() *Model {
+	m := &Model{blocks: make(map[uint64]*[8]cell)}
+	m.zero = &Write{done: m.tick(), definite: true}
+	return m
+}
+
+// cell gives a cell; nil: it was never written to.
+func (m *Model) cell(i uint64) *cell {
+	if b := m.blocks[i/8]; b != nil {
+		return &b[i%8]
+	}
+	return nil
+}
+
+func (m *Model) tick() uint64 { m.time++; return m.time }
+
+// Begin notes a write of n bytes at off, both multiples of Cell; zero: it zeroes.
+func (m *Model) Begin(off, n uint64, zero bool) *Write {
+	w := &Write{begun: m.tick()}
+	if !zero {
+		w.Tag = w.begun
+	}
+	for i := off / Cell; i < (off+n)/Cell; i++ {
+		b := m.blocks[i/8]
+		if b == nil {
+			b = new([8]cell)
+			for j := range b {
+				b[j].writes = []*Write{m.zero}
+			}
+			m.blocks[i/8] = b
+		}
+		b[i%8].writes = append(b[i%8].writes, w)
+	}
+	return w
+}
+
+// Fill writes the content of w's cells from byte from of w on.
+func (w *Write) Fill(dst []byte) {
+	for i := 0; i+8 <= len(dst); i += 8 {
+		binary.LittleEndian.PutUint64(dst[i:], w.Tag)
+	}
+}
+
+// End says that a write was acknowledged, or that its outcome is unknown.
+func (m *Model) End(w *Write, acknowledged bool) {
+	if acknowledged {
+		w.done, w.definite = m.tick(), true
+		return
+	}
+	m.unknown = append(m.unknown, w)
+}
+
+// Settle says that what has an unknown outcome happens now or never: a new owner has opened the volume.
+func (m *Model) Settle() {
+	t := m.tick()
+	for _, w := range m.unknown {
+		w.done = t
+	}
+	m.unknown = nil
+}
+
+// Touched tells whether a range was ever written to.
+func (m *Model) Touched(off, n uint64) bool {
+	for i := off / Cell / 8; i < (off+n)/Cell/8; i++ {
+		if m.blocks[i] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Reading notes the beginning of a read.
+func (m *Model) Reading() uint64 { return m.tick() }
+
+// Read checks the bytes of a read at off that began at begun and ends now.
+func (m *Model) Read(begun, off uint64, data []byte) error {
+	ended := m.tick()
+	for i := 0; i < len(data); i += Cell {
+		c := off/Cell + uint64(i/Cell)
+		tag := binary.LittleEndian.Uint64(data[i:])
+		for j := 8; j < Cell; j += 8 {
+			if t := binary.LittleEndian.Uint64(data[i+j:]); t != tag {
+				return fmt.Errorf("cell %d (block %d) is torn: %d and %d", c, c/8, tag, t)
+			}
+		}
+		if err := m.see(c, tag, begun, ended); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// see checks one cell of a read.
+func (m *Model) see(i, tag, begun, ended uint64) error {
+	c := m.cell(i)
+	if c == nil {
+		if tag != 0 {
+			return fmt.Errorf("cell %d (block %d) reads as %d: nobody ever wrote there", i, i/8, tag)
+		}
+		return nil
+	}
+	var w *Write
+	candidates, why := 0, ""
+	for _, x := range c.writes {
+		if x.Tag != tag {
+			continue
+		}
+		if reason := c.refuses(x, begun); reason != "" {
+			why = reason
+			continue
+		}
+		w = x
+		candidates++
+	}
+	if candidates == 0 {
+		if why == "" {
+			why = "nobody wrote it here"
+		}
+		return fmt.Errorf("cell %d (block %d) reads as %d: %s", i, i/8, tag, why)
+	}
+	if candidates == 1 {
+		c.saw(w, begun, ended)
+	}
+	return nil
+}
+
+// refuses says why a read that began at begun cannot return w; "": it can.
+func (c *cell) refuses(w *Write, begun uint64) string {
+	if at, ok := c.dead[w]; ok && at < begun {
+		return "an earlier read saw what came after it"
+	}
+	if w.done == 0 {
+		return ""
+	}
+	for _, x := range c.writes {
+		if x.definite && x.begun > w.done && x.done < begun {
+			return fmt.Sprintf("it was overwritten by %d before the read began", x.Tag)
+		}
+	}
+	return ""
+}
+
+// saw notes that a read returned w: what was certainly before w is gone for reads that begin from now on.
+func (c *cell) saw(w *Write, begun, ended uint64) {
+	kill := func(x *Write) {
+		if c.dead == nil {
+			c.dead = make(map[*Write]uint64)
+		}
+		if _, ok := c.dead[x]; !ok && x != w {
+			c.dead[x] = ended
+		}
+	}
+	for _, x := range c.writes {
+		if x.done != 0 && x.done < w.begun {
+			kill(x)
+		}
+	}
+	if c.seen != nil && c.seen != w && c.seenAt < begun {
+		kill(c.seen)
+	}
+	if c.seenAt < begun || c.seen == nil {
+		c.seen, c.seenAt = w, ended
+	}
+}

@@ -1,0 +1,301 @@
+package coretest
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"ashlar.dev/blockd/journal"
+	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/record"
+	"ashlar.dev/pkg/storeproto/memstore"
+)
+
+// Config says what a World is like. Chances are between 0 and 1, per event.
+type Config struct {
+	Seed    uint64
+	Stores  int
+	Blocks  block.LBA
+	Limits  core.Limits
+	Journal journal.Limits
+	// Leases: reads go without a round trip. An engine is then killed before another
+	// takes over: on one host the older life is known to be dead.
+	Leases bool
+
+	PackFails, PageFails, ReadFails, MetadFails, StoreFails, TakesOver float64
+
+	// CheckEvery is how many steps lie between two counts of everything; 0: never.
+	CheckEvery int
+	// Trace, if set, hears of what happens.
+	Trace func(string)
+}
+
+// World is everything around the cores of one volume, stepped by one seed.
+type World struct {
+	cfg      Config
+	rng      *rand.Rand
+	clock    *clock.Manual
+	volume   id.Volume
+	life     uint64
+	budget   *blockmap.Budget
+	Metad    *Metad
+	Stores   []*memstore.Store
+	Engines  []*Engine
+	Model    *Model
+	segments *segments
+
+	links    []*link
+	tasks    []task
+	calm     bool // no faults any more
+	steps    int
+	requests int // submitted and not completed
+	Done     int // requests completed
+	Puts     int
+	err      error
+}
+
+// task is something that will happen.
+type task struct {
+	name string
+	do   func()
+}
+
+// New makes a world with a volume of zeros.
+func New(cfg Config) *World {
+	w := &World{
+		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 11)), clock: clock.NewManual(), volume: id.Volume{1}, Metad: NewMetad(),
+		budget: blockmap.NewBudget(64), Model: NewModel(),
+	}
+	w.segments = &segments{w: w, at: make(map[id.Segment]*kept), tombs: make(map[id.Segment]bool)}
+	for i := range cfg.Stores {
+		ref := cluster.StoreRef{Store: id.Store{15: byte(i + 1)}, Incarnation: id.Incarnation{1, byte(i)}}
+		w.Stores = append(w.Stores, memstore.New(memstore.Options{
+			ID: ref.Store, Incarnation: ref.Incarnation, Clock: w.clock, LeaseTerm: 300 * time.Millisecond,
+		}))
+		w.Metad.AddStore(cluster.Store{StoreRef: ref, Host: id.Host(fmt.Sprintf("h%d", i)), State: cluster.StoreUp})
+	}
+	w.Metad.Create(w.volume, uint64(cfg.Blocks.Offset()))
+	w.Metad.Profile(1, 1)
+	return w
+}
+
+func (w *World) now() time.Duration { return w.clock.Now() }
+
+func (w *World) log(format string, args ...any) {
+	if w.cfg.Trace != nil {
+		w.cfg.Trace(fmt.Sprintf("%8d %v ", w.steps, w.now()-time.Hour) + fmt.Sprintf(format, args...))
+	}
+}
+
+// Fail notes the first thing that went wrong.
+func (w *World) Fail(err error) {
+	if w.err == nil && err != nil {
+		w.err = fmt.Errorf("seed %d, step %d: %w", w.cfg.Seed, w.steps, err)
+		w.log("FAILED: %v", err)
+	}
+}
+
+// Err is the first thing that went wrong.
+func (w *World) Err() error { return w.err }
+
+func (w *World) chance(p float64) bool { return !w.calm && p > 0 && w.rng.Float64() < p }
+
+// lose makes the answer to a question get lost now and then, though it was carried out.
+func (w *World) lose(err error) error {
+	if err == nil && w.chance(w.cfg.MetadFails) {
+		return fmt.Errorf("the answer was lost: %w", errs.ErrTimeout)
+	}
+	return err
+}
+
+func (w *World) later(name string, do func()) { w.tasks = append(w.tasks, task{name, do}) }
+
+func (w *World) body(s id.Store) *memstore.Store {
+	for _, x := range w.Stores {
+		if x.ID() == s {
+			return x
+		}
+	}
+	panic("coretest: no such store")
+}
+
+// happen lets one of the things happen that can; false if there is none.
+func (w *World) happen() bool {
+	var ready []*[]func()
+	for _, l := range w.links {
+		if len(l.requests) > 0 {
+			ready = append(ready, &l.requests)
+		}
+		if len(l.answers) > 0 {
+			ready = append(ready, &l.answers)
+		}
+	}
+	n := len(w.tasks) + len(ready)
+	if n == 0 {
+		return false
+	}
+	i := w.rng.IntN(n)
+	if i >= len(w.tasks) {
+		q := ready[i-len(w.tasks)]
+		f := (*q)[0]
+		*q = slices.Delete(*q, 0, 1)
+		f()
+		return true
+	}
+	t := w.tasks[i]
+	w.tasks[i] = w.tasks[len(w.tasks)-1]
+	w.tasks[len(w.tasks)-1] = task{}
+	w.tasks = w.tasks[:len(w.tasks)-1]
+	w.log("%s", t.name)
+	t.do()
+	return true
+}
+
+// pass lets time go by.
+func (w *World) pass(d time.Duration) {
+	w.clock.Advance(d)
+	for _, e := range w.Engines {
+		if !e.dead {
+			e.tick()
+		}
+	}
+}
+
+// Owner is the engine of the highest epoch.
+func (w *World) Owner() *Engine {
+	if len(w.Engines) == 0 {
+		return nil
+	}
+	return w.Engines[len(w.Engines)-1]
+}
+
+// step does one random thing.
+func (w *World) step() {
+	w.steps++
+	o := w.Owner()
+	switch {
+	case o == nil || o.Ended:
+		w.TakeOver()
+	case w.chance(w.cfg.TakesOver):
+		w.TakeOver()
+	case w.chance(w.cfg.StoreFails):
+		w.failStore()
+	case w.chance(w.cfg.PackFails / 20):
+		pgs := w.Metad.PGs()
+		w.Metad.BumpPG(pgs[w.rng.IntN(len(pgs))])
+	case w.chance(w.cfg.MetadFails / 20):
+		w.Metad.SetAway(true)
+		w.later("metad is back", func() { w.Metad.SetAway(false) })
+	case w.rng.IntN(20) == 0:
+		w.pass(time.Duration(w.rng.IntN(120)) * time.Millisecond)
+	case w.rng.IntN(4) == 0 && w.requests < 24 && !w.calm:
+		w.Submit()
+	default:
+		if !w.happen() {
+			w.pass(50 * time.Millisecond)
+		}
+	}
+	if w.cfg.CheckEvery > 0 && w.steps%w.cfg.CheckEvery == 0 {
+		w.Check()
+	}
+}
+
+// TakeOver lets another engine open the volume. The one before may go on as a zombie.
+func (w *World) TakeOver() {
+	if o := w.Owner(); o != nil && (w.cfg.Leases || w.rng.IntN(2) == 0) {
+		o.Kill()
+	}
+	for len(w.Engines) > 3 { // zombies of long ago are of no interest
+		w.Engines[0].Kill()
+		w.Engines = slices.Delete(w.Engines, 0, 1)
+	}
+	w.open()
+}
+
+// failStore kills a store for a while. Two at once would only make everybody wait.
+func (w *World) failStore() {
+	s := w.Stores[w.rng.IntN(len(w.Stores))]
+	w.log("store %s dies", s.ID())
+	s.Crash(w.rng.Uint64())
+	if w.rng.IntN(2) == 0 {
+		w.Metad.Mark(s.ID(), cluster.StoreDown)
+	}
+	w.later("store is back", func() {
+		s.Restart()
+		w.Metad.Mark(s.ID(), cluster.StoreUp)
+	})
+}
+
+// Check counts everything again, of the owner and of metad's checkpoint.
+func (w *World) Check() {
+	o := w.Owner()
+	if o == nil || o.dead || !o.Opened {
+		return
+	}
+	if err := o.Core.Check(o.inspector()); err != nil {
+		w.Fail(err)
+	}
+	rec := w.Metad.Record(w.volume)
+	if rec.Checkpoint == nil {
+		return
+	}
+	k, err := record.DecodeCheckpoint("metad's checkpoint", rec.Checkpoint.Opaque)
+	if err != nil {
+		w.Fail(err)
+		return
+	}
+	for _, root := range []blockmap.Root{k.Map, k.Table} {
+		if err := core.CountTree(root, o.inspector(), make(map[id.Segment]int)); err != nil {
+			w.Fail(fmt.Errorf("checkpoint of metad: %w", err))
+		}
+	}
+}
+
+// Run does n random things.
+func (w *World) Run(n int) error {
+	for range n {
+		if w.err != nil {
+			break
+		}
+		w.step()
+	}
+	return w.err
+}
+
+var errStuck = errors.New("nothing goes on any more")
+
+// Until lets things happen, without new requests and faults, until cond holds.
+func (w *World) Until(cond func() bool) error {
+	w.calm = true
+	defer func() { w.calm = false }()
+	for range 200_000 {
+		if w.err != nil || cond() {
+			return w.err
+		}
+		w.steps++
+		if o := w.Owner(); o == nil || o.Ended && !o.Drained {
+			w.TakeOver()
+		}
+		if !w.happen() || w.rng.IntN(50) == 0 {
+			w.pass(50 * time.Millisecond)
+		}
+	}
+	w.Fail(errStuck)
+	return w.err
+}
+
+// Settle waits until every request is done and the owner serves.
+func (w *World) Settle() error {
+	return w.Until(func() bool { return w.requests == 0 && w.Owner().Opened && !w.Owner().Ended })
+}
+
+// Segments is how many segments the stores have.
+func (w *World) Segments() int { return len(w.segments.at) }

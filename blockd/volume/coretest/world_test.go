@@ -1,0 +1,123 @@
+package coretest
+
+import (
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"ashlar.dev/blockd/journal"
+	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/pkg/buf"
+)
+
+// small makes everything happen often: a memtable is some blocks, a checkpoint some segments.
+func small(seed uint64) Config {
+	return Config{
+		Seed: seed, Stores: 5, Blocks: 1 << 19,
+		Limits: core.Limits{
+			UnpackedBytesMax: 2 << 20, SealBlocks: 48, SealBytes: 512 << 10, SealIdle: 2 * time.Second, LongBlocksMin: 24,
+			CheckpointBytes: 1 << 20, CheckpointDead: 512 << 10, CheckpointMeta: 64 << 10, CheckpointDirty: 64,
+		},
+		Journal:    journal.Limits{ReplaceAfter: 300 * time.Millisecond},
+		Leases:     seed%3 == 0,
+		CheckEvery: 50,
+	}
+}
+
+// seeds gives where to begin and how many to try: SEED for one, SEEDS for more.
+func seeds(t *testing.T, n int) (from, to uint64) {
+	t.Helper()
+	get := func(name string) (uint64, bool) {
+		s := os.Getenv(name)
+		if s == "" {
+			return 0, false
+		}
+		v, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v, true
+	}
+	if s, ok := get("SEED"); ok {
+		return s, s + 1
+	}
+	if m, ok := get("SEEDS"); ok {
+		return 1, m + 1
+	}
+	return 1, uint64(n) + 1
+}
+
+// live runs one world to a quiet end and looks at everything there.
+func live(t *testing.T, cfg Config, steps int) *World {
+	t.Helper()
+	if os.Getenv("SEED") != "" && testing.Verbose() {
+		cfg.Trace = func(s string) { t.Log(s) }
+	}
+	before := buf.Outstanding().Buffers
+	w := New(cfg)
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	check(w.Run(steps))
+	t.Logf("%+v", w.Owner().Core.Stats())
+	check(w.Settle())
+	w.Check()
+	check(w.Err())
+	check(w.ReadAll())
+	o := w.Owner()
+	o.Drain()
+	check(w.Until(func() bool { return o.Drained }))
+	for _, e := range w.Engines {
+		e.Kill()
+	}
+	check(w.Until(func() bool { return len(w.tasks) == 0 || w.Owner() != o }))
+	w.open()
+	check(w.Settle())
+	check(w.ReadAll())
+	w.Check()
+	check(w.Err())
+	for _, e := range w.Engines {
+		e.Kill()
+	}
+	w.calm = true
+	for w.happen() {
+	}
+	check(w.Err())
+	for _, s := range w.Stores {
+		s.Wipe(s.Incarnation()) // they keep the batches of what was not released
+	}
+	if n := buf.Outstanding().Buffers; n != before {
+		t.Fatalf("seed %d: %d buffers are not released", cfg.Seed, n-before)
+	}
+	return w
+}
+
+// Without this nothing would try whether the engine keeps every acknowledged byte in
+// whatever order stores, metad and its own work answer, fail or fall silent.
+func TestEveryOrderOfEvents(t *testing.T) {
+	from, to := seeds(t, 40)
+	for s := from; s < to; s++ {
+		cfg := small(s)
+		cfg.PackFails, cfg.PageFails, cfg.ReadFails = 0.1, 0.05, 0.02
+		cfg.MetadFails, cfg.StoreFails, cfg.TakesOver = 0.05, 0.0005, 0.0004
+		w := live(t, cfg, 6000)
+		if s == from {
+			t.Logf("seed %d: %d requests, %d puts, %d segments at the end, %d engines, %+v", s, w.Done, w.Puts, w.Segments(), w.life, w.Owner().Core.Stats())
+		}
+	}
+}
+
+// Without this a mistake that only shows when nothing fails would hide behind faults.
+func TestCalmWeather(t *testing.T) {
+	from, to := seeds(t, 10)
+	for s := from; s < to; s++ {
+		w := live(t, small(s), 6000)
+		if w.life != 2 {
+			t.Fatalf("seed %d: %d engines in calm weather", s, w.life)
+		}
+	}
+}
