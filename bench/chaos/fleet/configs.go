@@ -19,7 +19,7 @@ const (
 	operator    = "operator"
 	storeSize   = 4 * config.GiB
 	// Little memory and an impatient packer: much is packed in little time.
-	writeBuffer = 128 * config.MiB
+	writeBuffer = 256 * config.MiB
 	sealIdle    = time.Second
 )
 
