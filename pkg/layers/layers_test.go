@@ -59,7 +59,7 @@ func TestImportTable(t *testing.T) { checkImports(t, theTree(t)) }
 
 func checkImports(t reporter, tr *tree) {
 	for _, f := range tr.files {
-		for path := range f.imports() {
+		for path := range f.imports {
 			target, ours := strings.CutPrefix(path, module+"/")
 			if ours && !f.test && strings.HasSuffix(target, "test") && !under(f.dir, "bench") {
 				t.Errorf("%s imports %s: helpers of tests are imported by tests only", f.path, path)
@@ -92,7 +92,7 @@ func TestOnlyMainImportsAServer(t *testing.T) { checkServers(t, theTree(t)) }
 
 func checkServers(t reporter, tr *tree) {
 	for _, f := range tr.files {
-		for path := range f.imports() {
+		for path := range f.imports {
 			target, ours := strings.CutPrefix(path, module+"/")
 			daemon, room, _ := strings.Cut(target, "/")
 			if !ours || room != "server" || !slices.Contains(daemons, daemon) {
@@ -146,7 +146,7 @@ func checkPure(t reporter, tr *tree) {
 		if f.test || !under(f.dir, pureRooms...) {
 			continue
 		}
-		for path := range f.imports() {
+		for path := range f.imports {
 			checkPureImport(t, f, path)
 		}
 		ast.Inspect(f.ast, func(n ast.Node) bool {
@@ -156,7 +156,7 @@ func checkPure(t reporter, tr *tree) {
 			case *ast.SelectStmt:
 				t.Errorf("%s: a pure room waits for nothing: take an event instead", tr.at(n))
 			case *ast.SelectorExpr:
-				if x, ok := n.X.(*ast.Ident); ok && x.Name == f.imports()["time"] && slices.Contains(impureTime, n.Sel.Name) {
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == f.imports["time"] && slices.Contains(impureTime, n.Sel.Name) {
 					t.Errorf("%s: a pure room reads no clock: take the time as an argument", tr.at(n))
 				}
 			}

@@ -25,18 +25,20 @@ type source struct {
 	test      bool // a test file, or a helper of tests
 	testkit   bool // a helper of tests that other packages import
 	generated bool
+	imports   map[string]string // import path → local name
 }
 
-// imports gives the import paths with the local names they are used under.
-func (s *source) imports() map[string]string {
+var versionSuffix = regexp.MustCompile(`^v\d+$`)
+
+func importsOf(f *ast.File) map[string]string {
 	out := make(map[string]string)
-	for _, spec := range s.ast.Imports {
+	for _, spec := range f.Imports {
 		path, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
 			continue // the parser would have refused it
 		}
 		name := path[strings.LastIndexByte(path, '/')+1:]
-		if regexp.MustCompile(`^v\d+$`).MatchString(name) {
+		if versionSuffix.MatchString(name) {
 			name = filepath.Base(filepath.Dir(path))
 		}
 		if spec.Name != nil {
@@ -116,7 +118,7 @@ func (t *tree) addText(rel string, text []byte) error {
 		// A folder named like nbdtest or storetest holds helpers of tests, as net/http/httptest does.
 		test:      strings.HasSuffix(rel, "_test.go") || strings.HasSuffix(filepath.Dir(rel), "test"),
 		testkit:   !strings.HasSuffix(rel, "_test.go") && strings.HasSuffix(filepath.Dir(rel), "test"),
-		generated: generatedMark.Match(text),
+		generated: generatedMark.Match(text), imports: importsOf(f),
 	})
 	return nil
 }
