@@ -390,7 +390,7 @@ func crashFormat(fs vfs.FS) FormatOptions {
 // must hold every promise made up to then.
 func TestCrashKeepsEveryPromise(t *testing.T) {
 	carried := int64(0)
-	for _, seed := range seeds(t, 6) {
+	for _, seed := range seeds(t, 4) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { carried += crashOnce(t, seed) })
 	}
 	if carried == 0 {

@@ -186,7 +186,7 @@ func (x *index) pruneTombstones(l *loaded) error {
 	}
 	b := x.newBatch()
 	for _, t := range l.tombstones {
-		if t.Epoch < fences[t.Volume] {
+		if t.Moot(fences[t.Volume]) {
 			if err := b.Delete(tombstoneKey(t.Volume, t.Segment), nil); err != nil {
 				return err
 			}

@@ -211,7 +211,7 @@ func (c *Core) Release(r storeproto.Release, ctl *Control) {
 
 // Drop forgets streams, see storeproto.Drop. A drop below the fence is ErrStaleEpoch.
 func (c *Core) Drop(d storeproto.Drop, ctl *Control) {
-	if vol := c.volumes[d.Volume]; vol != nil && d.Epoch < vol.fence {
+	if vol := c.volumes[d.Volume]; c.dead == nil && vol != nil && d.Epoch < vol.fence {
 		op := c.newOp()
 		op.Control, op.Err = ctl, fmt.Errorf("drop under %s, fenced at %s: %w", d.Epoch, vol.fence, errs.ErrStaleEpoch)
 		c.enqueue(op)

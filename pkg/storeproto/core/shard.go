@@ -27,6 +27,14 @@ type tombstone struct {
 	generation id.Generation
 }
 
+func (t tombstone) moot(fence id.Epoch) bool { return t.epoch < fence && t.generation.Epoch < fence }
+
+// Moot tells whether a fence at that epoch refuses all that t would: a put under
+// an epoch below it is stale, and who owns the volume since knows of the deletion.
+func (t Tombstone) Moot(fence id.Epoch) bool {
+	return tombstone{t.Epoch, t.Generation}.moot(fence)
+}
+
 // AdmitShard decides whether a put may begin. The same is asked again when its
 // data is durable, by CommitShard.
 func (c *Core) AdmitShard(h *storeproto.ShardHead, epoch id.Epoch) error {
@@ -111,11 +119,11 @@ func (c *Core) Deleted(v id.Volume, s id.Segment, g id.Generation) bool {
 	return ok && !t.generation.Less(g)
 }
 
-// pruneTombstones forgets those of lower epochs than a durable fence: nobody
-// below it may put anything. The shell does the same with what it persisted.
+// pruneTombstones forgets those that a durable fence has made moot. The shell
+// does the same with what it persisted.
 func (vol *volume) pruneTombstones(fence id.Epoch) {
 	for s, t := range vol.tombstones {
-		if t.epoch < fence {
+		if t.moot(fence) {
 			delete(vol.tombstones, s)
 		}
 	}
