@@ -222,10 +222,7 @@ func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume) {
 // one more loss. What is open needs two of three answers, or one of two; of what is
 // closed one of its two holders does. It tells whether recovery is impossible now.
 func (r *Report) ensemble(t *cluster.Topology, v *state.Volume, e cluster.Ensemble) (stuck bool) {
-	stores, need := e.Stores, len(e.Stores)-1
-	if e.Closed {
-		stores, need = e.Holders, 1
-	}
+	stores, need := recovery(e)
 	have := 0
 	for _, s := range stores {
 		if t.Usable(s) {

@@ -69,6 +69,13 @@ type Liveness struct {
 	hosts             map[id.Host]*hostLife
 	stores            map[cluster.StoreRef]*storeLife
 	reports           map[cluster.StoreRef]map[id.Host]report
+	held              map[id.Volume]hold
+}
+
+// hold is when an owner was last known to hold its volume: granted to it, or spoken of.
+type hold struct {
+	epoch id.Epoch
+	at    time.Duration
 }
 
 type hostLife struct {
@@ -93,11 +100,15 @@ const reportersMax = 16
 // silentBeats is after how many missed heartbeats one complaint is enough.
 const silentBeats = 2
 
+// heldTimeout is how long an owner that lives may not speak of its volume before
+// another may take it: it gave up without saying so. An opening takes less.
+const heldTimeout = 30 * time.Second
+
 // NewLiveness begins at start.
 func NewLiveness(start time.Duration, s cluster.Settings) *Liveness {
 	return &Liveness{start: start, interval: s.HeartbeatInterval, timeout: s.HeartbeatTimeout,
 		hosts: make(map[id.Host]*hostLife), stores: make(map[cluster.StoreRef]*storeLife),
-		reports: make(map[cluster.StoreRef]map[id.Host]report)}
+		reports: make(map[cluster.StoreRef]map[id.Host]report), held: make(map[id.Volume]hold)}
 }
 
 // Beat takes a heartbeat. The caller has checked that it is of the host's present life.
@@ -106,6 +117,32 @@ func (l *Liveness) Beat(now time.Duration, b Beat) {
 	for _, s := range b.Stores {
 		l.stores[s.StoreRef] = &storeLife{beat: s, seen: now}
 	}
+	for _, v := range b.Volumes {
+		l.Granted(now, v.Volume, v.Epoch)
+	}
+}
+
+// Granted hears that a volume was granted, or is held, at epoch e.
+func (l *Liveness) Granted(now time.Duration, v id.Volume, e id.Epoch) {
+	if l.held[v].epoch <= e {
+		l.held[v] = hold{e, now}
+	}
+}
+
+// Forget drops what is known of a volume that is deleted.
+func (l *Liveness) Forget(v id.Volume) { delete(l.held, v) }
+
+// OwnerGone tells whether the owner of v at epoch e may be passed over: its host is
+// silent, or speaks but has not spoken of the volume for long.
+func (l *Liveness) OwnerGone(now time.Duration, owner id.Holder, v id.Volume, e id.Epoch) bool {
+	if !l.HostUp(now, owner.Host) {
+		return true
+	}
+	last := l.start
+	if h := l.held[v]; h.epoch == e {
+		last = h.at
+	}
+	return l.Spoke(owner) && now-last >= heldTimeout
 }
 
 // Registered hears of a host that registered: it lives, though its stores have not spoken yet.

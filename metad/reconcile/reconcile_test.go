@@ -398,3 +398,137 @@ func TestFullStoresTakeJournals(t *testing.T) {
 		t.Fatal("a full cluster gives no journal")
 	}
 }
+
+// An owner that lives but gave up without a word would otherwise keep its disk closed
+// to everybody for ever.
+func TestOwnerThatDoesNotSpeakOfItsVolumeIsGone(t *testing.T) {
+	s := newScene(t, 1, 1)
+	s.now = second
+	v := id.Volume{5}
+	s.l.Granted(s.now, v, 2)
+	gone := func(e id.Epoch) bool { return s.l.OwnerGone(s.now, holder(1), v, e) }
+	for range 29 {
+		s.now += second
+		s.beat(1)
+		if gone(2) {
+			t.Fatalf("gone after %v, it may be opening", s.now)
+		}
+	}
+	s.now += second
+	s.beat(1)
+	if !gone(2) {
+		t.Fatal("still there after 30 s of silence about it")
+	}
+	s.speak(1, VolumeBeat{Volume: v, Epoch: 2})
+	s.now += second
+	s.beat(1)
+	if gone(2) {
+		t.Fatal("gone though it spoke of it")
+	}
+	s.now += 4 * second
+	if !gone(2) {
+		t.Fatal("there though its host is silent")
+	}
+}
+
+// A journal of a volume that nobody owns has no engine to copy it when it loses a
+// store; one more loss and its unpacked writes are gone.
+func TestUnownedJournalsAreRescued(t *testing.T) {
+	s := newScene(t, 1, 1, 1, 1, 1)
+	s.beat(1, 2, 3, 4, 5)
+	owned, free := s.disk("owned", 1), s.disk("free", 2)
+	free = s.apply(&state.Release{Volume: free.ID, Epoch: free.Epoch, By: holder(2)}).Volume
+	var r Rescuer
+	plan := func() (out []id.Volume) {
+		s.now += second
+		all, due := r.Plan(s.now, s.m, s.l, s.top())
+		if !due {
+			t.Fatal("not due after a second")
+		}
+		for h, vs := range all {
+			if up := s.l.HostUp(s.now, h); !up {
+				t.Fatalf("%s is down and asked", h)
+			}
+			out = append(out, vs...)
+		}
+		return out
+	}
+	everyone := func() {
+		s.speak(1, VolumeBeat{Volume: owned.ID, Epoch: owned.Epoch})
+		s.beat(2, 3, 4, 5)
+	}
+	everyone()
+	if got := plan(); len(got) != 0 {
+		t.Fatalf("with all stores up: %v", got)
+	}
+	if _, due := r.Plan(s.now, s.m, s.l, s.top()); due {
+		t.Fatal("due again at once")
+	}
+	dead := free.List[0].Stores[0]
+	s.dead[dead] = "x"
+	everyone()
+	if got := plan(); len(got) != 0 {
+		t.Fatalf("at once: %v", got)
+	}
+	for range 60 {
+		everyone()
+		s.now += second
+	}
+	everyone()
+	if got := plan(); len(got) != 1 || got[0] != free.ID {
+		t.Fatalf("after a minute: %v, want %s", got, free.ID)
+	}
+	delete(s.dead, dead)
+	everyone()
+	if got := plan(); len(got) != 0 {
+		t.Fatalf("with the store back: %v", got)
+	}
+	s.dead[dead] = "x"
+	everyone()
+	s.apply(&state.LoseStore{Store: dead})
+	if got := plan(); len(got) != 1 {
+		t.Fatalf("with the store lost for good: %v", got)
+	}
+	s.dead[free.List[0].Stores[1]] = "x"
+	everyone()
+	if got := plan(); len(got) != 0 {
+		t.Fatalf("when it cannot be recovered: %v", got)
+	}
+}
+
+// Many volumes are taken in turns.
+func TestRescuesAreBounded(t *testing.T) {
+	s := newScene(t, 1, 1, 1, 1)
+	s.beat(1, 2, 3, 4)
+	for i := range 40 {
+		v := s.disk(fmt.Sprint("d", i), 1)
+		s.apply(&state.Release{Volume: v.ID, Epoch: v.Epoch, By: holder(1)})
+	}
+	s.dead[ref(4, 1)] = "x"
+	s.beat(1, 2, 3, 4)
+	s.apply(&state.LoseStore{Store: ref(4, 1)})
+	var r Rescuer
+	asked := make(map[id.Volume]bool)
+	for range 40 {
+		s.now += second
+		s.beat(1, 2, 3, 4)
+		all, _ := r.Plan(s.now, s.m, s.l, s.top())
+		for _, vs := range all {
+			if len(vs) > rescuesMax {
+				t.Fatalf("%d at once", len(vs))
+			}
+			for _, v := range vs {
+				asked[v] = true
+			}
+		}
+	}
+	short := 0
+	for _, v := range s.m.Volumes() {
+		if slices.Contains(v.List[0].Stores, ref(4, 1)) {
+			short++
+		}
+	}
+	if len(asked) != short || short == 0 {
+		t.Fatalf("%d of %d were asked for", len(asked), short)
+	}
+}

@@ -124,8 +124,12 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 		return nil, b.s.fail(err)
 	}
 	r.poke()
-	top, _ := r.topology()
-	rep.TopologyVersion = top.Version
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	rep.TopologyVersion = r.mu.top.Version
+	for _, v := range r.mu.rescues[beat.Holder.Host] {
+		rep.Rescues = append(rep.Rescues, v[:])
+	}
 	return rep, nil
 }
 
@@ -315,13 +319,14 @@ func (b *blockdService) AcquireVolume(ctx context.Context, q *api.AcquireVolumeR
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
-	res, err := b.s.commit(ctx, &state.Acquire{Volume: v, By: by, Silent: r.silentOwner(v)})
+	res, err := b.s.commit(ctx, &state.Acquire{Volume: v, By: by, Gone: r.goneOwner(v)})
 	if err != nil {
 		return nil, err
 	}
 	if res.Owner != (id.Holder{}) {
 		return &api.AcquireVolumeReply{Refused: b.refused(r, res)}, nil
 	}
+	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) { l.Granted(now, v, res.Volume.Epoch) })
 	b.s.log.Info("volume acquired", "volume", v.String(), "epoch", res.Volume.Epoch.String(), "holder", by.String(), "why", q.GetWhy().String())
 	return &api.AcquireVolumeReply{Granted: api.FromVolume(&res.Volume.Volume)}, nil
 }

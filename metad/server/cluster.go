@@ -157,6 +157,7 @@ func (c *clusterService) DeleteDisk(ctx context.Context, q *api.DeleteDiskReques
 	if _, err := c.s.commit(ctx, &state.DeleteVolume{Volume: v.ID, Epoch: v.Epoch, Forced: q.GetForce()}); err != nil {
 		return nil, err
 	}
+	r.with(func(l *reconcile.Liveness, _ *state.Machine, _ time.Duration) { l.Forget(v.ID) })
 	c.s.log.Info("disk deleted", "volume", v.ID.String(), "name", v.Name, "forced", q.GetForce(), "by", caller(ctx).String())
 	return &api.DeleteDiskReply{DiskId: v.ID.String()}, nil
 }

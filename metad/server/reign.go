@@ -45,6 +45,8 @@ type reign struct {
 		settleAt time.Duration
 		placing  bool
 		confused string // the last complaint of placing, logged once
+		rescuer  reconcile.Rescuer
+		rescues  map[id.Host][]id.Volume
 	}
 }
 
@@ -153,7 +155,12 @@ func (r *reign) refresh() *cluster.Topology {
 	defer r.mu.Unlock()
 	now := r.s.clock.Now()
 	var next *cluster.Topology
-	r.s.node.View(func(m *state.Machine) { next = reconcile.Topology(m, r.mu.live, now) })
+	r.s.node.View(func(m *state.Machine) {
+		next = reconcile.Topology(m, r.mu.live, now)
+		if all, due := r.mu.rescuer.Plan(now, m, r.mu.live, next); due {
+			r.mu.rescues = all
+		}
+	})
 	if r.mu.top != nil && reconcile.Same(r.mu.top, next) {
 		return r.mu.top
 	}
@@ -253,12 +260,12 @@ func (r *reign) with(f func(l *reconcile.Liveness, m *state.Machine, now time.Du
 	r.s.node.View(func(m *state.Machine) { f(r.mu.live, m, now) })
 }
 
-// silentOwner is v's owner if its host has not been heard for too long.
-func (r *reign) silentOwner(v id.Volume) (silent id.Holder) {
+// goneOwner is v's owner if it may be passed over.
+func (r *reign) goneOwner(v id.Volume) (gone id.Holder) {
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
-		if x, ok := m.Volume(v); ok && x.Owner != (id.Holder{}) && !l.HostUp(now, x.Owner.Host) {
-			silent = x.Owner
+		if x, ok := m.Volume(v); ok && x.Owner != (id.Holder{}) && l.OwnerGone(now, x.Owner, v, x.Epoch) {
+			gone = x.Owner
 		}
 	})
-	return silent
+	return gone
 }

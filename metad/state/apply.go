@@ -171,7 +171,7 @@ func (m *Machine) acquire(c *Acquire) Result {
 // owner's life is over; or the leader has not heard of it for too long.
 func (m *Machine) mayTake(v *Volume, c *Acquire) bool {
 	owner := v.Owner
-	if (owner == id.Holder{}) || owner == c.Silent || owner.Host == c.By.Host {
+	if (owner == id.Holder{}) || owner == c.Gone || owner.Host == c.By.Host {
 		return true
 	}
 	h := m.hosts[owner.Host]

@@ -166,8 +166,8 @@ type (
 	Acquire struct {
 		Volume id.Volume
 		By     id.Holder
-		// Silent is the owner whose host the leader has not heard within the heartbeat timeout; zero: none.
-		Silent id.Holder
+		// Gone is the owner that the leader takes for gone: its host is silent, or no longer speaks of the volume; zero: none.
+		Gone id.Holder
 	}
 	// Release gives the volume up.
 	Release struct {
@@ -337,11 +337,11 @@ func (c *DeleteVolume) read(r *codec.Reader) {
 }
 
 func (c *Acquire) append(b []byte) []byte {
-	return appendHolder(appendHolder(append(b, c.Volume[:]...), c.By), c.Silent)
+	return appendHolder(appendHolder(append(b, c.Volume[:]...), c.By), c.Gone)
 }
 
 func (c *Acquire) read(r *codec.Reader) {
-	c.Volume, c.By, c.Silent = readVolumeID(r), readHolder(r), readHolder(r)
+	c.Volume, c.By, c.Gone = readVolumeID(r), readHolder(r), readHolder(r)
 }
 
 func (c *Release) append(b []byte) []byte {

@@ -100,7 +100,7 @@ func (s *script) command() Command {
 	case 5, 6:
 		c := &Acquire{Volume: v.ID, By: s.holder()}
 		if s.pick("silent", 2) == 0 {
-			c.Silent = v.Owner
+			c.Gone = v.Owner
 		}
 		return c
 	case 7:
@@ -303,7 +303,7 @@ func goldenLog() []Command {
 		&AddEnsemble{At: at(2), Candidates: candidates, Want: 3, Fallback: 2, Seed: 8},
 		&CloseEnsemble{At: at(3), Ensemble: id.Ensemble{Epoch: 1, N: 1}, From: 1, To: 10, MetaFrom: 1, MetaTo: 9, Holders: nil},
 		&RemoveEnsembles{At: at(4), Ensembles: []id.Ensemble{{Epoch: 1, N: 1}}, Released: 10},
-		&Acquire{Volume: v, By: holder(2, 1), Silent: holder(1, 1)},
+		&Acquire{Volume: v, By: holder(2, 1), Gone: holder(1, 1)},
 		&LoseStore{Store: ref(3, 2)},
 		&AcceptLoss{Volume: v, Ensemble: id.Ensemble{Epoch: 1, N: 2}, By: "ann", NowMS: 1700000000001},
 		&Release{Volume: v, Epoch: 2, By: holder(2, 1)},

@@ -229,7 +229,7 @@ func TestWhoMayTakeAVolume(t *testing.T) {
 		w.acquire(v, holder(1, 1))
 		c.prepare(w, v)
 		before, _ := w.Volume(v)
-		r := w.ok(&Acquire{Volume: v, By: c.by, Silent: c.silent})
+		r := w.ok(&Acquire{Volume: v, By: c.by, Gone: c.silent})
 		if granted := r.Owner == (id.Holder{}); granted != c.granted {
 			t.Errorf("%s: granted %v", c.name, granted)
 		} else if !granted && (r.Volume.Epoch != before.Epoch || r.Owner != before.Owner) {
@@ -255,12 +255,12 @@ func TestPriorHostsAreThoseThatMayServe(t *testing.T) {
 	w := newWorld(t, 3, 1)
 	v := w.create("disk")
 	w.open(v, holder(1, 1))
-	x := w.ok(&Acquire{Volume: v, By: holder(2, 1), Silent: holder(1, 1)}).Volume
+	x := w.ok(&Acquire{Volume: v, By: holder(2, 1), Gone: holder(1, 1)}).Volume
 	if fmt.Sprint(x.Prior) != "[h1]" {
 		t.Fatalf("after h1 served: %v", x.Prior)
 	}
 	// h2 never completes; h3 takes over: h1 may still serve, h2 cannot.
-	x = w.ok(&Acquire{Volume: v, By: holder(3, 1), Silent: holder(2, 1)}).Volume
+	x = w.ok(&Acquire{Volume: v, By: holder(3, 1), Gone: holder(2, 1)}).Volume
 	if fmt.Sprint(x.Prior) != "[h1]" {
 		t.Fatalf("after h2 only tried: %v", x.Prior)
 	}
@@ -288,7 +288,7 @@ func TestListChangesOfAFencedEpochAreRefused(t *testing.T) {
 	w.open(v, holder(1, 1))
 	e := w.addEnsemble(v)
 	at := w.at(v)
-	w.ok(&Acquire{Volume: v, By: holder(2, 1), Silent: holder(1, 1)})
+	w.ok(&Acquire{Volume: v, By: holder(2, 1), Gone: holder(1, 1)})
 	for _, c := range []Command{
 		&AddEnsemble{At: at, Candidates: w.all(), Want: 3, Fallback: 2},
 		&CloseEnsemble{At: at, Ensemble: id.Ensemble{Epoch: 1, N: 1}, From: 1, MetaFrom: 1, Holders: e.Stores[:2]},
@@ -373,9 +373,9 @@ func TestHalfDoneRecoveryKeepsTheOldList(t *testing.T) {
 	w := newWorld(t, 3, 1)
 	v := w.create("disk")
 	old := w.open(v, holder(1, 1)).List[0]
-	w.ok(&Acquire{Volume: v, By: holder(2, 1), Silent: holder(1, 1)})
+	w.ok(&Acquire{Volume: v, By: holder(2, 1), Gone: holder(1, 1)})
 	trial := w.addEnsemble(v)
-	x := w.ok(&Acquire{Volume: v, By: holder(3, 1), Silent: holder(2, 1)}).Volume
+	x := w.ok(&Acquire{Volume: v, By: holder(3, 1), Gone: holder(2, 1)}).Volume
 	if len(x.List) != 2 || x.List[0].ID != old.ID || x.List[1].ID != trial.ID || x.OpenComplete {
 		t.Fatalf("the next owner sees %+v", x)
 	}

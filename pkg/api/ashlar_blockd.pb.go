@@ -919,8 +919,11 @@ type HeartbeatReply struct {
 	Volumes         []*VolumeNews          `protobuf:"bytes,2,rep,name=volumes,proto3" json:"volumes,omitempty"` // one for each volume of the beat
 	Purges          []*Purge               `protobuf:"bytes,3,rep,name=purges,proto3" json:"purges,omitempty"`   // deleted volumes that stores of this host have not confirmed
 	Drops           []*DropStreams         `protobuf:"bytes,4,rep,name=drops,proto3" json:"drops,omitempty"`     // streams of older epochs that are in no list any more
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Volumes that nobody owns and whose journal misses a store: open each, which copies
+	// it to a full ensemble, and release it unless somebody attached meanwhile. 16 bytes each.
+	Rescues       [][]byte `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *HeartbeatReply) Reset() {
@@ -977,6 +980,13 @@ func (x *HeartbeatReply) GetPurges() []*Purge {
 func (x *HeartbeatReply) GetDrops() []*DropStreams {
 	if x != nil {
 		return x.Drops
+	}
+	return nil
+}
+
+func (x *HeartbeatReply) GetRescues() [][]byte {
+	if x != nil {
+		return x.Rescues
 	}
 	return nil
 }
@@ -3010,12 +3020,13 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xc4\x01\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xde\x01\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
 	"\x06purges\x18\x03 \x03(\v2\x10.ashlar.v1.PurgeR\x06purges\x12,\n" +
-	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\"\x89\x01\n" +
+	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\x12\x18\n" +
+	"\arescues\x18\x05 \x03(\fR\arescues\"\x89\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +

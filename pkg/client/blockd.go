@@ -141,6 +141,13 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 		}
 		out.Purges = append(out.Purges, Purge{Store: s, Volume: v, Epoch: id.Epoch(x.Epoch)})
 	}
+	for _, x := range rep.Rescues {
+		v, err := api.VolumeID(x)
+		if err != nil {
+			return out, err
+		}
+		out.Rescues = append(out.Rescues, v)
+	}
 	for _, x := range rep.Drops {
 		s, err := api.StoreID(x.Store)
 		if err != nil {

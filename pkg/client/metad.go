@@ -156,6 +156,10 @@ type HeartbeatReply struct {
 	Volumes         []VolumeNews
 	Purges          []Purge
 	Drops           []DropStreams
+	// Rescues are volumes that nobody owns and whose journal misses a store. Opening one
+	// copies its journal to a full ensemble; release it then, unless somebody attached.
+	// The same volume is named again until it is done.
+	Rescues []id.Volume
 }
 
 // VolumeNews tells an owner what metad has of a volume of its heartbeat. Unless Owned,

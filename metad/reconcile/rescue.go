@@ -1,0 +1,129 @@
+package reconcile
+
+import (
+	"slices"
+	"time"
+
+	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/id"
+)
+
+const (
+	// rescueAfter is how long a store may be away before journals of volumes that nobody
+	// owns are copied off its ensembles. A restart takes less; a lost store is not waited for.
+	rescueAfter = 60 * time.Second
+	rescueEvery = time.Second
+	rescuesMax  = 4 // asked of one host at a time
+)
+
+// Rescuer finds volumes that nobody owns and whose journal has lost a store: their
+// unpacked writes are one or two losses from being gone, and no engine looks after
+// them. A host that is asked to open one copies the journal to a full ensemble. The zero value is ready.
+type Rescuer struct {
+	down  map[cluster.StoreRef]time.Duration // since when
+	next  time.Duration
+	round int
+}
+
+// Plan tells, once a second, which host is to rescue which volumes.
+func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *cluster.Topology) (all map[id.Host][]id.Volume, due bool) {
+	if now < r.next {
+		return nil, false
+	}
+	r.next = now + rescueEvery
+	r.round++
+	missing := r.missing(now, t)
+	hosts := exporters(t)
+	if len(missing) == 0 || len(hosts) == 0 {
+		return nil, true
+	}
+	var needy []*state.Volume
+	for _, v := range m.Volumes() {
+		if !v.Deleted && unowned(now, m, l, v) && r.needs(t, missing, v) {
+			needy = append(needy, v)
+		}
+	}
+	// Begin elsewhere each time, so that some which cannot be opened do not hold up the rest.
+	all = make(map[id.Host][]id.Volume)
+	for i := range needy {
+		v := needy[(i+r.round)%len(needy)]
+		h := hosts[int(v.ID[15])%len(hosts)]
+		if len(all[h]) < rescuesMax {
+			all[h] = append(all[h], v.ID)
+		}
+	}
+	return all, true
+}
+
+// missing are the present memories that have been down for long. Others than those, and
+// than the ones that are up, are lost.
+func (r *Rescuer) missing(now time.Duration, t *cluster.Topology) map[cluster.StoreRef]bool {
+	down := make(map[cluster.StoreRef]time.Duration)
+	missing := make(map[cluster.StoreRef]bool)
+	for _, s := range t.Stores {
+		if s.State == cluster.StoreDown {
+			since, known := r.down[s.StoreRef]
+			if !known {
+				since = now
+			}
+			down[s.StoreRef] = since
+			missing[s.StoreRef] = now-since >= rescueAfter
+		} else if s.State == cluster.StoreLost {
+			missing[s.StoreRef] = true
+		}
+	}
+	r.down = down
+	return missing
+}
+
+func exporters(t *cluster.Topology) (out []id.Host) {
+	for _, h := range t.Hosts {
+		if h.Up && h.Exports {
+			out = append(out, h.Host)
+		}
+	}
+	return out
+}
+
+// unowned: nobody has it, or who had it is gone.
+func unowned(now time.Duration, m *state.Machine, l *Liveness, v *state.Volume) bool {
+	if (v.Owner == id.Holder{}) {
+		return true
+	}
+	h, _ := m.Host(v.Owner.Host)
+	return h.HolderNumber > v.Owner.Number || l.OwnerGone(now, v.Owner, v.ID, v.Epoch)
+}
+
+// needs: some ensemble misses a store, all of them can be recovered now, and there are
+// enough stores for a better one.
+func (r *Rescuer) needs(t *cluster.Topology, missing map[cluster.StoreRef]bool, v *state.Volume) bool {
+	short := false
+	for _, e := range v.List {
+		stores, need := recovery(e)
+		have := 0
+		for _, s := range stores {
+			if t.Usable(s) {
+				have++
+				continue
+			}
+			known, ok := t.Store(s.Store)
+			replaced := !ok || known.Incarnation != s.Incarnation
+			short = short || replaced || missing[s]
+		}
+		if have < need && !e.LossAccepted {
+			return false
+		}
+	}
+	up := slices.DeleteFunc(slices.Clone(t.Stores), func(s cluster.Store) bool { return s.State != cluster.StoreUp })
+	return short && len(up) >= 2
+}
+
+// recovery tells of which stores recovery asks e's records, and how many must answer:
+// of an open ensemble two of three, or one of two; of a closed one either holder.
+func recovery(e cluster.Ensemble) (stores []cluster.StoreRef, need int) {
+	if e.Closed {
+		return e.Holders, 1
+	}
+	return e.Stores, len(e.Stores) - 1
+}
