@@ -69,10 +69,11 @@ type disk struct {
 	id     id.Volume
 	owning chan struct{} // a mutex that can be waited for with a context
 
-	mu     sync.Mutex
-	vol    *volume.Volume // nil: not owned here
-	gate   *volproto.Gate // of vol
-	opened int            // handles
+	mu       sync.Mutex
+	vol      *volume.Volume // nil: not owned here
+	gate     *volproto.Gate // of vol
+	opened   int            // handles
+	rescuing bool           // see Rescue
 }
 
 func (x *Exports) disk(v id.Volume) (*disk, error) {

@@ -108,6 +108,9 @@ func (s *server) beat(ctx context.Context, page []int) error {
 	for _, d := range reply.Drops {
 		s.group.Go("drop", func(ctx context.Context) error { s.dropStreams(ctx, d); return nil })
 	}
+	for _, v := range reply.Rescues {
+		s.group.Go("rescue", func(ctx context.Context) error { s.rescue(ctx, v); return nil })
+	}
 	return nil
 }
 
@@ -204,5 +207,14 @@ func (s *server) dropStreams(ctx context.Context, d client.DropStreams) {
 		if err := st.ForgetStreams(ctx, d.Volume, d.Epoch, d.Keep...); err != nil {
 			s.log.Info("old streams not dropped yet", "volume", d.Volume.String(), "store", d.Store.String(), "err", err)
 		}
+	}
+}
+
+// rescue copies the journal of a disk that nobody owns off a store that is gone.
+func (s *server) rescue(ctx context.Context, v id.Volume) {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if err := s.exports.Rescue(ctx, v); err != nil {
+		s.log.Info("disk not rescued yet", "volume", v.String(), "err", err)
 	}
 }
