@@ -191,16 +191,20 @@ func (x *Exports) attach(ctx context.Context, v id.Volume, s volproto.Session) (
 	}
 }
 
-// Attach makes Exports a volproto.Owner: a proxy's session is let in if the disk is owned here.
+// Attach makes Exports a volproto.Owner: a proxy's session is let in if this host is, or may become, the disk's owner.
 func (x *Exports) Attach(ctx context.Context, v id.Volume, s volproto.Session, by id.Host) (nbd.Handle, error) {
 	d, err := x.disk(v)
 	if err != nil {
 		return nil, err
 	}
-	vol, gate := d.current()
-	if vol == nil {
-		// It may be on its way: then the asker's next try finds it.
-		return nil, &volproto.NotOwner{Volume: v}
+	// The asker was told by metad that this host is the owner. If the disk is not open here its
+	// opening is on its way, or has failed: it is tried again, for nobody else may.
+	vol, gate, refused, err := x.own(ctx, d, client.AcquireOpen)
+	if err != nil {
+		return nil, err
+	}
+	if refused != nil {
+		return nil, &volproto.NotOwner{Volume: v, Owner: refused.Owner.Host, Epoch: refused.Epoch}
 	}
 	h, err := gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
 	if err != nil {
