@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/errs"
 )
 
@@ -130,7 +131,7 @@ func NewClient(ctx context.Context, raw net.Conn, withTLS bool, export string, o
 	}
 	c.in.grow(bufferLen)
 	c.mu.flights = make(map[uint64]*flight)
-	c.out.conn, c.out.encode, c.out.sent = raw, c.encode, c.sent
+	c.out.conn, c.out.encode, c.out.sent, c.out.clock = raw, c.encode, c.sent, clock.System
 	if c.tls != nil {
 		c.wire.stage()
 		c.out.sink = newTLSSink(c.tls, c.wire)
@@ -328,7 +329,8 @@ func (c *Client) fail(err error) {
 
 func (c *Client) hang() { c.hangOnce.Do(func() { _ = c.raw.Close() }) } // broken or done, either way over
 
-// Hangup closes the connection at once; what is in flight completes with an error.
+// Hangup closes the connection at once; what is in flight completes with an error before it
+// returns. Not from a completion, which runs on the reader that Hangup waits for.
 func (c *Client) Hangup() {
 	c.hang()
 	<-c.over
@@ -362,7 +364,7 @@ func (c *Client) Close() error {
 	f.ends.Store(1)
 	c.out.add(&f.frame, true)
 	<-sent
-	_ = c.raw.SetReadDeadline(time.Now().Add(goodbyeTimeout)) // the server closes, or we do
+	_ = c.raw.SetReadDeadline(clock.System.Wall().Add(goodbyeTimeout)) // the server closes, or we do
 	<-c.over
 	c.out.drains.Wait()
 	return nil

@@ -96,7 +96,7 @@ func (c *conn) readWithin(d time.Duration) {
 	}
 	var t time.Time
 	if d != 0 {
-		t = time.Now().Add(d)
+		t = c.server.clock.Wall().Add(d)
 	}
 	_ = c.raw.SetReadDeadline(t) // a failure shows at the read
 }
@@ -137,7 +137,7 @@ func (c *conn) begin() {
 	limits := &c.server.cfg.Limits
 	c.limit.requestsMax, c.limit.bytesMax = limits.ConnRequestsMax, limits.ConnBytesMax
 	c.out.conn, c.out.writeTimeout = c.raw, limits.StallTimeout
-	c.out.encode, c.out.sent = c.encode, c.sent
+	c.out.encode, c.out.sent, c.out.clock = c.encode, c.sent, c.server.clock
 	if c.tls != nil {
 		c.wire.stage()
 		c.out.sink = newTLSSink(c.tls, c.wire)
@@ -211,7 +211,7 @@ func (c *conn) finish(err error) {
 
 // goodbye tells the peer that TLS ends here; whether it hears is its affair.
 func (c *conn) goodbye() {
-	_ = c.raw.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = c.raw.SetWriteDeadline(c.server.clock.Wall().Add(time.Second))
 	_ = c.tls.CloseWrite()
 	if out := c.wire.swap(nil); len(out) > 0 {
 		_, _ = c.raw.Write(out)

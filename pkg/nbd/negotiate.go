@@ -23,7 +23,7 @@ const (
 // negotiate runs the handshake. ready tells that the transmission begins. A nil error without
 // that is an orderly end.
 func (c *conn) negotiate(ctx context.Context) (ready bool, err error) {
-	c.expires = time.Now().Add(c.server.cfg.Limits.HandshakeTimeout)
+	c.expires = c.server.clock.Wall().Add(c.server.cfg.Limits.HandshakeTimeout)
 	c.in = input{src: c.reads, buf: make([]byte, bufferLenFirst)}
 	c.rearm()
 	greeting := be.AppendUint64(nil, magicInit)
@@ -59,7 +59,7 @@ func (c *conn) negotiate(ctx context.Context) (ready bool, err error) {
 
 // rearm bounds reads and writes to what is left of the handshake's time.
 func (c *conn) rearm() {
-	c.readWithin(time.Until(c.expires))
+	c.readWithin(c.expires.Sub(c.server.clock.Wall()))
 	_ = c.raw.SetWriteDeadline(c.expires) // a failure shows at the write
 }
 
@@ -260,9 +260,9 @@ func (c *conn) open(name string) (kind optReply, text string) {
 func (c *conn) patiently(f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(c.server.opens, c.server.cfg.Limits.OpenTimeout)
 	defer cancel()
-	began := time.Now()
+	began := c.server.clock.Now()
 	err := f(ctx)
-	c.expires = c.expires.Add(time.Since(began))
+	c.expires = c.expires.Add(c.server.clock.Now() - began)
 	c.rearm()
 	return err
 }

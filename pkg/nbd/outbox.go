@@ -4,6 +4,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"ashlar.dev/pkg/clock"
 )
 
 // frame is one message in an outbox: a request of a client or a reply of a server.
@@ -33,6 +35,7 @@ type outbox struct {
 	sink         sink
 	conn         net.Conn // for deadlines, and closed on an error
 	writeTimeout time.Duration
+	clock        clock.Clock
 	// encode appends a frame; false means that vec has no room and nothing was appended.
 	encode func(f *frame, v *vec) bool
 	// sent hears of frames that were written, or dropped after an error; linked by next.
@@ -173,7 +176,7 @@ func (o *outbox) drain() {
 func (o *outbox) deadline(d time.Duration) {
 	var t time.Time
 	if d > 0 {
-		t = time.Now().Add(d)
+		t = o.clock.Wall().Add(d)
 	}
 	_ = o.conn.SetWriteDeadline(t)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/errs"
 )
 
@@ -28,6 +29,7 @@ type Config struct {
 	// reconnect sends them again elsewhere. Without it they are answered with ESHUTDOWN.
 	HangupOnShutdown bool
 	Log              *slog.Logger // nil: none
+	Clock            clock.Clock  // nil: the system's. Deadlines of sockets run on the system's in any case
 }
 
 // Limits bound what clients can make a server hold. Zero fields take the defaults.
@@ -96,6 +98,7 @@ type Endpoint struct {
 type Server struct {
 	cfg     Config
 	log     *slog.Logger
+	clock   clock.Clock
 	limit   limiter
 	group   sync.WaitGroup // of connections
 	ctx     context.Context
@@ -123,7 +126,10 @@ func NewServer(cfg Config) (*Server, error) {
 	if cfg.Exports == nil {
 		return nil, fmt.Errorf("an nbd server without exports: %w", errs.ErrInvalid)
 	}
-	s := &Server{cfg: cfg, log: cfg.Log}
+	s := &Server{cfg: cfg, log: cfg.Log, clock: cfg.Clock}
+	if s.clock == nil {
+		s.clock = clock.System
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -169,12 +175,10 @@ func (s *Server) Serve(l net.Listener, ep Endpoint) error {
 			return fmt.Errorf("accept nbd connections: %w", err)
 		}
 		s.log.Warn("accept of an nbd connection failed", "error", err)
-		select {
-		case <-time.After(pause):
-			pause = min(2*pause, acceptRetryMax)
-		case <-s.ctx.Done():
+		if s.clock.Sleep(s.ctx, pause) != nil {
 			return nil
 		}
+		pause = min(2*pause, acceptRetryMax)
 	}
 }
 

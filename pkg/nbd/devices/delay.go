@@ -3,6 +3,7 @@ package devices
 import (
 	"time"
 
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/nbd"
 )
 
@@ -11,7 +12,7 @@ type Delay struct {
 	nbd.Device
 	// Read, Write, and Other bound below how long a request takes; Write is for writes, zeros, trims and flushes.
 	Read, Write, Other time.Duration
-	// After calls f after d, on any goroutine; nil stands for time.AfterFunc.
+	// After calls f after d, on any goroutine; nil stands for the system's clock.
 	After func(d time.Duration, f func())
 }
 
@@ -37,5 +38,5 @@ func (d *Delay) after(wait time.Duration, f func()) {
 		d.After(wait, f)
 		return
 	}
-	time.AfterFunc(wait, f)
+	clock.System.AfterFunc(wait, f)
 }
