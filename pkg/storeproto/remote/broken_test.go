@@ -45,7 +45,18 @@ type sender struct {
 	acked    id.LSN
 	inFlight int
 	broken   bool
+	up       bool
 	errors   int
+}
+
+// state is the peer's OnState.
+func (s *sender) state(class rpc.Class, up bool) {
+	if class == rpc.ClassLog {
+		s.mu.Lock()
+		s.up = up
+		s.moved.Broadcast()
+		s.mu.Unlock()
+	}
 }
 
 func (s *sender) done(a *storeproto.Append) {
@@ -79,9 +90,11 @@ func (s *sender) run(window int) {
 			s.moved.Wait()
 		}
 		if s.broken {
+			for !s.up {
+				s.moved.Wait()
+			}
 			s.broken = false
 			next = int(s.acked)
-			runtime.Gosched()
 		}
 		if next == len(s.all) {
 			s.mu.Unlock()
@@ -99,18 +112,19 @@ func (s *sender) run(window int) {
 // Without this a broken connection could lose an append that was acknowledged, tear one, or
 // leave a hole behind one that was not.
 func TestAppendsAcrossDisconnects(t *testing.T) {
-	const n = 1500
+	const n = 600
 	w := rpctest.NewWorld(t)
 	mem := newMem()
 	s := serve(t, w, rpctest.Transports[0], ServiceConfig{Lookup: lookup(mem)}, patient)
 	link := rpctest.NewLink(t, s.addr)
-	p := s.peer("a", func(c *PeerConfig) { c.Address, c.Timing = link.Address(), quick })
-	x := &sender{t: t, store: p.Store(storeID), stream: storetest.Stream(3, 1, storeproto.Journal)}
+	x := &sender{t: t, stream: storetest.Stream(3, 1, storeproto.Journal)}
 	x.moved = sync.NewCond(&x.mu)
+	p := s.peer("a", func(c *PeerConfig) { c.Address, c.Timing, c.OnState = link.Address(), quick, x.state })
+	x.store = p.Store(storeID)
 	const seed = 42
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for i := range n {
-		x.all = append(x.all, storetest.Batch(3, id.LSN(i+1), 1, rnd.IntN(3)*rnd.IntN(60), uint64(i)))
+		x.all = append(x.all, storetest.Batch(3, id.LSN(i+1), 1, rnd.IntN(3)*rnd.IntN(40), uint64(i)))
 	}
 	stop, cutter := make(chan struct{}), make(chan int)
 	go func() { // cuts whenever some more were acknowledged
@@ -241,7 +255,7 @@ func TestLargestShardsUnderALimit(t *testing.T) {
 			s := serve(t, rpctest.NewWorld(t), tr, ServiceConfig{Lookup: lookup(newMem()), BulkBytesMax: limit, ReadBytesMax: limit}, patient)
 			st := s.peer("a", nil).Store(storeID)
 			gen := id.Generation{Epoch: 3, N: 1}
-			sizes := []int{1, 64, 65, 500, 500, 500, 4096}
+			sizes := []int{1, 64, 65, 300, 300, 300, 4096}
 			shards := make([]*storeproto.PutShard, len(sizes))
 			var wg sync.WaitGroup
 			for i, blocks := range sizes {

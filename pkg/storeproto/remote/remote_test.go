@@ -69,7 +69,7 @@ func lookup(s storeproto.Store) func(id.Store) (storeproto.Store, bool) {
 func (s *site) peer(name string, change func(*PeerConfig)) *Peer {
 	s.t.Helper()
 	cfg := PeerConfig{Host: "b1", Network: s.tr.Network, Address: s.addr.String(), Insecure: !s.tr.TLS, Self: rpctest.Identity(name),
-		Clock: clock.System, Log: rpctest.Log(), Timing: patient}
+		Clock: clock.System, Log: rpctest.Log(), Timing: patient, Timeouts: Timeouts{Confirm: 20 * time.Second, Lease: 20 * time.Second}}
 	if s.tr.TLS {
 		cfg.TLS = s.w.ClientTLS(name)
 	}
