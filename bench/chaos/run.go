@@ -194,7 +194,7 @@ func (r *runner) recovered(since time.Time) error {
 			return fmt.Errorf("disk %s answers nobody %s after %s", d.Name, recoverTimeout, time.Since(since))
 		}
 	}
-	return r.fleet.CLI.WaitHealthy(recoverTimeout)
+	return r.fleet.CLI.WaitUp(recoverTimeout)
 }
 
 // last reads everything back through every daemon, kills everything, and reads it once more.
@@ -210,7 +210,7 @@ func (r *runner) last() error {
 	if err := r.fleet.StartAll(); err != nil {
 		return err
 	}
-	if err := r.fleet.CLI.WaitHealthy(readyTimeout); err != nil {
+	if err := r.fleet.CLI.WaitUp(readyTimeout); err != nil {
 		return fmt.Errorf("after everything was killed: %w", err)
 	}
 	return r.readBack("after everything was killed and started again")

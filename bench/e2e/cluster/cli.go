@@ -148,15 +148,32 @@ func (c *Cluster) NBD(name string) (e Endpoints, err error) {
 
 // WaitHealthy waits until every daemon and store is up and the health is OK.
 func (c *Cluster) WaitHealthy(timeout time.Duration) error {
+	return c.waitStatus("health OK", timeout, func(s Status) bool { return s.Health == "OK" })
+}
+
+// WaitUp waits until every daemon and store is up and nothing else is wrong than margins
+// that the placement groups made in a failure lack.
+func (c *Cluster) WaitUp(timeout time.Duration) error {
+	return c.waitStatus("everything to be up", timeout, func(s Status) bool {
+		for _, r := range s.Reasons {
+			if r.Code != "pg_reduced_margin" {
+				return false
+			}
+		}
+		return s.Health == "OK" || s.Health == "DEGRADED"
+	})
+}
+
+func (c *Cluster) waitStatus(what string, timeout time.Duration, ok func(Status) bool) error {
 	var last Status
 	var lastErr error
-	err := Wait("health OK", timeout, func() bool {
+	err := Wait(what, timeout, func() bool {
 		last, lastErr = c.Status()
 		n := last.Counts
-		return lastErr == nil && last.Health == "OK" && n.MetadsUp == n.Metads && n.BlockdsUp == n.Blockds && n.StoresUp == n.Stores && n.Stores > 0
+		return lastErr == nil && ok(last) && n.MetadsUp == n.Metads && n.BlockdsUp == n.Blockds && n.StoresUp == n.Stores && n.Stores > 0
 	})
 	if err != nil {
-		return fmt.Errorf("%w; it is %s (%+v) %+v: %w", err, last.Health, last.Reasons, last.Counts, errors.Join(lastErr))
+		return errors.Join(fmt.Errorf("%w; it is %s (%+v) %+v", err, last.Health, last.Reasons, last.Counts), lastErr)
 	}
 	return nil
 }
