@@ -68,6 +68,8 @@ func (l layout) pidFile(id string) string  { return filepath.Join(l.dir, "run", 
 func (l layout) log(id string) string      { return filepath.Join(l.dir, "log", id+".log") }
 func (l layout) tls(name string) pki.Files { return tlsFiles(l.pki(), name) }
 
+func (l layout) socket(p *Plan, id string) string { return filepath.Join(p.Sockets, id+".sock") }
+
 func tlsFiles(dir, name string) pki.Files {
 	return pki.Files{CA: filepath.Join(dir, pki.CACertFile), Cert: filepath.Join(dir, name+".crt"), Key: filepath.Join(dir, name+".key")}
 }
@@ -110,7 +112,7 @@ func (l layout) metad(p *Plan, m MetadPlan) metadConfig {
 
 func (l layout) blockd(p *Plan, b BlockdPlan, syncDelay config.Duration) blockdConfig {
 	c := blockdConfig{ID: b.ID, Listen: b.Data, Data: l.data(b.ID), TLS: l.tls(b.ID), DebugListen: b.Debug,
-		NBD: nbdConfig{Unix: filepath.Join(p.Sockets, b.ID+".sock"), TCP: b.NBD, TLS: "optional"}}
+		NBD: nbdConfig{Unix: l.socket(p, b.ID), TCP: b.NBD, TLS: "optional"}}
 	for i := range b.Stores {
 		c.Stores = append(c.Stores, storeConfig{Path: filepath.Join(l.data(b.ID), fmt.Sprintf("s%d", i+1)), Size: p.StoreSize,
 			Format: true, SyncDelay: syncDelay})

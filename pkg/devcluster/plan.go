@@ -178,6 +178,17 @@ func socketFolder(run string) (string, error) {
 	return filepath.Join(base, "ashlar-"+hex.EncodeToString(name[:])), nil
 }
 
+// removeSockets leaves nothing behind outside the data folder; the next start makes it anew.
+func (l layout) removeSockets(p *Plan) {
+	if p.Sockets == filepath.Join(l.dir, "run") {
+		return
+	}
+	for _, b := range p.Blockds {
+		_ = os.Remove(l.socket(p, b.ID)) // a killed blockd leaves its own
+	}
+	_ = os.Remove(p.Sockets) // not if somebody put something else there
+}
+
 // ownFolder makes a folder that only we can enter, or checks that it is one: a folder in
 // /tmp or /run of somebody else's making must not get our sockets.
 func ownFolder(dir string) error {

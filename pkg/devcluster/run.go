@@ -200,6 +200,7 @@ func (r *runner) run(ctx context.Context) error {
 	}
 	r.stop()
 	err = errors.Join(err, r.group.Close(), spawnGroup.Close())
+	r.layout.removeSockets(r.file.Dev)
 	if err == nil {
 		r.say("stopped")
 	}
