@@ -69,7 +69,7 @@ func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member
 	r.hosts(m, t)
 	r.groups(m, t)
 	for _, v := range m.Volumes() {
-		r.volume(t, l, v)
+		r.volume(t, l, v, now)
 	}
 	slices.SortStableFunc(r.Reasons, func(a, b Reason) int { return cmp.Compare(b.Level, a.Level) })
 	return r
@@ -191,14 +191,14 @@ func (r *Report) group(m *state.Machine, t *cluster.Topology, p cluster.PG, v cl
 	}
 }
 
-func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume) {
+func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume, now time.Duration) {
 	if v.Deleted {
 		r.Deleting++
 		return
 	}
 	name, stuck := v.Name, false
 	owned := v.Owner != id.Holder{}
-	if b, ok := l.Volume(v.Owner, v.ID, v.Epoch); owned && ok {
+	if b, ok := l.Volume(v.Owner, v.ID, v.Epoch); owned && ok && l.HostUp(now, v.Owner.Host) {
 		if b.Sessions > 0 {
 			r.Attached++
 		}

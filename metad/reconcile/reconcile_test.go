@@ -449,7 +449,9 @@ func TestUnownedJournalsAreRescued(t *testing.T) {
 			if up := s.l.HostUp(s.now, h); !up {
 				t.Fatalf("%s is down and asked", h)
 			}
-			out = append(out, vs...)
+			for _, v := range vs {
+				out = append(out, v.Volume)
+			}
 		}
 		return out
 	}
@@ -518,7 +520,7 @@ func TestRescuesAreBounded(t *testing.T) {
 				t.Fatalf("%d at once", len(vs))
 			}
 			for _, v := range vs {
-				asked[v] = true
+				asked[v.Volume] = true
 			}
 		}
 	}

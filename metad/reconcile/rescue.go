@@ -26,8 +26,15 @@ type Rescuer struct {
 	round int
 }
 
+// Rescue names a volume to be opened, as long as it is at Epoch: at a later one
+// somebody has opened it.
+type Rescue struct {
+	Volume id.Volume
+	Epoch  id.Epoch
+}
+
 // Plan tells, once a second, which host is to rescue which volumes.
-func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *cluster.Topology) (all map[id.Host][]id.Volume, due bool) {
+func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *cluster.Topology) (all map[id.Host][]Rescue, due bool) {
 	if now < r.next {
 		return nil, false
 	}
@@ -45,12 +52,12 @@ func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clus
 		}
 	}
 	// Begin elsewhere each time, so that some which cannot be opened do not hold up the rest.
-	all = make(map[id.Host][]id.Volume)
+	all = make(map[id.Host][]Rescue)
 	for i := range needy {
 		v := needy[(i+r.round)%len(needy)]
 		h := hosts[int(v.ID[15])%len(hosts)]
 		if len(all[h]) < rescuesMax {
-			all[h] = append(all[h], v.ID)
+			all[h] = append(all[h], Rescue{v.ID, v.Epoch})
 		}
 	}
 	return all, true

@@ -119,17 +119,18 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 		rep.Volumes = volumeNews(m, beat)
 		rep.Purges = purges(m, beat)
 		rep.Drops, err = drops(m, q)
+		for _, x := range r.mu.rescues[beat.Holder.Host] {
+			if v, ok := m.Volume(x.Volume); ok && v.Epoch == x.Epoch {
+				rep.Rescues = append(rep.Rescues, x.Volume[:])
+			}
+		}
 	})
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
 	r.poke()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	rep.TopologyVersion = r.mu.top.Version
-	for _, v := range r.mu.rescues[beat.Holder.Host] {
-		rep.Rescues = append(rep.Rescues, v[:])
-	}
+	top, _ := r.topology()
+	rep.TopologyVersion = top.Version
 	return rep, nil
 }
 

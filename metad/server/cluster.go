@@ -32,13 +32,16 @@ func (c *clusterService) disk(nameOrID string) (*state.Volume, error) {
 	return v, nil
 }
 
-// describe is a disk as people see it.
-func describe(l *reconcile.Liveness, v *state.Volume) *api.Disk {
+// describe is a disk as people see it. What a silent owner said last is no news.
+func describe(l *reconcile.Liveness, v *state.Volume, now time.Duration) *api.Disk {
 	d := &api.Disk{DiskId: v.ID.String(), Name: v.Name, SizeBytes: v.Size, CreatedUnixMs: v.Created.UnixMilli(), State: "available",
 		OwnerHost: string(v.Owner.Host), Epoch: uint64(v.Epoch), Lossy: len(v.Losses) > 0, Ensembles: uint32(len(v.List))}
 	b, heard := l.Volume(v.Owner, v.ID, v.Epoch)
-	d.UnpackedBytes, d.Sessions, d.Problem = b.Unpacked, b.Sessions, b.Problem
 	owned := v.Owner != id.Holder{}
+	if owned && !l.HostUp(now, v.Owner.Host) {
+		b, heard = reconcile.VolumeBeat{Unpacked: b.Unpacked, Problem: "its owner is silent"}, false
+	}
+	d.UnpackedBytes, d.Sessions, d.Problem = b.Unpacked, b.Sessions, b.Problem
 	switch {
 	case v.Deleted:
 		d.State = "deleting"
@@ -56,7 +59,7 @@ func describe(l *reconcile.Liveness, v *state.Volume) *api.Disk {
 
 func (c *clusterService) answer(r *reign, v *state.Volume) *api.Disk {
 	var d *api.Disk
-	r.with(func(l *reconcile.Liveness, _ *state.Machine, _ time.Duration) { d = describe(l, v) })
+	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) { d = describe(l, v, now) })
 	return d
 }
 
@@ -97,11 +100,11 @@ func (c *clusterService) ListDisks(ctx context.Context, q *api.ListDisksRequest)
 		return nil, c.s.fail(err)
 	}
 	rep := &api.ListDisksReply{}
-	r.with(func(l *reconcile.Liveness, m *state.Machine, _ time.Duration) {
+	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
 		vs, more := m.Named(q.GetAfterName(), pageLimit(q.GetLimit()))
 		rep.More = more
 		for _, v := range vs {
-			rep.Disks = append(rep.Disks, describe(l, v))
+			rep.Disks = append(rep.Disks, describe(l, v, now))
 		}
 	})
 	return rep, nil

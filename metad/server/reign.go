@@ -46,7 +46,7 @@ type reign struct {
 		placing  bool
 		confused string // the last complaint of placing, logged once
 		rescuer  reconcile.Rescuer
-		rescues  map[id.Host][]id.Volume
+		rescues  map[id.Host][]reconcile.Rescue
 	}
 }
 

@@ -47,7 +47,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		rep.Hosts = hosts(m, l, top, now)
 		stores := stores(m, l, top, now)
 		fillStores(rep, stores)
-		fillDisks(rep, m, l, health, q.GetWithDisks())
+		fillDisks(rep, m, l, now, q.GetWithDisks())
 		if q.GetWithDisks() {
 			rep.Stores = stores
 		}
@@ -97,7 +97,7 @@ func fillStores(rep *api.StatusReply, stores []*api.Store) {
 	}
 }
 
-func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, h *reconcile.Report, list bool) {
+func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, now time.Duration, list bool) {
 	for _, v := range m.Volumes() {
 		if !v.Deleted {
 			rep.Counts.Disks++
@@ -105,7 +105,7 @@ func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, h 
 		b, _ := l.Volume(v.Owner, v.ID, v.Epoch)
 		rep.UnpackedBytes += b.Unpacked
 		if list && len(rep.Disks) < statusDisksMax {
-			rep.Disks = append(rep.Disks, describe(l, v))
+			rep.Disks = append(rep.Disks, describe(l, v, now))
 		}
 	}
 }
