@@ -58,6 +58,7 @@ demo: build tools ## a cluster on this machine, a disk, a killed daemon, everyth
 	bench/demo/run
 
 generate: ## remake everything made from source: protocol code, config reference, examples
+	@deploy/dev/install-tools protoc:protobuf-compiler
 	go generate ./...
 
 tools: ## install the programs that tests and demo use (apt-get, as root, only what is missing)
