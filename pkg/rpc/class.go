@@ -66,7 +66,7 @@ type Limits struct {
 
 // DefaultLimits are what the class is served with.
 func DefaultLimits(c Class) Limits {
-	l := Limits{InFlight: 4096, BytesMax: 64 << 20, PayloadMax: 32 << 20, QueueMax: 1 << 16, PendingBytes: 1 << 20}
+	l := Limits{InFlight: 4096, BytesMax: 64 << 20, PayloadMax: 32 << 20, QueueMax: 1 << 16, PendingBytes: 512 << 10}
 	if c == ClassBulk {
 		l.InFlight = 256
 	}
