@@ -33,7 +33,7 @@ func TestGoldenBytes(t *testing.T) {
 	line("key of a tombstone", tombstoneKey(stream.Volume, name.segment))
 	line("key of a group", pgKey(513))
 	line("fence", encodeFence(core.FenceRow{Epoch: 6, Naming: 1<<32 + 5, By: id.Holder{Host: "host-a", Number: 14}}))
-	line("row", encodeRow(core.Row{Base: 1, Released: 2, LossyTo: 3}))
+	line("row", encodeRow(core.Row{Base: 1, Released: 2, LossyTo: 3, Mark: 4}))
 	line("epoch", encodeEpoch(15))
 	line("number", encodeNumber(16))
 	line("tombstone", encodeTombstone(core.Tombstone{Generation: name.generation, Epoch: 17}))

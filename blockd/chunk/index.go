@@ -164,8 +164,9 @@ func (x *index) await(c *commit) error {
 // commit makes a batch durable. An error is the store's death.
 func (x *index) commit(b *pebble.Batch) error { return x.await(x.commitAsync(b, pebble.Sync)) }
 
-// addOp puts into b what op changes in the index.
-func (x *index) addOp(b *pebble.Batch, op *core.Op) (err error) {
+// addOp puts into b what op changes in the index. logSeq is not above the log
+// write that the op's group will get.
+func (x *index) addOp(b *pebble.Batch, op *core.Op, logSeq uint64) (err error) {
 	set := func(k, v []byte) {
 		if err == nil {
 			err = b.Set(k, v, nil)
@@ -173,7 +174,7 @@ func (x *index) addOp(b *pebble.Batch, op *core.Op) (err error) {
 	}
 	switch op.Kind {
 	case core.OpAppend:
-		return x.addAppend(b, op)
+		return x.addAppend(b, op, logSeq)
 	case core.OpFence:
 		row := op.Fence.Row()
 		set(volumeKey(keyFence, row.Volume), encodeFence(row))
@@ -206,7 +207,7 @@ func (x *index) addOp(b *pebble.Batch, op *core.Op) (err error) {
 	return err
 }
 
-func (x *index) addAppend(b *pebble.Batch, op *core.Op) error {
+func (x *index) addAppend(b *pebble.Batch, op *core.Op, logSeq uint64) error {
 	a := op.Append
 	row := op.Stream.Row()
 	if a.Stream.Kind == storeproto.Meta {
@@ -230,6 +231,7 @@ func (x *index) addAppend(b *pebble.Batch, op *core.Op) error {
 		return nil
 	}
 	if op.Creates {
+		row.Mark = logSeq
 		return b.Set(streamKey(keyStream, a.Stream), encodeRow(row), nil)
 	}
 	return nil

@@ -128,13 +128,15 @@ func encodeRow(r core.Row) []byte {
 	b := newValue()
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.Base))
 	b = binary.LittleEndian.AppendUint64(b, uint64(r.Released))
-	return binary.LittleEndian.AppendUint64(b, uint64(r.LossyTo))
+	b = binary.LittleEndian.AppendUint64(b, uint64(r.LossyTo))
+	return binary.LittleEndian.AppendUint64(b, r.Mark)
 }
 
 func decodeRow(s storeproto.Stream, b []byte) (row core.Row, err error) {
 	row.Stream = s
 	err = decodeValue("stream row", b, func(r *codec.Reader) {
 		row.Base, row.Released, row.LossyTo = id.LSN(r.U64()), id.LSN(r.U64()), id.LSN(r.U64())
+		row.Mark = r.U64()
 		if row.Base == 0 {
 			r.Fail("base", 1, 0)
 		}

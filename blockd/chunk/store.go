@@ -194,10 +194,10 @@ func (s *Store) recover(found *loaded) error {
 	found.restore(c)
 	o := logOptions(s.dir, s.fs, &s.ident)
 	o.Table, o.Carry, o.Moved = s.logTable, s.liveIn, s.moved
-	journals := make(map[storeproto.Stream]id.LSN)
+	journals := make(map[storeproto.Stream]log.Origin)
 	for _, row := range found.rows {
 		if row.Stream.Kind == storeproto.Journal {
-			journals[row.Stream] = row.Base
+			journals[row.Stream] = log.Origin{Base: row.Base, Since: row.Mark}
 		}
 	}
 	jlog, scan, err := log.Open(o, journals)

@@ -72,7 +72,7 @@ func (s *Store) write(g *core.Group) error {
 	if g.Index > 0 {
 		b := s.index.newBatch()
 		for op := g.First(); op != nil; op = op.Next() {
-			if err := s.index.addOp(b, op); err != nil {
+			if err := s.index.addOp(b, op, s.jlog.Seq()); err != nil {
 				return err
 			}
 		}

@@ -258,6 +258,9 @@ func (w *writer) payload(piece []byte) {
 	w.pieces = append(w.pieces, piece)
 }
 
+// Seq is a number that the next log write is not below.
+func (l *Log) Seq() uint64 { return l.seq + 1 }
+
 // Position is where the i-th batch added lies, once Flush has returned.
 func (l *Log) Position(i int) core.Position { return l.w.entries[i].pos }
 

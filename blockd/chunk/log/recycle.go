@@ -1,6 +1,8 @@
 package log
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -130,37 +132,51 @@ func (l *Log) seal() error {
 // files may be added it only tells that one is wanted: see Prepare. When all are in use it
 // copies the live batches of the file that has fewest into the current one, so
 // that a quiet stream cannot pin the log.
+//
+// A file may keep batches for all that: those of a stream whose drop is in the
+// queue are nobody's to carry and not free yet. Then the next file is tried.
 func (l *Log) Reserve() (wanted bool, err error) {
-	for {
-		l.mu.Lock()
-		free, n := 0, 0
-		var victim *file
-		for _, f := range l.mu.files {
-			if f == nil {
-				continue
-			}
-			n++
-			switch {
-			case l.freeLocked(f):
-				free++
-			case f != l.cur && f.pins == 0 && (victim == nil || f.live < victim.live):
-				victim = f
-			}
+	victims, wanted := l.victims()
+	for _, f := range victims {
+		err := l.carry(f)
+		if errors.Is(err, errs.ErrNoSpace) {
+			return false, nil // nothing was written; a release may come before the file is full
 		}
-		l.mu.Unlock()
-		if free > 0 || n < l.o.FilesMax || victim == nil {
-			return free == 0 && n < l.o.FilesMax, nil
-		}
-		if err := l.carry(victim); err != nil {
+		if err != nil {
 			return false, err
 		}
-		l.mu.Lock()
-		stuck := victim.batches > 0
-		l.mu.Unlock()
-		if stuck {
-			return false, fmt.Errorf("carry out of %s: %d batches stayed", victim.name, victim.batches)
+		if l.anyFree() != nil {
+			return false, nil
 		}
 	}
+	return wanted, nil
+}
+
+// victims gives the files to carry from, those with the fewest live bytes first;
+// none while a file is free or may be added.
+func (l *Log) victims() (victims []*file, wanted bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, f := range l.mu.files {
+		if f == nil {
+			continue
+		}
+		n++
+		if l.freeLocked(f) {
+			return nil, false
+		}
+	}
+	if n < l.o.FilesMax {
+		return nil, true
+	}
+	for _, f := range l.mu.files {
+		if f != nil && f != l.cur && f.pins == 0 {
+			victims = append(victims, f)
+		}
+	}
+	slices.SortFunc(victims, func(a, b *file) int { return cmp.Compare(a.live, b.live) })
+	return victims, false
 }
 
 type carried struct {

@@ -33,18 +33,25 @@ type Scanned struct {
 	TailLost bool
 	Batches  []core.Batch
 
-	base    id.LSN
+	from    Origin
 	suspect bool
 }
 
-// Open opens a log and scans it. streams are those that exist, with their bases;
-// what the log has of others is left over from dropped ones. The log takes
+// Origin is where a stream begins.
+type Origin struct {
+	Base id.LSN
+	// Since is the first log write that may have batches of it. Older ones of its
+	// name are left over from a creation that a crash undid.
+	Since uint64
+}
+
+// Open opens a log and scans it. streams are those that exist; what the log has of others is left over from dropped ones. The log takes
 // batches only after Start.
-func Open(o Options, streams map[storeproto.Stream]id.LSN) (*Log, *Scan, error) {
+func Open(o Options, streams map[storeproto.Stream]Origin) (*Log, *Scan, error) {
 	l := &Log{o: o}
 	s := &scanner{l: l, out: Scan{Streams: make(map[storeproto.Stream]*Scanned)}}
-	for name, base := range streams {
-		s.out.Streams[name] = &Scanned{base: base}
+	for name, from := range streams {
+		s.out.Streams[name] = &Scanned{from: from}
 	}
 	err := l.openFiles()
 	if err == nil {
@@ -359,11 +366,11 @@ func (s *scanner) take(f *file, off int64, h *Header, open bool) {
 	}
 	s.batches(f, off, h, func(b core.Batch, ah *storeproto.Header, ok bool) {
 		st := s.out.Streams[ah.Stream]
-		if st == nil {
+		if st == nil || h.Seq < st.from.Since {
 			return
 		}
 		if h.Kind == Appends && open {
-			if b.First > st.Tail || b.First == st.base {
+			if b.First > st.Tail || b.First == st.from.Base {
 				st.suspect = false // what is missing before it shows as a gap
 			}
 			st.Released = max(st.Released, ah.Released)

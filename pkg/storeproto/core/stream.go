@@ -47,6 +47,8 @@ type Row struct {
 	// LossyTo: synced records at or below it were lost; LossUnknown where the end
 	// is not known. The stream is lossy until a release passes it.
 	LossyTo id.LSN
+	// Mark is the shell's own.
+	Mark uint64
 }
 
 // Stream is one stream of the store. Its batches are in order and without gaps
