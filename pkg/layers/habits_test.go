@@ -89,7 +89,7 @@ var timeReaders = []string{"Now", "Since", "Until"}
 var timeWaiters = []string{"After", "AfterFunc", "Tick", "NewTicker", "NewTimer"}
 
 var bans = []ban{
-	{pkg: "time", names: []string{"Sleep"}, tests: true, instead: "wait for the condition, or use clock.Clock"},
+	{pkg: "time", names: []string{"Sleep"}, except: []string{"bench/perf"}, tests: true, instead: "wait for the condition, or use clock.Clock"},
 	{pkg: "time", names: slices.Concat(timeReaders, timeWaiters), except: []string{"pkg/clock", "bench", "pkg/testkit"},
 		instead: "take a clock.Clock, so that tests and simulation move time"},
 	{pkg: "math/rand", tests: true, instead: "math/rand/v2 with a seed of your own"},
