@@ -12,7 +12,8 @@ import (
 )
 
 // Without this nobody would know whether clients of a cluster under faults ever see a lost,
-// stale or torn block. SEED repeats a plan, CHAOS_SECONDS says how long.
+// stale or torn block. SEED repeats a plan, CHAOS_SECONDS says how long, FAULTS takes only some
+// kinds (names as the report has them, apart by commas).
 func TestChaos(t *testing.T) {
 	seed := uint64(time.Now().UnixNano()) % 1_000_000
 	if text := os.Getenv("SEED"); text != "" {
@@ -30,7 +31,15 @@ func TestChaos(t *testing.T) {
 		}
 		seconds = n
 	}
-	run(t, Options{Seed: seed, For: time.Duration(seconds) * time.Second})
+	o := Options{Seed: seed, For: time.Duration(seconds) * time.Second}
+	if text := os.Getenv("FAULTS"); text != "" {
+		kinds, err := ParseKinds(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Kinds = kinds
+	}
+	run(t, o)
 }
 
 func run(t *testing.T, o Options) {

@@ -3,6 +3,8 @@ package chaos
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -65,21 +67,40 @@ var holds = [kinds][2]time.Duration{
 // Plan deals faults from a seed, without end: every kind once in each round, in
 // another order.
 type Plan struct {
-	rng  *rand.Rand
-	deck []Kind
+	rng   *rand.Rand
+	kinds []Kind
+	deck  []Kind
 }
 
-// NewPlan begins the plan of a seed.
-func NewPlan(seed uint64) *Plan { return &Plan{rng: rand.New(rand.NewPCG(seed, 0))} }
+// NewPlan begins the plan of a seed, of the given kinds of faults or, if there are none, of all.
+func NewPlan(seed uint64, only ...Kind) *Plan {
+	p := &Plan{rng: rand.New(rand.NewPCG(seed, 0)), kinds: only}
+	if len(only) == 0 {
+		for k := range kinds {
+			p.kinds = append(p.kinds, k)
+		}
+	}
+	return p
+}
+
+// ParseKinds reads names of kinds, apart by commas.
+func ParseKinds(text string) (out []Kind, err error) {
+	for name := range strings.SplitSeq(text, ",") {
+		i := slices.Index(kindNames[:], strings.TrimSpace(name))
+		if i < 0 {
+			return nil, fmt.Errorf("no fault is called %q; there are: %s", name, strings.Join(kindNames[:], ", "))
+		}
+		out = append(out, Kind(i))
+	}
+	return out, nil
+}
 
 const calmMax = 1500 * time.Millisecond
 
 // Next is the next fault.
 func (p *Plan) Next() Fault {
 	if len(p.deck) == 0 {
-		for k := range kinds {
-			p.deck = append(p.deck, k)
-		}
+		p.deck = slices.Clone(p.kinds)
 		p.rng.Shuffle(len(p.deck), func(i, j int) { p.deck[i], p.deck[j] = p.deck[j], p.deck[i] })
 	}
 	k := p.deck[0]

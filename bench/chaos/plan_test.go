@@ -33,6 +33,18 @@ func TestPlanFollowsFromItsSeed(t *testing.T) {
 			t.Errorf("round %d has %d kinds of %d", round, len(seen), kinds)
 		}
 	}
+	some, err := ParseKinds("kill the owner, cut the leader off")
+	if err != nil || !slices.Equal(some, []Kind{KillOwner, CutLeader}) {
+		t.Errorf("%v %v", some, err)
+	}
+	if _, err := ParseKinds("unplug"); err == nil {
+		t.Error("a fault that does not exist")
+	}
+	for f, p := 0, NewPlan(1, some...); f < 10; f++ {
+		if k := p.Next().Kind; !slices.Contains(some, k) {
+			t.Errorf("%s was not asked for", k)
+		}
+	}
 	if len(kindNames) != int(kinds) {
 		t.Errorf("%d names for %d kinds", len(kindNames), kinds)
 	}

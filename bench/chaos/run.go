@@ -23,8 +23,8 @@ type Options struct {
 	Seed uint64
 	// For is how long faults are begun; getting well and judging come on top.
 	For time.Duration
-	// Only, if not empty, is what is done instead of the seed's plan, over and over.
-	Only []Fault
+	// Kinds, if not empty, are the only kinds of faults that the seed's plan has.
+	Kinds []Kind
 	// BinDir has the binaries; Out gets lines for people, SaveDir what is needed to look into a failure.
 	BinDir, SaveDir string
 	Out             io.Writer
@@ -59,7 +59,7 @@ func Run(o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{o: o, fleet: f, report: &Report{Seed: o.Seed}, plan: NewPlan(o.Seed), start: time.Now()}
+	r := &runner{o: o, fleet: f, report: &Report{Seed: o.Seed}, plan: NewPlan(o.Seed, o.Kinds...), start: time.Now()}
 	err = r.run()
 	r.judge()
 	err = errors.Join(err, f.Stop())
@@ -170,9 +170,6 @@ func (r *runner) faults() error {
 	}
 	for n := 1; time.Since(r.start) < r.o.For; n++ {
 		f := r.plan.Next()
-		if len(r.o.Only) > 0 {
-			f = r.o.Only[(n-1)%len(r.o.Only)]
-		}
 		row := &Row{Number: n, Fault: f}
 		r.report.Rows = append(r.report.Rows, row)
 		if err := r.fault(f, row); err != nil {

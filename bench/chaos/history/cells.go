@@ -63,8 +63,26 @@ func Parse(p []byte, c Cell) (Value, error) {
 		case got != v:
 			return 0, fmt.Errorf("cell %s is torn: value %d at its start, %d at byte %d", c, v, got, at)
 		case check != want:
-			return 0, fmt.Errorf("cell %s has strange bytes at %d: value %d, check %#x, want %#x", c, at, got, check, want)
+			return 0, fmt.Errorf("cell %s has strange bytes at %d: value %d, %s", c, at, got, whose(got, check, at))
 		}
 	}
 	return v, nil
+}
+
+// Bounds of the search for the cell that strange bytes belong to.
+const (
+	regionsSearched = 4
+	cellsSearched   = 1 << 15
+)
+
+// whose tells which cell's bytes these are.
+func whose(v Value, check uint64, at int) string {
+	for r := range regionsSearched {
+		for i := range cellsSearched {
+			if mix(v, CellOf(r, i), at) == check {
+				return fmt.Sprintf("as it was written to cell %s", CellOf(r, i))
+			}
+		}
+	}
+	return "as it was never written anywhere"
 }
