@@ -128,13 +128,14 @@ func BenchmarkReadShard(b *testing.B) {
 						free <- r
 					}}
 			}
+			random := rand.New(rand.NewPCG(1, 2))
 			b.ReportAllocs()
 			start := cpu()
 			b.ResetTimer()
 			for range b.N {
 				r := <-free
-				r.Segment = id.MakeSegment(id.Sequence(rand.IntN(shards)+1), 1)
-				r.First = uint16(rand.IntN(blocks))
+				r.Segment = id.MakeSegment(id.Sequence(random.IntN(shards)+1), 1)
+				r.First = uint16(random.IntN(blocks))
 				s.ReadShard(r)
 			}
 			for range depth {

@@ -6,6 +6,7 @@ package storetest
 import (
 	"context"
 	"encoding/binary"
+	"runtime"
 	"testing"
 	"time"
 
@@ -154,7 +155,7 @@ func Fence(t *testing.T, s storeproto.Store, f storeproto.Fence) chan Fenced {
 			done <- r
 			return done
 		default:
-			time.Sleep(50 * time.Microsecond) // polling: the fence says nothing before its answer
+			runtime.Gosched() // polling: the fence says nothing before its answer
 		}
 	}
 	return done
