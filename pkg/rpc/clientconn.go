@@ -62,7 +62,7 @@ func (c *clientConn) run() {
 			break
 		}
 	}
-	c.writers.Wait()
+	c.quiesce()
 	reason := c.reason()
 	for _, call := range c.takeAll() {
 		call.end(reason)

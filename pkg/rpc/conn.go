@@ -368,6 +368,16 @@ func (c *conn) fail(err error) {
 	}
 }
 
+// quiesce waits until nobody writes any more. The connection is dead, so nobody begins to.
+func (c *conn) quiesce() {
+	c.mu.Lock()
+	for c.mu.flushing {
+		c.mu.idle.Wait()
+	}
+	c.mu.Unlock()
+	c.writers.Wait()
+}
+
 func (c *conn) reason() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

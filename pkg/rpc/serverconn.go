@@ -56,7 +56,7 @@ func (c *serverConn) run() error {
 	}
 	c.mu.Unlock()
 	c.await(false)
-	c.writers.Wait()
+	c.quiesce()
 	c.handler.Close()
 	return c.reason()
 }
