@@ -3,13 +3,16 @@ package nbd
 // Batch completes several requests so that each connection is written to once. A device that
 // learns of many completions together does
 //
-//	var b nbd.Batch // kept between uses, one goroutine at a time
+//	var b nbd.Batch
 //	for ... { b.Complete(r, err) }
 //	b.Flush()
 //
-// Replies may wait for Flush, which must follow.
+// Replies may wait for Flush, which must follow. A Batch belongs to one goroutine, allocates nothing for a few
+// connections, and may be used again after Flush.
 type Batch struct {
-	held []*outbox
+	few  [8]*outbox // held, the first n
+	n    int
+	more []*outbox // held, beyond them
 }
 
 // Complete is r.Complete(err), with the reply held back until Flush.
@@ -20,24 +23,31 @@ func (b *Batch) Complete(r *Request, err error) {
 	r.Complete(err)
 }
 
-// heldSearch bounds the search for an outbox already held; beyond it one may be corked twice.
-const heldSearch = 8
-
+// hold corks o, unless it is among the few already. One of the others may be corked twice.
 func (b *Batch) hold(o *outbox) {
-	for i := len(b.held) - 1; i >= max(0, len(b.held)-heldSearch); i-- {
-		if b.held[i] == o {
+	for i := b.n - 1; i >= 0; i-- {
+		if b.few[i] == o {
 			return
 		}
 	}
 	o.cork()
-	b.held = append(b.held, o)
+	if b.n < len(b.few) {
+		b.few[b.n] = o
+		b.n++
+		return
+	}
+	b.more = append(b.more, o)
 }
 
 // Flush sends what Complete held back.
 func (b *Batch) Flush() {
-	for i, o := range b.held {
-		o.uncork(false)
-		b.held[i] = nil
+	for i := range b.n {
+		b.few[i].uncork(false)
+		b.few[i] = nil
 	}
-	b.held = b.held[:0]
+	for i, o := range b.more {
+		o.uncork(false)
+		b.more[i] = nil
+	}
+	b.n, b.more = 0, b.more[:0]
 }

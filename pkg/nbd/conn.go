@@ -49,6 +49,7 @@ type conn struct {
 	corker Corker // dev, if it is one
 	info   Info
 	limit  limiter
+	limits [3]*limiter // its own, the export's, the server's
 	out    outbox
 	stats  connStats
 
@@ -122,6 +123,7 @@ func (c *conn) serve(ctx context.Context) {
 	c.begin()
 	err = c.transmit()
 	c.finish(err)
+	c.server.leaveShare(c.shareName())
 	c.closeHandle(c.dev)
 }
 
@@ -136,6 +138,7 @@ func (c *conn) begin() {
 	c.in.grow(bufferLen)
 	limits := &c.server.cfg.Limits
 	c.limit.requestsMax, c.limit.bytesMax = limits.ConnRequestsMax, limits.ConnBytesMax
+	c.limits = [3]*limiter{&c.limit, &c.server.joinShare(c.shareName()).limiter, &c.server.limit}
 	c.out.conn, c.out.writeTimeout = c.raw, limits.StallTimeout
 	c.out.encode, c.out.sent, c.out.clock = c.encode, c.sent, c.server.clock
 	if c.tls != nil {
@@ -220,22 +223,38 @@ func (c *conn) goodbye() {
 
 // admit waits until a request of n bytes may fly. False: the connection is over.
 func (c *conn) admit(n int64) bool {
-	if c.limit.try(n) {
-		if c.server.limit.try(n) {
-			return true
-		}
-		c.limit.release(1, n)
+	taken := 0
+	for taken < len(c.limits) && c.limits[taken].try(n) {
+		taken++
+	}
+	if taken == len(c.limits) {
+		return true
 	}
 	c.pause() // what is held back may be what all wait for
 	defer c.resume()
-	if !c.limit.wait(n, c.dead) {
-		return false
-	}
-	if !c.server.limit.wait(n, c.dead) {
-		c.limit.release(1, n)
-		return false
+	for ; taken < len(c.limits); taken++ {
+		if !c.limits[taken].wait(n, c.dead) {
+			c.giveBack(taken, 1, n)
+			return false
+		}
 	}
 	return true
+}
+
+// giveBack releases what the first limits granted. The connection's own comes last: who waits for
+// it to be idle then finds nothing left.
+func (c *conn) giveBack(limits, requests int, bytes int64) {
+	for i := limits - 1; i >= 0; i-- {
+		c.limits[i].release(requests, bytes)
+	}
+}
+
+// shareName is what the connections of one export have in common.
+func (c *conn) shareName() string {
+	if c.info.Name != "" {
+		return c.info.Name
+	}
+	return *c.export.Load()
 }
 
 var errOver = errors.New("the connection is closed")

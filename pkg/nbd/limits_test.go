@@ -104,7 +104,7 @@ func TestRequestsInFlightAreBounded(t *testing.T) {
 // Without this a few long requests would fill the server's memory, of one client or of all.
 func TestBytesInFlightAreBounded(t *testing.T) {
 	const limit = buf.LenMax
-	for name, limits := range map[string]Limits{"connection": {ConnBytesMax: limit}, "server": {ServerBytesMax: limit}} {
+	for name, limits := range map[string]Limits{"connection": {ConnBytesMax: limit}, "export": {ExportBytesMax: limit}, "server": {ServerBytesMax: limit}} {
 		t.Run(name, func(t *testing.T) {
 			d := newHolder(limit)
 			s, p := serve(t, Config{Exports: &fakes{devices: map[string]*fake{"disk": &d.fake}}, Limits: limits}, Endpoint{})
@@ -114,7 +114,7 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 				p.request(headersSimple, requestHeader{op: OpRead, length: n, cookie: uint64(i)}, nil)
 			}
 			d.wait(t, 4)
-			eventually(t, "the reader waits", func() bool { return s.Conns()[0].Waits+s.Status().Waits == 1 })
+			eventually(t, "the reader waits", func() bool { return s.waits() == 1 })
 			if st := s.Status(); st.BytesInFlight > limit || len(d.more) != 0 {
 				t.Fatalf("%d bytes in flight", st.BytesInFlight)
 			}
@@ -128,6 +128,51 @@ func TestBytesInFlightAreBounded(t *testing.T) {
 				p.wantReply(headersSimple, requestHeader{op: OpRead, length: n, cookie: uint64(i)}, 0)
 			}
 		})
+	}
+}
+
+// waits is how often anybody had to wait at any limit.
+func (s *Server) waits() uint64 {
+	n := s.Status().Waits
+	for _, c := range s.Conns() {
+		n += c.Waits
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sh := range s.mu.shares {
+		_, _, waits := sh.usage()
+		n += waits
+	}
+	return n
+}
+
+// Without this a disk that is stuck, with many connections, would stop every other disk of the server.
+func TestStuckExportLeavesRoomForOthers(t *testing.T) {
+	stuck, fine := newHolder(4096), &fake{data: make([]byte, 4096)}
+	exports := &fakes{devices: map[string]*fake{"stuck": &stuck.fake, "fine": fine}}
+	s, p := serve(t, Config{Exports: exports, Limits: Limits{ExportRequestsMax: 3, ServerRequestsMax: 4}}, Endpoint{})
+	p.transmission(headersSimple, false, "stuck")
+	q := meet(t, s, Endpoint{}).transmission(headersSimple, false, "stuck")
+	for range 4 {
+		p.request(headersSimple, requestHeader{op: OpTrim, length: 512}, nil)
+		q.request(headersSimple, requestHeader{op: OpTrim, length: 512}, nil)
+	}
+	stuck.wait(t, 3)
+	eventually(t, "both wait", func() bool { return s.waits() == 2 })
+	r := meet(t, s, Endpoint{}).transmission(headersSimple, false, "fine")
+	r.request(headersSimple, requestHeader{op: OpTrim, length: 512, cookie: 7}, nil)
+	r.wantReply(headersSimple, requestHeader{op: OpTrim, cookie: 7}, 0)
+	_, _ = p.conn.Close(), q.conn.Close()
+	eventually(t, "they are gone", func() bool {
+		for _, held := range stuck.take(8) {
+			held.Complete(nil)
+		}
+		return s.Status().Conns == 1
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.mu.shares) != 1 {
+		t.Fatalf("%d shares", len(s.mu.shares))
 	}
 }
 
@@ -359,7 +404,7 @@ func TestMetricsTellTheStatus(t *testing.T) {
 
 // Without this a server could start with limits at which the longest request waits for ever.
 func TestLimitsAreChecked(t *testing.T) {
-	for _, l := range []Limits{{ConnsMax: -1}, {ConnBytesMax: 1 << 20}, {ServerBytesMax: 1}, {ConnRequestsMax: -5}, {StallTimeout: -1}} {
+	for _, l := range []Limits{{ConnsMax: -1}, {ConnBytesMax: 1 << 20}, {ServerBytesMax: 1}, {ExportBytesMax: 1}, {ConnRequestsMax: -5}, {StallTimeout: -1}} {
 		if _, err := NewServer(Config{Exports: one(&fake{}), Limits: l}); !errors.Is(err, errs.ErrInvalid) {
 			t.Errorf("%+v: %v", l, err)
 		}

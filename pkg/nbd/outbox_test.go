@@ -103,11 +103,11 @@ func TestCorksHoldBackUntilTheLast(t *testing.T) {
 		o.add(frameOf(p), false)
 	}
 	o.uncork(true)
-	if s.pushes != 0 || len(b.held) != 1 {
-		t.Fatalf("%d writes, %d corks", s.pushes, len(b.held))
+	if s.pushes != 0 || b.n != 1 {
+		t.Fatalf("%d writes, %d corks", s.pushes, b.n)
 	}
 	b.Flush()
-	if string(s.got) != "h:ah:bh:c" || s.pushes != 1 || len(b.held) != 0 {
+	if string(s.got) != "h:ah:bh:c" || s.pushes != 1 || b.n != 0 {
 		t.Fatalf("%q in %d writes", s.got, s.pushes)
 	}
 	o.cork()

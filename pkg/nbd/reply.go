@@ -224,6 +224,5 @@ func (c *conn) sent(first *frame) {
 		r.Recycle()
 		f = next
 	}
-	c.server.limit.release(n, bytes)
-	c.limit.release(n, bytes)
+	c.giveBack(len(c.limits), n, bytes)
 }

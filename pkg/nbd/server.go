@@ -39,6 +39,8 @@ type Limits struct {
 	HandshakesMax     int           // connections of one listener not yet in transmission; more are closed at once. Default 256
 	ConnRequestsMax   int           // requests in flight of one connection. Default 256
 	ConnBytesMax      int64         // their payload, at least 32 MiB. Default 64 MiB
+	ExportRequestsMax int           // requests in flight of all connections of one export, so that one stuck disk leaves room. Default 4096
+	ExportBytesMax    int64         // their payload, at least 32 MiB. Default 256 MiB
 	ServerRequestsMax int           // requests in flight of all. Default 16384
 	ServerBytesMax    int64         // their payload, at least 32 MiB. Default 1 GiB
 	HandshakeTimeout  time.Duration // from accept to transmission, TLS included, without Open. Default 10 s
@@ -51,16 +53,18 @@ func (l *Limits) EnsureDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.ConnsMax, 1024}, {&l.HandshakesMax, 256}, {&l.ConnRequestsMax, 256}, {&l.ServerRequestsMax, 16384}} {
+	}{{&l.ConnsMax, 1024}, {&l.HandshakesMax, 256}, {&l.ConnRequestsMax, 256}, {&l.ExportRequestsMax, 4096}, {&l.ServerRequestsMax, 16384}} {
 		if *d.field == 0 {
 			*d.field = d.value
 		}
 	}
-	if l.ConnBytesMax == 0 {
-		l.ConnBytesMax = 64 << 20
-	}
-	if l.ServerBytesMax == 0 {
-		l.ServerBytesMax = 1 << 30
+	for _, d := range []struct {
+		field *int64
+		value int64
+	}{{&l.ConnBytesMax, 64 << 20}, {&l.ExportBytesMax, 256 << 20}, {&l.ServerBytesMax, 1 << 30}} {
+		if *d.field == 0 {
+			*d.field = d.value
+		}
 	}
 	for _, d := range []struct {
 		field *time.Duration
@@ -74,11 +78,11 @@ func (l *Limits) EnsureDefaults() {
 
 // Validate refuses limits that could never let the longest request through.
 func (l *Limits) Validate() error {
-	if l.ConnsMax < 1 || l.HandshakesMax < 1 || l.ConnRequestsMax < 1 || l.ServerRequestsMax < 1 ||
+	if l.ConnsMax < 1 || l.HandshakesMax < 1 || l.ConnRequestsMax < 1 || l.ExportRequestsMax < 1 || l.ServerRequestsMax < 1 ||
 		l.HandshakeTimeout < 0 || l.OpenTimeout < 0 || l.StallTimeout < 0 {
 		return fmt.Errorf("nbd limits must be positive: %w", errs.ErrInvalid)
 	}
-	if l.ConnBytesMax < buf.LenMax || l.ServerBytesMax < buf.LenMax {
+	if min(l.ConnBytesMax, l.ExportBytesMax, l.ServerBytesMax) < buf.LenMax {
 		return fmt.Errorf("nbd limits of bytes in flight must be at least %d: %w", buf.LenMax, errs.ErrInvalid)
 	}
 	return nil
@@ -111,6 +115,7 @@ type Server struct {
 	mu struct {
 		sync.Mutex
 		conns     map[uint64]*conn
+		shares    map[string]*share // by export, of connections in transmission
 		listeners map[net.Listener]struct{}
 		lastConn  uint64
 		closing   bool
@@ -138,6 +143,7 @@ func NewServer(cfg Config) (*Server, error) {
 	s.opens, s.noOpens = context.WithCancel(s.ctx)
 	s.mu.conns = make(map[uint64]*conn)
 	s.mu.listeners = make(map[net.Listener]struct{})
+	s.mu.shares = make(map[string]*share)
 	return s, nil
 }
 
@@ -279,6 +285,35 @@ func processOf(raw net.Conn) *Process {
 		return nil
 	}
 	return &Process{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}
+}
+
+// share is what the connections of one export may have in flight together.
+type share struct {
+	limiter
+	conns int // guarded by Server.mu
+}
+
+// joinShare gives the share of an export, for one connection more.
+func (s *Server) joinShare(export string) *share {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := s.mu.shares[export]
+	if sh == nil {
+		sh = &share{limiter: limiter{requestsMax: s.cfg.Limits.ExportRequestsMax, bytesMax: s.cfg.Limits.ExportBytesMax}}
+		s.mu.shares[export] = sh
+	}
+	sh.conns++
+	return sh
+}
+
+// leaveShare undoes joinShare, when nothing of the connection is in flight.
+func (s *Server) leaveShare(export string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sh := s.mu.shares[export]
+	if sh.conns--; sh.conns == 0 {
+		delete(s.mu.shares, export)
+	}
 }
 
 // Shutdown ends the server in order: no more is accepted, requests in flight end and are answered, later
