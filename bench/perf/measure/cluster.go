@@ -19,12 +19,11 @@ import (
 // cluster is an ashlar dev with one disk: three metads, three blockds with two stores
 // each, TLS between them, profile 4+2.
 type cluster struct {
-	b        *bench
-	dir      string
-	target   *target
-	stopDev  func()
-	debug    []string // blockds' debug addresses
-	endpoint endpoint
+	b       *bench
+	dir     string
+	target  *target
+	stopDev func()
+	debug   []string // blockds' debug addresses
 }
 
 // endpoint is what ashlar disk nbd prints.
@@ -52,7 +51,7 @@ func (b *bench) startCluster(ctx context.Context) (*cluster, error) {
 	if _, err := c.ashlar(ctx, "disk", "create", diskName, "--size", fmt.Sprintf("%dMiB", b.plan.DiskMiB)); err != nil {
 		return nil, err
 	}
-	return c, c.find(ctx)
+	return c, c.attach(ctx)
 }
 
 func (c *cluster) overlay() string { return filepath.Join(c.b.dir, "blockd.yaml") }
@@ -87,10 +86,10 @@ func (c *cluster) start(ctx context.Context, flags ...string) error {
 	for _, b := range f.Dev.Blockds {
 		c.debug = append(c.debug, b.Debug)
 	}
-	if c.endpoint.Unix == "" {
-		return nil
+	if c.target.engine == nil {
+		return nil // no disk yet
 	}
-	return c.find(ctx)
+	return c.attach(ctx)
 }
 
 func (c *cluster) stop() {
@@ -110,17 +109,23 @@ func (c *cluster) ashlar(ctx context.Context, args ...string) ([]byte, error) {
 	return text, nil
 }
 
-// find asks where the disk is served; after a start another blockd may own it.
-func (c *cluster) find(ctx context.Context) error {
-	text, err := c.ashlar(ctx, "disk", "nbd", diskName)
+// attach points the target at the disk; after a start another blockd may own it.
+func (c *cluster) attach(ctx context.Context) error {
+	e, err := c.find(ctx, diskName)
+	c.target.engine = []string{"--ioengine=nbd", "--uri=" + e.Unix}
+	return err
+}
+
+// find asks where a disk is served.
+func (c *cluster) find(ctx context.Context, disk string) (e endpoint, err error) {
+	text, err := c.ashlar(ctx, "disk", "nbd", disk)
 	if err != nil {
-		return err
+		return e, err
 	}
-	if err := json.Unmarshal(text, &c.endpoint); err != nil {
-		return fmt.Errorf("read endpoints: %w", err)
+	if err := json.Unmarshal(text, &e); err != nil {
+		return e, fmt.Errorf("read endpoints: %w", err)
 	}
-	c.target.engine = []string{"--ioengine=nbd", "--uri=" + c.endpoint.Unix}
-	return nil
+	return e, nil
 }
 
 // pids are those of all daemons, metads too.

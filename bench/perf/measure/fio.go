@@ -38,6 +38,9 @@ var jobs = []job{
 	mix,
 }
 
+// scattered reads what the random writes of the matrix left in many pieces.
+var scattered = job{name: "read 1M q8 scattered", rw: "read", bs: "1m", depth: 8}
+
 // appends is what storing a write costs a store that does nothing else: three logs, as
 // the three stores of an ensemble, each append followed by fdatasync. 128k is a batch of
 // 32 writes.

@@ -181,6 +181,9 @@ func (b *bench) matrix(ctx context.Context) (*cluster, error) {
 				}
 			}
 		}
+		if err := b.run(ctx, "matrix", c.target, scattered, round, b.plan.Job); err != nil {
+			return nil, err
+		}
 		if err := b.cached(ctx, c.target, round); err != nil {
 			return nil, err
 		}
