@@ -289,11 +289,11 @@ func (s *Store) DeleteShards(ctx context.Context, d storeproto.DeleteShards) err
 	if err != nil {
 		return err
 	}
-	var doomed []doomedShard
+	var doomed []shardName
 	for _, t := range ctl.Tombstones {
 		err := s.eachShard(t.Segment, func(n shardName, r shardRow) {
 			if r.head.Volume == t.Volume && !t.Generation.Less(n.generation) {
-				doomed = append(doomed, doomedShard{name: n})
+				doomed = append(doomed, n)
 			}
 		})
 		if err != nil {
@@ -303,15 +303,11 @@ func (s *Store) DeleteShards(ctx context.Context, d storeproto.DeleteShards) err
 	return s.deleteShards(doomed)
 }
 
-type doomedShard struct {
-	name shardName
-}
-
 // deleteBatch bounds what one index batch deletes.
 const deleteBatch = 256
 
 // deleteShards deletes shards for which no put can be committed any more.
-func (s *Store) deleteShards(doomed []doomedShard) error {
+func (s *Store) deleteShards(doomed []shardName) error {
 	s.deleting.Lock()
 	defer s.deleting.Unlock()
 	for len(doomed) > 0 {
@@ -324,17 +320,17 @@ func (s *Store) deleteShards(doomed []doomedShard) error {
 	return nil
 }
 
-func (s *Store) deleteSome(doomed []doomedShard) error {
+func (s *Store) deleteSome(doomed []shardName) error {
 	b := s.index.newBatch()
 	var rows []shardRow
-	for _, d := range doomed {
-		row, _, err := s.findShard(d.name)
+	for _, n := range doomed {
+		row, _, err := s.findShard(n)
 		if errors.Is(err, errs.ErrNotFound) {
 			continue // deleted by another call
 		}
 		if err == nil {
-			err = errors.Join(b.Delete(d.name.key(keyShard), nil), b.Delete(d.name.key(keyEntries), nil),
-				b.Delete(d.name.key(keySums), nil), b.Delete(ownerKey(row.head.Volume, d.name), nil))
+			err = errors.Join(b.Delete(n.key(keyShard), nil), b.Delete(n.key(keyEntries), nil),
+				b.Delete(n.key(keySums), nil), b.Delete(ownerKey(row.head.Volume, n), nil))
 		}
 		if err != nil {
 			return errors.Join(err, b.Close())
@@ -379,7 +375,7 @@ func (s *Store) openExtents() error {
 	if s.ext, err = openExtents(s.fs, s.dir, s.ident.ExtentBytes); err != nil {
 		return err
 	}
-	var doomed []doomedShard
+	var doomed []shardName
 	err = s.index.scan([]byte{keyShard}, func(key []byte, value func() ([]byte, error)) error {
 		n, ok := decodeShardName(key[1:])
 		if !ok {
@@ -398,7 +394,7 @@ func (s *Store) openExtents() error {
 		}
 		s.addUseLocked(row.head.Volume, 1, row.place.Units())
 		if s.mu.core.Deleted(row.head.Volume, n.segment, n.generation) {
-			doomed = append(doomed, doomedShard{name: n})
+			doomed = append(doomed, n)
 		}
 		return nil
 	})

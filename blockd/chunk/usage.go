@@ -220,10 +220,10 @@ func (s *Store) PurgeVolume(ctx context.Context, v id.Volume, epoch id.Epoch) er
 	if err := s.ForgetStreams(ctx, v, epoch); err != nil {
 		return err
 	}
-	var doomed []doomedShard
+	var doomed []shardName
 	err := s.EachShard(v, func(seg storeproto.SegmentGeneration, index uint8) bool {
 		if seg.Generation.Epoch <= epoch {
-			doomed = append(doomed, doomedShard{name: shardName{seg.Segment, seg.Generation, index}})
+			doomed = append(doomed, shardName{seg.Segment, seg.Generation, index})
 		}
 		return true
 	})
