@@ -113,7 +113,7 @@ func (s *stores) follow(t *cluster.Topology) {
 	for i := range t.Stores {
 		st := &t.Stores[i]
 		if p := s.peers[st.Host]; p != nil {
-			next[st.Store] = p.stores.Store(st.Store)
+			next[st.Store] = p.stores.Store(st.Store, st.Incarnation)
 		}
 	}
 	for n, b := range s.local {

@@ -66,7 +66,7 @@ func must(err error) {
 
 func benchStore(b *testing.B, tr rpctest.Transport) storeproto.Store {
 	s := serve(b, rpctest.NewWorld(b), tr, ServiceConfig{Lookup: lookup(nullStore{})}, rpc.Timing{})
-	st := s.peer("a", nil).Store(storeID)
+	st := s.peer("a", nil).Store(storeID, storeInc)
 	if _, err := st.ShardHeads(b.Context(), 4097); err != nil {
 		b.Fatal(err)
 	}

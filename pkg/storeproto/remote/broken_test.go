@@ -27,7 +27,7 @@ func newMem() *memstore.Store { s, _ := newTimedMem(); return s }
 
 func newTimedMem() (*memstore.Store, *clock.Manual) {
 	m := clock.NewManual()
-	s := memstore.New(memstore.Options{ID: storeID, Clock: m})
+	s := memstore.New(memstore.Options{ID: storeID, Incarnation: storeInc, Clock: m})
 	m.Advance(time.Minute)
 	return s, m
 }
@@ -120,7 +120,7 @@ func TestAppendsAcrossDisconnects(t *testing.T) {
 	x := &sender{t: t, stream: storetest.Stream(3, 1, storeproto.Journal)}
 	x.moved = sync.NewCond(&x.mu)
 	p := s.peer("a", func(c *PeerConfig) { c.Address, c.Timing, c.OnState = link.Address(), quick, x.state })
-	x.store = p.Store(storeID)
+	x.store = p.Store(storeID, storeInc)
 	const seed = 42
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	for i := range n {
@@ -174,7 +174,7 @@ func TestEverythingInFlightEndsWithTheConnection(t *testing.T) {
 	s := serve(t, rpctest.NewWorld(t), rpctest.Transports[0], ServiceConfig{Lookup: lookup(mem)}, patient)
 	link := rpctest.NewLink(t, s.addr)
 	p := s.peer("a", func(c *PeerConfig) { c.Address, c.Timing = link.Address(), quick })
-	st := p.Store(storeID)
+	st := p.Store(storeID, storeInc)
 	if _, err := st.ShardHeads(t.Context(), 4097); err != nil { // the connections stand
 		t.Fatal(err)
 	}
@@ -218,7 +218,7 @@ func TestEverythingInFlightEndsWithTheConnection(t *testing.T) {
 // Without this any host could fence or lease in the name of another.
 func TestHolderMustBeThePeer(t *testing.T) {
 	s := serve(t, rpctest.NewWorld(t), rpctest.Transports[0], ServiceConfig{Lookup: lookup(newMem())}, patient)
-	st := s.peer("a", nil).Store(storeID)
+	st := s.peer("a", nil).Store(storeID, storeInc)
 	other := id.Holder{Host: "b", Number: 1}
 	if l := <-storetest.Lease(st, other, 0, 0); !errors.Is(l.Err, errs.ErrDenied) {
 		t.Errorf("lease: %v", l.Err)
@@ -229,7 +229,7 @@ func TestHolderMustBeThePeer(t *testing.T) {
 	if err := st.Release(t.Context(), storeproto.Release{Volume: storetest.Volume, Epoch: 4, By: other}); !errors.Is(err, errs.ErrDenied) {
 		t.Errorf("release: %v", err)
 	}
-	if _, err := s.peer("a", nil).Store(id.Store{99}).ShardHeads(t.Context(), 4097); !errors.Is(err, errs.ErrUnavailable) {
+	if _, err := s.peer("a", nil).Store(id.Store{99}, storeInc).ShardHeads(t.Context(), 4097); !errors.Is(err, errs.ErrUnavailable) {
 		t.Errorf("a store that is elsewhere: %v", err)
 	}
 }
@@ -241,7 +241,7 @@ func TestOnlyBlockdsAreServed(t *testing.T) {
 	st := s.peer("me", func(c *PeerConfig) {
 		cr := w.Credentials(pki.RoleOperator, "me")
 		c.Self, c.TLS = cr.Self(), cr.Client(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}})
-	}).Store(storeID)
+	}).Store(storeID, storeInc)
 	if _, err := st.ShardHeads(t.Context(), 4097); !errors.Is(err, errs.ErrDenied) {
 		t.Errorf("operator: %v", err)
 	}
@@ -253,7 +253,7 @@ func TestLargestShardsUnderALimit(t *testing.T) {
 		t.Run(tr.Name, func(t *testing.T) {
 			const limit = 3 << 20
 			s := serve(t, rpctest.NewWorld(t), tr, ServiceConfig{Lookup: lookup(newMem()), BulkBytesMax: limit, ReadBytesMax: limit}, patient)
-			st := s.peer("a", nil).Store(storeID)
+			st := s.peer("a", nil).Store(storeID, storeInc)
 			gen := id.Generation{Epoch: 3, N: 1}
 			sizes := []int{1, 64, 65, 300, 300, 300, 4096}
 			shards := make([]*storeproto.PutShard, len(sizes))
@@ -288,7 +288,7 @@ func TestLargestShardsUnderALimit(t *testing.T) {
 func TestContextEndsAWaitingCall(t *testing.T) {
 	mem := newMem()
 	s := serve(t, rpctest.NewWorld(t), rpctest.Transports[0], ServiceConfig{Lookup: lookup(mem)}, patient)
-	st := s.peer("a", nil).Store(storeID)
+	st := s.peer("a", nil).Store(storeID, storeInc)
 	if _, err := st.ShardHeads(t.Context(), 4097); err != nil {
 		t.Fatal(err)
 	}
@@ -299,4 +299,24 @@ func TestContextEndsAWaitingCall(t *testing.T) {
 		t.Errorf("fence: %v", err)
 	}
 	mem.Resume()
+}
+
+// Without this a store that was formatted anew could grant leases and confirm epochs whose fences it forgot.
+func TestAnotherIncarnationIsNotServed(t *testing.T) {
+	mem := newMem()
+	s := serve(t, rpctest.NewWorld(t), rpctest.Transports[0], ServiceConfig{Lookup: lookup(mem)}, patient)
+	st := s.peer("a", nil).Store(storeID, storeInc)
+	if err := storetest.Confirm(st, storetest.Volume, 3); err != nil {
+		t.Error(err)
+	}
+	mem.Wipe(id.Incarnation{2})
+	if err := storetest.Confirm(st, storetest.Volume, 3); !errors.Is(err, errs.ErrNotFound) {
+		t.Errorf("confirm: %v", err)
+	}
+	if l := <-storetest.Lease(st, id.Holder{Host: "a", Number: 1}, 0, 0); !errors.Is(l.Err, errs.ErrNotFound) {
+		t.Errorf("lease: %v", l.Err)
+	}
+	if _, err := st.Fence(t.Context(), storeproto.Fence{Volume: storetest.Volume, Epoch: 4, By: id.Holder{Host: "a", Number: 1}}); !errors.Is(err, errs.ErrNotFound) {
+		t.Errorf("fence: %v", err)
+	}
 }

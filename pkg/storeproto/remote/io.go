@@ -51,8 +51,8 @@ func (s *store) Append(a *storeproto.Append) {
 	c := appendCalls.Get().(*appendCall)
 	c.store, c.a, c.Caller = s, a, c
 	c.Op, c.Timeout = opAppend, s.peer.timeouts.Append
-	copy(c.head[:], s.id[:])
-	a.EncodeHeader(c.head[storeBytes:])
+	copy(c.head[:], s.ref[:])
+	a.EncodeHeader(c.head[refBytes:])
 	c.Head = c.head[:]
 	c.sums = storeproto.AppendSums(c.sums[:0], a.Batch.Sums)
 	c.Payload = append(c.Payload[:0], a.Batch.Meta, c.sums)
@@ -115,7 +115,7 @@ func (s *store) Confirm(q *storeproto.Confirm) {
 	c := confirmCalls.Get().(*confirmCall)
 	c.store, c.c, c.Caller = s, q, c
 	c.Op, c.Timeout = opConfirm, s.peer.timeouts.Confirm
-	c.Head = appendConfirm(append(c.Head[:0], s.id[:]...), q.Volume, q.Epoch)
+	c.Head = appendConfirm(append(c.Head[:0], s.ref[:]...), q.Volume, q.Epoch)
 	s.peer.client(opConfirm).Start(&c.Call)
 }
 
@@ -180,7 +180,7 @@ func (s *store) ReadShard(q *storeproto.ReadShard) {
 	c := readCalls.Get().(*readCall)
 	c.store, c.q, c.Caller = s, q, c
 	c.Op, c.Timeout = opReadShard, s.peer.timeouts.Read
-	c.Head = appendRead(append(c.Head[:0], s.id[:]...), q)
+	c.Head = appendRead(append(c.Head[:0], s.ref[:]...), q)
 	s.peer.client(opReadShard).Start(&c.Call)
 }
 
@@ -221,7 +221,7 @@ func (s *store) PutShard(p *storeproto.PutShard) {
 	c := putCalls.Get().(*putCall)
 	c.store, c.p, c.Caller = s, p, c
 	c.Op, c.Timeout, c.Payload = opPutShard, s.peer.timeouts.Put, p.Data
-	c.Head = appendPut(append(c.Head[:0], s.id[:]...), p)
+	c.Head = appendPut(append(c.Head[:0], s.ref[:]...), p)
 	s.peer.client(opPutShard).Start(&c.Call)
 }
 

@@ -52,10 +52,11 @@ const (
 
 var le = binary.LittleEndian
 
-const storeBytes = 16
+// refBytes is what every head begins with: the store's id and its incarnation.
+const refBytes = 32
 
 // appendHeadBytes is the head of an append: the store, and the header that its log has too.
-const appendHeadBytes = storeBytes + storeproto.HeaderSize
+const appendHeadBytes = refBytes + storeproto.HeaderSize
 
 func readStore(r *codec.Reader) (s id.Store) { r.Fill(s[:]); return s }
 

@@ -127,9 +127,15 @@ func (p *Peer) Close() error {
 	return nil
 }
 
-// Store is a store of the peer. It is cheap and holds nothing; whether the peer has
-// such a store shows at the first request (ErrUnavailable if not).
-func (p *Peer) Store(s id.Store) storeproto.Store { return &store{peer: p, id: s} }
+// Store is a store of the peer, in one incarnation: requests to another one, which remembers
+// nothing of this one's fences and streams, end with ErrNotFound. It is cheap and holds nothing; that the
+// peer has no such store shows at the first request (ErrUnavailable).
+func (p *Peer) Store(s id.Store, inc id.Incarnation) storeproto.Store {
+	t := &store{peer: p, id: s, incarnation: inc}
+	copy(t.ref[:], s[:])
+	copy(t.ref[16:], inc[:])
+	return t
+}
 
 // Cork holds requests of the I/O path to the peer back until the Uncork that belongs to it, so
 // that they leave together. Corks nest, and neither method waits.

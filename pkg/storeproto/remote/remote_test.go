@@ -19,7 +19,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-var storeID = id.Store{7}
+var (
+	storeID  = id.Store{7}
+	storeInc = id.Incarnation{1}
+)
 
 // patient does not take a busy machine for a dead peer.
 var patient = rpc.Timing{Dead: 20 * time.Second, Handshake: 20 * time.Second}
@@ -115,10 +118,10 @@ func TestRemoteStoreConforms(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) *storetest.Harness {
 				m := clock.NewManual()
 				const term = 4 * time.Second
-				mem := memstore.New(memstore.Options{ID: storeID, Incarnation: id.Incarnation{1}, Clock: m, LeaseTerm: term})
+				mem := memstore.New(memstore.Options{ID: storeID, Incarnation: storeInc, Clock: m, LeaseTerm: term})
 				m.Advance(term)
 				s := serve(t, w, tr, ServiceConfig{Lookup: lookup(mem)}, patient)
-				a, b := s.peer("a", nil).Store(storeID), s.peer("b", nil).Store(storeID)
+				a, b := s.peer("a", nil).Store(storeID, storeInc), s.peer("b", nil).Store(storeID, storeInc)
 				return &storetest.Harness{Store: byHolder{a, map[id.Host]storeproto.Store{"b": b}}, Advance: m.Advance, LeaseTerm: term,
 					Restart: func() storeproto.Store {
 						mem.Crash(0)

@@ -16,7 +16,8 @@ import (
 
 // ServiceConfig says what is served.
 type ServiceConfig struct {
-	// Lookup finds a store of this host. It is called for every request and must be quick.
+	// Lookup finds a store of this host. It is called for every request and must be quick. A
+	// store that has a method Incarnation serves requests that name this incarnation alone.
 	Lookup func(id.Store) (storeproto.Store, bool)
 	Clock  clock.Clock
 	// LogBytesMax, BulkBytesMax and ReadBytesMax bound the memory of requests and replies
@@ -72,6 +73,18 @@ func (s *Service) accept(class rpc.Class, p rpc.Peer) (rpc.Handler, error) {
 	return &handler{service: s, class: class, peer: p, host: id.Host(p.Identity.Name)}, nil
 }
 
+// find gives a store in the very incarnation that the peer means.
+func (s *Service) find(n id.Store, inc id.Incarnation) (storeproto.Store, error) {
+	body, ok := s.cfg.Lookup(n)
+	if !ok {
+		return nil, fmt.Errorf("store %s is not here: %w", n, errs.ErrUnavailable)
+	}
+	if x, ok := body.(interface{ Incarnation() id.Incarnation }); ok && x.Incarnation() != inc {
+		return nil, fmt.Errorf("store %s was formatted anew: %w", n, errs.ErrNotFound)
+	}
+	return body, nil
+}
+
 // handler serves one connection.
 type handler struct {
 	service *Service
@@ -94,14 +107,13 @@ func (h *handler) Prepare(r *rpc.Request) error {
 	if classOf(r.Op) != h.class {
 		return fmt.Errorf("operation %d on a %s connection: %w", r.Op, h.class, errs.ErrInvalid)
 	}
-	if len(r.Head) < storeBytes {
-		return corrupt(string(h.host), "bytes of a request", storeBytes, len(r.Head))
+	if len(r.Head) < refBytes {
+		return corrupt(string(h.host), "bytes of a request", refBytes, len(r.Head))
 	}
-	target, ok := h.service.cfg.Lookup(id.Store(r.Head[:storeBytes]))
-	if !ok {
-		return fmt.Errorf("store %s is not here: %w", id.Store(r.Head[:storeBytes]), errs.ErrUnavailable)
+	target, err := h.service.find(id.Store(r.Head[:16]), id.Incarnation(r.Head[16:refBytes]))
+	if err != nil {
+		return err
 	}
-	var err error
 	switch r.Op {
 	case opAppend:
 		err = prepareAppend(r, target)

@@ -17,7 +17,7 @@ func place(r *rpc.Request) string { return r.Peer.Identity.Name }
 
 // args decodes what follows the store in a head.
 func args(r *rpc.Request, f func(r *codec.Reader)) error {
-	return decode(place(r), r.Head[storeBytes:], f)
+	return decode(place(r), r.Head[refBytes:], f)
 }
 
 // appending is an append under way. The store may keep the batch beyond the answer; the
@@ -46,7 +46,7 @@ func newAppending() *appending {
 }
 
 func prepareAppend(r *rpc.Request, target storeproto.Store) error {
-	h, err := storeproto.DecodeHeader(place(r), r.Head[storeBytes:])
+	h, err := storeproto.DecodeHeader(place(r), r.Head[refBytes:])
 	if err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func prepareRead(r *rpc.Request, target storeproto.Store) error {
 	p := newReading()
 	r.State = p
 	p.r, p.store = r, target
-	dec := codec.NewReader(r.Peer.Identity.Name, r.Head[storeBytes:])
+	dec := codec.NewReader(r.Peer.Identity.Name, r.Head[refBytes:])
 	readRead(&dec, &p.q)
 	if dec.End(); dec.Err() != nil {
 		return dec.Err()
@@ -210,7 +210,7 @@ func prepareConfirm(r *rpc.Request, target storeproto.Store) error {
 	p := newConfirming()
 	r.State = p
 	p.r, p.store = r, target
-	dec := codec.NewReader(r.Peer.Identity.Name, r.Head[storeBytes:])
+	dec := codec.NewReader(r.Peer.Identity.Name, r.Head[refBytes:])
 	p.c.Volume, p.c.Epoch = readConfirm(&dec)
 	dec.End()
 	p.c.Err = nil

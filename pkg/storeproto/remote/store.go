@@ -14,9 +14,14 @@ import (
 
 // store is one store of a peer: the requests that wait for their answer. The rest are in io.go.
 type store struct {
-	peer *Peer
-	id   id.Store
+	peer        *Peer
+	id          id.Store
+	incarnation id.Incarnation
+	ref         [refBytes]byte
 }
+
+// Incarnation is the only one that requests reach.
+func (s *store) Incarnation() id.Incarnation { return s.incarnation }
 
 var (
 	_ storeproto.Store  = (*store)(nil)
@@ -39,7 +44,7 @@ func (s *store) do(ctx context.Context, op uint16, what string, head []byte, ans
 }
 
 // head begins the head of a request.
-func (s *store) head() []byte { return append(make([]byte, 0, 256), s.id[:]...) }
+func (s *store) head() []byte { return append(make([]byte, 0, 256), s.ref[:]...) }
 
 // plain makes an answer of a decoder of its head.
 func (s *store) plain(f func(r *codec.Reader)) func(*rpc.Call, []byte, int) error {
