@@ -180,7 +180,7 @@ func TestLogStoreSurvivesPowerLoss(t *testing.T) {
 		return nil
 	})), nil)
 	m := newModel()
-	for i := range 150 {
+	for i := range 90 {
 		after, act := step(t, rng, s, m)
 		arm(i%3 == 0)
 		must(t, act())

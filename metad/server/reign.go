@@ -18,9 +18,10 @@ import (
 
 const (
 	refreshEvery = 100 * time.Millisecond
-	// settle is how long the set of healthy stores must stand still before groups are
-	// formed unasked, so that a starting cluster does not form groups of its first two stores.
-	settle       = 700 * time.Millisecond
+	// settlePart is the part of a heartbeat timeout for which the set of healthy stores must
+	// stand still before groups are formed unasked, so that a starting cluster does not form
+	// groups of its first two stores.
+	settlePart   = 4
 	placeTimeout = 5 * time.Second
 )
 
@@ -34,6 +35,8 @@ type reign struct {
 	end  context.CancelFunc
 	term uint64
 	wake chan struct{}
+	// settle is settlePart of the cluster's heartbeat timeout.
+	settle time.Duration
 
 	mu struct {
 		sync.Mutex
@@ -113,6 +116,7 @@ func (r *reign) begin(ctx context.Context) error {
 		}
 		r.s.node.View(look)
 	}
+	r.settle = settings.HeartbeatTimeout / settlePart
 	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
 	r.mu.changed = make(chan struct{})
 	r.refresh()
@@ -208,7 +212,7 @@ func (r *reign) place() {
 	now := r.s.clock.Now()
 	healthy := reconcile.Healthy(r.mu.top, nil)
 	if !slices.Equal(healthy, r.mu.healthy) {
-		r.mu.healthy, r.mu.settleAt = healthy, now+settle
+		r.mu.healthy, r.mu.settleAt = healthy, now+r.settle
 	}
 	if r.mu.placing || now < r.mu.settleAt || !r.needed(healthy) {
 		return

@@ -172,7 +172,7 @@ func TestModel(t *testing.T) {
 		h := &history{epochs: map[id.Volume]id.Epoch{}, owners: map[id.Volume]map[id.Epoch]id.Holder{},
 			ensembles: map[id.Volume]map[id.Ensemble][]cluster.StoreRef{}, sequence: 1,
 			volumes: map[id.Volume]bool{}, gone: map[id.Volume]bool{}, groups: map[id.PG][]cluster.PGVersion{}}
-		steps := rapid.IntRange(1, 120).Draw(rt, "steps")
+		steps := rapid.IntRange(1, 70).Draw(rt, "steps")
 		for i := range steps {
 			s := &script{t: rt, m: a}
 			c := s.command()
