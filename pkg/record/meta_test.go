@@ -231,3 +231,15 @@ func FuzzDecodeCheckpoint(f *testing.F) {
 		}
 	})
 }
+
+// Without this the first segments of a cluster, whose ids and numbers are the
+// smallest there are, could be written and not read back.
+func TestSmallestSegmentReadsBack(t *testing.T) {
+	c := &Checkpoint{Epoch: 1, Blocks: 1, Pages: []PageSegment{{
+		Segment: id.MakeSegment(1, 1), Entry: blockmap.Entry{Generation: id.Generation{Epoch: 1, N: 1}, PGVersion: 1, Slots: 1, Live: 1, PG: 1, K: 1, M: 1},
+	}}}
+	got, err := DecodeCheckpoint("test", EncodeCheckpoint(c))
+	if err != nil || len(got.Pages) != 1 || got.Pages[0] != c.Pages[0] {
+		t.Fatalf("%+v, %v", got, err)
+	}
+}

@@ -80,8 +80,9 @@ func appendSegment(dst []byte, s id.Segment, e blockmap.Entry) []byte {
 	return binary.AppendUvarint(dst, uint64(e.Live))
 }
 
-// segmentSizeMin is the least bytes of a segment with its entry.
-const segmentSizeMin = 11
+// segmentSizeMin is the least bytes of a segment with its entry: two of the id, for
+// sequences begin at 1, and one of each other field.
+const segmentSizeMin = 10
 
 func readSegment(r *codec.Reader) (id.Segment, blockmap.Entry) {
 	s := id.Segment(r.Uvarint())
