@@ -62,8 +62,8 @@ func TestBufferReturnsOnlyAfterTheLastHolder(t *testing.T) {
 // Without this a holder too many would hand one buffer to two requests, silently.
 func TestMisuseIsLoud(t *testing.T) {
 	for name, f := range map[string]func(){
-		"release twice":        func() { b := &Buffer{full: make([]byte, 1)}; b.refs.Store(1); b.Release(); b.Release() },
-		"retain after release": func() { b := &Buffer{full: make([]byte, 1)}; b.Retain() },
+		"release twice":        func() { b := Get(1); b.Release(); b.Release() },
+		"retain after release": func() { b := Get(1); b.Release(); b.Retain() },
 		"too long":             func() { Get(LenMax + 1) },
 		"negative":             func() { Get(-1) },
 	} {
