@@ -135,6 +135,7 @@ func (c *conn) init(w *wire, sec *tls.Conn) {
 	c.in = newReader(c.place, src, size)
 	c.mu.idle = sync.NewCond(&c.mu.Mutex)
 	w.before, w.after = c.beforeRead, c.afterRead
+	c.heard.Store(true) // the hello: silence counts from here
 }
 
 // beforeRead sends what was gathered while the last burst was read.

@@ -57,6 +57,40 @@ func TestBeatsKeepAnIdleConnectionAlive(t *testing.T) {
 	}
 }
 
+// Without this a connection could be given up before the peer had a chance to say anything.
+func TestSilenceCountsFromTheHello(t *testing.T) {
+	c := &clientConn{}
+	c.timing.EnsureDefaults()
+	c.initSlots(1)
+	c.init(newWire(fakeConn{in: bytes.NewReader(nil), out: io.Discard}, false), nil)
+	c.inRead.Store(true)
+	for _, s := range []struct {
+		at   time.Duration
+		dead bool
+	}{{time.Hour, false}, {time.Hour + c.timing.Dead - 1, false}, {time.Hour + c.timing.Dead, true}} {
+		if c.tick(s.at, false); (c.reason() != nil) != s.dead {
+			t.Errorf("%s after the hello: %v", s.at-time.Hour, c.reason())
+		}
+	}
+}
+
+// Without this a process that was stopped for a while would take all its peers for dead.
+func TestTimeUnseenIsNoSilence(t *testing.T) {
+	c := &clientConn{}
+	c.timing.EnsureDefaults()
+	c.initSlots(1)
+	c.init(newWire(fakeConn{in: bytes.NewReader(nil), out: io.Discard}, false), nil)
+	c.inRead.Store(true)
+	c.tick(time.Hour, false)
+	if c.tick(2*time.Hour, true); c.reason() != nil {
+		t.Error(c.reason())
+	}
+	c.inRead.Store(false) // waits for room, not for the peer
+	if c.tick(3*time.Hour, false); c.reason() != nil {
+		t.Error(c.reason())
+	}
+}
+
 // Without this a restarted peer would be lost for good, or calls sent twice.
 func TestClientComesBack(t *testing.T) {
 	each(t, func(t *testing.T, tr rpctest.Transport) {
