@@ -101,20 +101,31 @@ func (l *Log) Bound(client int) {
 }
 
 // Saw records what a read returned: p has the bytes of all cells of s, size bytes each.
-// A cell that no write can have made is a breach at once.
-func (l *Log) Saw(s Span, p []byte, size int) {
+// A cell that no write can have made is a breach at once; Saw tells whether there was none.
+func (l *Log) Saw(s Span, p []byte, size int) (sound bool) {
 	now := l.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	sound = true
 	for i := range s.Count {
 		cell := s.First + Cell(i)
 		v, err := Parse(p[i*size:(i+1)*size], cell)
 		if err != nil {
-			l.breaches = append(l.breaches, fmt.Sprintf("client %d, read called at %s and answered at %s: %v", s.Client, time.Duration(s.Call), time.Duration(now), err))
+			l.breaches = append(l.breaches, fmt.Sprintf("client %d, read called at %s and answered at %s, of %d cells from %s: %v",
+				s.Client, time.Duration(s.Call), time.Duration(now), s.Count, s.First, err))
+			sound = false
 			continue
 		}
 		l.ops = append(l.ops, Op{Client: s.Client, Kind: Read, Cell: cell, Value: v, Call: s.Call, Return: now})
 	}
+	return sound
+}
+
+// Remark adds words to the breaches.
+func (l *Log) Remark(format string, args ...any) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.breaches = append(l.breaches, fmt.Sprintf(format, args...))
 }
 
 // Breaches are the cells that were torn or strange.

@@ -158,8 +158,8 @@ func (w *Worker) one(c *nbd.Client) bool {
 	case a.Kind == history.Read:
 		p := make([]byte, length)
 		s.Call = w.Disk.Log.Now()
-		if _, err = c.ReadAt(p, at); err == nil {
-			w.Disk.Log.Saw(s, p, r.Size)
+		if _, err = c.ReadAt(p, at); err == nil && !w.Disk.Log.Saw(s, p, r.Size) {
+			w.lookAgain(c, s, p, at, r.Size)
 		}
 	case a.Zero:
 		s.Call = w.Disk.Log.Now()
@@ -178,6 +178,24 @@ func (w *Worker) one(c *nbd.Client) bool {
 		wait(context.Background(), redialPause)
 	}
 	return c.Err() == nil
+}
+
+// lookAgain tells whether strange bytes are there to stay.
+func (w *Worker) lookAgain(c *nbd.Client, s history.Span, p []byte, at int64, size int) {
+	again := make([]byte, len(p))
+	s.Call = w.Disk.Log.Now()
+	if _, err := c.ReadAt(again, at); err != nil {
+		w.Disk.Log.Remark("client %d: no second look: %v", w.Number, err)
+		return
+	}
+	same := 0
+	for i := 0; i < len(p); i += size {
+		if string(p[i:i+size]) == string(again[i:i+size]) {
+			same++
+		}
+	}
+	sound := w.Disk.Log.Saw(s, again, size)
+	w.Disk.Log.Remark("client %d: at second look, at %s, %d of %d cells from %s are the same, all sound: %v", w.Number, time.Duration(s.Call), same, s.Count, s.First, sound)
 }
 
 func (a Action) flags() (f nbd.Flags) {
