@@ -19,7 +19,7 @@ var simLimits = Limits{
 
 // tally counts over all schedules what they met, so that none of it goes untested.
 type tally struct {
-	opened, failed, adds, closes, copies, removes, acks, reads, fencedReads int
+	opened, failed, adds, closes, copies, removes, acks, reads int
 }
 
 // Without this an interleaving nobody thought of could lose an acknowledged

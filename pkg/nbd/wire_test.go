@@ -143,7 +143,6 @@ type peer struct {
 	t    testing.TB
 	conn net.Conn
 	over chan struct{} // closed when the server is done with the connection
-	sent bytes.Buffer  // transcript
 }
 
 // socketPair gives two ends of a unix socket.
