@@ -21,13 +21,17 @@ type Request struct {
 	n     uint64
 	data  []byte
 	ended bool
+	Err   error
 }
+
+// Ended tells whether it came back.
+func (r *Request) Ended() bool { return r.ended }
 
 // Submit sends one random request to an engine: mostly to the owner.
 func (w *World) Submit() {
-	e := w.Engines[w.rng.IntN(len(w.Engines))]
-	if w.rng.IntN(4) > 0 {
-		e = w.Owner()
+	e := w.Owner()
+	if w.chance(w.cfg.ToZombies) {
+		e = w.Engines[w.rng.IntN(len(w.Engines))]
 	}
 	if e.dead || !e.Opened {
 		return
@@ -152,7 +156,8 @@ func (e *Engine) finished(op *core.Op) {
 	w.Done++
 	op.Buf.Release()
 	op.Buf = nil
-	if op.Err != nil && !errors.Is(op.Err, errs.ErrStaleEpoch) && !errors.Is(op.Err, errs.ErrClosed) {
+	r.Err = op.Err
+	if op.Err != nil && !errors.Is(op.Err, errs.ErrStaleEpoch) && !errors.Is(op.Err, errs.ErrClosed) && !w.MayFail {
 		w.Fail(fmt.Errorf("%s fails %d %v: %w", e.name, op.Kind, op.Extent, op.Err))
 	}
 	switch {

@@ -10,6 +10,7 @@ import (
 	"ashlar.dev/blockd/volume"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -39,7 +40,7 @@ type Engine struct {
 
 // link is the connection to one store: requests arrive in their order and so do the answers.
 type link struct {
-	requests, answers []func()
+	requests, answers []task
 }
 
 // open starts the opening of the volume by a new engine.
@@ -151,6 +152,24 @@ func (e *Engine) Kill() {
 	for _, op := range fx.Done {
 		e.finished(op)
 	}
+	scribble()
+}
+
+// scribble writes over the memory that was released last, as its next user would.
+func scribble() {
+	var all []*buf.Buffer
+	for pages := 1; pages <= 128; pages += 1 + pages/8 {
+		for range 8 {
+			b := buf.Get(pages * buf.Align)
+			for i := 0; i < b.Len(); i += buf.Align {
+				b.Bytes()[i] ^= 0x5a
+			}
+			all = append(all, b)
+		}
+	}
+	for _, b := range all {
+		b.Release()
+	}
 }
 
 func (e *Engine) carry(fx *core.Effects) {
@@ -245,12 +264,12 @@ func (e *Engine) send(s id.Store, f func()) {
 		e.links[s] = l
 		e.w.links = append(e.w.links, l)
 	}
-	l.requests = append(l.requests, f)
+	l.requests = append(l.requests, task{e.name + " append", f})
 }
 
 func (e *Engine) appended(s *journal.Send) {
 	l := e.links[s.Store]
-	l.answers = append(l.answers, func() {
+	l.answers = append(l.answers, task{e.name + " appended", func() {
 		e.force(func(now time.Duration, fx *core.Effects) {
 			if e.opener != nil {
 				e.opener.Done(now, s, &fx.Journal)
@@ -258,7 +277,7 @@ func (e *Engine) appended(s *journal.Send) {
 				e.Core.AppendDone(now, s, fx)
 			}
 		})
-	})
+	}})
 }
 
 func (e *Engine) confirmed(s *journal.ConfirmSend) {
@@ -456,15 +475,24 @@ func (e *Engine) pack(j *core.PackJob) {
 			}
 		}
 		if hangs {
-			w.later(e.name+" hung put", func() {
-				w.segments.verify(j)
-				e.Core.PackFreed(j)
-			})
+			e.hang(j)
 		}
 		w.later(e.name+" packed", func() {
 			count(-1)
 			e.force(func(now time.Duration, fx *core.Effects) { e.Core.PackDone(now, j, r, fx) })
 		})
+	})
+}
+
+// hang lets a store that does not answer read the blocks of a job much later.
+func (e *Engine) hang(j *core.PackJob) {
+	e.w.later(e.name+" hung put", func() {
+		if e.w.chance(0.9) {
+			e.hang(j)
+			return
+		}
+		e.w.segments.verify(j)
+		e.Core.PackFreed(j)
 	})
 }
 

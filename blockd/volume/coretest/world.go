@@ -32,6 +32,8 @@ type Config struct {
 
 	PackFails, PageFails, ReadFails, MetadFails, StoreFails, TakesOver float64
 
+	// ToZombies is the chance that a request goes to an engine that is not the owner.
+	ToZombies float64
 	// CheckEvery is how many steps lie between two counts of everything; 0: never.
 	CheckEvery int
 	// Trace, if set, hears of what happens.
@@ -52,6 +54,10 @@ type World struct {
 	Model    *Model
 	segments *segments
 
+	// Hold, if set, keeps back what its name matches; names begin with the engine's.
+	Hold func(name string) bool
+	// MayFail: requests may end with other errors than that of a fence.
+	MayFail  bool
 	links    []*link
 	tasks    []task
 	calm     bool // no faults any more
@@ -129,34 +135,51 @@ func (w *World) body(s id.Store) *memstore.Store {
 
 // happen lets one of the things happen that can; false if there is none.
 func (w *World) happen() bool {
-	var ready []*[]func()
+	var ready []*[]task
 	for _, l := range w.links {
-		if len(l.requests) > 0 {
-			ready = append(ready, &l.requests)
-		}
-		if len(l.answers) > 0 {
-			ready = append(ready, &l.answers)
+		for _, q := range []*[]task{&l.requests, &l.answers} {
+			if len(*q) > 0 && !w.held((*q)[0].name) {
+				ready = append(ready, q)
+			}
 		}
 	}
-	n := len(w.tasks) + len(ready)
-	if n == 0 {
+	free := make([]int, 0, len(w.tasks))
+	for i := range w.tasks {
+		if !w.held(w.tasks[i].name) {
+			free = append(free, i)
+		}
+	}
+	if len(free)+len(ready) == 0 {
 		return false
 	}
-	i := w.rng.IntN(n)
-	if i >= len(w.tasks) {
-		q := ready[i-len(w.tasks)]
-		f := (*q)[0]
+	i := w.rng.IntN(len(free) + len(ready))
+	var t task
+	if i >= len(free) {
+		q := ready[i-len(free)]
+		t = (*q)[0]
 		*q = slices.Delete(*q, 0, 1)
-		f()
-		return true
+	} else {
+		i, last := free[i], len(w.tasks)-1
+		t, w.tasks[i], w.tasks[last] = w.tasks[i], w.tasks[last], task{}
+		w.tasks = w.tasks[:last]
 	}
-	t := w.tasks[i]
-	w.tasks[i] = w.tasks[len(w.tasks)-1]
-	w.tasks[len(w.tasks)-1] = task{}
-	w.tasks = w.tasks[:len(w.tasks)-1]
 	w.log("%s", t.name)
 	t.do()
 	return true
+}
+
+func (w *World) held(name string) bool { return w.Hold != nil && w.Hold(name) }
+
+// Quiesce lets everything happen that is not held, and time pass for some seconds.
+func (w *World) Quiesce() {
+	w.calm = true
+	defer func() { w.calm = false }()
+	for range 60 {
+		for w.err == nil && w.happen() {
+			w.steps++
+		}
+		w.pass(100 * time.Millisecond)
+	}
 }
 
 // pass lets time go by.

@@ -63,7 +63,6 @@ func live(t *testing.T, cfg Config, steps int) *World {
 		}
 	}
 	check(w.Run(steps))
-	t.Logf("%+v", w.Owner().Core.Stats())
 	check(w.Settle())
 	w.Check()
 	check(w.Err())
@@ -99,7 +98,7 @@ func live(t *testing.T, cfg Config, steps int) *World {
 // Without this nothing would try whether the engine keeps every acknowledged byte in
 // whatever order stores, metad and its own work answer, fail or fall silent.
 func TestEveryOrderOfEvents(t *testing.T) {
-	from, to := seeds(t, 40)
+	from, to := seeds(t, 16)
 	for s := from; s < to; s++ {
 		cfg := small(s)
 		cfg.PackFails, cfg.PageFails, cfg.ReadFails = 0.1, 0.05, 0.02
@@ -113,11 +112,21 @@ func TestEveryOrderOfEvents(t *testing.T) {
 
 // Without this a mistake that only shows when nothing fails would hide behind faults.
 func TestCalmWeather(t *testing.T) {
-	from, to := seeds(t, 10)
+	from, to := seeds(t, 4)
 	for s := from; s < to; s++ {
 		w := live(t, small(s), 6000)
 		if w.life != 2 {
 			t.Fatalf("seed %d: %d engines in calm weather", s, w.life)
 		}
+	}
+}
+
+// Without this an owner that was replaced and does not know it could go on serving.
+func TestZombiesAndHeirs(t *testing.T) {
+	from, to := seeds(t, 6)
+	for s := from; s < to; s++ {
+		cfg := small(3*s + 1) // no leases: an old owner lives on
+		cfg.TakesOver, cfg.ToZombies = 0.004, 0.5
+		live(t, cfg, 4000)
 	}
 }
