@@ -290,6 +290,10 @@ func (c *clientConn) tick(now time.Duration, gap bool) {
 	var late []*Call
 	stuck := false
 	c.mu.Lock()
+	if len(c.slots.free) == len(c.slots.calls) && c.mu.small.n+c.mu.long.n == 0 {
+		c.mu.Unlock()
+		return
+	}
 	for _, call := range c.slots.calls {
 		if call != nil && now >= call.deadline {
 			late = append(late, call)

@@ -77,7 +77,7 @@ func (p *Peer) Attach(ctx context.Context, volume id.Volume, session Session) (*
 		r.info = info
 	})
 	if err != nil {
-		if ctx.Err() != nil { // the attach may be under way still
+		if ctx.Err() != nil || errors.Is(err, errs.ErrTimeout) { // the attach may be under way still
 			p.client.Start(&rpc.Call{Op: opDetach, Head: head, Caller: unheard{}})
 		}
 		return nil, fmt.Errorf("attach volume %s at %s: %w", volume, p.cfg.Host, err)
