@@ -87,13 +87,17 @@ type bench struct {
 	disk      string // counters of the block device
 	report    report
 	running   []func()
+	files     []*os.File // of disks behind the page cache
 }
 
 func (b *bench) stop() {
 	for i := len(b.running) - 1; i >= 0; i-- {
 		b.running[i]()
 	}
-	b.running = nil
+	for _, f := range b.files {
+		_ = f.Close() // nothing was written through it
+	}
+	b.running, b.files = nil, nil
 }
 
 func (b *bench) measure(ctx context.Context) error {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -81,13 +80,15 @@ func (b *bench) qemuFile(ctx context.Context) (*target, error) {
 	})
 }
 
+// file makes an empty disk, whose dirty pages are written back before each job.
 func (b *bench) file(name string) (string, error) {
 	path := filepath.Join(b.dir, name)
 	f, err := os.Create(path)
 	if err != nil {
 		return "", err
 	}
-	return path, errors.Join(f.Truncate(int64(b.plan.DiskMiB)<<20), f.Close())
+	b.files = append(b.files, f)
+	return path, f.Truncate(int64(b.plan.DiskMiB) << 20)
 }
 
 // serve starts a server on a unix socket and waits until it is there.
