@@ -111,7 +111,8 @@ func (s *Store) full() (shards, meta bool) {
 func (s *Store) checkSpace() {
 	if u, err := s.fs.GetDiskUsage(s.dir); err == nil {
 		s.count.fsAvailable.Store(int64(u.AvailBytes))
-		s.count.fsTotal.Store(int64(u.TotalBytes))
+		// What the file system keeps back for root or a quota is no room that we lose.
+		s.count.fsTotal.Store(int64(u.UsedBytes + u.AvailBytes))
 	}
 	s.count.indexBytes.Store(int64(s.index.db.Metrics().DiskSpaceUsage()))
 	shards, meta := s.full()
