@@ -177,3 +177,29 @@ func BenchmarkPutShard(b *testing.B) {
 	}
 	b.ReportMetric(float64((cpu()-start).Nanoseconds())/1e3/float64(b.N), "cpu-us/op")
 }
+
+// BenchmarkOpen opens a store with 100 MiB of unreleased journal, as after a crash.
+func BenchmarkOpen(b *testing.B) {
+	dir := benchDir(b)
+	if _, err := Format(dir, FormatOptions{ID: id.Store{1}, Incarnation: id.Incarnation{2}, LogFileBytes: 64 << 20, LogFilesMax: 8}); err != nil {
+		b.Fatal(err)
+	}
+	s, err := Open(dir, Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range id.LSN(100) {
+		if _, err := storetest.Next(s, storetest.Stream(3, 1, storeproto.Journal), storetest.Batch(3, i+1, 1, 256, 1)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for range b.N {
+		if err := s.Close(); err != nil {
+			b.Fatal(err)
+		}
+		if s, err = Open(dir, Options{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	s.Close()
+}

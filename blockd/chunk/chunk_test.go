@@ -17,7 +17,7 @@ import (
 // testFormat is a store small enough for a disk in memory.
 func testFormat(fs vfs.FS) FormatOptions {
 	return FormatOptions{ID: id.Store{1}, Incarnation: id.Incarnation{2}, FS: fs,
-		LogFileBytes: 512 << 10, LogFilesMax: 8, ExtentBytes: 4 << 20}
+		LogFileBytes: 256 << 10, LogFilesMax: 6, ExtentBytes: 4 << 20}
 }
 
 const testTerm = time.Second

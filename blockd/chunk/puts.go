@@ -344,11 +344,13 @@ func (s *Store) deleteSome(doomed []shardName) error {
 		s.die(err)
 		return fmt.Errorf("delete shards: %v: %w", err, errs.ErrUnavailable)
 	}
+	// Every read that found them in the index has ended when the lock is had, and
+	// what it left in the cache goes before the next one looks.
+	s.reads.inUse.Lock()
 	for i := range rows {
 		h := &rows[i].head
 		s.reads.cache.remove(shardName{h.Segment, h.Generation, h.Index})
 	}
-	s.reads.inUse.Lock() // every read that may have found them has ended
 	s.reads.inUse.Unlock()
 	var empty []uint32
 	s.mu.Lock()

@@ -113,7 +113,7 @@ func damagedBatch(t *testing.T, h *Harness) {
 
 func answersInOrder(t *testing.T, h *Harness) {
 	s := Stream(3, 1, storeproto.Journal)
-	const n = 300
+	const n = 150
 	var mu sync.Mutex
 	var got []int
 	done := make(chan struct{})
