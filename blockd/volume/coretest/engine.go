@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ashlar.dev/blockd/journal"
@@ -175,7 +176,7 @@ func scribble() {
 func (e *Engine) carry(fx *core.Effects) {
 	w := e.w
 	for _, s := range fx.Journal.Appends {
-		e.send(s.Store, func() { w.body(s.Store).Append(&s.Append) })
+		e.send(s.Store, func() { w.append(s) })
 	}
 	for _, s := range fx.Journal.Confirms {
 		w.later(e.name+" confirm", func() { w.body(s.Store).Confirm(&s.Confirm) })
@@ -267,7 +268,26 @@ func (e *Engine) send(s id.Store, f func()) {
 	l.requests = append(l.requests, task{e.name + " append", f})
 }
 
+// append gives a store a copy of the batch, as a wire does: the bytes themselves stay the engine's.
+func (w *World) append(s *journal.Send) {
+	b := s.Append.Batch
+	c := &storeproto.Batch{Epoch: b.Epoch, First: b.First, Count: b.Count, Meta: slices.Clone(b.Meta), Sums: slices.Clone(b.Sums)}
+	if len(b.Payload) > 0 {
+		c.Payload = [][]byte{slices.Concat(b.Payload...)}
+	}
+	c.Seal()
+	if c.Sum != b.Sum {
+		w.Fail(fmt.Errorf("batch at %d changed on its way", b.First))
+	}
+	w.sent[s] = b
+	s.Append.Batch = c
+	w.body(s.Store).Append(&s.Append)
+	c.Release()
+}
+
 func (e *Engine) appended(s *journal.Send) {
+	s.Append.Batch = e.w.sent[s]
+	delete(e.w.sent, s)
 	l := e.links[s.Store]
 	l.answers = append(l.answers, task{e.name + " appended", func() {
 		e.force(func(now time.Duration, fx *core.Effects) {

@@ -345,39 +345,26 @@ func TestLongWriteThatFailsGoesThroughTheJournal(t *testing.T) {
 // them is not committed the segment is not dead, whatever the live count says:
 // deleted then, the later records would name what is gone.
 func TestLongSegmentSplitOverMemtablesIsNotDeleted(t *testing.T) {
-	s := play(t, core.Limits{LongBlocksMin: 16, SealBlocks: 40, LongInFlight: 1, CheckpointDead: 1, CheckpointBytes: 1})
+	s := play(t, core.Limits{LongBlocksMin: 16, SealBlocks: 25, LongInFlight: 1, CheckpointDead: 1})
 	s.hold(" pack")
-	a := s.Write(s.Owner(), 1000*blk, 16*blk) // takes the only lane
-	b := s.Write(s.Owner(), 0, 24*blk)
-	c := s.Write(s.Owner(), 100*blk, 24*blk) // shares b's segment; its record goes into the next memtable
+	all := []*Request{
+		s.Write(s.Owner(), 1000*blk, 16*blk), // takes the only lane
+		s.Write(s.Owner(), 0, 24*blk),
+		s.Write(s.Owner(), 100*blk, 24*blk), // shares the segment of the one before
+	}
+	for i := range uint64(3) { // wait for the first's range, and get their place before the second's record
+		all = append(all, s.Write(s.Owner(), i*8*blk, 8*blk))
+	}
 	s.Quiesce()
 	s.hold()
 	s.Quiesce()
-	for _, r := range []*Request{a, b, c} {
+	for i, r := range all {
 		if !r.Ended() || r.Err != nil {
-			t.Fatal("the long writes have not ended")
+			t.Fatalf("write %d: %t %v", i, r.Ended(), r.Err)
 		}
 	}
-	if at := s.stats(); at.SegmentsLong != 2 {
-		t.Fatalf("they should share a segment: %+v", at)
-	}
-	s.seal()
-	// Now the same once more, with b's blocks overwritten before c's record is committed.
-	s.hold(" pack")
-	a = s.Write(s.Owner(), 1000*blk, 16*blk)
-	b = s.Write(s.Owner(), 0, 24*blk)
-	c = s.Write(s.Owner(), 100*blk, 24*blk)
-	s.Quiesce()
-	s.hold()
-	for !c.Ended() && s.Err() == nil {
-		s.happen()
-	}
-	s.Quiesce()
-	for range 3 {
-		s.acked(0, 24)
-		s.acked(300, 8)
-		s.Check()
-		s.must(s.Err())
+	if at := s.stats(); at.SegmentsLong != 2 || at.Checkpoints == 0 || at.CheckpointAt == 0 {
+		t.Fatalf("not the schedule that is meant: %+v", at)
 	}
 	s.good()
 	s.crash()
@@ -843,4 +830,77 @@ func TestResizeGrowsTheMap(t *testing.T) {
 	s.cfg.Blocks = 1 << 19
 	s.good()
 	s.crash()
+}
+
+// A read whose segment was deleted after its blocks were looked up looks again.
+func TestReadLooksAgainWhenItsSegmentWent(t *testing.T) {
+	s := play(t, core.Limits{SealBlocks: 8, CheckpointDead: 1})
+	s.acked(0, 8)
+	s.seal()
+	s.hold(" read")
+	r, part := s.Read(s.Owner(), 0, 8*blk), s.Write(s.Owner(), 3*blk+512, 512)
+	s.Quiesce()
+	s.hold(" read")
+	s.acked(0, 3)
+	s.acked(4, 4)
+	s.seal()
+	if s.stats().SegmentsDeleted == 0 {
+		// The block that the sub-block write holds is in the old segment still.
+		t.Logf("%+v", s.stats())
+	}
+	s.hold()
+	s.Quiesce()
+	if !r.Ended() || r.Err != nil || !part.Ended() || part.Err != nil {
+		t.Fatalf("read %t %v, write %t %v", r.Ended(), r.Err, part.Ended(), part.Err)
+	}
+	s.hold(" read")
+	r = s.Read(s.Owner(), 0, 8*blk)
+	s.Quiesce()
+	s.acked(0, 8)
+	s.seal()
+	if s.stats().SegmentsDeleted == 0 {
+		t.Fatalf("nothing was deleted: %+v", s.stats())
+	}
+	s.hold()
+	s.Quiesce()
+	if !r.Ended() || r.Err != nil {
+		t.Fatalf("read %t %v", r.Ended(), r.Err)
+	}
+}
+
+// The bytes of a job stay while a store may read them: when the engine ends, and when
+// the job was given up because the store does not answer.
+func TestBytesOfAJobStayWhileAStoreReadsThem(t *testing.T) {
+	for _, hangs := range []bool{false, true} {
+		s := play(t, core.Limits{SealBlocks: 8, LongBlocksMin: 16})
+		s.hold(" pack", "hung")
+		s.acked(0, 8)
+		s.acked(100, 8)
+		long := s.Write(s.Owner(), 300*blk, 16*blk)
+		s.Quiesce()
+		if hangs {
+			s.cfg.PackFails = 3 // always, and every one hangs
+			for range 40 {
+				s.Hold = func(name string) bool { return strings.Contains(name, "hung") }
+				s.happen()
+			}
+			s.cfg.PackFails = 0
+			s.Hold = func(name string) bool { return strings.Contains(name, "hung") }
+			s.Quiesce()
+			if !long.Ended() || s.stats().UnpackedBytes != 0 && s.stats().Memtables > 2 {
+				t.Fatalf("long %t, %+v", long.Ended(), s.stats())
+			}
+			scribble()
+			for range 20 {
+				s.acked(1000, 8)
+			}
+		}
+		s.Owner().Kill()
+		s.hold()
+		for s.happen() { // the stores read now
+		}
+		s.must(s.Err())
+		s.open()
+		s.good()
+	}
 }

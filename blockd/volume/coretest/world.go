@@ -16,6 +16,7 @@ import (
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
+	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/memstore"
 )
 
@@ -59,6 +60,7 @@ type World struct {
 	// MayFail: requests may end with other errors than that of a fence.
 	MayFail  bool
 	links    []*link
+	sent     map[*journal.Send]*storeproto.Batch // what a store has a copy of
 	tasks    []task
 	calm     bool // no faults any more
 	steps    int
@@ -78,7 +80,7 @@ type task struct {
 func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 11)), clock: clock.NewManual(), volume: id.Volume{1}, Metad: NewMetad(),
-		budget: blockmap.NewBudget(64), Model: NewModel(),
+		budget: blockmap.NewBudget(64), Model: NewModel(), sent: make(map[*journal.Send]*storeproto.Batch),
 	}
 	w.segments = &segments{w: w, at: make(map[id.Segment]*kept), tombs: make(map[id.Segment]bool)}
 	for i := range cfg.Stores {
