@@ -36,11 +36,8 @@ type Options struct {
 	Peers    []Peer
 	Listener net.Listener // of the raft address; the Node closes it
 	Creds    *pki.Credentials
-	// Bootstrap lets a member without any state start a new group of Peers. Every first
-	// member sets it; one that replaces a lost disk must not.
-	Bootstrap bool
-	Clock     clock.Clock
-	Log       *slog.Logger
+	Clock    clock.Clock
+	Log      *slog.Logger
 
 	Timing Timing
 	FS     vfs.FS // of the log store; nil: the disk
@@ -82,11 +79,14 @@ type Node struct {
 	o      Options
 	fsm    *fsm
 	store  *LogStore
+	snaps  raft.SnapshotStore
 	trans  *raft.NetworkTransport
 	raft   *raft.Raft
 	group  *lifecycle.Group
 	failed chan error // one error at most
 	kick   chan struct{}
+
+	joining joining
 
 	mu struct {
 		sync.Mutex
@@ -118,8 +118,7 @@ func (n *Node) open() error {
 		return err
 	}
 	logger := telemetry.Hclog(slog.New(raftHandler{o.Log.Handler()}))
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, logger)
-	if err != nil {
+	if n.snaps, err = raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, logger); err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
 	// Addresses come from the configuration file, not from the log: a member that moved
@@ -132,12 +131,15 @@ func (n *Node) open() error {
 	w := &watched{LogStore: n.store, clock: o.Clock, limit: o.Timing.Watchdog, fail: n.fail}
 	cfg := n.config()
 	cfg.Logger = logger
-	if err := n.bootstrap(cfg, w, snaps); err != nil {
+	if err := n.loadJoining(w, n.snaps); err != nil {
 		return err
 	}
-	if n.raft, err = raft.NewRaft(cfg, n.fsm, w, w, snaps, n.trans); err != nil {
+	v := &voting{NetworkTransport: n.trans, joining: &n.joining, out: make(chan raft.RPC)}
+	n.group.Go("raft requests", v.pass)
+	if n.raft, err = raft.NewRaft(cfg, n.fsm, w, w, n.snaps, v); err != nil {
 		return fmt.Errorf("start raft: %w", err)
 	}
+	n.group.Go("joining", n.join)
 	n.group.Go("raft watchdog", w.watch)
 	n.observe()
 	return nil
@@ -153,24 +155,6 @@ func (n *Node) config() *raft.Config {
 	cfg.SnapshotThreshold, cfg.TrailingLogs, cfg.SnapshotInterval = t.SnapshotEntries, t.SnapshotEntries, snapshotIntervalBy
 	cfg.NoLegacyTelemetry = true
 	return cfg
-}
-
-func (n *Node) bootstrap(cfg *raft.Config, store *watched, snaps raft.SnapshotStore) error {
-	has, err := raft.HasExistingState(store, store, snaps)
-	if err != nil {
-		return fmt.Errorf("look for raft state: %w", err)
-	}
-	if has || !n.o.Bootstrap {
-		return nil
-	}
-	var members raft.Configuration
-	for _, p := range n.o.Peers {
-		members.Servers = append(members.Servers, raft.Server{ID: raft.ServerID(p.ID), Address: raft.ServerAddress(p.Raft)})
-	}
-	if err := raft.BootstrapCluster(cfg, store, store, snaps, n.trans, members); err != nil {
-		return fmt.Errorf("bootstrap group: %w", err)
-	}
-	return nil
 }
 
 type addressBook map[raft.ServerID]raft.ServerAddress

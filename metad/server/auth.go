@@ -19,6 +19,7 @@ import (
 var roles = map[string][]pki.Role{
 	api.Blockd_ServiceDesc.ServiceName:  {pki.RoleBlockd},
 	api.Cluster_ServiceDesc.ServiceName: {pki.RoleOperator, pki.RoleMetad},
+	api.Member_ServiceDesc.ServiceName:  {pki.RoleMetad},
 }
 
 type callerKey struct{}

@@ -24,7 +24,7 @@ type Config struct {
 	TLS pki.Files `yaml:"tls"`
 	// All members, this one included; the same list on each. Three survive the loss of one, five of two.
 	Peers []Peer `yaml:"peers"`
-	// Start a new group of peers if this member has no data yet. True for the first members; false for one that replaces a lost disk.
+	// Found a new group if this member has no data and all peers answer that they have none either. False: only join one that is there.
 	Bootstrap bool `yaml:"bootstrap"`
 	// Where to serve /metrics, /healthz and pprof, host:port or unix:PATH; empty: nowhere.
 	DebugListen string `yaml:"debug_listen"`

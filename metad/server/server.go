@@ -90,7 +90,7 @@ func (s *Server) open(o Options) error {
 		return err
 	}
 	s.node, err = consensus.Open(consensus.Options{ID: o.Config.ID, Dir: o.Config.Data, Peers: o.Config.peers(), Listener: raftListener,
-		Creds: o.Creds, Bootstrap: o.Config.Bootstrap, Clock: o.Clock, Log: o.Log, Timing: o.Timing, FS: o.FS})
+		Creds: o.Creds, Clock: o.Clock, Log: o.Log, Timing: o.Timing, FS: o.FS})
 	if err != nil {
 		return err
 	}
@@ -108,7 +108,12 @@ func (s *Server) open(o Options) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	api.RegisterBlockdServer(s.grpc, &blockdService{s: s})
 	api.RegisterClusterServer(s.grpc, &clusterService{s: s})
+	api.RegisterMemberServer(s.grpc, &memberService{s: s, id: o.Config.ID})
 	s.group.Go("leadership", s.lead)
+	if o.Config.Bootstrap {
+		f := &founder{s: s, creds: o.Creds, id: o.Config.ID, peers: o.Config.Peers}
+		s.group.Go("founding", f.run)
+	}
 	s.group.Go("api", func(context.Context) error {
 		if err := s.grpc.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			return fmt.Errorf("serve API: %w", err)
