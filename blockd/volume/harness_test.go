@@ -18,6 +18,7 @@ import (
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/nbd"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/memstore"
@@ -33,6 +34,7 @@ type rig struct {
 	metad  *coretest.Metad
 	stores []*memstore.Store
 	limits core.Limits
+	cache  *reader.Cache
 	life   uint64
 }
 
@@ -73,6 +75,7 @@ type engine struct {
 	leases *volume.Leases
 	packer *packer.Packer
 	reader *reader.Reader
+	group  *lifecycle.Group
 	cancel context.CancelFunc
 }
 
@@ -81,8 +84,15 @@ func (r *rig) engine(host id.Host) *engine {
 	ctx, cancel := context.WithCancel(context.Background())
 	e := &engine{r: r, holder: id.Holder{Host: host, Number: r.life}, cancel: cancel}
 	e.leases = volume.NewLeases(ctx, e.holder, 50*time.Millisecond, r, clock.System)
-	e.packer = packer.New(ctx, packer.Config{Stores: r, Topology: r.metad.Topology})
-	e.reader = reader.New(reader.Config{Stores: r, Topology: r.metad.Topology, Clock: clock.System})
+	e.packer = packer.New(ctx, packer.Config{Stores: r, Topology: r.metad.Topology, PutTimeout: 300 * time.Millisecond})
+	e.reader = reader.New(reader.Config{Stores: r, Topology: r.metad.Topology, Clock: clock.System, Cache: r.cache})
+	e.group = lifecycle.NewGroup(ctx)
+	e.group.Go("hedge", func(ctx context.Context) error {
+		for clock.System.Sleep(ctx, 5*time.Millisecond) == nil {
+			e.reader.Tick(clock.System.Now())
+		}
+		return nil
+	})
 	r.t.Cleanup(e.kill)
 	return e
 }
@@ -92,6 +102,7 @@ func (e *engine) kill() {
 	e.cancel()
 	_ = e.leases.Close()
 	_ = e.packer.Close()
+	_ = e.group.Close()
 }
 
 // open acquires the volume from metad and opens it.
@@ -106,6 +117,7 @@ func (e *engine) open(v id.Volume) (*volume.Volume, error) {
 		Record: rec, Holder: e.holder, Metad: e.r.metad, Stores: e.r, Reader: e.reader, Packer: e.packer, Leases: e.leases,
 		Budget: blockmap.NewBudget(64), Clock: clock.System, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Limits: e.r.limits, Journal: journal.Limits{ReplaceAfter: 200 * time.Millisecond},
+		Ended: func(v *volume.Volume, _ error) { v.Abandon() },
 	})
 }
 

@@ -341,12 +341,11 @@ func (s *slotRead) answered(_ *reader.Request, err error) { s.v.filled(s.o, err)
 // filled counts one piece of a read as there; the last one ends the operation.
 func (v *Volume) filled(o *operation, err error) {
 	if err != nil {
-		o.err.CompareAndSwap(nil, &err)
+		o.err.CompareAndSwap(nil, &err) // not to be changed below: it is the first error now
 	}
 	if o.left.Add(-1) > 0 {
 		return
 	}
-	err = nil
 	if e := o.err.Load(); e != nil {
 		err = *e
 	}
@@ -356,19 +355,19 @@ func (v *Volume) filled(o *operation, err error) {
 	}
 	if err != nil {
 		// The core knows whether to look again, to wait, or to give up.
-		if v.reread(&o.op, err) {
-			return
+		if !v.reread(&o.op, err) {
+			o.temp.Release()
+			o.temp = nil
+			o.of.end(errs.ErrStaleEpoch, nil)
 		}
-		err = errs.ErrStaleEpoch
+		return
 	}
 	if o.temp != nil {
-		if err == nil {
-			copy(o.of.r.Data, o.temp.Bytes()[o.skip:])
-		}
+		copy(o.of.r.Data, o.temp.Bytes()[o.skip:])
 		o.temp.Release()
 		o.temp = nil
 	}
-	o.of.end(err, nil)
+	o.of.end(nil, nil)
 }
 
 // reread gives a read that failed back to the core; false: the volume is closed.

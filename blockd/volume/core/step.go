@@ -101,7 +101,10 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.m.Shrink()
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)
+	corks := c.corks
+	c.corks = 0 // a client that was slow between a Cork and its Uncork holds nobody up for long
 	c.pump(now, fx)
+	c.corks = corks
 }
 
 // hurryAfter is the pause between two attempts to become rid of an old ensemble.
