@@ -74,6 +74,7 @@ type disk struct {
 	gate     *volproto.Gate // of vol
 	opened   int            // handles
 	rescuing bool           // see Rescue
+	opening  id.Epoch       // the epoch it is being opened under; 0: it is not
 }
 
 func (x *Exports) disk(v id.Volume) (*disk, error) {
@@ -119,6 +120,8 @@ func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol 
 		return nil, nil, got.Refused, nil
 	}
 	started := x.cfg.Clock.Now()
+	d.setOpening(got.Volume.Epoch)
+	defer d.setOpening(0)
 	vol, err = x.cfg.OpenVolume(ctx, got.Volume, x.ended)
 	if err != nil {
 		return nil, nil, nil, err
@@ -129,6 +132,31 @@ func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol 
 	d.vol, d.gate = vol, gate
 	d.mu.Unlock()
 	return vol, gate, nil, nil
+}
+
+func (d *disk) setOpening(e id.Epoch) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.opening = e
+}
+
+// Opening calls f for every volume that is being opened here: metad hears of it, or it
+// would give the disk to another host when that takes long.
+func (x *Exports) Opening(f func(id.Volume, id.Epoch)) {
+	x.mu.Lock()
+	disks := make([]*disk, 0, len(x.disks))
+	for _, d := range x.disks {
+		disks = append(disks, d)
+	}
+	x.mu.Unlock()
+	for _, d := range disks {
+		d.mu.Lock()
+		e := d.opening
+		d.mu.Unlock()
+		if e != 0 {
+			f(d.id, e)
+		}
+	}
 }
 
 // ended: a volume stopped by itself. Its requests have failed and hang their clients up.

@@ -103,7 +103,13 @@ func (s *server) beat(ctx context.Context, page []int) error {
 		s.exports.News(n)
 	}
 	for _, p := range reply.Purges {
-		s.group.Go("purge", func(ctx context.Context) error { s.purge(ctx, p); return nil })
+		if _, busy := s.purging.LoadOrStore(p, true); !busy { // metad names it until it is confirmed
+			s.group.Go("purge", func(ctx context.Context) error {
+				defer s.purging.Delete(p)
+				s.purge(ctx, p)
+				return nil
+			})
+		}
 	}
 	for _, d := range reply.Drops {
 		s.group.Go("drop", func(ctx context.Context) error { s.dropStreams(ctx, d); return nil })
@@ -139,6 +145,9 @@ func (s *server) heartbeat(page []int) client.Heartbeat {
 			b.State = client.VolumeStuck
 		}
 		h.Volumes = append(h.Volumes, b)
+	})
+	s.exports.Opening(func(v id.Volume, e id.Epoch) {
+		h.Volumes = append(h.Volumes, client.VolumeBeat{Volume: v, Epoch: e, State: client.VolumeOpening})
 	})
 	return h
 }

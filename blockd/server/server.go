@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,6 +67,7 @@ type server struct {
 	registry *prometheus.Registry
 	group    *lifecycle.Group
 	stack    *lifecycle.Stack
+	purging  sync.Map // of client.Purge: on their way
 }
 
 // Run serves until ctx ends, then hands its disks off and stops. An error says what could not be started or failed.
