@@ -39,8 +39,18 @@ type Reader struct {
 	flight struct { // reads on their way, the oldest first
 		sync.Mutex
 		head, tail *part
+		earned     int // towards hedges, in parts started
 	}
 }
+
+// A hedge costs several reads, so stores that are slow because there is too much to do
+// would become slower by it. One part in hedgeShare may be hedged when it is late, a few
+// more at once; whoever waits hedgePatience times as long is hedged in any case.
+const (
+	hedgeShare    = 10
+	hedgeBurst    = 16
+	hedgePatience = 8
+)
 
 // New makes a reader. Tick must be called every few milliseconds for hedging.
 func New(cfg Config) *Reader {
@@ -273,6 +283,7 @@ func (p *part) drop() {
 func (r *Reader) link(p *part) {
 	f := &r.flight
 	f.Lock()
+	f.earned = min(f.earned+1, hedgeShare*hedgeBurst)
 	p.linked, p.prev, p.next = true, f.tail, nil
 	if f.tail != nil {
 		f.tail.next = p
@@ -311,18 +322,27 @@ func (r *Reader) unlinkLocked(p *part) {
 // Tick hedges reads that have waited too long: the other shards are asked as well,
 // and the first right answer counts. Call it every few milliseconds.
 func (r *Reader) Tick(now time.Duration) {
-	var late []*part
-	r.flight.Lock()
-	for p := r.flight.head; p != nil && now-p.started >= r.cfg.HedgeAfter; p = r.flight.head {
+	for _, p := range r.late(now) {
+		r.stats.hedged.Add(1)
+		go p.hedge()
+	}
+}
+
+// late takes the parts that are to be hedged out of the list.
+func (r *Reader) late(now time.Duration) (late []*part) {
+	f := &r.flight
+	f.Lock()
+	defer f.Unlock()
+	for p := f.head; p != nil && now-p.started >= r.cfg.HedgeAfter; p = f.head {
+		if f.earned < hedgeShare && now-p.started < hedgePatience*r.cfg.HedgeAfter {
+			break // those behind it have waited less
+		}
+		f.earned = max(0, f.earned-hedgeShare)
 		r.unlinkLocked(p)
 		p.refs.Add(1) // linked parts are held by their read, which unlinks before it drops
 		late = append(late, p)
 	}
-	r.flight.Unlock()
-	for _, p := range late {
-		r.stats.hedged.Add(1)
-		go p.hedge()
-	}
+	return late
 }
 
 // Stats are counts since the start.
