@@ -244,8 +244,35 @@ func (r *crashRun) fence() {
 	f.acked = f.sent
 	r.p.fences[v] = f
 	r.mu.Unlock()
+	if r.rnd.IntN(3) == 0 {
+		r.purge(v)
+	}
 	r.newEnsemble(v)
 	r.mu.Lock()
+}
+
+// purge removes all that a volume has from before its fence, as if its disk were deleted.
+func (r *crashRun) purge(v id.Volume) {
+	mark := func(f func(*shardPromise)) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for n, s := range r.p.shards {
+			if s.volume == v {
+				f(&s)
+				r.p.shards[n] = s
+			}
+		}
+		for name, s := range r.p.streams {
+			if name.Volume == v {
+				s.dropSent = true
+			}
+		}
+	}
+	mark(func(s *shardPromise) { s.deleteSent = true })
+	if err := r.store.PurgeVolume(r.t.Context(), v, r.epoch[v]-1); err != nil {
+		r.t.Errorf("purge: %v", err)
+	}
+	mark(func(s *shardPromise) { s.deleteAcked = true })
 }
 
 // newEnsemble goes on in a new ensemble and drops the older ones.
