@@ -338,7 +338,7 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 }
 
 func (c *Client) handshake(ctx context.Context, raw net.Conn) (*clientConn, error) {
-	w := newWire(raw, c.cfg.TLS != nil)
+	w := newWire(raw)
 	var sec *tls.Conn
 	var rw net.Conn = w
 	peer := pki.Identity{}

@@ -62,7 +62,7 @@ func TestSilenceCountsFromTheHello(t *testing.T) {
 	c := &clientConn{}
 	c.timing.EnsureDefaults()
 	c.initSlots(1)
-	c.init(newWire(fakeConn{in: bytes.NewReader(nil), out: io.Discard}, false), nil)
+	c.init(newWire(fakeConn{in: bytes.NewReader(nil), out: io.Discard}), nil)
 	c.inRead.Store(true)
 	for _, s := range []struct {
 		at   time.Duration
@@ -79,7 +79,7 @@ func TestTimeUnseenIsNoSilence(t *testing.T) {
 	c := &clientConn{}
 	c.timing.EnsureDefaults()
 	c.initSlots(1)
-	c.init(newWire(fakeConn{in: bytes.NewReader(nil), out: io.Discard}, false), nil)
+	c.init(newWire(fakeConn{in: bytes.NewReader(nil), out: io.Discard}), nil)
 	c.inRead.Store(true)
 	c.tick(time.Hour, false)
 	if c.tick(2*time.Hour, true); c.reason() != nil {
@@ -230,7 +230,7 @@ func TestShortOvertakesLongInBulkOnly(t *testing.T) {
 		c := &clientConn{pacer: &Pacer{}, payloadMax: PayloadMax}
 		c.class, c.limits = class, Limits{InFlight: 4, QueueMax: 10, PendingBytes: 1}
 		c.initSlots(4)
-		c.init(newWire(fakeConn{in: nil, out: &sink}, false), nil)
+		c.init(newWire(fakeConn{in: nil, out: &sink}), nil)
 		c.mu.flushing = true // nothing leaves until both are there
 		long, short := newWaiter(1, "long", make([]byte, 2*FragmentMax+1)), newWaiter(1, "short", make([]byte, 10))
 		c.start(&long.Call)
@@ -327,7 +327,7 @@ func FuzzServer(f *testing.F) {
 			handler: svc, budget: NewBudget(1 << 20), cancel: cancel}
 		c.died = cancel
 		c.class, c.limits, c.peer = ClassBulk, c.svc.Limits, Peer{Context: ctx}
-		c.init(newWire(fakeConn{in: &releasing{bytes.NewReader(b), svc}, out: io.Discard}, false), nil)
+		c.init(newWire(fakeConn{in: &releasing{bytes.NewReader(b), svc}, out: io.Discard}), nil)
 		if err := c.run(); err == nil {
 			t.Error("the end of the input is no error")
 		}
@@ -364,7 +364,7 @@ func FuzzClient(f *testing.F) {
 		c := &clientConn{pacer: &Pacer{}, payloadMax: PayloadMax}
 		c.class, c.limits = ClassLog, Limits{InFlight: 4, QueueMax: 10, PendingBytes: 1 << 16}
 		c.initSlots(4)
-		c.init(newWire(fakeConn{in: bytes.NewReader(b), out: io.Discard}, false), nil)
+		c.init(newWire(fakeConn{in: bytes.NewReader(b), out: io.Discard}), nil)
 		var all []*waiter
 		for range 6 {
 			w := newWaiter(opEcho, "x", make([]byte, 10))

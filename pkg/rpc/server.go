@@ -234,7 +234,7 @@ func (s *Server) close() error {
 
 func (s *Server) handshake(raw net.Conn) (*serverConn, error) {
 	place := raw.RemoteAddr().String()
-	w := newWire(raw, s.cfg.TLS != nil)
+	w := newWire(raw)
 	var sec *tls.Conn
 	var rw net.Conn = w
 	var cert pki.Identity

@@ -6,20 +6,15 @@ import (
 	"syscall"
 )
 
-// wireReadBytes is read from the socket at once under TLS, whose own reads are a record each.
-const wireReadBytes = 128 << 10
-
 // wire is the socket under a connection. TLS, where there is any, stands on it: then
 // records are gathered in memory and leave in one system call.
 type wire struct {
 	net.Conn
 	raw syscall.RawConn // nil if the connection is no socket
 
-	// For the reader alone.
-	in     []byte // nil without TLS: whole reads go through
-	rd, wr int
-	before func() // around every read that may wait
-	after  func()
+	// Around every read, which may wait. TLS reads as much as its buffer holds, some
+	// records at once; to gather more costs more in copies than it saves in calls.
+	before, after func()
 
 	// What TLS wrote and nobody sent yet.
 	mu struct {
@@ -36,11 +31,8 @@ type wire struct {
 	tryFn  func(fd uintptr) bool
 }
 
-func newWire(c net.Conn, tls bool) *wire {
+func newWire(c net.Conn) *wire {
 	w := &wire{Conn: c, before: func() {}, after: func() {}}
-	if tls {
-		w.in = make([]byte, wireReadBytes)
-	}
 	if s, ok := c.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
 			w.raw = raw
@@ -52,23 +44,10 @@ func newWire(c net.Conn, tls bool) *wire {
 
 // Read is the reader's and, under TLS, tls.Conn's.
 func (w *wire) Read(p []byte) (int, error) {
-	if w.rd == w.wr {
-		w.before()
-		if w.in == nil || len(p) >= len(w.in) {
-			n, err := w.Conn.Read(p)
-			w.after()
-			return n, err
-		}
-		n, err := w.Conn.Read(w.in)
-		w.after()
-		w.rd, w.wr = 0, n
-		if n == 0 {
-			return 0, err
-		}
-	}
-	n := copy(p, w.in[w.rd:w.wr])
-	w.rd += n
-	return n, nil
+	w.before()
+	n, err := w.Conn.Read(p)
+	w.after()
+	return n, err
 }
 
 // Write is called by tls.Conn alone once gather is set; before that it is a plain write.

@@ -21,6 +21,8 @@ func (nullStore) Append(a *storeproto.Append) { a.Tail = a.Batch.Last(); a.Done(
 
 func (nullStore) ReadShard(r *storeproto.ReadShard) { r.Done(r) }
 
+func (nullStore) PutShard(p *storeproto.PutShard) { p.Done(p) }
+
 func (nullStore) ShardHeads(context.Context, id.Segment) ([]storeproto.ShardHead, error) {
 	return nil, nil
 }
@@ -44,6 +46,15 @@ func BenchmarkStore(b *testing.B) {
 					a := &storeproto.Append{Stream: storetest.Stream(3, 1, storeproto.Journal), Epoch: 3, Batch: storetest.Batch(3, 1, 1, 1, 1)}
 					a.Done = func(a *storeproto.Append) { must(a.Err); again() }
 					return func() { st.Append(a) }
+				})
+			})
+			b.Run(fmt.Sprintf("%s/put1M/qd%d", tr.Name, depth), func(b *testing.B) {
+				st := benchStore(b, tr)
+				b.SetBytes(1 << 20)
+				bench(b, depth, func(again func()) func() {
+					p := storetest.Shard(4097, id.Generation{Epoch: 3, N: 1}, 0, 256, 1)
+					p.Done = func(p *storeproto.PutShard) { must(p.Err); again() }
+					return func() { st.PutShard(p) }
 				})
 			})
 			b.Run(fmt.Sprintf("%s/read/qd%d", tr.Name, depth), func(b *testing.B) {
@@ -96,7 +107,7 @@ func bench(b *testing.B, depth int, op func(again func()) func()) {
 			<-done
 		}
 	}
-	run(2000)
+	run(min(2000, b.N))
 	b.ReportAllocs()
 	before := cpuNow()
 	b.ResetTimer()
