@@ -3,7 +3,6 @@ package rpc
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"strconv"
@@ -56,11 +55,7 @@ func (s *checking) Close()        {}
 // Without this a call that ended early, by time or with its connection, could leave the
 // transport reading from or writing to memory that is the caller's again.
 func TestMemoryIsTheCallersAfterDone(t *testing.T) {
-	seed := uint64(7)
-	if s, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
-		seed = s
-	}
-	t.Logf("SEED=%d", seed)
+	seed := seedOf(t)
 	svc := &checking{}
 	p := connect(t, rpctest.Transports[0], setup{
 		limits: Limits{InFlight: 16, BytesMax: 4 << 20, PayloadMax: 2 << 20, QueueMax: 1000, PendingBytes: 1 << 15},
@@ -118,13 +113,22 @@ func TestMemoryIsTheCallersAfterDone(t *testing.T) {
 	_ = p.client.Close()
 	_ = p.server.Close()
 	svc.late.Wait()
-	t.Log(fmt.Sprintf("%d good, %d broken, %d timed out, %d served", good.Load(), broken.Load(), timed.Load(), svc.seen.Load()))
+	t.Logf("%d good, %d broken, %d timed out, %d served", good.Load(), broken.Load(), timed.Load(), svc.seen.Load())
 	if svc.bad.Load() != 0 {
 		t.Errorf("%d requests arrived with other bytes than were sent", svc.bad.Load())
 	}
 	if good.Load() == 0 || broken.Load() == 0 {
 		t.Error("nothing was tried")
 	}
+}
+
+func seedOf(t *testing.T) uint64 {
+	seed := uint64(7)
+	if s, err := strconv.ParseUint(os.Getenv("SEED"), 10, 64); err == nil {
+		seed = s
+	}
+	t.Logf("SEED=%d", seed)
+	return seed
 }
 
 // awaitAgain waits for a connection without failing the test.
