@@ -32,7 +32,8 @@ type groupView struct {
 	nextOne  int
 	versions map[id.PG]uint32           // the newest of every group
 	suspects map[id.Store]time.Duration // until when
-	short    bool                       // others only: stores are full
+	down     map[id.Store]bool
+	short    bool // others only: stores are full
 	asked    bool
 	askAt    time.Duration // metad is not asked before
 	pause    time.Duration
@@ -55,9 +56,6 @@ func (c *Core) Topology(now time.Duration, t *cluster.Topology, fx *Effects) {
 		return
 	}
 	g.take(t)
-	if len(g.groups) > 0 {
-		g.stuck = false
-	}
 	if g.full() {
 		c.refuseRoom(fx)
 	}
@@ -67,6 +65,14 @@ func (c *Core) Topology(now time.Duration, t *cluster.Topology, fx *Effects) {
 
 func (g *groupView) take(t *cluster.Topology) {
 	g.version = t.Version
+	for i := range t.Stores {
+		s := &t.Stores[i]
+		up := s.State == cluster.StoreUp
+		if up && g.down[s.Store] {
+			delete(g.suspects, s.Store) // it is back
+		}
+		g.down[s.Store] = !up
+	}
 	g.groups, g.others, g.short = g.groups[:0], g.others[:0], false
 	clear(g.versions)
 	for i := range t.PGs {
@@ -116,7 +122,7 @@ func (g *groupView) changed(j *PackJob) bool {
 // choose gives a group for a new segment, in turn; false if there is none now, and metad is asked.
 func (c *Core) choose(now time.Duration, fx *Effects) (group, bool) {
 	g := &c.groups
-	if x, ok := g.pick(now, g.groups); ok {
+	if x, ok := g.pick(now, g.groups, false); ok {
 		return x, true
 	}
 	if !g.asked && now >= g.askAt {
@@ -130,17 +136,24 @@ func (c *Core) choose(now time.Duration, fx *Effects) (group, bool) {
 		}
 		slices.SortFunc(fx.Placement, func(a, b id.Store) int { return slices.Compare(a[:], b[:]) })
 	}
-	if g.stuck {
-		return g.pick(now, g.others)
+	if g.stuck { // what may do is better than nothing
+		for _, anyhow := range []bool{false, true} {
+			for _, from := range [][]group{g.groups, g.others} {
+				if x, ok := g.pick(now, from, anyhow); ok {
+					return x, true
+				}
+			}
+		}
 	}
 	return group{}, false
 }
 
-func (g *groupView) pick(now time.Duration, from []group) (group, bool) {
+// pick gives the next group of from without a suspect; anyhow: whatever is suspected.
+func (g *groupView) pick(now time.Duration, from []group, anyhow bool) (group, bool) {
 	for range from {
 		x := from[g.nextOne%len(from)]
 		g.nextOne++
-		if !g.suspected(now, x) {
+		if anyhow || !g.suspected(now, x) {
 			return x, true
 		}
 	}
@@ -171,8 +184,8 @@ func (g *groupView) suspect(now time.Duration, stores []id.Store) {
 func (c *Core) PlacementDone(now time.Duration, err error, fx *Effects) {
 	g := &c.groups
 	g.asked = false
-	if _, ok := g.pick(now, g.groups); ok {
-		g.pause = 0
+	if _, ok := g.pick(now, g.groups, false); ok {
+		g.pause, g.stuck = 0, false
 	} else {
 		g.stuck = true
 		g.pause = backoff(g.pause)

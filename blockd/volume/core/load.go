@@ -39,7 +39,7 @@ func New(cfg Config, checkpoint []byte) (*Core, error) {
 		pageSegs: make(map[id.Segment]blockmap.Entry), deletes: make(map[id.Segment]bool),
 	}
 	c.groups.suspects = make(map[id.Store]time.Duration)
-	c.groups.versions = make(map[id.PG]uint32)
+	c.groups.versions, c.groups.down = make(map[id.PG]uint32), make(map[id.Store]bool)
 	c.long.known = make(map[id.Segment]*longSegment)
 	if len(checkpoint) > 0 {
 		k, err := record.DecodeCheckpoint("metad's checkpoint of "+cfg.Volume.String(), checkpoint)
