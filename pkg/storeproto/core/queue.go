@@ -123,6 +123,9 @@ func (c *Core) enqueue(op *Op) {
 // Waiting tells whether Take would give a group.
 func (c *Core) Waiting() bool { return c.queue.n > 0 && c.out == nil && c.dead == nil }
 
+// Queued is how many ops wait for a group.
+func (c *Core) Queued() int { return c.queue.n }
+
 // Take gives the next group: as much of the queue as fits in both limits, at
 // least one op. It gives nil when the queue is empty or a group is out. The
 // group is valid until Durable.
