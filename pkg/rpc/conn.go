@@ -109,7 +109,7 @@ type conn struct {
 	heard  atomic.Bool
 	spoke  atomic.Bool
 	// For the pacer alone.
-	lastTick, lastHeard, lastSpoke time.Duration
+	lastHeard, lastSpoke time.Duration
 
 	mu struct {
 		sync.Mutex

@@ -49,8 +49,6 @@ type target struct {
 	session Session
 }
 
-const targetBytes = 40
-
 func (t *target) append(b []byte) []byte {
 	b = append(append(b, t.volume[:]...), t.session.Attachment[:]...)
 	return le.AppendUint64(b, t.session.Number)
