@@ -20,6 +20,7 @@ import (
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/storetest"
 	"ashlar.dev/pkg/vfs"
+	"ashlar.dev/pkg/vfs/uring"
 )
 
 func TestMain(m *testing.M) {
@@ -321,7 +322,29 @@ func TestFlippedBitIsCorrupt(t *testing.T) {
 
 // Without this deleted space would not come back, or to another shard while it is read.
 func TestDeletedSpaceComesBackAndNoReaderSeesIt(t *testing.T) {
-	s := testNew(t, vfs.Wrap(pvfs.NewMem()), "/store", clock.NewManual())
+	t.Run("readers", func(t *testing.T) {
+		deleteWhileReading(t, testNew(t, vfs.Wrap(pvfs.NewMem()), "/store", clock.NewManual()))
+	})
+	t.Run("ring", func(t *testing.T) {
+		ring, err := uring.New(8)
+		if err != nil {
+			t.Skipf("this kernel has no io_uring for us: %v", err)
+		}
+		t.Cleanup(func() { ring.Close() })
+		dir := t.TempDir()
+		if _, err := Format(dir, testFormat(vfs.OS)); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(dir, Options{Ring: ring, Readers: 2, Putters: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { s.Close() })
+		deleteWhileReading(t, s)
+	})
+}
+
+func deleteWhileReading(t *testing.T, s *Store) {
 	gen := id.Generation{Epoch: 3, N: 1}
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
@@ -347,9 +370,9 @@ func TestDeletedSpaceComesBackAndNoReaderSeesIt(t *testing.T) {
 			}
 		})
 	}
-	rounds := uint64(400)
+	rounds := uint64(120)
 	if raceDetector {
-		rounds = 50
+		rounds = 40
 	}
 	for n := uint64(1); n <= rounds; n++ {
 		seg := id.MakeSegment(id.Sequence(n), 1)
