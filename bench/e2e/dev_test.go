@@ -18,11 +18,11 @@ func TestDevStartsAgainWithAllData(t *testing.T) {
 	needTools(t, "nbdcopy", "qemu-img")
 	c, err := cluster.Start(cluster.Options{Args: []string{"--store-size", "2GiB"}, Allowed: cluster.Faults})
 	must(t, err)
-	defer func() {
+	t.Cleanup(func() {
 		if err := c.Stop(t.Failed()); err != nil {
 			t.Error(err)
 		}
-	}()
+	})
 	in, out := scratch(t, "in"), scratch(t, "out")
 	image(t, in, 128<<20)
 	disk(t, c, "kept", "128MiB")
