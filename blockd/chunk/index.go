@@ -193,6 +193,11 @@ func (x *index) addOp(b *pebble.Batch, op *core.Op, logSeq uint64) (err error) {
 		for _, t := range op.Control.Tombstones {
 			set(tombstoneKey(t.Volume, t.Segment), encodeTombstone(t))
 		}
+		for _, t := range op.Control.Pruned {
+			if err == nil {
+				err = b.Delete(tombstoneKey(t.Volume, t.Segment), nil)
+			}
+		}
 	case core.OpPG:
 		for _, v := range op.Control.PGs {
 			set(pgKey(v.PG), encodeNumber(v.Version))

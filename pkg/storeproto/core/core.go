@@ -27,6 +27,9 @@ type Config struct {
 	JournalBytesMax int64
 	// BatchBytesMax bounds one batch as written; an append above it is ErrInvalid.
 	BatchBytesMax int
+	// TombstonesMax bounds the tombstones of a volume; beyond it the oldest go. A
+	// put that is late by as many deletions is not refused any more.
+	TombstonesMax int
 	// StreamsMax bounds the streams; the append that would create one more is ErrNoSpace.
 	StreamsMax int
 }
@@ -35,6 +38,7 @@ type Config struct {
 const (
 	LeaseTermDefault  = 2 * time.Second
 	StreamsMaxDefault = 16384
+	TombstonesDefault = 1 << 17
 	NamedMax          = 4096 // volumes named in one lease answer; more come with the next
 )
 
@@ -48,6 +52,9 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.BatchBytesMax == 0 {
 		c.BatchBytesMax = storeproto.HeaderSize + storeproto.BatchMetaMax + storeproto.BatchBlocksMax*(storeproto.BlockSize+4)
+	}
+	if c.TombstonesMax == 0 {
+		c.TombstonesMax = TombstonesDefault
 	}
 	if c.StreamsMax == 0 {
 		c.StreamsMax = StreamsMaxDefault
@@ -95,8 +102,11 @@ type volume struct {
 	// nobody below may append any more.
 	dropped  map[storeproto.Stream]id.Epoch
 	released map[id.Host]id.Epoch
-	// tombstones go when the fence is above the epoch that left them, likewise.
+	// tombstones go when the fence is above the epoch that left them, likewise, or
+	// when there are too many, the oldest first.
 	tombstones map[id.Segment]tombstone
+	tombOrder  []tombEntry
+	tombNext   uint64
 }
 
 // New makes a core without streams and fences; the shell restores what it finds

@@ -453,6 +453,27 @@ func TestTombstonesGoWithTheEpochThatLeftThem(t *testing.T) {
 	}
 }
 
+// Without this a volume that one owner keeps for months would fill the memory
+// with tombstones.
+func TestTombstonesHaveALimit(t *testing.T) {
+	l := newLab(t, core.Config{TombstonesMax: 3})
+	gen := id.Generation{Epoch: 3, N: 1}
+	var pruned []id.Segment
+	for _, n := range []id.Sequence{9, 8, 7, 9, 6, 5} { // 9 is deleted twice
+		ctl := &core.Control{Done: func(*core.Control) {}}
+		l.c.DeleteShards(storeproto.DeleteShards{Volume: storetest.Volume, Epoch: 3, Segments: []storeproto.SegmentGeneration{{Segment: id.MakeSegment(n, 0), Generation: gen}}}, ctl)
+		for _, p := range ctl.Pruned {
+			pruned = append(pruned, p.Segment)
+		}
+	}
+	if want := []id.Segment{id.MakeSegment(8, 0), id.MakeSegment(7, 0)}; !slices.Equal(pruned, want) {
+		t.Errorf("forgotten %v, want %v", pruned, want)
+	}
+	if !l.c.Deleted(storetest.Volume, id.MakeSegment(9, 0), gen) || l.c.Deleted(storetest.Volume, id.MakeSegment(8, 0), gen) {
+		t.Error("the oldest stays, or the newest is gone")
+	}
+}
+
 // Without this the shell would sleep past a grant's end, or spin.
 func TestNextTickIsTheNextThingDue(t *testing.T) {
 	l := newLab(t, core.Config{})

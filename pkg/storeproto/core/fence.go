@@ -34,6 +34,7 @@ type Control struct {
 	Dropped    []Row       // of OpDrop
 	DropEpoch  id.Epoch    // of OpDrop
 	Tombstones []Tombstone // of OpTombstones
+	Pruned     []Tombstone // of OpTombstones: to be forgotten
 	PGs        []PGVersion // of OpPG
 
 	Err  error

@@ -23,7 +23,7 @@ const (
 	// OpDrop removes the rows and the meta batches of Control.Dropped, and leaves
 	// for each a row that says when it was dropped.
 	OpDrop
-	// OpTombstones persists Control.Tombstones.
+	// OpTombstones persists Control.Tombstones and forgets Control.Pruned.
 	OpTombstones
 	// OpShard makes a shard visible whose data is durable: the shell's own write, Control.Shard.
 	OpShard

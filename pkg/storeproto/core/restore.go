@@ -47,7 +47,9 @@ func (c *Core) RestoreTombstone(t Tombstone) {
 	if vol.tombstones == nil {
 		vol.tombstones = make(map[id.Segment]tombstone)
 	}
-	vol.tombstones[t.Segment] = tombstone{epoch: t.Epoch, generation: t.Generation}
+	vol.tombNext++
+	vol.tombstones[t.Segment] = tombstone{epoch: t.Epoch, generation: t.Generation, number: vol.tombNext}
+	vol.tombOrder = append(vol.tombOrder, tombEntry{t.Segment, vol.tombNext})
 }
 
 // RestorePG puts a group's version back.

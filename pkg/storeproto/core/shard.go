@@ -25,6 +25,12 @@ type PGVersion struct {
 type tombstone struct {
 	epoch      id.Epoch
 	generation id.Generation
+	number     uint64 // in order of the deletions
+}
+
+type tombEntry struct {
+	segment id.Segment
+	number  uint64
 }
 
 func (t tombstone) moot(fence id.Epoch) bool { return t.epoch < fence && t.generation.Epoch < fence }
@@ -32,7 +38,7 @@ func (t tombstone) moot(fence id.Epoch) bool { return t.epoch < fence && t.gener
 // Moot tells whether a fence at that epoch refuses all that t would: a put under
 // an epoch below it is stale, and who owns the volume since knows of the deletion.
 func (t Tombstone) Moot(fence id.Epoch) bool {
-	return tombstone{t.Epoch, t.Generation}.moot(fence)
+	return tombstone{epoch: t.Epoch, generation: t.Generation}.moot(fence)
 }
 
 // AdmitShard decides whether a put may begin. The same is asked again when its
@@ -106,7 +112,21 @@ func (c *Core) DeleteShards(d storeproto.DeleteShards, ctl *Control) {
 	if len(ctl.Tombstones) > 0 {
 		op.Kind = OpTombstones
 	}
+	ctl.Pruned = vol.limitTombstones(d.Volume, c.cfg.TombstonesMax)
 	c.enqueue(op)
+}
+
+// limitTombstones forgets the oldest tombstones beyond max.
+func (vol *volume) limitTombstones(v id.Volume, max int) (gone []Tombstone) {
+	for len(vol.tombstones) > max {
+		e := vol.tombOrder[0]
+		vol.tombOrder = vol.tombOrder[1:]
+		if t, ok := vol.tombstones[e.segment]; ok && t.number == e.number {
+			delete(vol.tombstones, e.segment)
+			gone = append(gone, Tombstone{Volume: v, Epoch: t.epoch, Segment: e.segment, Generation: t.generation})
+		}
+	}
+	return gone
 }
 
 // Deleted tells whether a tombstone covers the generation.
@@ -126,6 +146,9 @@ func (vol *volume) pruneTombstones(fence id.Epoch) {
 		if t.moot(fence) {
 			delete(vol.tombstones, s)
 		}
+	}
+	if len(vol.tombstones) == 0 {
+		vol.tombOrder = nil
 	}
 }
 

@@ -167,7 +167,8 @@ func (c *Core) admit(a *storeproto.Append, op *Op) (OpKind, error) {
 func (c *Core) checkShape(a *storeproto.Append) error {
 	b := a.Batch
 	switch {
-	case a.Stream.Kind >= storeproto.Kinds || a.Epoch == 0 || a.Stream.Ensemble.Epoch == 0 || b.Epoch == 0,
+	case a.Released >= LossUnknown/2 || b.First >= LossUnknown/2,
+		a.Stream.Kind >= storeproto.Kinds || a.Epoch == 0 || a.Stream.Ensemble.Epoch == 0 || b.Epoch == 0,
 		b.First == 0 || b.Count == 0 || b.Count > storeproto.BatchRecordsMax || b.Last() < b.First,
 		len(b.Meta) > storeproto.BatchMetaMax || len(b.Sums) > storeproto.BatchBlocksMax:
 		return fmt.Errorf("append with a field out of range: %w", errs.ErrInvalid)

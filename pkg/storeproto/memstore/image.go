@@ -105,6 +105,9 @@ func (m *image) write(op *core.Op) {
 				return h.Volume == t.Volume && !t.Generation.Less(h.Generation)
 			})
 		}
+		for _, t := range op.Control.Pruned {
+			delete(m.tombs, tombKey{t.Volume, t.Segment})
+		}
 	case core.OpPG:
 		for _, v := range op.Control.PGs {
 			m.pgs[v.PG] = v.Version
