@@ -105,8 +105,9 @@ type Confirm struct {
 // the request and by the store from the moment it answers, so the store's view
 // ends later. The store may hold the request for up to Wait and answers at once
 // when a volume must be named. Named lists volumes fenced for others since
-// Acked; the holder must stop serving them before it counts the grant and
-// acknowledges by the next request's Acked. A holder has one Lease in flight per
+// Acked; the holder must stop serving them, and whatever it is still opening at a
+// lower epoch, before it counts the grant and acknowledges by the next request's
+// Acked. A holder has one Lease in flight per
 // store. A higher Number of the same host ends all grants of the lower ones.
 type Lease struct {
 	Holder id.Holder
@@ -135,7 +136,8 @@ type NamedFence struct {
 // volume before; when all of them are By's own host (whose earlier lives are
 // proven dead by By.Number) or listed in Released the store need not wait, even
 // right after its own start. Fencing again at the same epoch by the same holder
-// is harmless; at a lower epoch: ErrStaleEpoch.
+// is harmless; at a lower epoch: ErrStaleEpoch. By serves nothing of the volume
+// under a lower epoch from before it asks: its own fence is not named to it.
 type Fence struct {
 	Volume id.Volume
 	Epoch  id.Epoch
