@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -326,6 +327,19 @@ func (r *runner) hopeless() *daemon {
 	return nil
 }
 
+// listening tells whether every blockd lets clients in: after a restart metad takes those
+// of the run before for alive until their heartbeats are missed.
+func (r *runner) listening(ctx context.Context) bool {
+	for _, b := range r.file.Dev.Blockds {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", filepath.Join(r.file.Dev.Sockets, b.ID+".sock"))
+		if err != nil {
+			return false
+		}
+		_ = c.Close() // it has shown what it could
+	}
+	return true
+}
+
 // asker judges metad's answer: all there, or, after a while, enough to serve.
 func (r *runner) asker(c *client.Cluster) func(context.Context) (string, bool) {
 	start := r.o.Clock.Now()
@@ -340,7 +354,7 @@ func (r *runner) asker(c *client.Cluster) func(context.Context) (string, bool) {
 		}
 		n := s.GetCounts()
 		state := fmt.Sprintf("%d metad, %d blockd, %d stores up", n.GetMetadsUp(), n.GetHostsUp(), n.GetStoresUp())
-		if int(n.GetMetadsUp()) >= len(r.metads) && int(n.GetHostsUp()) >= len(r.blockds) && int(n.GetStoresUp()) >= stores {
+		if int(n.GetMetadsUp()) >= len(r.metads) && int(n.GetHostsUp()) >= len(r.blockds) && int(n.GetStoresUp()) >= stores && r.listening(ctx) {
 			return state, true
 		}
 		var why []string
