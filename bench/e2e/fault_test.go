@@ -128,8 +128,8 @@ func write(t *testing.T, uri string, seconds int, more ...string) *writing {
 	t.Helper()
 	needTools(t, "fio")
 	w := &writing{t: t, done: make(chan error, 1)}
-	const rate = 600 // a second, so that it is still writing when the fault comes
-	args := append([]string{"--name=" + t.Name(), "--ioengine=nbd", "--uri=" + uri, beyondProbes, "--size=128M", "--rw=randwrite", "--bsrange=4k-64k", "--blockalign=4k", "--iodepth=32",
+	const rate = 400 // a second, so that it is still writing when the fault comes
+	args := append([]string{"--name=" + t.Name(), "--ioengine=nbd", "--uri=" + uri, beyondProbes, "--size=128M", "--rw=randwrite", "--bsrange=4k-32k", "--blockalign=4k", "--iodepth=32",
 		"--number_ios=" + fmt.Sprint(rate*seconds), "--rate_iops=" + fmt.Sprint(rate), "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
 		"--serialize_overlap=1", "--randseed=11", "--fsync=100"}, more...)
 	cmd := exec.Command("fio", args...)
@@ -196,7 +196,7 @@ func TestIOGoesOnWhenAStorageDaemonDies(t *testing.T) {
 	e, owner := owned(t, c, "store-dies")
 	victim := e.All[1].Host
 	p := probe(t, "store-dies", e.Unix)
-	w := write(t, e.Unix, 10)
+	w := write(t, e.Unix, 6)
 	p.await("I/O before the fault", 200)
 	p.disk.TakeGap()
 	kill(t, c, victim)
@@ -255,7 +255,7 @@ func TestExporterRestartedInPlace(t *testing.T) {
 	e, owner := owned(t, c, "in-place")
 	front := storageDaemon(t, e.Unix)
 	direct := probe(t, "in-place", e.Unix) // connects again every 10 ms
-	w := write(t, front, 8)
+	w := write(t, front, 5)
 	direct.await("I/O before the fault", 200)
 	killed := kill(t, c, owner)
 	revive(t, c, owner)
@@ -298,7 +298,7 @@ func TestIOGoesOnWithoutMetad(t *testing.T) {
 	e, _ := owned(t, c, "no-metad")
 	p := probe(t, "no-metad", e.Unix)
 	through := probeAt(t, "no-metad", 1, e.All[1].Unix)
-	w := write(t, e.Unix, 12)
+	w := write(t, e.Unix, 8)
 	p.await("I/O before the fault", 200)
 	s, err := c.Status()
 	must(t, err)
@@ -314,7 +314,7 @@ func TestIOGoesOnWithoutMetad(t *testing.T) {
 	p.await("I/O without any metad", 1500)
 	through.await("I/O through a proxy without any metad", 200)
 	mark(t, "longest silence without any metad", p.disk.TakeGap(), time.Second)
-	w.finish() // twelve seconds of writing, far beyond a lease, and all of it read back
+	w.finish() // eight seconds of writing, far beyond a lease, and all of it read back
 	for _, m := range []string{"m1", "m2", "m3"} {
 		revive(t, c, m)
 	}
