@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X ashlar.dev/pkg/telemetry.productVersion=$(VERSION)
 
 # Tests that start real daemons or measure are run by targets of their own; pkg/layers reads
 # the tree and gains nothing from the race detector.
-UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|internal_deps|pkg/layers)(/|$$)')
+UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|pkg/layers)(/|$$)')
 
 FUZZ_SECONDS  ?= 2
 CHAOS_SECONDS ?= 120
