@@ -63,7 +63,7 @@ type tree struct {
 
 // skipped folders are not ours to check: other modules, outputs, and the parking place
 // of requirements that no package imports yet.
-var skipped = map[string]bool{".git": true, "bin": true, "tools": true, "internal_deps": true, "node_modules": true}
+var skipped = map[string]bool{".git": true, "bin": true, "tools": true, "node_modules": true}
 
 var loadTree = sync.OnceValues(func() (*tree, error) {
 	root, err := filepath.Abs("../..")
