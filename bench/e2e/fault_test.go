@@ -260,12 +260,12 @@ func TestExporterRestartedInPlace(t *testing.T) {
 	killed := kill(t, c, owner)
 	revive(t, c, owner)
 	mark(t, "from the kill to the next I/O of a client that comes back at once", direct.next(killed), time.Second)
-	// QEMU waits a second after its first failed try to connect; the rest is ours.
+	// QEMU tries to connect at once, then after one second, two and four more: that pause is its own.
 	n, err := nbd.Dial(t.Context(), front, nbd.ClientOptions{})
 	must(t, err)
 	_, err = n.ReadAt(make([]byte, 4096), 0)
 	must(t, err)
-	t.Logf("from the kill to the next I/O through qemu-storage-daemon: %s, of which one second is its own pause", time.Since(killed).Round(time.Millisecond))
+	t.Logf("from the kill to the next I/O through qemu-storage-daemon: %s (it pauses for 1 s, then 2 s, between its tries to connect)", time.Since(killed).Round(time.Millisecond))
 	must(t, n.Close())
 	w.finish()
 	must(t, c.WaitUp(patience))
