@@ -163,7 +163,7 @@ func TestCloseEndsEveryJob(t *testing.T) {
 
 func BenchmarkPackSegment(b *testing.B) {
 	x := newBench(b, time.Minute)
-	b.SetBytes(4096 * storeproto.BlockSize)
+	b.SetBytes(1024 * storeproto.BlockSize)
 	b.ReportAllocs()
 	for b.Loop() {
 		o := x.submit(1024)

@@ -397,3 +397,28 @@ func TestThinTebibyteCostsNothing(t *testing.T) {
 	}
 	t.Logf("%d extents", extents)
 }
+
+// Without this a store that was formatted anew would answer for what it was before:
+// it knows no fence, and what it acknowledges counts for nothing in a recovery.
+func TestStoreFormattedAnewIsNotTheOneThatMetadNamed(t *testing.T) {
+	r := newRig(t, 3, 1, 1, 2)
+	for i := range 2 {
+		r.stores[i].Wipe(id.Incarnation{99, byte(i)})
+	}
+	r.metad.Create(id.Volume{1}, mib)
+	vol, err := r.engine("b1").openWithin(id.Volume{1}, 300*time.Millisecond)
+	if err != nil {
+		return
+	}
+	done := make(chan error, 1)
+	go func() { done <- write(vol, 0, make([]byte, 4096)) }()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Fatal("acknowledged by stores that are not those of the list")
+		}
+	case <-time.After(200 * time.Millisecond):
+	}
+	vol.Abandon()
+	<-done
+}

@@ -106,12 +106,14 @@ func (e *engine) kill() {
 }
 
 // open acquires the volume from metad and opens it.
-func (e *engine) open(v id.Volume) (*volume.Volume, error) {
+func (e *engine) open(v id.Volume) (*volume.Volume, error) { return e.openWithin(v, 20*time.Second) }
+
+func (e *engine) openWithin(v id.Volume, d time.Duration) (*volume.Volume, error) {
 	rec, err := e.r.metad.Acquire(v, e.holder)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	return volume.Open(ctx, volume.Config{
 		Record: rec, Holder: e.holder, Metad: e.r.metad, Stores: e.r, Reader: e.reader, Packer: e.packer, Leases: e.leases,
