@@ -104,6 +104,9 @@ func (c *Config) EnsureDefaults() {
 	}
 }
 
+// writeBufferMin leaves one disk, which gets a quarter, room for two memtables.
+const writeBufferMin config.ByteSize = 256 << 20
+
 // Validate refuses what cannot work.
 func (c *Config) Validate() error {
 	if c.ID == "" || len(c.ID) > id.HostMax {
@@ -130,8 +133,8 @@ func (c *Config) Validate() error {
 	default:
 		return fmt.Errorf("nbd.tls %q: want required, optional or off: %w", c.NBD.TLS, errs.ErrInvalid)
 	}
-	if c.Memory.WriteBuffer < 64<<20 {
-		return fmt.Errorf("memory.write_buffer %s: want at least 64MiB: %w", c.Memory.WriteBuffer, errs.ErrInvalid)
+	if c.Memory.WriteBuffer < writeBufferMin {
+		return fmt.Errorf("memory.write_buffer %s: want at least %s: %w", c.Memory.WriteBuffer, writeBufferMin, errs.ErrInvalid)
 	}
 	seen := make(map[string]bool)
 	for i, s := range c.Stores {
