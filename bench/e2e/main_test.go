@@ -58,7 +58,7 @@ const patience = 60 * time.Second
 // undisturbed is the cluster on which nothing is broken. Over TCP it lets in nobody without a certificate.
 func undisturbed(t *testing.T) *cluster.Cluster {
 	t.Helper()
-	return calm.get(t, cluster.Options{Args: []string{"--blockd-config", "testdata/tls-required.yaml"}})
+	return calm.get(t, cluster.Options{Args: []string{"--blockd-config", "testdata/calm.yaml"}})
 }
 
 // disk makes a disk that goes with the test.
