@@ -52,9 +52,8 @@ func benchStore(b *testing.B, delay time.Duration) *Store {
 
 // appender keeps one append in flight and pools it.
 type appender struct {
-	a    storeproto.Append
-	b    storeproto.Batch
-	done chan struct{}
+	a storeproto.Append
+	b storeproto.Batch
 }
 
 func BenchmarkAppend(b *testing.B) {

@@ -28,11 +28,11 @@ const (
 )
 
 type counters struct {
-	fs                                                 vfs.Counter
-	reads, cacheMisses, badBlocks, puts, putBytes      atomic.Int64
-	deletes                                            atomic.Int64
-	indexBytes, fsAvailable, fsTotal, refusedForNoRoom atomic.Int64
-	wantFile                                           chan struct{}
+	fs                                            vfs.Counter
+	reads, cacheMisses, badBlocks, puts, putBytes atomic.Int64
+	deletes                                       atomic.Int64
+	indexBytes, fsAvailable, fsTotal              atomic.Int64
+	wantFile                                      chan struct{}
 }
 
 // Stats is where a store stands. Counts are since it was opened.

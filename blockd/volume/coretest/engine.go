@@ -36,7 +36,6 @@ type Engine struct {
 	Err                    error
 	packs, longs           int
 	ops                    map[*core.Op]*Request
-	held                   []*core.PackJob
 }
 
 // link is the connection to one store: requests arrive in their order and so do the answers.
