@@ -243,6 +243,25 @@ func (l *lab) release(h id.Holder, e id.Epoch) {
 	l.deliver()
 }
 
+// Without this a host that owned a volume twice could be taken for one that has
+// let it go, by the word of its first time.
+func TestWaitingFenceEndsByTheLastTermsReleaseOnly(t *testing.T) {
+	l := newLab(t, core.Config{})
+	l.lease(a, 0, 0)
+	l.fence(4, b, "a")
+	l.sync(10)
+	l.log = nil
+	l.release(a, 2)
+	l.sync(10)
+	l.expect()
+	l.release(id.Holder{Host: "a", Number: a.Number - 1}, 3) // a dead life's word
+	l.sync(10)
+	l.expect()
+	l.release(a, 3)
+	l.sync(10)
+	l.expect("fence e4: ok")
+}
+
 // Without this a holder that was away while a volume was fenced would get a grant
 // that says nothing of it, and serve it on.
 func TestEveryGrantNamesWhatWasFencedSince(t *testing.T) {

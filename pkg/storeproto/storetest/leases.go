@@ -75,6 +75,8 @@ func oldReleaseWaits(t *testing.T, h *Harness) {
 	ok(t, "release", h.Store.Release(t.Context(), storeproto.Release{Volume: Volume, Epoch: 1, By: HolderA}))
 	done := fenceOver(t, h) // at 4: A may have owned it at 3, which this store did not see
 	mustWait(t, done)
+	ok(t, "release", h.Store.Release(t.Context(), storeproto.Release{Volume: Volume, Epoch: 2, By: HolderA}))
+	mustWait(t, done)
 	h.Advance(h.LeaseTerm)
 	ok(t, "fence", (<-done).Err)
 }
