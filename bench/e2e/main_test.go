@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -35,10 +36,15 @@ func (s *sharedCluster) get(t *testing.T, o cluster.Options) *cluster.Cluster {
 }
 
 func (s *sharedCluster) stop() error {
-	if s.c == nil {
+	if s.c == nil || s.err != nil {
 		return nil
 	}
-	return s.c.Stop(s.bad)
+	// A disk that goes away while its blockd drains would be complained about.
+	err := cluster.Wait("deleted disks to be gone", patience, func() bool {
+		st, err := s.c.Status()
+		return err == nil && st.Counts.DisksDeleted == 0
+	})
+	return errors.Join(err, s.c.Stop(s.bad))
 }
 
 func TestMain(m *testing.M) {
