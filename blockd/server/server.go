@@ -63,6 +63,7 @@ type server struct {
 	exports  *export.Exports
 	nbd      *nbd.Server
 	data     *rpc.Server
+	ring     *uring.Ring // of the local stores; nil if there is none
 	rpcStats *rpc.Stats
 	registry *prometheus.Registry
 	group    *lifecycle.Group
@@ -166,6 +167,7 @@ func (s *server) openStores() error {
 		s.log.Info("no io_uring here, shards are read with pread", "err", err)
 	} else {
 		s.stack.PushCloser("ring", ring.Close)
+		s.ring = ring
 	}
 	for _, c := range s.cfg.Stores {
 		if c.Format {
@@ -260,6 +262,9 @@ func (s *server) serveData(l net.Listener) error {
 	})
 	if err != nil {
 		return err
+	}
+	if s.ring != nil {
+		s.ring.Around(s.data.Cork, s.data.Uncork)
 	}
 	s.stack.PushCloser("data path", s.data.Close)
 	s.group.Go("data path", func(context.Context) error { return s.data.Serve(l) })

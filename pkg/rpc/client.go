@@ -124,15 +124,13 @@ func (c *Client) Start(call *Call) {
 	call.end(err)
 }
 
-// Cork holds calls back until the Uncork that belongs to it, so that they leave together;
-// what has gathered beyond a limit leaves at once. Corks nest, and neither method waits.
+// Cork holds calls back until the next Uncork, whoever calls it, so that they leave together;
+// what has gathered beyond a limit leaves at once. Neither waits.
 func (c *Client) Cork() { c.corks.Add(1) }
 
-// Uncork sends what was held back.
+// Uncork ends a Cork and sends what was held back.
 func (c *Client) Uncork() {
-	if c.corks.Add(-1) > 0 {
-		return
-	}
+	c.corks.Add(-1)
 	if cc := c.cur.Load(); cc != nil && !cc.held.Load() {
 		cc.flushIfAny()
 	}

@@ -311,6 +311,31 @@ func TestUncorkSends(t *testing.T) {
 	}
 }
 
+// Without this answers that a store gives at once would cost a system call each.
+func TestServerUncorkSendsReplies(t *testing.T) {
+	stats := new(Stats)
+	p := connect(t, rpctest.Transports[0], setup{server: func(c *ServerConfig) { c.Stats = stats }})
+	var all []*waiter
+	for range 20 {
+		w := newWaiter(opHold, "x")
+		all = append(all, w)
+		p.client.Start(&w.Call)
+	}
+	p.svc.await(func() bool { return len(p.svc.held) == 20 })
+	before := stats.Totals().Writes
+	p.server.Cork()
+	p.svc.release(20)
+	p.server.Uncork()
+	for _, w := range all {
+		if err := w.wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := stats.Totals().Writes - before; n > 3 {
+		t.Errorf("20 corked replies took %d writes", n)
+	}
+}
+
 // FuzzServer feeds a server's connection with frames of any kind: it must end the
 // connection or serve, never panic, hang or keep a request.
 func FuzzServer(f *testing.F) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ashlar.dev/pkg/clock"
@@ -71,6 +72,9 @@ type Server struct {
 	cfg   ServerConfig
 	pacer *Pacer
 
+	corks atomic.Int32
+	live  atomic.Pointer[[]*serverConn] // those in mu.conns, for Uncork
+
 	mu struct {
 		sync.Mutex
 		closed    bool
@@ -93,7 +97,31 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	s.mu.listeners = make(map[net.Listener]struct{})
 	s.mu.shaking = make(map[net.Conn]struct{})
 	s.mu.conns = make(map[*serverConn]struct{})
+	s.live.Store(new([]*serverConn))
 	return s, nil
+}
+
+// Cork holds replies back until the next Uncork, whoever calls it, so that they leave together:
+// for who answers several requests at once, perhaps of different connections. Neither waits.
+func (s *Server) Cork() { s.corks.Add(1) }
+
+// Uncork ends a Cork and sends what was held back.
+func (s *Server) Uncork() {
+	s.corks.Add(-1)
+	for _, c := range *s.live.Load() {
+		if !c.held.Load() {
+			c.flushIfAny()
+		}
+	}
+}
+
+// setLive is called under mu after every change of conns.
+func (s *Server) setLive() {
+	live := make([]*serverConn, 0, len(s.mu.conns))
+	for c := range s.mu.conns {
+		live = append(live, c)
+	}
+	s.live.Store(&live)
 }
 
 // Serve accepts from l until Close, which closes l; it then returns nil. It may be called for several listeners.
@@ -155,6 +183,7 @@ func (s *Server) serve(raw net.Conn) {
 		err = errs.ErrClosed
 	} else if err == nil {
 		s.mu.conns[c] = struct{}{}
+		s.setLive()
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -173,6 +202,7 @@ func (s *Server) serve(raw net.Conn) {
 	s.pacer.remove(c)
 	s.mu.Lock()
 	delete(s.mu.conns, c)
+	s.setLive()
 	closed := s.mu.closed
 	s.mu.Unlock()
 	if !closed && !closedByPeer(err) {
@@ -313,7 +343,7 @@ func (s *Server) admit(raw net.Conn, h *clientHello, cert pki.Identity) (*server
 	c.class, c.limits, c.timing, c.stats = svc.Class, svc.Limits, s.cfg.Timing, s.cfg.Stats
 	c.place = who.Name + "/" + svc.Class.String()
 	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel, c.died = cancel, cancel
+	c.cancel, c.died, c.corks = cancel, cancel, &s.corks
 	c.peer = Peer{Identity: who, Addr: raw.RemoteAddr(), Version: version, Context: ctx}
 	handler, err := svc.Accept(c.peer)
 	if err != nil {

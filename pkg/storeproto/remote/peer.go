@@ -137,8 +137,8 @@ func (p *Peer) Store(s id.Store, inc id.Incarnation) storeproto.Store {
 	return t
 }
 
-// Cork holds requests of the I/O path to the peer back until the Uncork that belongs to it, so
-// that they leave together. Corks nest, and neither method waits.
+// Cork holds requests of the I/O path to the peer back until the next Uncork, whoever calls it, so
+// that they leave together. Neither method waits.
 func (p *Peer) Cork() {
 	p.clients[rpc.ClassLog].Cork()
 	p.clients[rpc.ClassRead].Cork()

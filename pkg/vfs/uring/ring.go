@@ -71,6 +71,7 @@ type Ring struct {
 	cqesAt    uint32
 	ended     chan struct{}
 	closeOnce sync.Once
+	around    atomic.Pointer[[2]func()]
 
 	mu struct {
 		sync.Mutex
@@ -156,6 +157,10 @@ func (r *Ring) Submit(q *Read) {
 	r.enter()
 }
 
+// Around lets begin and end be called before and after several reads that ended together
+// are handed out, on the ring's goroutine, so that what comes of them can leave together.
+func (r *Ring) Around(begin, end func()) { r.around.Store(&[2]func(){begin, end}) }
+
 // push puts q into the submission queue. Under mu.
 func (r *Ring) push(q *Read) {
 	n := len(r.mu.free) - 1
@@ -223,9 +228,19 @@ func (r *Ring) reap() {
 		}
 		batch = batch[:0]
 		end := r.collect(&batch)
+		around := r.around.Load()
+		if len(batch) < 2 {
+			around = nil
+		}
+		if around != nil {
+			around[0]()
+		}
 		for i, q := range batch {
 			batch[i] = nil
 			q.Done(q)
+		}
+		if around != nil {
+			around[1]()
 		}
 		if end {
 			return

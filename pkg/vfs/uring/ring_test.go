@@ -109,3 +109,36 @@ func BenchmarkRead(b *testing.B) {
 		b.Error(err)
 	}
 }
+
+// Without this what is held back between begin and end could stay there.
+func TestAroundIsInPairs(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 64*4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r := newRing(t, 64)
+	inside := 0 // of the ring's goroutine, until it has ended
+	r.Around(func() { inside++ }, func() { inside-- })
+	var all sync.WaitGroup
+	for i := range 200 {
+		all.Add(1)
+		r.Submit(&Read{Fd: int(f.Fd()), Off: int64(i%64) * 4096, Buf: make([]byte, 4096), Done: func(q *Read) {
+			if q.Err != nil || inside > 1 {
+				t.Errorf("read: %v, inside %d times", q.Err, inside)
+			}
+			all.Done()
+		}})
+	}
+	all.Wait()
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+	if inside != 0 {
+		t.Errorf("left inside %d times", inside)
+	}
+}
