@@ -29,6 +29,11 @@ func (d *deleter) add(ds []core.Delete) {
 	d.mu.Lock()
 	d.new = append(d.new, ds...)
 	d.mu.Unlock()
+	d.poke()
+}
+
+// poke has the deleter look again now.
+func (d *deleter) poke() {
 	select {
 	case d.wake <- struct{}{}:
 	default:

@@ -422,3 +422,26 @@ func TestStoreFormattedAnewIsNotTheOneThatMetadNamed(t *testing.T) {
 	vol.Abandon()
 	<-done
 }
+
+// Without this what a store missed while it was away would stay on it for good.
+func TestStoreThatWasAwayDeletesLater(t *testing.T) {
+	r := newRig(t, 3, 2, 4, 2)
+	vol, f, _ := r.disk(2 * mib)
+	f.put(vol, 0, 2*mib)
+	until(t, "packing", func() bool { return vol.Stats().SegmentsPacked+vol.Stats().SegmentsLong > 2 || f.round(vol) })
+	s := r.stores[5]
+	of := func() (n int) { s.Shards(func(storeproto.ShardHead) { n++ }); return n }
+	before := of()
+	s.Crash(1)
+	r.metad.Mark(s.ID(), cluster.StoreDown)
+	for range 3 {
+		f.put(vol, 0, 2*mib)
+	}
+	until(t, "dead segments", func() bool { return vol.Stats().Checkpoints > 1 || f.round(vol) })
+	if of() != before {
+		t.Fatal("a store that is away deletes")
+	}
+	s.Restart()
+	r.metad.Mark(s.ID(), cluster.StoreUp)
+	until(t, "the store to delete", func() bool { return of() < before })
+}

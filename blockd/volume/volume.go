@@ -371,6 +371,7 @@ func (v *Volume) look(tick bool) {
 	v.step(func(now time.Duration, fx *core.Effects) {
 		if t != nil && t.Version > v.topo {
 			v.topo = t.Version
+			v.dead.poke() // a store may be back
 			v.core.Topology(now, t, fx)
 			v.hints(now, t, fx)
 		}

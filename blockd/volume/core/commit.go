@@ -95,6 +95,9 @@ func (m *memtable) listDead(r *record.Commit) {
 
 // zerosLeft are the zeroed runs less the blocks written into them since.
 func (m *memtable) zerosLeft() []block.Extent {
+	if len(m.zeros.runs) == 0 {
+		return nil
+	}
 	var out []block.Extent
 	emit := func(start, end block.LBA) {
 		for start < end {

@@ -95,7 +95,7 @@ func live(t *testing.T, cfg Config, steps int) *World {
 // Without this nothing would try whether the engine keeps every acknowledged byte in
 // whatever order stores, metad and its own work answer, fail or fall silent.
 func TestEveryOrderOfEvents(t *testing.T) {
-	from, to := seeds(t, 16)
+	from, to := seeds(t, 5)
 	for s := from; s < to; s++ {
 		cfg := small(s)
 		cfg.PackFails, cfg.PageFails, cfg.ReadFails = 0.1, 0.05, 0.02
@@ -109,7 +109,7 @@ func TestEveryOrderOfEvents(t *testing.T) {
 
 // Without this a mistake that only shows when nothing fails would hide behind faults.
 func TestCalmWeather(t *testing.T) {
-	from, to := seeds(t, 4)
+	from, to := seeds(t, 2)
 	for s := from; s < to; s++ {
 		w := live(t, small(s), 6000)
 		if w.life != 2 {
@@ -120,7 +120,7 @@ func TestCalmWeather(t *testing.T) {
 
 // Without this an owner that was replaced and does not know it could go on serving.
 func TestZombiesAndHeirs(t *testing.T) {
-	from, to := seeds(t, 6)
+	from, to := seeds(t, 2)
 	for s := from; s < to; s++ {
 		cfg := small(3*s + 1) // no leases: an old owner lives on
 		cfg.TakesOver, cfg.ToZombies = 0.004, 0.5
