@@ -181,7 +181,7 @@ func (c *Client) run(ctx context.Context) {
 		if err != nil {
 			c.setDown(fmt.Errorf("connect to %s at %s: %w: %w", c.place, c.cfg.Address, err, errs.ErrUnavailable))
 			if !quiet && ctx.Err() == nil {
-				c.cfg.Log.Warn("cannot connect", "peer", c.place, "address", c.cfg.Address, "error", err)
+				c.cfg.Log.Warn("cannot connect", "connection", c.place, "address", c.cfg.Address, "error", err)
 				quiet = true // until it succeeds
 			}
 			_ = c.cfg.Clock.Sleep(ctx, backoff) // it ends early only with ctx, which the loop asks
@@ -207,7 +207,7 @@ func (c *Client) live(ctx context.Context, cc *clientConn) {
 	defer context.AfterFunc(ctx, func() { cc.fail(closed) })()
 	c.pacer.add(cc)
 	c.cfg.Stats.add(connects)
-	c.cfg.Log.Info("connected", "peer", c.place, "address", c.cfg.Address)
+	c.cfg.Log.Info("connected", "connection", c.place, "address", c.cfg.Address)
 	c.setUp(cc)
 	c.state(true)
 	cc.run()
@@ -217,7 +217,7 @@ func (c *Client) live(ctx context.Context, cc *clientConn) {
 	c.state(false)
 	if ctx.Err() == nil {
 		c.cfg.Stats.add(broken)
-		c.cfg.Log.Warn("connection lost", "peer", c.place, "error", reason)
+		c.cfg.Log.Warn("connection lost", "connection", c.place, "error", reason)
 	}
 }
 

@@ -193,7 +193,7 @@ func (s *Server) serve(raw net.Conn) {
 			c.handler.Close()
 		}
 		s.cfg.Stats.add(refused)
-		s.cfg.Log.Warn("connection refused", "peer", raw.RemoteAddr().String(), "error", err)
+		s.cfg.Log.Warn("connection refused", "address", raw.RemoteAddr().String(), "error", err)
 		return
 	}
 	s.cfg.Stats.add(connects)
@@ -207,7 +207,7 @@ func (s *Server) serve(raw net.Conn) {
 	s.mu.Unlock()
 	if !closed && !closedByPeer(err) {
 		s.cfg.Stats.add(broken)
-		s.cfg.Log.Warn("connection ended", "peer", c.place, "error", err)
+		s.cfg.Log.Warn("connection ended", "connection", c.place, "error", err)
 	}
 }
 
