@@ -34,16 +34,7 @@ func TestDevStartsAgainWithAllData(t *testing.T) {
 			t.Errorf("no pid file of %s", d)
 		}
 	}
-	second, err := cluster.Start(cluster.Options{Dir: c.Dir})
-	if err == nil || !strings.Contains(second.Said(), "another ashlar dev") {
-		t.Fatalf("a second ashlar dev on the same folder: %v", err)
-	}
-	other, err := cluster.Start(cluster.Options{Args: []string{"--store-size", "2GiB"}})
-	must(t, err)
-	if _, err := other.Disk("kept"); err == nil {
-		t.Error("two clusters on one machine share a disk")
-	}
-	must(t, other.Stop(false))
+	aloneOnItsFolder(t, c)
 
 	must(t, c.Down())
 	if left, _ := filepath.Glob(filepath.Join(c.Dir, "run", "*.pid")); len(left) > 0 {
@@ -80,9 +71,29 @@ func TestDevStartsAgainWithAllData(t *testing.T) {
 	run(t, "nbdcopy", endpoints(t, c, "kept").Unix, out)
 	sameFiles(t, in, out)
 
-	// A daemon that dies is started again by itself.
+	startsTheDeadAgain(t, c, in)
+}
+
+// aloneOnItsFolder: a second ashlar dev is refused on the same folder and welcome on another.
+func aloneOnItsFolder(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	second, err := cluster.Start(cluster.Options{Dir: c.Dir})
+	if err == nil || !strings.Contains(second.Said(), "another ashlar dev") {
+		t.Fatalf("a second ashlar dev on the same folder: %v", err)
+	}
+	other, err := cluster.Start(cluster.Options{Args: []string{"--store-size", "2GiB"}})
+	must(t, err)
+	if _, err := other.Disk("kept"); err == nil {
+		t.Error("two clusters on one machine share a disk")
+	}
+	must(t, other.Stop(false))
+}
+
+// startsTheDeadAgain: a daemon that dies is started again by ashlar dev.
+func startsTheDeadAgain(t *testing.T, c *cluster.Cluster, in string) {
+	t.Helper()
 	pid := c.Pid("b2")
-	_, err = c.Kill("b2")
+	_, err := c.Kill("b2")
 	must(t, err)
 	must(t, cluster.Wait("b2 to be started again", patience, func() bool { n := c.Pid("b2"); return n != 0 && n != pid }))
 	// metad takes a daemon for alive until its heartbeats are missed: its clients know better.
