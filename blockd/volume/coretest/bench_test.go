@@ -20,7 +20,6 @@ type track struct {
 	fx   core.Effects
 	jobs []*core.PackJob
 	del  []core.Delete
-	ask  bool
 	next id.Sequence
 }
 
