@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ashlar.dev/blockd/volume"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -29,10 +30,7 @@ func (r *rig) disk(size uint64) (*volume.Volume, *flat, *engine) {
 // put writes n pseudorandom bytes at off, to the volume and to the model.
 func (f *flat) put(v *volume.Volume, off, n uint64) {
 	f.t.Helper()
-	b := make([]byte, n)
-	for i := range b {
-		b[i] = byte(f.rng.Uint32())
-	}
+	b := f.bytes(n)
 	if err := write(v, off, b); err != nil {
 		f.t.Fatalf("write %d at %d: %v", n, off, err)
 	}
@@ -42,12 +40,12 @@ func (f *flat) put(v *volume.Volume, off, n uint64) {
 // until waits for a condition.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := clock.System.Now() + 10*time.Second
 	for !cond() {
-		if time.Now().After(deadline) {
+		if clock.System.Now() > deadline {
 			t.Fatalf("waited in vain: %s", what)
 		}
-		time.Sleep(time.Millisecond)
+		pause(time.Millisecond)
 	}
 }
 

@@ -132,7 +132,7 @@ func (h *history) client(n int, rng *rand.Rand, current *atomic.Pointer[volume.V
 				return
 			}
 			vol = current.Load()
-			time.Sleep(time.Millisecond) // the new owner may be on its way
+			pause(time.Millisecond) // the new owner may be on its way
 		}
 	}
 }
@@ -168,7 +168,7 @@ func TestTakeoversKeepEveryRegister(t *testing.T) {
 		clients.Go(func() { h.client(n, own, &current, blocks, stop) })
 	}
 	for round := range 6 {
-		time.Sleep(time.Duration(20+rng.IntN(60)) * time.Millisecond)
+		pause(time.Duration(20+rng.IntN(60)) * time.Millisecond)
 		host := id.Host(fmt.Sprintf("b%d", 1+round%3))
 		switch rng.IntN(3) {
 		case 0: // the process dies
@@ -184,7 +184,7 @@ func TestTakeoversKeepEveryRegister(t *testing.T) {
 		e = r.engine(host)
 		current.Store(e.mustOpen(v))
 	}
-	time.Sleep(50 * time.Millisecond)
+	pause(50 * time.Millisecond)
 	close(stop)
 	clients.Wait()
 	t.Logf("%d operations, %d cut off", len(h.ops), h.fail.Load())

@@ -158,8 +158,8 @@ func (e *Engine) Kill() {
 // scribble writes over the memory that was released last, as its next user would.
 func scribble() {
 	var all []*buf.Buffer
-	for pages := 1; pages <= 128; pages += 1 + pages/8 {
-		for range 8 {
+	for pages := 1; pages <= 24; pages++ {
+		for range 4 {
 			b := buf.Get(pages * buf.Align)
 			for i := 0; i < b.Len(); i += buf.Align {
 				b.Bytes()[i] ^= 0x5a

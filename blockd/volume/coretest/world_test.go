@@ -95,12 +95,12 @@ func live(t *testing.T, cfg Config, steps int) *World {
 // Without this nothing would try whether the engine keeps every acknowledged byte in
 // whatever order stores, metad and its own work answer, fail or fall silent.
 func TestEveryOrderOfEvents(t *testing.T) {
-	from, to := seeds(t, 5)
+	from, to := seeds(t, 4)
 	for s := from; s < to; s++ {
 		cfg := small(s)
 		cfg.PackFails, cfg.PageFails, cfg.ReadFails = 0.1, 0.05, 0.02
 		cfg.MetadFails, cfg.StoreFails, cfg.TakesOver = 0.05, 0.0005, 0.0004
-		w := live(t, cfg, 6000)
+		w := live(t, cfg, 4000)
 		if s == from {
 			t.Logf("seed %d: %d requests, %d puts, %d segments at the end, %d engines, %+v", s, w.Done, w.Puts, w.Segments(), w.life, w.Owner().Core.Stats())
 		}
@@ -109,9 +109,9 @@ func TestEveryOrderOfEvents(t *testing.T) {
 
 // Without this a mistake that only shows when nothing fails would hide behind faults.
 func TestCalmWeather(t *testing.T) {
-	from, to := seeds(t, 2)
+	from, to := seeds(t, 1)
 	for s := from; s < to; s++ {
-		w := live(t, small(s), 6000)
+		w := live(t, small(s), 4000)
 		if w.life != 2 {
 			t.Fatalf("seed %d: %d engines in calm weather", s, w.life)
 		}
@@ -120,10 +120,10 @@ func TestCalmWeather(t *testing.T) {
 
 // Without this an owner that was replaced and does not know it could go on serving.
 func TestZombiesAndHeirs(t *testing.T) {
-	from, to := seeds(t, 2)
+	from, to := seeds(t, 1)
 	for s := from; s < to; s++ {
 		cfg := small(3*s + 1) // no leases: an old owner lives on
 		cfg.TakesOver, cfg.ToZombies = 0.004, 0.5
-		live(t, cfg, 4000)
+		live(t, cfg, 3000)
 	}
 }
