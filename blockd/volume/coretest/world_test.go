@@ -25,6 +25,9 @@ func small(seed uint64) Config {
 	}
 }
 
+// shortened divides the work of a run.
+var shortened = 1
+
 // seeds gives where to begin and how many to try: SEED for one, SEEDS for more.
 func seeds(t *testing.T, n int) (from, to uint64) {
 	t.Helper()
@@ -45,7 +48,7 @@ func seeds(t *testing.T, n int) (from, to uint64) {
 	if m, ok := get("SEEDS"); ok {
 		return 1, m + 1
 	}
-	return 1, uint64(n) + 1
+	return 1, uint64(max(n/shortened, 1)) + 1
 }
 
 // live runs one world to a quiet end and looks at everything there.
@@ -62,7 +65,7 @@ func live(t *testing.T, cfg Config, steps int) *World {
 			t.Fatal(err)
 		}
 	}
-	check(w.Run(steps))
+	check(w.Run(steps / min(shortened, 2)))
 	check(w.Settle())
 	w.Check()
 	check(w.Err())
@@ -95,7 +98,7 @@ func live(t *testing.T, cfg Config, steps int) *World {
 // Without this nothing would try whether the engine keeps every acknowledged byte in
 // whatever order stores, metad and its own work answer, fail or fall silent.
 func TestEveryOrderOfEvents(t *testing.T) {
-	from, to := seeds(t, 4)
+	from, to := seeds(t, 12)
 	for s := from; s < to; s++ {
 		cfg := small(s)
 		cfg.PackFails, cfg.PageFails, cfg.ReadFails = 0.1, 0.05, 0.02
@@ -109,7 +112,7 @@ func TestEveryOrderOfEvents(t *testing.T) {
 
 // Without this a mistake that only shows when nothing fails would hide behind faults.
 func TestCalmWeather(t *testing.T) {
-	from, to := seeds(t, 1)
+	from, to := seeds(t, 3)
 	for s := from; s < to; s++ {
 		w := live(t, small(s), 4000)
 		if w.life != 2 {
@@ -120,7 +123,7 @@ func TestCalmWeather(t *testing.T) {
 
 // Without this an owner that was replaced and does not know it could go on serving.
 func TestZombiesAndHeirs(t *testing.T) {
-	from, to := seeds(t, 1)
+	from, to := seeds(t, 3)
 	for s := from; s < to; s++ {
 		cfg := small(3*s + 1) // no leases: an old owner lives on
 		cfg.TakesOver, cfg.ToZombies = 0.004, 0.5
