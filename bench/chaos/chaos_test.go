@@ -42,6 +42,15 @@ func TestChaos(t *testing.T) {
 	run(t, o)
 }
 
+// Without this an engine that answers a failed read with what its buffer holds would come
+// back: seeds 1, 2 and 4 showed blocks with bytes of others while stores were away.
+func TestChaosReadsWhileStoresAreAway(t *testing.T) {
+	if os.Getenv("SEED") != "" {
+		t.Skip("a seed is looked into; the seeds that failed once run without SEED")
+	}
+	run(t, Options{Seed: 4, For: 20 * time.Second, Kinds: []Kind{KillOwnerAndLeader, CutPair, KillAll, CutOwnerInward}})
+}
+
 func run(t *testing.T, o Options) {
 	t.Helper()
 	bin, err := cluster.BinDir()

@@ -24,8 +24,13 @@ var Always = []Allowance{
 
 // Faults are the warnings that tests may provoke by killing, pausing and cutting off daemons.
 var Faults = []Allowance{
-	{`level=WARN `, "what is killed, paused or cut off is missed by all others, who go on"},
-	{`level=ERROR msg="(failed to (heartbeat|appendEntries|make requestVote|pipeline|send|replicate|contact|take snapshot|install)|peer has newer term|pre-vote failed)`,
+	{`level=WARN msg="connection refused"`, "a daemon that starts, or stops, lets nobody in yet, or any more"},
+	{`level=WARN msg="(segment not written, another takes its place|dead segments not deleted, will ask again|deleted disk not purged yet)"`, "a store that should take part is dead, paused or cut off"},
+	{`level=WARN msg="(store does not do its part|store refused|placement groups cannot be formed|lost leader)"`, "whoever misses a store, a host or the leader says so and goes on"},
+	{`level=WARN msg="(disk not opened yet, will try again|drain left disks behind|clients hung up on|close of an nbd export failed|connection to a host not closed cleanly|late close failed)`,
+		"a disk is opened, moved or closed while its stores or its owner are away; clients come back"},
+	{`level=WARN msg="(accept raft connection failed|failed to |not part of|rejecting |unable to |skipping |appendEntries|heartbeat|election|nodes? )`, "Raft members lose each other"},
+	{`level=ERROR msg="(failed to (heartbeat|appendEntries|make requestVote|make requestVote RPC|pipeline|send|replicate|contact|install)|peer has newer term|pre-vote failed)`,
 		"Raft calls a peer that does not answer an error; the group goes on with the rest"},
 }
 
