@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ashlar.dev/blockd/volume"
+	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
@@ -442,4 +443,38 @@ func TestStoreThatWasAwayDeletesLater(t *testing.T) {
 	s.Restart()
 	r.metad.Mark(s.ID(), cluster.StoreUp)
 	until(t, "the store to delete", func() bool { return of() < before })
+}
+
+// Without this many volumes together could take more memory than their process has, or
+// one that is quiet could starve the others.
+func TestVolumesShareTheProcessMemory(t *testing.T) {
+	r := newRig(t, 3, 2, 4, 2)
+	r.memory = core.NewMemory(mib)
+	r.limits.LongBlocksMin, r.limits.SealBlocks = -1, 1024
+	e := r.engine("b1")
+	var vols []*volume.Volume
+	for i := range 4 {
+		v := id.Volume{byte(i + 1)}
+		r.metad.Create(v, 4*mib)
+		vols = append(vols, e.mustOpen(v))
+	}
+	data := bytes.Repeat([]byte{3}, 64<<10)
+	most := int64(0)
+	for off := uint64(0); off < mib; off += 64 << 10 {
+		for _, v := range vols {
+			if err := write(v, off, data); err != nil {
+				t.Fatal(err)
+			}
+			most = max(most, r.memory.Used())
+		}
+	}
+	if limit := r.memory.Limit() + 4*(64<<10); most > limit {
+		t.Fatalf("%d bytes were buffered, %d are allowed", most, limit)
+	}
+	for _, v := range vols {
+		closed(t, v)
+	}
+	if n := r.memory.Used(); n != 0 {
+		t.Fatalf("%d bytes are charged for nothing", n)
+	}
 }

@@ -35,6 +35,7 @@ type rig struct {
 	stores []*memstore.Store
 	limits core.Limits
 	cache  *reader.Cache
+	memory *core.Memory
 	life   uint64
 }
 
@@ -117,7 +118,7 @@ func (e *engine) openWithin(v id.Volume, d time.Duration) (*volume.Volume, error
 	defer cancel()
 	return volume.Open(ctx, volume.Config{
 		Record: rec, Holder: e.holder, Metad: e.r.metad, Stores: e.r, Reader: e.reader, Packer: e.packer, Leases: e.leases,
-		Budget: blockmap.NewBudget(64), Clock: clock.System, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Budget: blockmap.NewBudget(64), Memory: e.r.memory, Clock: clock.System, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Limits: e.r.limits, Journal: journal.Limits{ReplaceAfter: 200 * time.Millisecond},
 		Ended: func(v *volume.Volume, _ error) { v.Abandon() },
 	})

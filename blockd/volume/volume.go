@@ -42,7 +42,7 @@ type Metad interface {
 	ReportStore(ctx context.Context, by id.Host, s cluster.StoreRef, problem string) error
 }
 
-// Config has what a volume needs. All fields but the limits are required.
+// Config has what a volume needs. All fields but the limits, Memory and Ended are required.
 type Config struct {
 	Record  *cluster.Volume // as metad granted it, under the new epoch
 	Holder  id.Holder
@@ -52,6 +52,7 @@ type Config struct {
 	Packer  *packer.Packer
 	Leases  *Leases
 	Budget  *blockmap.Budget
+	Memory  *core.Memory // of all volumes of the process; nil: only Limits count
 	Clock   clock.Clock
 	Log     *slog.Logger
 	Limits  core.Limits
@@ -91,7 +92,7 @@ type Volume struct {
 func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	rec := cfg.Record
 	k, err := core.New(core.Config{
-		Volume: rec.ID, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: cfg.Budget, Limits: cfg.Limits,
+		Volume: rec.ID, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: cfg.Budget, Memory: cfg.Memory, Limits: cfg.Limits,
 	}, opaque(rec))
 	if err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", rec.ID, err)

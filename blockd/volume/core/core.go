@@ -18,6 +18,7 @@ type Config struct {
 	Epoch  id.Epoch
 	Blocks block.LBA // size
 	Budget *blockmap.Budget
+	Memory *Memory // of the process; nil: only Limits.UnpackedBytesMax counts
 	Limits Limits
 }
 

@@ -83,6 +83,7 @@ func (c *Core) Close() {
 	if c.journal != nil {
 		c.journal.Close()
 	}
+	c.charge(-c.unpacked)
 	for _, m := range append(c.sealed, c.active) {
 		if m != nil {
 			m.retire()

@@ -300,7 +300,7 @@ func (c *Core) replayOne(now time.Duration, j *record.Journal, b *storeproto.Bat
 		m.write(j.Extent, payload, uint32(j.Payload)*block.Size, b.Sums[j.Payload:])
 		n := int64(j.Extent.Count) * block.Size
 		m.journalled += n
-		c.unpacked += n
+		c.charge(n)
 	case record.Zero, record.Trim:
 		m.zero(j.Extent)
 	case record.Index:

@@ -95,7 +95,11 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	}
 	c.hurry(now, fx)
 	c.unpark(now, fx)
+	if c.cfg.Memory.scarce() && len(c.sealed) == 0 && c.active.journalled > 0 {
+		c.seal(now, fx) // others need it
+	}
 	if len(c.room) > 0 {
+		c.roomFreed(now, 0, fx) // by others
 		c.press(now, fx)
 	}
 	c.m.Shrink()

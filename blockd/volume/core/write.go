@@ -27,26 +27,18 @@ func (c *Core) admit(now time.Duration, op *Op, fx *Effects) {
 		c.press(now, fx)
 		return
 	}
-	c.unpacked += op.bytes
+	c.charge(op.bytes)
 	c.lock(now, op, fx)
-}
-
-// hasRoom tells whether n bytes more may be buffered. One operation always may.
-func (c *Core) hasRoom(n int64) bool {
-	return c.unpacked == 0 || c.unpacked+n <= c.cfg.Limits.UnpackedBytesMax
 }
 
 // roomFreed lets waiting writes in, in their order.
 func (c *Core) roomFreed(now time.Duration, n int64, fx *Effects) {
-	c.unpacked -= n
-	if c.unpacked < 0 {
-		panic("volume: more bytes packed than were admitted")
-	}
+	c.charge(-n)
 	for len(c.room) > 0 && c.state != stateFenced && c.hasRoom(c.room[0].bytes) {
 		op := c.room[0]
 		c.room[0] = nil
 		c.room = c.room[1:]
-		c.unpacked += op.bytes
+		c.charge(op.bytes)
 		c.lock(now, op, fx)
 	}
 	c.pump(now, fx)
