@@ -20,8 +20,11 @@ import (
 // Marks of a full disk, in parts of a thousand of the capacity or of the file
 // system, whichever is tighter. Above shardsMark no shard is taken: what is left
 // is for meta appends, commits, tombstones and the index. Above metaMark no meta
-// append either: what is left is the index's own, so that it can delete.
+// append either: what is left is the index's own, so that it can delete. Above
+// fullMark the store calls itself full: engines take no new bytes for it, and what
+// they have taken is packed into the room between the two.
 const (
+	fullMark   = 930
 	shardsMark = 950
 	metaMark   = 990
 	keeperTick = time.Second
@@ -39,7 +42,7 @@ type counters struct {
 type Stats struct {
 	CapacityBytes int64 // configured, or the file system's
 	UsedBytes     int64 // log, index and the units of shards
-	FullShards    bool  // shards are refused
+	FullShards    bool  // no new bytes should come; shards are refused a little later
 	FullMeta      bool  // meta appends are refused, too
 
 	Log                log.Stats
@@ -72,7 +75,8 @@ func (s *Store) Stats() Stats {
 	units, files := s.ext.alloc.Used()
 	st.ShardBytes, st.ExtentFiles = units*extent.Unit, files
 	st.CapacityBytes, st.UsedBytes = s.capacity(), s.used()
-	st.FullShards, st.FullMeta = s.full()
+	_, st.FullMeta = s.full()
+	st.FullShards = s.over(fullMark)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.JournalBytes = s.mu.core.JournalBytes()
@@ -96,15 +100,15 @@ func (s *Store) used() int64 {
 }
 
 // full tells which marks are passed.
-func (s *Store) full() (shards, meta bool) {
-	over := func(mark int64) bool {
-		if c := s.capacity(); c > 0 && s.used() > c/1000*mark {
-			return true
-		}
-		total := s.count.fsTotal.Load()
-		return total > 0 && total-s.count.fsAvailable.Load() > total/1000*mark && s.count.fsAvailable.Load() < total/1000*(1000-mark)
+func (s *Store) full() (shards, meta bool) { return s.over(shardsMark), s.over(metaMark) }
+
+// over tells whether a mark is passed.
+func (s *Store) over(mark int64) bool {
+	if c := s.capacity(); c > 0 && s.used() > c/1000*mark {
+		return true
 	}
-	return over(shardsMark), over(metaMark)
+	total := s.count.fsTotal.Load()
+	return total > 0 && total-s.count.fsAvailable.Load() > total/1000*mark && s.count.fsAvailable.Load() < total/1000*(1000-mark)
 }
 
 // checkSpace looks at the disk and tells the core.
