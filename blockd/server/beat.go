@@ -175,10 +175,8 @@ func streamPage(st *chunk.Store, from int) ([]client.VolumeEnsemble, int) {
 // memory lists what this process bounds and how much of it is used.
 func (s *server) memory() []client.MemoryUse {
 	cache := s.cache.Stats()
-	unpacked := uint64(0)
-	s.exports.Owned(func(v *volume.Volume, _ int) { unpacked += uint64(v.Stats().UnpackedBytes) })
 	return []client.MemoryUse{
-		{Name: "write buffer", Limit: uint64(s.cfg.Memory.WriteBuffer), Used: unpacked},
+		{Name: "write buffer", Limit: uint64(s.buffers.Limit()), Used: uint64(s.buffers.Used())},
 		{Name: "map pages", Limit: uint64(s.budget.Limit()) * blockmap.PageSize, Used: uint64(s.budget.Used()) * blockmap.PageSize},
 		{Name: "block cache", Limit: cache.LimitBytes, Used: cache.UsedBytes},
 		{Name: "payload buffers", Used: uint64(buf.Outstanding().Bytes)},

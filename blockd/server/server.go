@@ -60,6 +60,7 @@ type server struct {
 	reader   *reader.Reader
 	cache    *reader.Cache
 	budget   *blockmap.Budget
+	buffers  *core.Memory
 	exports  *export.Exports
 	nbd      *nbd.Server
 	data     *rpc.Server
@@ -211,6 +212,7 @@ func (s *server) startEngine() {
 	s.packer = packer.New(ctx, packer.Config{Stores: s.stores, Topology: s.metad.Topology})
 	s.stack.PushCloser("packer", s.packer.Close)
 	s.budget = blockmap.NewBudget(int(s.cfg.Memory.MapCache / blockmap.PageSize))
+	s.buffers = core.NewMemory(s.cfg.Memory.WriteBuffer.Int64())
 	s.leases = volume.NewLeases(ctx, s.life.holder, s.settings.LeaseTerm/6, s.stores, s.clock)
 	s.stack.PushCloser("leases", s.leases.Close)
 	s.exports = export.New(export.Config{
@@ -238,7 +240,7 @@ func (s *server) followTopology() func() error {
 func (s *server) openVolume(ctx context.Context, rec *cluster.Volume, ended func(*volume.Volume, error)) (*volume.Volume, error) {
 	return volume.Open(ctx, volume.Config{
 		Record: rec, Holder: s.life.holder, Metad: s.metad, Stores: s.stores, Reader: s.reader, Packer: s.packer, Leases: s.leases,
-		Budget: s.budget, Clock: s.clock, Log: s.log, Ended: ended,
+		Budget: s.budget, Memory: s.buffers, Clock: s.clock, Log: s.log, Ended: ended,
 		Limits: core.Limits{
 			UnpackedBytesMax: min(s.cfg.Memory.WriteBuffer.Int64()/4, 128<<20), SealIdle: s.cfg.Volume.SealIdle.Std(),
 			LongBlocksMin: int(s.cfg.Volume.LongWrite >> block.Shift),
