@@ -11,5 +11,7 @@
 // segments (pack.go), a commit in the meta stream makes them count and changes the
 // map (commit.go), a checkpoint makes the commits unnecessary (checkpoint.go).
 // A long write goes into a segment first and into the journal after (long.go).
-// Opening reads it all back in the opposite order (load.go).
+// Opening reads it all back in the opposite order (load.go). Reads are in read.go
+// and status.go, the two ends in fence.go and drain.go, what the simulator counts
+// again in check.go. DESIGN.md one folder up says why.
 package core

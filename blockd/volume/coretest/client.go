@@ -187,3 +187,27 @@ func (w *World) ReadAll() error {
 	}
 	return nil
 }
+
+// StatusAll asks for the status of the whole volume and compares: a hole reads as
+// zeros, and what was never written is one.
+func (w *World) StatusAll() error {
+	for at := block.LBA(0); at < w.cfg.Blocks; {
+		r := &Request{op: core.Op{Kind: core.OpStatus, Extent: block.Extent{Start: at, Count: uint32(w.cfg.Blocks - at)}}, begun: w.Model.Reading()}
+		w.send(w.Owner(), r)
+		if err := w.Until(func() bool { return r.ended }); err != nil {
+			return err
+		}
+		if r.Err != nil || len(r.op.Runs) == 0 {
+			return fmt.Errorf("status at %d: %d runs, %w", at, len(r.op.Runs), r.Err)
+		}
+		for _, run := range r.op.Runs {
+			for l := at; l < at+block.LBA(run.Count); l++ {
+				if err := w.Model.status(r.begun, uint64(l), run.Hole); err != nil {
+					return err
+				}
+			}
+			at += block.LBA(run.Count)
+		}
+	}
+	return nil
+}

@@ -36,6 +36,7 @@ type Engine struct {
 	Err                    error
 	packs, longs           int
 	ops                    map[*core.Op]*Request
+	suspects               []id.Store // of the next job, which fails
 }
 
 // link is the connection to one store: requests arrive in their order and so do the answers.
@@ -487,6 +488,9 @@ func (e *Engine) pack(j *core.PackJob) {
 			if w.chance(0.3) && len(w.Stores) > 3 {
 				r.Suspects = []id.Store{w.Stores[w.rng.IntN(len(w.Stores))].ID()}
 			}
+		}
+		if len(e.suspects) > 0 {
+			r.Err, r.Suspects, e.suspects = errAway, e.suspects, nil
 		}
 		if r.Err == nil || w.chance(0.5) {
 			if err := w.segments.put(e.epoch, name, entry, j); err != nil && r.Err == nil {

@@ -128,6 +128,22 @@ func (m *Model) Read(begun, off uint64, data []byte) error {
 	return nil
 }
 
+// status checks what was said of one block.
+func (m *Model) status(begun, l uint64, hole bool) error {
+	if m.blocks[l] == nil {
+		if !hole {
+			return fmt.Errorf("block %d was never written and is said to have bytes", l)
+		}
+		return nil
+	}
+	for i := uint64(0); hole && i < 8; i++ {
+		if err := m.see(l*8+i, 0, begun, m.tick()); err != nil {
+			return fmt.Errorf("said to be a hole: %w", err)
+		}
+	}
+	return nil
+}
+
 // see checks one cell of a read.
 func (m *Model) see(i, tag, begun, ended uint64) error {
 	c := m.cell(i)

@@ -904,3 +904,47 @@ func TestBytesOfAJobStayWhileAStoreReadsThem(t *testing.T) {
 		s.good()
 	}
 }
+
+// What a client holds together by a cork goes out at the next tick at the latest: a
+// client that stops in between holds nobody up.
+func TestCorkHoldsNobodyUpForLong(t *testing.T) {
+	s := play(t, core.Limits{})
+	s.Owner().Core.Cork()
+	s.acked(0, 4)
+	s.Owner().step(func(now time.Duration, fx *core.Effects) { s.Owner().Core.Uncork(now, fx) })
+	s.good()
+}
+
+// Where every group has a suspect and metad knows no better one, a suspect is tried
+// again long before it is forgiven: writers must not wait for that.
+func TestSuspectsAreBetterThanNobody(t *testing.T) {
+	s := play(t, core.Limits{SealBlocks: 8, SealBytes: 8 * blk, UnpackedBytesMax: 16 * blk})
+	o := s.Owner()
+	s.hold(" pack")
+	s.acked(0, 8)
+	var all []id.Store
+	for _, x := range s.Stores {
+		all = append(all, x.ID())
+	}
+	job := s.tasks
+	s.tasks = nil
+	if len(job) == 0 {
+		t.Fatal("no job")
+	}
+	s.hold()
+	o.suspects = all
+	s.tasks = job
+	s.Quiesce()
+	if at := s.stats(); at.PackRetries == 0 || at.SegmentsPacked == 0 {
+		t.Fatalf("%+v", at)
+	}
+	started := s.now()
+	o.suspects = all
+	for i := range uint64(6) {
+		s.acked(100+i*8, 8)
+	}
+	if waited := s.now() - started; s.stats().UnpackedBytes > 16*blk || waited > time.Minute {
+		t.Fatalf("%+v after %v", s.stats(), waited)
+	}
+	s.good()
+}

@@ -70,6 +70,7 @@ func live(t *testing.T, cfg Config, steps int) *World {
 	w.Check()
 	check(w.Err())
 	check(w.ReadAll())
+	check(w.StatusAll())
 	o := w.Owner()
 	o.Drain()
 	check(w.Until(func() bool { return o.Drained }))
@@ -80,6 +81,7 @@ func live(t *testing.T, cfg Config, steps int) *World {
 	w.open()
 	check(w.Settle())
 	check(w.ReadAll())
+	check(w.StatusAll())
 	w.Check()
 	check(w.Err())
 	for _, e := range w.Engines {
