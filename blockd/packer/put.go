@@ -220,9 +220,11 @@ func (q *put) result(late error) Result {
 func (q *put) resultLocked(late error) Result {
 	var r Result
 	for i := range q.shards {
-		err := q.shards[i].req.Err
-		if !q.shards[i].answered {
-			err, r.Held = late, true
+		err := late
+		if s := &q.shards[i]; s.answered {
+			err = s.req.Err
+		} else {
+			r.Held = true // its store still owns the request
 		}
 		if err == nil {
 			continue
