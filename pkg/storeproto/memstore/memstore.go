@@ -275,7 +275,11 @@ func (s *Store) run() {
 		}
 		replies = s.mu.core.Replies(replies[:0])
 		if len(replies) == 0 {
-			break
+			if s.scheduleLocked() {
+				break
+			}
+			s.mu.core.Tick(s.opts.Clock.Now())
+			continue
 		}
 		s.mu.Unlock()
 		for _, r := range replies {
@@ -284,7 +288,6 @@ func (s *Store) run() {
 		s.mu.Lock()
 	}
 	s.mu.delivering = false
-	s.scheduleLocked()
 }
 
 func (s *Store) takeLocked() {
@@ -333,20 +336,26 @@ func (s *Store) durableLocked(g *core.Group) {
 	}
 }
 
-// scheduleLocked sees to it that tick runs when the core next wants it.
-func (s *Store) scheduleLocked() {
+// scheduleLocked sees to it that tick runs when the core next wants it. It is false when
+// that is now: whoever saw an answer may have moved the clock before the timer was set.
+func (s *Store) scheduleLocked() bool {
 	due, ok := s.mu.core.NextTick()
 	if !ok || s.mu.paused {
-		return
+		return true
 	}
-	if s.mu.timer != nil && s.mu.due <= due && s.mu.due > s.opts.Clock.Now() {
-		return
+	now := s.opts.Clock.Now()
+	if s.mu.timer == nil || s.mu.due > due || s.mu.due <= now {
+		if s.mu.timer != nil {
+			s.mu.timer.Stop()
+		}
+		s.mu.due = due
+		s.mu.timer = s.opts.Clock.AfterFunc(due-now, s.tick)
+		set := now
+		if now = s.opts.Clock.Now(); now != set && now < due {
+			s.mu.timer.Reset(due - now) // the clock moved between reading and setting
+		}
 	}
-	if s.mu.timer != nil {
-		s.mu.timer.Stop()
-	}
-	s.mu.due = due
-	s.mu.timer = s.opts.Clock.AfterFunc(due-s.opts.Clock.Now(), s.tick)
+	return due > now
 }
 
 func (s *Store) tick() {

@@ -92,3 +92,21 @@ func TestFaultCanLoseTheAnswerOnly(t *testing.T) {
 		t.Fatalf("the append was not carried out: %v", a.Err)
 	}
 }
+
+// Without this a test that moves the clock as soon as it sees an answer would hang now and then.
+func TestClockMovedByTheReceiverOfAnAnswer(t *testing.T) {
+	m := clock.NewManual()
+	s := New(Options{Clock: m, LeaseTerm: 4 * time.Second})
+	m.Advance(4 * time.Second)
+	holder := id.Holder{Host: "a", Number: 1}
+	var answered int
+	s.Lease(&storeproto.Lease{Holder: holder, Wait: time.Hour, Done: func(*storeproto.Lease) {
+		answered++
+		m.Advance(time.Second)
+	}})
+	// The second lets the first be answered, and its own time is over inside that answer.
+	s.Lease(&storeproto.Lease{Holder: holder, Wait: time.Second, Done: func(*storeproto.Lease) { answered++ }})
+	if answered != 2 {
+		t.Errorf("%d leases answered, want 2", answered)
+	}
+}
