@@ -3,11 +3,13 @@ package reader
 import (
 	"testing"
 	"time"
+
+	"ashlar.dev/pkg/clock"
 )
 
 // Without this stores that are slow under load would get several times the load.
 func TestHedgesAreAShareOfReads(t *testing.T) {
-	r := New(Config{})
+	r := New(Config{Clock: clock.NewManual()})
 	after := r.cfg.HedgeAfter
 	start := func(n int, at time.Duration) {
 		for range n {
@@ -42,7 +44,7 @@ func TestHedgesAreAShareOfReads(t *testing.T) {
 // Without this one slow store after a quiet time would find nothing saved for it, or a
 // day of quick reads would pay for a storm.
 func TestHedgesAreSavedUpToABurst(t *testing.T) {
-	r := New(Config{})
+	r := New(Config{Clock: clock.NewManual()})
 	for range 10 * hedgeShare * hedgeBurst {
 		p := &part{r: r}
 		r.link(p)

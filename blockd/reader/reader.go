@@ -26,7 +26,8 @@ type Config struct {
 	Topology func() *cluster.Topology
 	Cache    *Cache // nil: none
 	Clock    clock.Clock
-	// HedgeAfter is how long one store may take before the others are asked too. 0: 25 ms.
+	// HedgeAfter is how long one store may take before the others are asked too, give or
+	// take the time between two calls of Tick. 0: 25 ms.
 	HedgeAfter time.Duration
 }
 
@@ -41,6 +42,9 @@ type Reader struct {
 		head, tail *part
 		earned     int // towards hedges, in parts started
 	}
+	// ticked is the time of the last Tick: near enough for hedges, and asking the system
+	// for each part would be a twentieth of its cost.
+	ticked atomic.Int64
 }
 
 // A hedge costs several reads, so stores that are slow because there is too much to do
@@ -58,6 +62,7 @@ func New(cfg Config) *Reader {
 		cfg.HedgeAfter = 25 * time.Millisecond
 	}
 	r := &Reader{cfg: cfg}
+	r.ticked.Store(int64(cfg.Clock.Now()))
 	r.pool.New = func() any {
 		p := &part{r: r}
 		p.req.Done = p.answered
@@ -180,7 +185,7 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 		p.answered(&p.req)
 		return
 	}
-	p.started = r.cfg.Clock.Now()
+	p.started = time.Duration(r.ticked.Load())
 	r.link(p)
 	p.req.Segment, p.req.Generation, p.req.Index = p.seg, p.where.Generation, shard
 	p.req.First, p.req.Count, p.req.Dst, p.req.Sums = first, count, p.bytes.Bytes(), p.sums
@@ -322,6 +327,7 @@ func (r *Reader) unlinkLocked(p *part) {
 // Tick hedges reads that have waited too long: the other shards are asked as well,
 // and the first right answer counts. Call it every few milliseconds.
 func (r *Reader) Tick(now time.Duration) {
+	r.ticked.Store(int64(now))
 	for _, p := range r.late(now) {
 		r.stats.hedged.Add(1)
 		go p.hedge()

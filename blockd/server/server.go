@@ -168,7 +168,7 @@ func (s *server) openStores() error {
 		s.log.Info("no io_uring here, shards are read with pread", "err", err)
 	} else {
 		s.stack.PushCloser("ring", ring.Close)
-		s.ring = ring
+		s.ring, s.stores.ring = ring, ring
 	}
 	for _, c := range s.cfg.Stores {
 		if c.Format {
@@ -250,7 +250,11 @@ func (s *server) openVolume(ctx context.Context, rec *cluster.Volume, ended func
 
 // serveData serves this host's stores and disks to its peers.
 func (s *server) serveData(l net.Listener) error {
-	service, err := remote.NewService(remote.ServiceConfig{Lookup: s.stores.Local, Clock: s.clock})
+	cfg := remote.ServiceConfig{Lookup: s.stores.Local, Clock: s.clock}
+	if s.ring != nil {
+		cfg.Corker = s.ring
+	}
+	service, err := remote.NewService(cfg)
 	if err != nil {
 		return err
 	}

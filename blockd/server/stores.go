@@ -19,6 +19,7 @@ import (
 	"ashlar.dev/pkg/rpc"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/remote"
+	"ashlar.dev/pkg/vfs/uring"
 	"ashlar.dev/pkg/volproto"
 )
 
@@ -33,7 +34,8 @@ type stores struct {
 	pacer *rpc.Pacer
 
 	bodies atomic.Pointer[map[id.Store]storeproto.Store]
-	corks  atomic.Pointer[[]nbd.Corker] // the peers' connections
+	corks  atomic.Pointer[[]nbd.Corker] // see Corks
+	ring   *uring.Ring                  // of the local stores; nil if there is none
 
 	mu    sync.Mutex
 	local map[id.Store]storeproto.Store
@@ -120,14 +122,17 @@ func (s *stores) follow(t *cluster.Topology) {
 		next[n] = b
 	}
 	s.bodies.Store(&next)
-	corks := make([]nbd.Corker, 0, len(s.peers))
+	corks := make([]nbd.Corker, 0, len(s.peers)+1)
 	for _, p := range s.peers {
 		corks = append(corks, p.stores)
+	}
+	if s.ring != nil {
+		corks = append(corks, s.ring)
 	}
 	s.corks.Store(&corks)
 }
 
-// Corks are the connections to all peers.
+// Corks are the connections to all peers, and the ring of the stores here.
 func (s *stores) Corks() []nbd.Corker { return *s.corks.Load() }
 
 func (s *stores) connect(h *cluster.Host) {

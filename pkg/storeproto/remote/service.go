@@ -19,6 +19,8 @@ type ServiceConfig struct {
 	// Lookup finds a store of this host. It is called for every request and must be quick. A
 	// store that has a method Incarnation serves requests that name this incarnation alone.
 	Lookup func(id.Store) (storeproto.Store, bool)
+	// Corker, if set, is corked while reads that came together are given to their stores.
+	Corker storeproto.Corker
 	Clock  clock.Clock
 	// LogBytesMax, BulkBytesMax and ReadBytesMax bound the memory of requests and replies
 	// under way, of all connections of a class together. At the limit no further request is
@@ -92,6 +94,7 @@ type handler struct {
 	peer    rpc.Peer
 	host    id.Host
 	calls   sync.WaitGroup // requests with goroutines
+	corked  bool           // the service's Corker, by this connection's reader
 }
 
 // serving is the state of one request.
@@ -132,7 +135,21 @@ func (h *handler) Prepare(r *rpc.Request) error {
 }
 
 // Serve is part of rpc.Handler.
-func (h *handler) Serve(r *rpc.Request) { r.State.(serving).serve() }
+func (h *handler) Serve(r *rpc.Request) {
+	if c := h.service.cfg.Corker; c != nil && !h.corked && h.class == rpc.ClassRead {
+		h.corked = true
+		c.Cork()
+	}
+	r.State.(serving).serve()
+}
+
+// Dry is part of rpc.Drier.
+func (h *handler) Dry() {
+	if h.corked {
+		h.corked = false
+		h.service.cfg.Corker.Uncork()
+	}
+}
 
 // Done is part of rpc.Handler.
 func (h *handler) Done(r *rpc.Request) {

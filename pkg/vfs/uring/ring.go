@@ -81,6 +81,7 @@ type Ring struct {
 		tail     *Read
 		ready    uint32 // in the submission queue, the kernel not told
 		entering bool   // somebody is telling the kernel, and looks again after
+		corks    int    // above zero: more is coming
 		closed   bool
 	}
 }
@@ -132,6 +133,24 @@ func (r *Ring) counter(off uint32) *atomic.Uint32 {
 	return (*atomic.Uint32)(unsafe.Pointer(&r.rings[off]))
 }
 
+// corkedMax is how many reads a cork holds back; beyond it the disk would stand idle.
+const corkedMax = 16
+
+// Cork holds reads back, until the next Uncork of anyone, so that they go into the
+// kernel together. Neither waits. Corks nest.
+func (r *Ring) Cork() {
+	r.mu.Lock()
+	r.mu.corks++
+	r.mu.Unlock()
+}
+
+// Uncork ends a Cork and starts what was held back.
+func (r *Ring) Uncork() {
+	r.mu.Lock()
+	r.mu.corks--
+	r.enter()
+}
+
 // Submit starts q. Reads submitted while another submission is on its way into the
 // kernel go in together with the next.
 func (r *Ring) Submit(q *Read) {
@@ -154,6 +173,10 @@ func (r *Ring) Submit(q *Read) {
 		return
 	}
 	r.push(q)
+	if r.mu.corks > 0 && r.mu.ready < corkedMax {
+		r.mu.Unlock()
+		return
+	}
 	r.enter()
 }
 

@@ -64,6 +64,55 @@ func TestManyReadersGetTheirOwnBytes(t *testing.T) {
 	}
 }
 
+// Without this reads that came together would each pay a system call, or one that was
+// held back would wait for ever.
+func TestCorkHoldsBackUntilAnUncork(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r := newRing(t, 2*corkedMax)
+	done := make(chan *Read, 2*corkedMax)
+	submit := func() {
+		r.Submit(&Read{Fd: int(f.Fd()), Buf: make([]byte, 4096), Done: func(q *Read) { done <- q }})
+	}
+	held := func() uint32 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.mu.ready
+	}
+	r.Cork()
+	r.Cork()
+	submit()
+	submit()
+	if n := held(); n != 2 {
+		t.Errorf("%d held back, want 2", n)
+	}
+	r.Uncork() // anybody's
+	<-done
+	<-done
+	for range corkedMax {
+		submit()
+	}
+	for range corkedMax { // so many do not wait
+		<-done
+	}
+	submit()
+	if n := held(); n != 1 {
+		t.Errorf("%d held back, want 1", n)
+	}
+	r.Uncork()
+	<-done
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Without this an error of the disk would look like a short read, or a closed file hang its reader.
 func TestErrorsAndEndsAreTold(t *testing.T) {
 	r := newRing(t, 2)
