@@ -125,9 +125,12 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.startEngine()
-	if err := s.serveData(data); err != nil {
+	if err := s.makeServers(); err != nil {
 		return err
 	}
+	s.stack.PushCloser("topology", s.followTopology())
+	s.stack.PushCloser("data path", s.data.Close)
+	s.group.Go("data path", func(context.Context) error { return s.data.Serve(data) })
 	if err := s.serveNBD(); err != nil {
 		return err
 	}
@@ -223,7 +226,6 @@ func (s *server) startEngine() {
 		defer cancel()
 		return s.exports.Close(ctx)
 	})
-	s.stack.PushCloser("topology", s.followTopology())
 	s.registry.MustRegister(newCollector(s))
 }
 
@@ -248,8 +250,25 @@ func (s *server) openVolume(ctx context.Context, rec *cluster.Volume, ended func
 	})
 }
 
-// serveData serves this host's stores and disks to its peers.
-func (s *server) serveData(l net.Listener) error {
+// burst is corked while answers that came together are told, of the stores here by the
+// ring and of the others by their connections: what comes of them leaves together.
+type burst struct {
+	clients nbd.Gather
+	peers   *rpc.Server
+}
+
+func (b *burst) Cork() {
+	b.clients.Cork()
+	b.peers.Cork()
+}
+
+func (b *burst) Uncork() {
+	b.clients.Uncork()
+	b.peers.Uncork()
+}
+
+// makeServers makes what serves this host's stores and disks: to its peers, and to NBD clients.
+func (s *server) makeServers() error {
 	cfg := remote.ServiceConfig{Lookup: s.stores.Local, Clock: s.clock}
 	if s.ring != nil {
 		cfg.Corker = s.ring
@@ -269,22 +288,18 @@ func (s *server) serveData(l net.Listener) error {
 	if err != nil {
 		return err
 	}
+	b := &burst{peers: s.data}
+	s.stores.burst = b
 	if s.ring != nil {
-		s.ring.Around(s.data.Cork, s.data.Uncork)
+		s.ring.Around(b.Cork, b.Uncork)
 	}
-	s.stack.PushCloser("data path", s.data.Close)
-	s.group.Go("data path", func(context.Context) error { return s.data.Serve(l) })
-	return nil
+	s.nbd, err = nbd.NewServer(nbd.Config{Exports: s.exports, HangupOnShutdown: true, Gather: &b.clients, Log: s.log})
+	return err
 }
 
 // serveNBD serves disks to clients: on the unix socket to who may open it, on TCP to
 // who shows a certificate.
 func (s *server) serveNBD() error {
-	var err error
-	s.nbd, err = nbd.NewServer(nbd.Config{Exports: s.exports, HangupOnShutdown: true, Log: s.log})
-	if err != nil {
-		return err
-	}
 	s.stack.Push("nbd", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
 		defer cancel()

@@ -32,6 +32,7 @@ type stores struct {
 	log   *slog.Logger
 	stats *rpc.Stats
 	pacer *rpc.Pacer
+	burst rpc.Corker // of the connections to peers; set before the first topology
 
 	bodies atomic.Pointer[map[id.Store]storeproto.Store]
 	corks  atomic.Pointer[[]nbd.Corker] // see Corks
@@ -140,7 +141,7 @@ func (s *stores) connect(h *cluster.Host) {
 	tls := s.clientTLS(h.Host)
 	p, err := remote.NewPeer(remote.PeerConfig{
 		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Self: s.creds.Self(),
-		Timeouts: remote.Timeouts{Put: putTimeout}, Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer,
+		Timeouts: remote.Timeouts{Put: putTimeout}, Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer, Corker: s.burst,
 	})
 	if err != nil {
 		log.Error("no connection to the stores of a host", "err", err)
@@ -148,7 +149,7 @@ func (s *stores) connect(h *cluster.Host) {
 	}
 	v, err := volproto.NewPeer(volproto.PeerConfig{
 		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Self: s.creds.Self(),
-		Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer,
+		Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer, Corker: s.burst,
 	})
 	if err != nil {
 		log.Error("no connection to the disks of a host", "err", errors.Join(err, p.Close()))

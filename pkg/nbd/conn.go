@@ -140,7 +140,7 @@ func (c *conn) begin() {
 	c.limit.requestsMax, c.limit.bytesMax = limits.ConnRequestsMax, limits.ConnBytesMax
 	c.limits = [3]*limiter{&c.limit, &c.server.joinShare(c.shareName()).limiter, &c.server.limit}
 	c.out.conn, c.out.writeTimeout = c.raw, limits.StallTimeout
-	c.out.encode, c.out.sent, c.out.clock = c.encode, c.sent, c.server.clock
+	c.out.encode, c.out.sent, c.out.clock, c.out.gather = c.encode, c.sent, c.server.clock, c.server.cfg.Gather
 	if c.tls != nil {
 		c.wire.stage()
 		c.out.sink = newTLSSink(c.tls, c.wire)

@@ -30,7 +30,8 @@ const (
 // is queued meanwhile; where the socket is full a goroutine takes over. While it is
 // corked, frames wait for the last uncork or until there are many of them.
 //
-// Lock order: mu is taken with no lock of the connection held, and released before encode, sent and writes.
+// Lock order: mu is taken with no lock of the connection held, and released before encode, sent and
+// writes; within it only gather's is.
 type outbox struct {
 	sink         sink
 	conn         net.Conn // for deadlines, and closed on an error
@@ -39,7 +40,8 @@ type outbox struct {
 	// encode appends a frame; false means that vec has no room and nothing was appended.
 	encode func(f *frame, v *vec) bool
 	// sent hears of frames that were written, or dropped after an error; linked by next.
-	sent func(first *frame)
+	sent   func(first *frame)
+	gather *Gather // may be nil
 
 	mu struct {
 		sync.Mutex
@@ -95,6 +97,9 @@ func (o *outbox) add(f *frame, own bool) {
 		return
 	}
 	o.mu.queue.push(f)
+	if !o.mu.busy && o.mu.corks == 0 && o.gather.hold(o) {
+		o.mu.corks = 1
+	}
 	if o.mu.busy || o.held() {
 		o.mu.Unlock()
 		return

@@ -28,6 +28,7 @@ type Config struct {
 	// HangupOnShutdown drops requests that come during Shutdown without an answer, so that a client with
 	// reconnect sends them again elsewhere. Without it they are answered with ESHUTDOWN.
 	HangupOnShutdown bool
+	Gather           *Gather      // lets others hold replies back; may be nil
 	Log              *slog.Logger // nil: none
 	Clock            clock.Clock  // nil: the system's. Deadlines of sockets run on the system's in any case
 }
@@ -98,7 +99,7 @@ type Endpoint struct {
 
 // Server serves NBD on any number of listeners. All its methods are safe for concurrent use.
 //
-// Lock order: Server.mu, then nothing; outbox.mu and limiter.mu are innermost and never held together.
+// Lock order: Server.mu, then nothing; outbox.mu, Gather's within it, and limiter.mu are innermost; the first and the last are never held together.
 type Server struct {
 	cfg     Config
 	log     *slog.Logger

@@ -7,6 +7,13 @@ import (
 	"ashlar.dev/pkg/errs"
 )
 
+// Corker is told of a burst: what comes of it between Cork and Uncork may leave together.
+// Neither waits.
+type Corker interface {
+	Cork()
+	Uncork()
+}
+
 // Caller is who made a call and hears of its answer. Both methods are called on the
 // connection's reader (Done also on others) and must not block.
 type Caller interface {

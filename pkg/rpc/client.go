@@ -33,6 +33,8 @@ type ClientConfig struct {
 	Log      *slog.Logger
 	Stats    *Stats // may be nil
 	Pacer    *Pacer // shared with others; nil makes one. Its steps must suit Timing
+	// Corker, if set, is corked while the answers that arrived together are told.
+	Corker Corker
 	// OnState, if set, hears when the connection is made and when it is lost, in that order.
 	OnState func(up bool)
 }
@@ -376,6 +378,9 @@ func (c *Client) handshake(ctx context.Context, raw net.Conn) (*clientConn, erro
 	cc := &clientConn{pacer: c.pacer, payloadMax: int(answer.payloadMax)}
 	cc.class, cc.place, cc.limits, cc.timing, cc.stats = c.cfg.Class, c.place, c.cfg.Limits, t, c.cfg.Stats
 	cc.corks = &c.corks
+	if cc.corker = c.cfg.Corker; cc.corker != nil {
+		cc.dry = cc.uncork
+	}
 	cc.initSlots(int(answer.inFlight))
 	cc.init(w, sec)
 	return cc, nil

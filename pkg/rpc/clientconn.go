@@ -13,6 +13,8 @@ type clientConn struct {
 	conn
 	pacer      *Pacer
 	payloadMax int // bytes, as the server says
+	corker     Corker
+	corked     bool // the reader's own
 
 	// slots holds the calls that were sent, one for each request the server lets be in
 	// flight. An id is a sequence number above a slot, so a late reply is known as such. Under mu.
@@ -67,6 +69,23 @@ func (c *clientConn) run() {
 	for _, call := range c.takeAll() {
 		call.end(reason)
 	}
+	c.uncork()
+}
+
+// cork tells, once in a burst, that answers are coming.
+func (c *clientConn) cork() {
+	if c.corker != nil && !c.corked {
+		c.corked = true
+		c.corker.Cork()
+	}
+}
+
+// uncork tells that all that arrived has been told.
+func (c *clientConn) uncork() {
+	if c.corked {
+		c.corked = false
+		c.corker.Uncork()
+	}
 }
 
 func readFailed(place string, err error) error {
@@ -108,8 +127,10 @@ func (c *clientConn) frame(h *header) error {
 	case h.kind != kindReply:
 		return &errs.Corrupt{Place: c.place, Offset: -1, What: "kind from a server", Want: uint64(kindReply), Got: uint64(h.kind)}
 	case h.flags&flagContinued != 0:
+		c.cork()
 		return c.more(h)
 	}
+	c.cork()
 	return c.reply(h)
 }
 

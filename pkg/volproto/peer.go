@@ -32,6 +32,7 @@ type PeerConfig struct {
 	Log    *slog.Logger
 	Stats  *rpc.Stats // may be nil
 	Pacer  *rpc.Pacer // shared with other peers; nil makes one
+	Corker rpc.Corker // see rpc.ClientConfig
 }
 
 // Peer reaches the volumes that another blockd owns, over one connection. Safe for concurrent use.
@@ -48,7 +49,7 @@ func NewPeer(cfg PeerConfig) (*Peer, error) {
 	}
 	c, err := rpc.NewClient(rpc.ClientConfig{Network: cfg.Network, Address: cfg.Address, Class: rpc.ClassVolume,
 		VersionMin: Version, VersionMax: Version, TLS: cfg.TLS, Insecure: cfg.Insecure, Self: cfg.Self, Peer: string(cfg.Host),
-		Timing: cfg.Timing, Clock: cfg.Clock, Log: cfg.Log, Stats: cfg.Stats, Pacer: cfg.Pacer})
+		Timing: cfg.Timing, Clock: cfg.Clock, Log: cfg.Log, Stats: cfg.Stats, Pacer: cfg.Pacer, Corker: cfg.Corker})
 	if err != nil {
 		return nil, fmt.Errorf("configure peer %s: %w", cfg.Host, err)
 	}

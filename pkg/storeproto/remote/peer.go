@@ -28,6 +28,7 @@ type PeerConfig struct {
 	Log              *slog.Logger
 	Stats            *rpc.Stats // may be nil
 	Pacer            *rpc.Pacer // shared with other peers; nil makes one
+	Corker           rpc.Corker // see rpc.ClientConfig
 	// OnState, if set, hears of every connection made and lost. It must not block.
 	OnState func(class rpc.Class, up bool)
 }
@@ -78,7 +79,7 @@ func NewPeer(cfg PeerConfig) (*Peer, error) {
 	for _, class := range []rpc.Class{rpc.ClassLog, rpc.ClassBulk, rpc.ClassRead} {
 		rc := rpc.ClientConfig{Network: cfg.Network, Address: cfg.Address, Class: class, VersionMin: Version, VersionMax: Version,
 			TLS: cfg.TLS, Insecure: cfg.Insecure, Self: cfg.Self, Peer: string(cfg.Host), Timing: cfg.Timing,
-			Clock: cfg.Clock, Log: cfg.Log, Stats: cfg.Stats, Pacer: cfg.Pacer}
+			Clock: cfg.Clock, Log: cfg.Log, Stats: cfg.Stats, Pacer: cfg.Pacer, Corker: cfg.Corker}
 		if cfg.OnState != nil {
 			rc.OnState = func(up bool) { cfg.OnState(class, up) }
 		}
