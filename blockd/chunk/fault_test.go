@@ -482,28 +482,3 @@ func TestSumCacheKeepsToItsLimit(t *testing.T) {
 		t.Error("removed and there")
 	}
 }
-
-// Without this those who write together to a slow disk would take turns, and each
-// request two syncs; or a lone one would wait for nobody.
-func TestSlowDiskGathersLargerGroups(t *testing.T) {
-	for name, c := range map[string]struct {
-		ops, queued int
-		took, want  time.Duration
-	}{
-		"slow, more to come":        {20, 12, 2 * time.Millisecond, 200 * time.Microsecond},
-		"slow, all there":           {20, 20, 2 * time.Millisecond, 0},
-		"slow, one at a time":       {1, 1, 2 * time.Millisecond, 0},
-		"fast":                      {20, 12, 100 * time.Microsecond, 0},
-		"very slow: a wait's limit": {20, 1, time.Second, gatherMax},
-	} {
-		var p pace
-		p.begin(c.ops, time.Hour)
-		p.end(time.Hour + c.took)
-		if got := p.gather(c.queued); got != c.want {
-			t.Errorf("%s: waits %s, want %s", name, got, c.want)
-		}
-		if p.gather(c.queued) != 0 {
-			t.Errorf("%s: waits twice", name)
-		}
-	}
-}

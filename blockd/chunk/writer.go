@@ -22,7 +22,7 @@ const groupOpsMax = 1024
 // log write and its fdatasync; the index's sync is awaited; the core moves; the
 // answers go out. Both may finish in any order, since no answer of the group goes
 // before both have.
-func (s *Store) writer(ctx context.Context) error {
+func (s *Store) writer(context.Context) error {
 	bytesMax := log.BatchBytesMax(s.ident.LogFileBytes)
 	var p pace
 	s.mu.Lock()
@@ -34,22 +34,20 @@ func (s *Store) writer(ctx context.Context) error {
 			}
 			s.wake.Wait()
 		}
-		if wait := p.gather(s.mu.core.Queued()); wait > 0 {
-			s.mu.Unlock()
-			_ = s.clock.Sleep(ctx, wait) // cut short at the end of the store; then what is there is written
-			s.mu.Lock()
+		if wait := p.gather(s.mu.core.Queued(), s.clock.Now()); wait > 0 && !s.mu.closing {
+			s.waitMore(wait)
 			continue
 		}
 		g := s.mu.core.Take(groupOpsMax, min(bytesMax, 4<<20))
 		s.mu.writing = true
 		s.mu.Unlock()
-		p.begin(g.Len(), s.clock.Now())
+		p.begin(s.clock.Now())
 		err := s.write(g)
 		if err != nil {
 			s.die(err)
 		}
-		p.end(s.clock.Now())
 		s.mu.Lock()
+		p.end(g.Records(), s.mu.core.Queued(), s.clock.Now())
 		if err != nil {
 			s.mu.core.Kill(err)
 		}
@@ -76,36 +74,15 @@ func (s *Store) writer(ctx context.Context) error {
 	}
 }
 
-// pace lets a slow disk write larger groups. Those who were answered with the
-// last group come with their next requests just after it. Where a sync takes long
-// it pays to wait for them a tenth of that time: else they would go with the sync
-// after the next, and every request would take two.
-type pace struct {
-	ops      int // of the last group
-	took     time.Duration
-	began    time.Duration
-	gathered bool // waited since the last group
-}
-
-const (
-	gatherFrom = 400 * time.Microsecond // syncs that take less are not worth it
-	gatherPart = 10
-	gatherMax  = time.Millisecond
-)
-
-func (p *pace) begin(ops int, now time.Duration) {
-	p.ops, p.began, p.gathered = ops, now, false
-}
-
-func (p *pace) end(now time.Duration) { p.took = now - p.began }
-
-// gather is how long to wait before the next group is taken, with so many queued.
-func (p *pace) gather(queued int) time.Duration {
-	if p.gathered || p.ops < 2 || queued >= p.ops || p.took < gatherFrom {
-		return 0
-	}
-	p.gathered = true
-	return min(p.took/gatherPart, gatherMax)
+// waitMore waits until something is queued, at most for d. Under mu.
+func (s *Store) waitMore(d time.Duration) {
+	t := s.clock.AfterFunc(d, func() {
+		s.mu.Lock()
+		s.wake.Broadcast()
+		s.mu.Unlock()
+	})
+	s.wake.Wait()
+	t.Stop()
 }
 
 // write makes a group durable.

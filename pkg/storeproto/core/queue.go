@@ -52,6 +52,16 @@ func (op *Op) Next() *Op { return op.next }
 type opList struct {
 	first, last *Op
 	n           int
+	records     int // see records
+}
+
+// records is what op counts for among those who wait: an append stands for as many
+// writers as it has records.
+func (op *Op) records() int {
+	if op.Kind == OpAppend {
+		return int(op.Append.Batch.Count)
+	}
+	return 1
 }
 
 func (l *opList) push(op *Op) {
@@ -63,6 +73,7 @@ func (l *opList) push(op *Op) {
 	}
 	l.last = op
 	l.n++
+	l.records += op.records()
 }
 
 func (l *opList) pop() *Op {
@@ -73,6 +84,7 @@ func (l *opList) pop() *Op {
 	}
 	op.next = nil
 	l.n--
+	l.records -= op.records()
 	return op
 }
 
@@ -88,6 +100,9 @@ type Group struct {
 
 // First is the first op of the group; follow Next.
 func (g *Group) First() *Op { return g.ops.first }
+
+// Records is what Queued counted of the group's ops.
+func (g *Group) Records() int { return g.ops.records }
 
 // Len is the ops in the group.
 func (g *Group) Len() int { return g.ops.n }
@@ -123,8 +138,8 @@ func (c *Core) enqueue(op *Op) {
 // Waiting tells whether Take would give a group.
 func (c *Core) Waiting() bool { return c.queue.n > 0 && c.out == nil && c.dead == nil }
 
-// Queued is how many ops wait for a group.
-func (c *Core) Queued() int { return c.queue.n }
+// Queued is how much waits for a group: the records of appends, and other requests.
+func (c *Core) Queued() int { return c.queue.records }
 
 // Take gives the next group: as much of the queue as fits in both limits, at
 // least one op. It gives nil when the queue is empty or a group is out. The
