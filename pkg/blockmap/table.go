@@ -46,6 +46,9 @@ const (
 	entrySize = PageSize / leafSize
 )
 
+// TableLeafEntries is how many segments share a leaf of the table.
+const TableLeafEntries = leafSize
+
 // tableLeaf has the entries of leafSize sequences in a row. An absent one is zero.
 type tableLeaf struct {
 	index   uint64

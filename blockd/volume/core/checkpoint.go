@@ -27,6 +27,7 @@ type checkState struct {
 	committed   id.LSN        // and of the last one that metad has
 	bytes       int64         // applied since the last cut
 	deadBytes   int64         // became dead since the last cut
+	cutAt       time.Duration // when that was
 	force       bool          // one is wanted whatever the limits say
 	watermark   id.Sequence
 	root        blockmap.Root // of the tree that stands
@@ -54,7 +55,7 @@ type checkpointState struct {
 }
 
 // wantCheckpoint tells whether one is due.
-func (c *Core) wantCheckpoint() bool {
+func (c *Core) wantCheckpoint(now time.Duration) bool {
 	l, k := &c.cfg.Limits, &c.check
 	if k.running != nil || k.metaApplied == k.last {
 		return false
@@ -63,7 +64,7 @@ func (c *Core) wantCheckpoint() bool {
 		return c.quiet()
 	}
 	dirty := c.m.Stats().Dirty
-	return k.force || k.bytes >= l.CheckpointBytes || c.meta.bytes >= l.CheckpointMeta || k.deadBytes >= l.CheckpointDead ||
+	return k.force || k.bytes >= l.CheckpointBytes || c.meta.bytes >= l.CheckpointMeta || c.deadEnough() || c.worthFreeing(now) ||
 		dirty >= l.CheckpointDirty || dirty >= dirtyShare && c.overdrawn()
 }
 
@@ -79,7 +80,7 @@ func (c *Core) overdrawn() bool {
 // maybeCheckpoint cuts one if it is due. It is done between commits only: of a
 // commit that is applied in part neither the map nor the live counts are true.
 func (c *Core) maybeCheckpoint(now time.Duration, fx *Effects) {
-	if c.state != stateServing && c.state != stateDraining || now < c.check.retryAt || !c.wantCheckpoint() || len(c.apply) > 0 && c.apply[0].begun {
+	if c.state != stateServing && c.state != stateDraining || now < c.check.retryAt || !c.wantCheckpoint(now) || len(c.apply) > 0 && c.apply[0].begun {
 		return
 	}
 	mapPages := c.m.Stats().Dirty
@@ -105,7 +106,7 @@ func (c *Core) cut(now time.Duration, fx *Effects) {
 	k := &c.check
 	st := &checkpointState{pages: c.m.Freeze(), covered: k.covered, meta: k.metaApplied, before: k.last, lost: make(map[*PackJob]bool)}
 	k.running = st
-	k.last, k.bytes, k.deadBytes, k.force = k.metaApplied, 0, 0, false
+	k.last, k.bytes, k.cutAt, k.force = k.metaApplied, 0, now, false
 	c.meta.bytes = 0
 	st.mapJobs = c.pageJobs(now, st, segment.MapPage, st.pages, fx)
 	st.pages.Displaced(func(l id.Location) {
@@ -118,6 +119,7 @@ func (c *Core) cut(now time.Duration, fx *Effects) {
 		c.table.Put(j.Segment, e)
 	}
 	st.dead = c.deadNow()
+	k.deadBytes = 0 // of pages that died just now, too
 	st.table = c.table.Freeze()
 	st.tableJobs = c.pageJobs(now, st, segment.TablePage, st.table, fx)
 	st.unready = len(st.mapJobs) + len(st.tableJobs)

@@ -82,6 +82,7 @@ type Core struct {
 	apply    []*commitState
 	check    checkState
 	deletes  map[id.Segment]bool // on their way
+	usage    usage
 	drain    drainState
 	hurried  time.Duration // when an old ensemble was last worked for
 	load     loadState

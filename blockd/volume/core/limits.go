@@ -35,6 +35,12 @@ type Limits struct {
 	CheckpointMeta  int64
 	CheckpointDirty int
 	CheckpointDead  int64
+	// Less than CheckpointDead is enough where it is an eighth of what lives and CheckpointDeadMin;
+	// and CheckpointTrifle bytes are, CheckpointIdle after the last one, if the volume is idle or
+	// the pages to write are few against them.
+	CheckpointDeadMin int64
+	CheckpointTrifle  int64
+	CheckpointIdle    time.Duration
 }
 
 // EnsureDefaults fills what is zero.
@@ -66,6 +72,11 @@ func (l *Limits) EnsureDefaults() {
 	def(&l.CheckpointMeta, 8<<20)
 	defInt(&l.CheckpointDirty, 8192)
 	def(&l.CheckpointDead, 1<<30)
+	def(&l.CheckpointDeadMin, 64<<20)
+	def(&l.CheckpointTrifle, 1<<20)
+	if l.CheckpointIdle == 0 {
+		l.CheckpointIdle = 5 * time.Second
+	}
 }
 
 // Validate refuses limits that could not work together.

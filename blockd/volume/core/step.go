@@ -90,7 +90,8 @@ func (c *Core) Tick(now time.Duration, fx *Effects) {
 }
 
 func (c *Core) tickServing(now time.Duration, fx *Effects) {
-	if !c.active.empty() && now-c.touched >= c.cfg.Limits.SealIdle {
+	idle := now - c.touched
+	if !c.active.empty() && (idle >= c.cfg.Limits.SealIdle || idle >= freeSealIdle && c.freesMuch()) {
 		c.seal(now, fx)
 	}
 	c.hurry(now, fx)
@@ -103,6 +104,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 		c.press(now, fx)
 	}
 	c.m.Shrink()
+	c.measure(now)
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)
 	corks := c.corks

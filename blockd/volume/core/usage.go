@@ -1,0 +1,58 @@
+package core
+
+import (
+	"time"
+
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/id"
+)
+
+// usage is what the segment table adds up to, looked at now and then.
+type usage struct {
+	at       time.Duration
+	known    bool
+	Segments int    // of data, with something live in them
+	Slots    uint64 // in these
+	Live     uint64 // of these
+	Dead     int    // segments of data or pages with nothing live
+	DeadSlot uint64 // slots in these
+	Pages    uint64 // slots of segments of pages that have something live
+}
+
+// measureEvery is the pause between two looks at the table, for each measureSegments
+// segments in it: some 5 ns each.
+const (
+	measureEvery    = time.Second
+	measureSegments = 1 << 18
+)
+
+// measure adds the table up anew if that was long ago.
+func (c *Core) measure(now time.Duration) {
+	pause := measureEvery * time.Duration(1+c.table.Len()/measureSegments)
+	if c.usage.known && now-c.usage.at < pause {
+		return
+	}
+	u := usage{at: now, known: true}
+	c.table.Range(0, func(_ id.Segment, e blockmap.Entry) bool {
+		switch {
+		case e.Live == 0:
+			u.Dead++
+			u.DeadSlot += uint64(e.Slots)
+		case e.Flags&blockmap.Pages != 0:
+			u.Pages += uint64(e.Slots)
+		default:
+			u.Segments++
+			u.Slots += uint64(e.Slots)
+			u.Live += uint64(e.Live)
+		}
+		return true
+	})
+	c.usage = u
+}
+
+// liveBytes is what lives in segments of data.
+func (u *usage) liveBytes() int64 { return int64(u.Live) * block.Size }
+
+// deadBytes is what is dead beside what lives: the cleaner's work.
+func (u *usage) deadBytes() int64 { return int64(u.Slots-u.Live) * block.Size }
