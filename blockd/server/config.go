@@ -19,8 +19,11 @@ type Config struct {
 	ID string `yaml:"id"`
 	// Zone of this host, for placement; empty: all hosts without a zone share one.
 	Zone string `yaml:"zone"`
-	// Address of the data path (TLS, other blockds only), host:port. Peers reach it under the same address.
+	// Address of the data path (other blockds only), host:port. Peers reach it under the same address.
 	Listen string `yaml:"listen"`
+	// TLS on the data path: required, or off on all blockds of the cluster. Without it whoever reaches
+	// the port reads and writes every disk: for measurements, or a network that nobody else is on.
+	DataTLS string `yaml:"data_tls"`
 	// Where disks are served to clients.
 	NBD NBD `yaml:"nbd"`
 	// Local chunk stores, one for each disk of this host.
@@ -84,6 +87,9 @@ type VolumeLimits struct {
 
 // EnsureDefaults fills what is not set.
 func (c *Config) EnsureDefaults() {
+	if c.DataTLS == "" {
+		c.DataTLS = "required"
+	}
 	if c.NBD.TLS == "" {
 		c.NBD.TLS = "required"
 	}
@@ -132,6 +138,9 @@ func (c *Config) Validate() error {
 	case "required", "optional", "off":
 	default:
 		return fmt.Errorf("nbd.tls %q: want required, optional or off: %w", c.NBD.TLS, errs.ErrInvalid)
+	}
+	if c.DataTLS != "required" && c.DataTLS != "off" {
+		return fmt.Errorf("data_tls %q: want required or off: %w", c.DataTLS, errs.ErrInvalid)
 	}
 	if c.Memory.WriteBuffer < writeBufferMin {
 		return fmt.Errorf("memory.write_buffer %s: want at least %s: %w", c.Memory.WriteBuffer, writeBufferMin, errs.ErrInvalid)

@@ -113,6 +113,7 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.stores = newStores(hostOf(s.cfg.ID), s.creds, s.clock, s.log, s.rpcStats)
+	s.stores.plain = s.cfg.DataTLS == "off"
 	s.stack.PushCloser("peers", func() error { s.stores.close(); return nil })
 	if err := s.openStores(); err != nil {
 		return err
@@ -281,10 +282,16 @@ func (s *server) makeServers() error {
 	if err != nil {
 		return err
 	}
-	s.data, err = rpc.NewServer(rpc.ServerConfig{
-		TLS: s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}}), Self: s.creds.Self(),
-		Services: append(service.Services(), volumes), Clock: s.clock, Log: s.log, Stats: s.rpcStats,
-	})
+	data := rpc.ServerConfig{
+		Self: s.creds.Self(), Services: append(service.Services(), volumes), Clock: s.clock, Log: s.log, Stats: s.rpcStats,
+	}
+	if s.cfg.DataTLS == "off" {
+		s.log.Warn("the data path has no TLS: whoever reaches the port can read and write every disk", "listen", s.cfg.Listen)
+		data.Insecure = true
+	} else {
+		data.TLS = s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}})
+	}
+	s.data, err = rpc.NewServer(data)
 	if err != nil {
 		return err
 	}

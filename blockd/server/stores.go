@@ -28,6 +28,7 @@ import (
 type stores struct {
 	self  id.Host
 	creds *pki.Credentials
+	plain bool // no TLS between blockds
 	clock clock.Clock
 	log   *slog.Logger
 	stats *rpc.Stats
@@ -140,7 +141,7 @@ func (s *stores) connect(h *cluster.Host) {
 	log := s.log.With("peer", string(h.Host))
 	tls := s.clientTLS(h.Host)
 	p, err := remote.NewPeer(remote.PeerConfig{
-		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Self: s.creds.Self(),
+		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Insecure: s.plain, Self: s.creds.Self(),
 		Timeouts: remote.Timeouts{Put: putTimeout}, Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer, Corker: s.burst,
 	})
 	if err != nil {
@@ -148,7 +149,7 @@ func (s *stores) connect(h *cluster.Host) {
 		return
 	}
 	v, err := volproto.NewPeer(volproto.PeerConfig{
-		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Self: s.creds.Self(),
+		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Insecure: s.plain, Self: s.creds.Self(),
 		Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer, Corker: s.burst,
 	})
 	if err != nil {
@@ -177,8 +178,11 @@ func (s *stores) Attach(ctx context.Context, owner id.Host, v id.Volume, session
 	return h, nil
 }
 
-// clientTLS dials one blockd and nobody else.
+// clientTLS dials one blockd and nobody else; nil where there is no TLS.
 func (s *stores) clientTLS(host id.Host) *tls.Config {
+	if s.plain {
+		return nil
+	}
 	return s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}, Name: string(host)})
 }
 
