@@ -24,7 +24,13 @@ type extents struct {
 	// growing is held while a file is made or removed, across I/O: the number
 	// must stay free. Nothing on the read path takes it.
 	growing sync.Mutex
-	files   atomic.Pointer[[]vfs.File] // by number; replaced, never changed
+	files   atomic.Pointer[[]extentFile] // by number; replaced, never changed
+}
+
+// extentFile is one open file; the zero value is none.
+type extentFile struct {
+	vfs.File
+	sync *groupSync
 }
 
 func extentName(n uint32) string { return fmt.Sprintf("%06d.ext", n) }
@@ -32,7 +38,7 @@ func extentName(n uint32) string { return fmt.Sprintf("%06d.ext", n) }
 func openExtents(fs vfs.FS, dir string, bytes int64) (*extents, error) {
 	x := &extents{fs: fs, dir: filepath.Join(dir, "extents"), bytes: bytes,
 		alloc: extent.NewAllocator(uint32(bytes / extent.Unit))}
-	x.files.Store(new([]vfs.File))
+	x.files.Store(new([]extentFile))
 	names, err := fs.List(x.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list extents: %w", err)
@@ -73,13 +79,21 @@ func (x *extents) openFile(n uint32) error {
 
 func (x *extents) set(n uint32, f vfs.File) {
 	old := *x.files.Load()
-	files := make([]vfs.File, max(len(old), int(n)+1))
+	files := make([]extentFile, max(len(old), int(n)+1))
 	copy(files, old)
-	files[n] = f
+	if files[n] = (extentFile{}); f != nil {
+		files[n] = extentFile{f, newGroupSync()}
+	}
 	x.files.Store(&files)
 }
 
-func (x *extents) file(n uint32) vfs.File { return (*x.files.Load())[n] }
+func (x *extents) file(n uint32) vfs.File { return (*x.files.Load())[n].File }
+
+// sync makes durable what was written to a file before the call.
+func (x *extents) sync(n uint32) error {
+	f := (*x.files.Load())[n]
+	return f.sync.do(f.SyncData)
+}
 
 // allocate gives room for bytes. The room of files is bounded by filesMax.
 func (x *extents) allocate(bytes int64, filesMax int64) (extent.Place, error) {
@@ -159,10 +173,10 @@ func (x *extents) shrink(empty []uint32) error {
 func (x *extents) close() error {
 	var all []error
 	for _, f := range *x.files.Load() {
-		if f != nil {
+		if f.File != nil {
 			all = append(all, f.Close())
 		}
 	}
-	x.files.Store(new([]vfs.File))
+	x.files.Store(new([]extentFile))
 	return errors.Join(all...)
 }

@@ -226,7 +226,7 @@ func (s *Store) finishPut(q *putting, err error) {
 	}
 }
 
-// writePlace writes data over a place and syncs it.
+// writePlace writes data over a place and syncs it, together with others.
 func (s *Store) writePlace(p extent.Place, data [][]byte) error {
 	off := int64(0)
 	var bounce []*buf.Buffer
@@ -271,7 +271,7 @@ func (s *Store) writePlace(p extent.Place, data [][]byte) error {
 	for _, r := range p {
 		if !synced[r.File] {
 			synced[r.File] = true
-			if err := s.ext.file(r.File).SyncData(); err != nil {
+			if err := s.ext.sync(r.File); err != nil {
 				return fmt.Errorf("sync extent: %w", err)
 			}
 		}
