@@ -39,10 +39,7 @@ func (b *bench) startCluster(ctx context.Context) (*cluster, error) {
 	c.target = &target{name: "ashlar 4+2", pids: c.pids, metrics: func() map[string]float64 { return scrape(c.debug) }}
 	c.target.stop = c.stop
 	b.running = append(b.running, c.stop)
-	// The cache is held under a twentieth of the disk. Idle buffers are packed after 2 s
-	// instead of minutes, so that reads between jobs come from the stores.
-	overlay := fmt.Sprintf("memory:\n  block_cache: %dMiB\n  write_buffer: %dMiB\nvolume:\n  seal_idle: 2s\n", b.plan.CacheMiB, b.plan.BufferMiB)
-	if err := os.WriteFile(c.overlay(), []byte(overlay), 0o600); err != nil {
+	if err := c.writeOverlay(true); err != nil {
 		return nil, err
 	}
 	if err := c.start(ctx); err != nil {
@@ -55,6 +52,16 @@ func (b *bench) startCluster(ctx context.Context) (*cluster, error) {
 }
 
 func (c *cluster) overlay() string { return filepath.Join(c.b.dir, "blockd.yaml") }
+
+// writeOverlay configures the blockds. The cache is held under a twentieth of the disk. Idle buffers are
+// packed after 2 s instead of minutes, so that reads between jobs come from the stores.
+func (c *cluster) writeOverlay(tls bool) error {
+	text := fmt.Sprintf("memory:\n  block_cache: %dMiB\n  write_buffer: %dMiB\nvolume:\n  seal_idle: 2s\n", c.b.plan.CacheMiB, c.b.plan.BufferMiB)
+	if !tls {
+		text += "data_tls: \"off\"\n"
+	}
+	return os.WriteFile(c.overlay(), []byte(text), 0o600)
+}
 
 // start starts the daemons on the folder, and finds the disk if there is one already.
 func (c *cluster) start(ctx context.Context, flags ...string) error {

@@ -115,6 +115,9 @@ func (b *bench) measure(ctx context.Context) error {
 	if err := b.transports(ctx, cluster); err != nil {
 		return err
 	}
+	if err := b.plain(ctx, cluster); err != nil {
+		return err
+	}
 	return b.slowSyncs(ctx, cluster)
 }
 
@@ -207,6 +210,33 @@ func (b *bench) cached(ctx context.Context, t *target, round int) error {
 	j := randRead32
 	j.name, j.sizeMiB = "rread 4k q32 cached", b.plan.CachedMiB
 	return b.run(ctx, "matrix", t, j, round, b.plan.Job)
+}
+
+// plain starts the cluster again without TLS between the daemons, and with it, in turn.
+func (b *bench) plain(ctx context.Context, c *cluster) error {
+	say("with and without TLS between the daemons")
+	with := c.target
+	without := *with
+	without.name = "ashlar 4+2 without TLS"
+	defer func() { c.target = with }()
+	for round := range b.plan.Rounds {
+		for _, t := range []*target{with, &without} {
+			c.stop()
+			c.target = t
+			if err := c.writeOverlay(t == with); err != nil {
+				return err
+			}
+			if err := c.start(ctx); err != nil {
+				return err
+			}
+			for _, j := range []job{seqWrite, seqRead, randRead32, randWrite32, mix} {
+				if err := b.run(ctx, "plain", t, j, round, b.plan.Job/2); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return c.writeOverlay(true)
 }
 
 // slowSyncs starts the cluster again with a millisecond added to every fdatasync.
