@@ -59,6 +59,9 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	case *AcceptLoss:
 		return m.acceptLoss(c)
 	}
+	if r, ok := m.applyRoster(c); ok {
+		return r
+	}
 	panic(fmt.Sprintf("state: command %T has no rule", c))
 }
 

@@ -42,6 +42,15 @@ const (
 	kindAcceptLoss
 )
 
+// The kinds of roster.go, apart from the others so that both lists may grow.
+const (
+	kindSetMember kind = iota + 64
+	kindDropMember
+	kindAddToken
+	kindRevokeToken
+	kindUseToken
+)
+
 // commandVersion is the first byte of an encoded command.
 const commandVersion = 1
 
@@ -84,7 +93,7 @@ func empty(k kind) Command {
 	case kindAcceptLoss:
 		return &AcceptLoss{}
 	}
-	return nil
+	return emptyRoster(k)
 }
 
 // Encode gives the bytes of c for the log.

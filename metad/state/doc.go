@@ -58,6 +58,8 @@ type Machine struct {
 	pgs       []PG                          // by number
 	volumes   map[id.Volume]*Volume
 	names     map[string]id.Volume
+	members   map[string]Member
+	tokens    map[TokenID]*Token
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
@@ -117,6 +119,8 @@ func New() *Machine {
 		lost:     make(map[cluster.StoreRef]struct{}),
 		volumes:  make(map[id.Volume]*Volume),
 		names:    make(map[string]id.Volume),
+		members:  make(map[string]Member),
+		tokens:   make(map[TokenID]*Token),
 		deleted:  make(map[id.Volume]struct{}),
 		inUse:    make(map[cluster.StoreRef]uint64),
 

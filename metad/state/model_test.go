@@ -307,6 +307,12 @@ func goldenLog() []Command {
 		&LoseStore{Store: ref(3, 2)},
 		&AcceptLoss{Volume: v, Ensemble: id.Ensemble{Epoch: 1, N: 2}, By: "ann", NowMS: 1700000000001},
 		&Release{Volume: v, Epoch: 2, By: holder(2, 1)},
+		&SetMember{Member{ID: "m1", API: "10.0.0.1:7100", Raft: "10.0.0.1:7101"}},
+		&SetMember{Member{ID: "m2", API: "10.0.0.2:7100", Raft: "10.0.0.2:7101"}},
+		&DropMember{ID: "m2"},
+		&AddToken{Token: testToken(1, 2, "metad", "blockd"), NowMS: 10},
+		&UseToken{ID: TokenID{1}, Hash: [32]byte{1, 1}, Use: use("h9", 1, 20, "blockd")},
+		&RevokeToken{ID: TokenID{1}},
 	)
 }
 

@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 1
+	snapshotVersion = 2 // 1 had no roster
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
@@ -51,6 +51,7 @@ func (m *Machine) Snapshot() []byte {
 	for _, v := range volumes {
 		b = appendVolume(b, v)
 	}
+	b = m.appendRoster(b)
 	return binary.LittleEndian.AppendUint32(b, codec.CRC(b))
 }
 
@@ -66,8 +67,9 @@ func Restore(b []byte) (*Machine, error) {
 	}
 	r := codec.NewReader("snapshot", body)
 	r.Bytes(len(snapshotMagic))
-	if v := r.U16(); v != snapshotVersion {
-		return nil, fmt.Errorf("snapshot version %d is not known: %w", v, errs.ErrInvalid)
+	version := r.U16()
+	if version == 0 || version > snapshotVersion {
+		return nil, fmt.Errorf("snapshot version %d is not known: %w", version, errs.ErrInvalid)
 	}
 	m := New()
 	m.index = r.U64()
@@ -77,6 +79,9 @@ func Restore(b []byte) (*Machine, error) {
 	m.nextSequence = id.Sequence(r.U64())
 	m.readMembers(&r)
 	m.readVolumes(&r)
+	if version >= 2 {
+		m.readRoster(&r)
+	}
 	r.End()
 	if r.Err() != nil {
 		return nil, fmt.Errorf("restore: %w", r.Err())

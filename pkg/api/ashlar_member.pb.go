@@ -4,7 +4,9 @@
 // 	protoc        v3.21.12
 // source: ashlar_member.proto
 
-// What members of the metad group ask each other beside Raft. Certificates of role metad only.
+// What concerns the metad group itself and who belongs to the cluster: members among
+// themselves, operators who change the group, hosts that join, and the rebuilding of the
+// state from what the stores have.
 
 package api
 
@@ -62,7 +64,10 @@ func (*DescribeRequest) Descriptor() ([]byte, []int) {
 type DescribeReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	LastIndex     uint64                 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"` // of its log: 0 empty, 1 founded, from 2 on a leader was elected
+	LastIndex     uint64                 `protobuf:"varint,2,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`      // of its log: 0 empty, 1 founded, from 2 on a leader was elected
+	Joining       bool                   `protobuf:"varint,3,opt,name=joining,proto3" json:"joining,omitempty"`                           // does not vote yet: its disk was empty and it has not caught up
+	ClusterId     []byte                 `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`       // of its state; zeros or empty: none yet
+	JoinAddress   string                 `protobuf:"bytes,5,opt,name=join_address,json=joinAddress,proto3" json:"join_address,omitempty"` // where it signs certificates; empty: it does not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -111,18 +116,1997 @@ func (x *DescribeReply) GetLastIndex() uint64 {
 	return 0
 }
 
+func (x *DescribeReply) GetJoining() bool {
+	if x != nil {
+		return x.Joining
+	}
+	return false
+}
+
+func (x *DescribeReply) GetClusterId() []byte {
+	if x != nil {
+		return x.ClusterId
+	}
+	return nil
+}
+
+func (x *DescribeReply) GetJoinAddress() string {
+	if x != nil {
+		return x.JoinAddress
+	}
+	return ""
+}
+
+type UseTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`                             // 8 bytes
+	SecretHash    []byte                 `protobuf:"bytes,2,opt,name=secret_hash,json=secretHash,proto3" json:"secret_hash,omitempty"` // SHA-256 of the secret
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Roles         []string               `protobuf:"bytes,4,rep,name=roles,proto3" json:"roles,omitempty"`
+	KeyHash       []byte                 `protobuf:"bytes,5,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // SHA-256 over the public keys that are to be signed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseTokenRequest) Reset() {
+	*x = UseTokenRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseTokenRequest) ProtoMessage() {}
+
+func (x *UseTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseTokenRequest.ProtoReflect.Descriptor instead.
+func (*UseTokenRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *UseTokenRequest) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *UseTokenRequest) GetSecretHash() []byte {
+	if x != nil {
+		return x.SecretHash
+	}
+	return nil
+}
+
+func (x *UseTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UseTokenRequest) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *UseTokenRequest) GetKeyHash() []byte {
+	if x != nil {
+		return x.KeyHash
+	}
+	return nil
+}
+
+type UseTokenReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       []*MemberAddress       `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UseTokenReply) Reset() {
+	*x = UseTokenReply{}
+	mi := &file_ashlar_member_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UseTokenReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UseTokenReply) ProtoMessage() {}
+
+func (x *UseTokenReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UseTokenReply.ProtoReflect.Descriptor instead.
+func (*UseTokenReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *UseTokenReply) GetMembers() []*MemberAddress {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type MemberAddress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ApiAddress    string                 `protobuf:"bytes,2,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	RaftAddress   string                 `protobuf:"bytes,3,opt,name=raft_address,json=raftAddress,proto3" json:"raft_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemberAddress) Reset() {
+	*x = MemberAddress{}
+	mi := &file_ashlar_member_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemberAddress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemberAddress) ProtoMessage() {}
+
+func (x *MemberAddress) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemberAddress.ProtoReflect.Descriptor instead.
+func (*MemberAddress) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *MemberAddress) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *MemberAddress) GetApiAddress() string {
+	if x != nil {
+		return x.ApiAddress
+	}
+	return ""
+}
+
+func (x *MemberAddress) GetRaftAddress() string {
+	if x != nil {
+		return x.RaftAddress
+	}
+	return ""
+}
+
+type ListMembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersRequest) Reset() {
+	*x = ListMembersRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersRequest) ProtoMessage() {}
+
+func (x *ListMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersRequest.ProtoReflect.Descriptor instead.
+func (*ListMembersRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{5}
+}
+
+type ListMembersReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       []*GroupMember         `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListMembersReply) Reset() {
+	*x = ListMembersReply{}
+	mi := &file_ashlar_member_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListMembersReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListMembersReply) ProtoMessage() {}
+
+func (x *ListMembersReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListMembersReply.ProtoReflect.Descriptor instead.
+func (*ListMembersReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ListMembersReply) GetMembers() []*GroupMember {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type GroupMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ApiAddress    string                 `protobuf:"bytes,2,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	RaftAddress   string                 `protobuf:"bytes,3,opt,name=raft_address,json=raftAddress,proto3" json:"raft_address,omitempty"`
+	Voter         bool                   `protobuf:"varint,4,opt,name=voter,proto3" json:"voter,omitempty"`
+	Leader        bool                   `protobuf:"varint,5,opt,name=leader,proto3" json:"leader,omitempty"`
+	Up            bool                   `protobuf:"varint,6,opt,name=up,proto3" json:"up,omitempty"`
+	Joining       bool                   `protobuf:"varint,7,opt,name=joining,proto3" json:"joining,omitempty"`
+	LastIndex     uint64                 `protobuf:"varint,8,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"` // of its log; 0 when it does not answer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupMember) Reset() {
+	*x = GroupMember{}
+	mi := &file_ashlar_member_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupMember) ProtoMessage() {}
+
+func (x *GroupMember) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupMember.ProtoReflect.Descriptor instead.
+func (*GroupMember) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GroupMember) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *GroupMember) GetApiAddress() string {
+	if x != nil {
+		return x.ApiAddress
+	}
+	return ""
+}
+
+func (x *GroupMember) GetRaftAddress() string {
+	if x != nil {
+		return x.RaftAddress
+	}
+	return ""
+}
+
+func (x *GroupMember) GetVoter() bool {
+	if x != nil {
+		return x.Voter
+	}
+	return false
+}
+
+func (x *GroupMember) GetLeader() bool {
+	if x != nil {
+		return x.Leader
+	}
+	return false
+}
+
+func (x *GroupMember) GetUp() bool {
+	if x != nil {
+		return x.Up
+	}
+	return false
+}
+
+func (x *GroupMember) GetJoining() bool {
+	if x != nil {
+		return x.Joining
+	}
+	return false
+}
+
+func (x *GroupMember) GetLastIndex() uint64 {
+	if x != nil {
+		return x.LastIndex
+	}
+	return 0
+}
+
+type AddMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ApiAddress    string                 `protobuf:"bytes,2,opt,name=api_address,json=apiAddress,proto3" json:"api_address,omitempty"`
+	RaftAddress   string                 `protobuf:"bytes,3,opt,name=raft_address,json=raftAddress,proto3" json:"raft_address,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberRequest) Reset() {
+	*x = AddMemberRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberRequest) ProtoMessage() {}
+
+func (x *AddMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberRequest.ProtoReflect.Descriptor instead.
+func (*AddMemberRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AddMemberRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetApiAddress() string {
+	if x != nil {
+		return x.ApiAddress
+	}
+	return ""
+}
+
+func (x *AddMemberRequest) GetRaftAddress() string {
+	if x != nil {
+		return x.RaftAddress
+	}
+	return ""
+}
+
+type AddMemberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddMemberReply) Reset() {
+	*x = AddMemberReply{}
+	mi := &file_ashlar_member_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddMemberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddMemberReply) ProtoMessage() {}
+
+func (x *AddMemberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddMemberReply.ProtoReflect.Descriptor instead.
+func (*AddMemberReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{9}
+}
+
+type RemoveMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RemoveMemberRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type RemoveMemberReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberReply) Reset() {
+	*x = RemoveMemberReply{}
+	mi := &file_ashlar_member_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberReply) ProtoMessage() {}
+
+func (x *RemoveMemberReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberReply.ProtoReflect.Descriptor instead.
+func (*RemoveMemberReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{11}
+}
+
+type AddTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`                             // 8 bytes, drawn by the caller
+	SecretHash    []byte                 `protobuf:"bytes,2,opt,name=secret_hash,json=secretHash,proto3" json:"secret_hash,omitempty"` // the secret itself never leaves the caller
+	Roles         []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"`
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"` // if set, for this name only, even if it is taken
+	Uses          uint32                 `protobuf:"varint,5,opt,name=uses,proto3" json:"uses,omitempty"`
+	LifetimeMs    int64                  `protobuf:"varint,6,opt,name=lifetime_ms,json=lifetimeMs,proto3" json:"lifetime_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddTokenRequest) Reset() {
+	*x = AddTokenRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddTokenRequest) ProtoMessage() {}
+
+func (x *AddTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddTokenRequest.ProtoReflect.Descriptor instead.
+func (*AddTokenRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *AddTokenRequest) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *AddTokenRequest) GetSecretHash() []byte {
+	if x != nil {
+		return x.SecretHash
+	}
+	return nil
+}
+
+func (x *AddTokenRequest) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *AddTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AddTokenRequest) GetUses() uint32 {
+	if x != nil {
+		return x.Uses
+	}
+	return 0
+}
+
+func (x *AddTokenRequest) GetLifetimeMs() int64 {
+	if x != nil {
+		return x.LifetimeMs
+	}
+	return 0
+}
+
+type AddTokenReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JoinAddresses []string               `protobuf:"bytes,1,rep,name=join_addresses,json=joinAddresses,proto3" json:"join_addresses,omitempty"` // of the members that sign; none: Unavailable
+	ExpiresUnixMs int64                  `protobuf:"varint,2,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AddTokenReply) Reset() {
+	*x = AddTokenReply{}
+	mi := &file_ashlar_member_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AddTokenReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AddTokenReply) ProtoMessage() {}
+
+func (x *AddTokenReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AddTokenReply.ProtoReflect.Descriptor instead.
+func (*AddTokenReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *AddTokenReply) GetJoinAddresses() []string {
+	if x != nil {
+		return x.JoinAddresses
+	}
+	return nil
+}
+
+func (x *AddTokenReply) GetExpiresUnixMs() int64 {
+	if x != nil {
+		return x.ExpiresUnixMs
+	}
+	return 0
+}
+
+type ListTokensRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensRequest) Reset() {
+	*x = ListTokensRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensRequest) ProtoMessage() {}
+
+func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
+func (*ListTokensRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{14}
+}
+
+type ListTokensReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tokens        []*JoinToken           `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTokensReply) Reset() {
+	*x = ListTokensReply{}
+	mi := &file_ashlar_member_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTokensReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTokensReply) ProtoMessage() {}
+
+func (x *ListTokensReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTokensReply.ProtoReflect.Descriptor instead.
+func (*ListTokensReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListTokensReply) GetTokens() []*JoinToken {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+type JoinToken struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Roles         []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	UsesMax       uint32                 `protobuf:"varint,4,opt,name=uses_max,json=usesMax,proto3" json:"uses_max,omitempty"`
+	Uses          []*TokenUse            `protobuf:"bytes,5,rep,name=uses,proto3" json:"uses,omitempty"`
+	ExpiresUnixMs int64                  `protobuf:"varint,6,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
+	By            string                 `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`
+	Revoked       bool                   `protobuf:"varint,8,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinToken) Reset() {
+	*x = JoinToken{}
+	mi := &file_ashlar_member_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinToken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinToken) ProtoMessage() {}
+
+func (x *JoinToken) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinToken.ProtoReflect.Descriptor instead.
+func (*JoinToken) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *JoinToken) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *JoinToken) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *JoinToken) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JoinToken) GetUsesMax() uint32 {
+	if x != nil {
+		return x.UsesMax
+	}
+	return 0
+}
+
+func (x *JoinToken) GetUses() []*TokenUse {
+	if x != nil {
+		return x.Uses
+	}
+	return nil
+}
+
+func (x *JoinToken) GetExpiresUnixMs() int64 {
+	if x != nil {
+		return x.ExpiresUnixMs
+	}
+	return 0
+}
+
+func (x *JoinToken) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *JoinToken) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
+}
+
+type TokenUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Roles         []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	AtUnixMs      int64                  `protobuf:"varint,3,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenUse) Reset() {
+	*x = TokenUse{}
+	mi := &file_ashlar_member_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenUse) ProtoMessage() {}
+
+func (x *TokenUse) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenUse.ProtoReflect.Descriptor instead.
+func (*TokenUse) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *TokenUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenUse) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *TokenUse) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
+type RevokeTokenRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenRequest) Reset() {
+	*x = RevokeTokenRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenRequest) ProtoMessage() {}
+
+func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RevokeTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+type RevokeTokenReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenReply) Reset() {
+	*x = RevokeTokenReply{}
+	mi := &file_ashlar_member_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenReply) ProtoMessage() {}
+
+func (x *RevokeTokenReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenReply.ProtoReflect.Descriptor instead.
+func (*RevokeTokenReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{19}
+}
+
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{20}
+}
+
+type BackupPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupPart) Reset() {
+	*x = BackupPart{}
+	mi := &file_ashlar_member_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupPart) ProtoMessage() {}
+
+func (x *BackupPart) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupPart.ProtoReflect.Descriptor instead.
+func (*BackupPart) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *BackupPart) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type RebuildStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildStatusRequest) Reset() {
+	*x = RebuildStatusRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildStatusRequest) ProtoMessage() {}
+
+func (x *RebuildStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildStatusRequest.ProtoReflect.Descriptor instead.
+func (*RebuildStatusRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{22}
+}
+
+type RebuildStatusReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rebuilding    bool                   `protobuf:"varint,1,opt,name=rebuilding,proto3" json:"rebuilding,omitempty"` // nothing is granted and nothing deleted
+	Waiting       []string               `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"`        // stores that have not told what they have
+	Told          []string               `protobuf:"bytes,3,rep,name=told,proto3" json:"told,omitempty"`
+	Found         []string               `protobuf:"bytes,4,rep,name=found,proto3" json:"found,omitempty"` // disks that were on stores but not in the backup, by their new names
+	Gone          []string               `protobuf:"bytes,5,rep,name=gone,proto3" json:"gone,omitempty"`   // disks of the backup that no store knows any more, by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildStatusReply) Reset() {
+	*x = RebuildStatusReply{}
+	mi := &file_ashlar_member_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildStatusReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildStatusReply) ProtoMessage() {}
+
+func (x *RebuildStatusReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildStatusReply.ProtoReflect.Descriptor instead.
+func (*RebuildStatusReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *RebuildStatusReply) GetRebuilding() bool {
+	if x != nil {
+		return x.Rebuilding
+	}
+	return false
+}
+
+func (x *RebuildStatusReply) GetWaiting() []string {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *RebuildStatusReply) GetTold() []string {
+	if x != nil {
+		return x.Told
+	}
+	return nil
+}
+
+func (x *RebuildStatusReply) GetFound() []string {
+	if x != nil {
+		return x.Found
+	}
+	return nil
+}
+
+func (x *RebuildStatusReply) GetGone() []string {
+	if x != nil {
+		return x.Gone
+	}
+	return nil
+}
+
+type FinishRebuildRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	WithoutStores []string               `protobuf:"bytes,1,rep,name=without_stores,json=withoutStores,proto3" json:"without_stores,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishRebuildRequest) Reset() {
+	*x = FinishRebuildRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishRebuildRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishRebuildRequest) ProtoMessage() {}
+
+func (x *FinishRebuildRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishRebuildRequest.ProtoReflect.Descriptor instead.
+func (*FinishRebuildRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *FinishRebuildRequest) GetWithoutStores() []string {
+	if x != nil {
+		return x.WithoutStores
+	}
+	return nil
+}
+
+type JoinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Token         []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	Secret        []byte                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
+	Name          string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	Hosts         []string               `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"` // names and addresses it is reached by
+	Keys          []*KeyRequest          `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinRequest) Reset() {
+	*x = JoinRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinRequest) ProtoMessage() {}
+
+func (x *JoinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
+func (*JoinRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *JoinRequest) GetToken() []byte {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *JoinRequest) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetKeys() []*KeyRequest {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type KeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	Csr           []byte                 `protobuf:"bytes,2,opt,name=csr,proto3" json:"csr,omitempty"` // PKCS#10; only the key in it counts
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyRequest) Reset() {
+	*x = KeyRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRequest) ProtoMessage() {}
+
+func (x *KeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRequest.ProtoReflect.Descriptor instead.
+func (*KeyRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *KeyRequest) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *KeyRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+type JoinReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	CaPem         []byte                 `protobuf:"bytes,2,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
+	Certificates  []*SignedKey           `protobuf:"bytes,3,rep,name=certificates,proto3" json:"certificates,omitempty"` // in the order of the keys
+	Members       []*MemberAddress       `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JoinReply) Reset() {
+	*x = JoinReply{}
+	mi := &file_ashlar_member_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JoinReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JoinReply) ProtoMessage() {}
+
+func (x *JoinReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JoinReply.ProtoReflect.Descriptor instead.
+func (*JoinReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *JoinReply) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *JoinReply) GetCaPem() []byte {
+	if x != nil {
+		return x.CaPem
+	}
+	return nil
+}
+
+func (x *JoinReply) GetCertificates() []*SignedKey {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *JoinReply) GetMembers() []*MemberAddress {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type SignedKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Role          string                 `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	CertPem       []byte                 `protobuf:"bytes,2,opt,name=cert_pem,json=certPem,proto3" json:"cert_pem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedKey) Reset() {
+	*x = SignedKey{}
+	mi := &file_ashlar_member_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedKey) ProtoMessage() {}
+
+func (x *SignedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedKey.ProtoReflect.Descriptor instead.
+func (*SignedKey) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SignedKey) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *SignedKey) GetCertPem() []byte {
+	if x != nil {
+		return x.CertPem
+	}
+	return nil
+}
+
+type WantedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WantedRequest) Reset() {
+	*x = WantedRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WantedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WantedRequest) ProtoMessage() {}
+
+func (x *WantedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WantedRequest.ProtoReflect.Descriptor instead.
+func (*WantedRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *WantedRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+type WantedReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Stores        []*StoreRef            `protobuf:"bytes,1,rep,name=stores,proto3" json:"stores,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WantedReply) Reset() {
+	*x = WantedReply{}
+	mi := &file_ashlar_member_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WantedReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WantedReply) ProtoMessage() {}
+
+func (x *WantedReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WantedReply.ProtoReflect.Descriptor instead.
+func (*WantedReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WantedReply) GetStores() []*StoreRef {
+	if x != nil {
+		return x.Stores
+	}
+	return nil
+}
+
+type TellInventoryRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Host    string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Store   *StoreRef              `protobuf:"bytes,2,opt,name=store,proto3" json:"store,omitempty"`
+	Volumes []*VolumeOnStore       `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	// Records that this host's engines own now: they are the truth of their volumes.
+	Owned         []*VolumeRecord `protobuf:"bytes,4,rep,name=owned,proto3" json:"owned,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellInventoryRequest) Reset() {
+	*x = TellInventoryRequest{}
+	mi := &file_ashlar_member_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellInventoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellInventoryRequest) ProtoMessage() {}
+
+func (x *TellInventoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellInventoryRequest.ProtoReflect.Descriptor instead.
+func (*TellInventoryRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *TellInventoryRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *TellInventoryRequest) GetStore() *StoreRef {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
+func (x *TellInventoryRequest) GetVolumes() []*VolumeOnStore {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+func (x *TellInventoryRequest) GetOwned() []*VolumeRecord {
+	if x != nil {
+		return x.Owned
+	}
+	return nil
+}
+
+type TellInventoryReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellInventoryReply) Reset() {
+	*x = TellInventoryReply{}
+	mi := &file_ashlar_member_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellInventoryReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellInventoryReply) ProtoMessage() {}
+
+func (x *TellInventoryReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellInventoryReply.ProtoReflect.Descriptor instead.
+func (*TellInventoryReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{32}
+}
+
+type VolumeOnStore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Fence         uint64                 `protobuf:"varint,2,opt,name=fence,proto3" json:"fence,omitempty"`                                   // the highest epoch it was fenced at
+	LastSequence  uint64                 `protobuf:"varint,3,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"` // the highest of its segments here; 0: none
+	Streams       []*StreamOnStore       `protobuf:"bytes,4,rep,name=streams,proto3" json:"streams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeOnStore) Reset() {
+	*x = VolumeOnStore{}
+	mi := &file_ashlar_member_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeOnStore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeOnStore) ProtoMessage() {}
+
+func (x *VolumeOnStore) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeOnStore.ProtoReflect.Descriptor instead.
+func (*VolumeOnStore) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *VolumeOnStore) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *VolumeOnStore) GetFence() uint64 {
+	if x != nil {
+		return x.Fence
+	}
+	return 0
+}
+
+func (x *VolumeOnStore) GetLastSequence() uint64 {
+	if x != nil {
+		return x.LastSequence
+	}
+	return 0
+}
+
+func (x *VolumeOnStore) GetStreams() []*StreamOnStore {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+type StreamOnStore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ensemble      *EnsembleID            `protobuf:"bytes,1,opt,name=ensemble,proto3" json:"ensemble,omitempty"`
+	FromLsn       uint64                 `protobuf:"varint,2,opt,name=from_lsn,json=fromLsn,proto3" json:"from_lsn,omitempty"` // of the journal stream; to < from: empty
+	ToLsn         uint64                 `protobuf:"varint,3,opt,name=to_lsn,json=toLsn,proto3" json:"to_lsn,omitempty"`
+	FromMeta      uint64                 `protobuf:"varint,4,opt,name=from_meta,json=fromMeta,proto3" json:"from_meta,omitempty"`
+	ToMeta        uint64                 `protobuf:"varint,5,opt,name=to_meta,json=toMeta,proto3" json:"to_meta,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamOnStore) Reset() {
+	*x = StreamOnStore{}
+	mi := &file_ashlar_member_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamOnStore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamOnStore) ProtoMessage() {}
+
+func (x *StreamOnStore) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamOnStore.ProtoReflect.Descriptor instead.
+func (*StreamOnStore) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *StreamOnStore) GetEnsemble() *EnsembleID {
+	if x != nil {
+		return x.Ensemble
+	}
+	return nil
+}
+
+func (x *StreamOnStore) GetFromLsn() uint64 {
+	if x != nil {
+		return x.FromLsn
+	}
+	return 0
+}
+
+func (x *StreamOnStore) GetToLsn() uint64 {
+	if x != nil {
+		return x.ToLsn
+	}
+	return 0
+}
+
+func (x *StreamOnStore) GetFromMeta() uint64 {
+	if x != nil {
+		return x.FromMeta
+	}
+	return 0
+}
+
+func (x *StreamOnStore) GetToMeta() uint64 {
+	if x != nil {
+		return x.ToMeta
+	}
+	return 0
+}
+
 var File_ashlar_member_proto protoreflect.FileDescriptor
 
 const file_ashlar_member_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_member.proto\x12\tashlar.v1\"\x11\n" +
-	"\x0fDescribeRequest\">\n" +
+	"\x13ashlar_member.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\"\x11\n" +
+	"\x0fDescribeRequest\"\x9a\x01\n" +
 	"\rDescribeReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
-	"last_index\x18\x02 \x01(\x04R\tlastIndex2J\n" +
+	"last_index\x18\x02 \x01(\x04R\tlastIndex\x12\x18\n" +
+	"\ajoining\x18\x03 \x01(\bR\ajoining\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x04 \x01(\fR\tclusterId\x12!\n" +
+	"\fjoin_address\x18\x05 \x01(\tR\vjoinAddress\"\x8d\x01\n" +
+	"\x0fUseTokenRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1f\n" +
+	"\vsecret_hash\x18\x02 \x01(\fR\n" +
+	"secretHash\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05roles\x18\x04 \x03(\tR\x05roles\x12\x19\n" +
+	"\bkey_hash\x18\x05 \x01(\fR\akeyHash\"C\n" +
+	"\rUseTokenReply\x122\n" +
+	"\amembers\x18\x01 \x03(\v2\x18.ashlar.v1.MemberAddressR\amembers\"c\n" +
+	"\rMemberAddress\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
+	"\vapi_address\x18\x02 \x01(\tR\n" +
+	"apiAddress\x12!\n" +
+	"\fraft_address\x18\x03 \x01(\tR\vraftAddress\"\x14\n" +
+	"\x12ListMembersRequest\"D\n" +
+	"\x10ListMembersReply\x120\n" +
+	"\amembers\x18\x01 \x03(\v2\x16.ashlar.v1.GroupMemberR\amembers\"\xd8\x01\n" +
+	"\vGroupMember\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
+	"\vapi_address\x18\x02 \x01(\tR\n" +
+	"apiAddress\x12!\n" +
+	"\fraft_address\x18\x03 \x01(\tR\vraftAddress\x12\x14\n" +
+	"\x05voter\x18\x04 \x01(\bR\x05voter\x12\x16\n" +
+	"\x06leader\x18\x05 \x01(\bR\x06leader\x12\x0e\n" +
+	"\x02up\x18\x06 \x01(\bR\x02up\x12\x18\n" +
+	"\ajoining\x18\a \x01(\bR\ajoining\x12\x1d\n" +
+	"\n" +
+	"last_index\x18\b \x01(\x04R\tlastIndex\"f\n" +
+	"\x10AddMemberRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1f\n" +
+	"\vapi_address\x18\x02 \x01(\tR\n" +
+	"apiAddress\x12!\n" +
+	"\fraft_address\x18\x03 \x01(\tR\vraftAddress\"\x10\n" +
+	"\x0eAddMemberReply\"%\n" +
+	"\x13RemoveMemberRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
+	"\x11RemoveMemberReply\"\xa7\x01\n" +
+	"\x0fAddTokenRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1f\n" +
+	"\vsecret_hash\x18\x02 \x01(\fR\n" +
+	"secretHash\x12\x14\n" +
+	"\x05roles\x18\x03 \x03(\tR\x05roles\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\x12\x12\n" +
+	"\x04uses\x18\x05 \x01(\rR\x04uses\x12\x1f\n" +
+	"\vlifetime_ms\x18\x06 \x01(\x03R\n" +
+	"lifetimeMs\"^\n" +
+	"\rAddTokenReply\x12%\n" +
+	"\x0ejoin_addresses\x18\x01 \x03(\tR\rjoinAddresses\x12&\n" +
+	"\x0fexpires_unix_ms\x18\x02 \x01(\x03R\rexpiresUnixMs\"\x13\n" +
+	"\x11ListTokensRequest\"?\n" +
+	"\x0fListTokensReply\x12,\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x14.ashlar.v1.JoinTokenR\x06tokens\"\xe1\x01\n" +
+	"\tJoinToken\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\x12\x14\n" +
+	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x19\n" +
+	"\buses_max\x18\x04 \x01(\rR\ausesMax\x12'\n" +
+	"\x04uses\x18\x05 \x03(\v2\x13.ashlar.v1.TokenUseR\x04uses\x12&\n" +
+	"\x0fexpires_unix_ms\x18\x06 \x01(\x03R\rexpiresUnixMs\x12\x0e\n" +
+	"\x02by\x18\a \x01(\tR\x02by\x12\x18\n" +
+	"\arevoked\x18\b \x01(\bR\arevoked\"R\n" +
+	"\bTokenUse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\"*\n" +
+	"\x12RevokeTokenRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\tR\x05token\"\x12\n" +
+	"\x10RevokeTokenReply\"\x0f\n" +
+	"\rBackupRequest\" \n" +
+	"\n" +
+	"BackupPart\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"\x16\n" +
+	"\x14RebuildStatusRequest\"\x8c\x01\n" +
+	"\x12RebuildStatusReply\x12\x1e\n" +
+	"\n" +
+	"rebuilding\x18\x01 \x01(\bR\n" +
+	"rebuilding\x12\x18\n" +
+	"\awaiting\x18\x02 \x03(\tR\awaiting\x12\x12\n" +
+	"\x04told\x18\x03 \x03(\tR\x04told\x12\x14\n" +
+	"\x05found\x18\x04 \x03(\tR\x05found\x12\x12\n" +
+	"\x04gone\x18\x05 \x03(\tR\x04gone\"=\n" +
+	"\x14FinishRebuildRequest\x12%\n" +
+	"\x0ewithout_stores\x18\x01 \x03(\tR\rwithoutStores\"\x90\x01\n" +
+	"\vJoinRequest\x12\x14\n" +
+	"\x05token\x18\x01 \x01(\fR\x05token\x12\x16\n" +
+	"\x06secret\x18\x02 \x01(\fR\x06secret\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x14\n" +
+	"\x05hosts\x18\x04 \x03(\tR\x05hosts\x12)\n" +
+	"\x04keys\x18\x05 \x03(\v2\x15.ashlar.v1.KeyRequestR\x04keys\"2\n" +
+	"\n" +
+	"KeyRequest\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x10\n" +
+	"\x03csr\x18\x02 \x01(\fR\x03csr\"\xaa\x01\n" +
+	"\tJoinReply\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x15\n" +
+	"\x06ca_pem\x18\x02 \x01(\fR\x05caPem\x128\n" +
+	"\fcertificates\x18\x03 \x03(\v2\x14.ashlar.v1.SignedKeyR\fcertificates\x122\n" +
+	"\amembers\x18\x04 \x03(\v2\x18.ashlar.v1.MemberAddressR\amembers\":\n" +
+	"\tSignedKey\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x19\n" +
+	"\bcert_pem\x18\x02 \x01(\fR\acertPem\"#\n" +
+	"\rWantedRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\":\n" +
+	"\vWantedReply\x12+\n" +
+	"\x06stores\x18\x01 \x03(\v2\x13.ashlar.v1.StoreRefR\x06stores\"\xb8\x01\n" +
+	"\x14TellInventoryRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12)\n" +
+	"\x05store\x18\x02 \x01(\v2\x13.ashlar.v1.StoreRefR\x05store\x122\n" +
+	"\avolumes\x18\x03 \x03(\v2\x18.ashlar.v1.VolumeOnStoreR\avolumes\x12-\n" +
+	"\x05owned\x18\x04 \x03(\v2\x17.ashlar.v1.VolumeRecordR\x05owned\"\x14\n" +
+	"\x12TellInventoryReply\"\x96\x01\n" +
+	"\rVolumeOnStore\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05fence\x18\x02 \x01(\x04R\x05fence\x12#\n" +
+	"\rlast_sequence\x18\x03 \x01(\x04R\flastSequence\x122\n" +
+	"\astreams\x18\x04 \x03(\v2\x18.ashlar.v1.StreamOnStoreR\astreams\"\xaa\x01\n" +
+	"\rStreamOnStore\x121\n" +
+	"\bensemble\x18\x01 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\x12\x19\n" +
+	"\bfrom_lsn\x18\x02 \x01(\x04R\afromLsn\x12\x15\n" +
+	"\x06to_lsn\x18\x03 \x01(\x04R\x05toLsn\x12\x1b\n" +
+	"\tfrom_meta\x18\x04 \x01(\x04R\bfromMeta\x12\x17\n" +
+	"\ato_meta\x18\x05 \x01(\x04R\x06toMeta2\x8c\x01\n" +
 	"\x06Member\x12@\n" +
-	"\bDescribe\x12\x1a.ashlar.v1.DescribeRequest\x1a\x18.ashlar.v1.DescribeReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\bDescribe\x12\x1a.ashlar.v1.DescribeRequest\x1a\x18.ashlar.v1.DescribeReply\x12@\n" +
+	"\bUseToken\x12\x1a.ashlar.v1.UseTokenRequest\x1a\x18.ashlar.v1.UseTokenReply2\x9e\x05\n" +
+	"\n" +
+	"Membership\x12I\n" +
+	"\vListMembers\x12\x1d.ashlar.v1.ListMembersRequest\x1a\x1b.ashlar.v1.ListMembersReply\x12C\n" +
+	"\tAddMember\x12\x1b.ashlar.v1.AddMemberRequest\x1a\x19.ashlar.v1.AddMemberReply\x12L\n" +
+	"\fRemoveMember\x12\x1e.ashlar.v1.RemoveMemberRequest\x1a\x1c.ashlar.v1.RemoveMemberReply\x12@\n" +
+	"\bAddToken\x12\x1a.ashlar.v1.AddTokenRequest\x1a\x18.ashlar.v1.AddTokenReply\x12F\n" +
+	"\n" +
+	"ListTokens\x12\x1c.ashlar.v1.ListTokensRequest\x1a\x1a.ashlar.v1.ListTokensReply\x12I\n" +
+	"\vRevokeToken\x12\x1d.ashlar.v1.RevokeTokenRequest\x1a\x1b.ashlar.v1.RevokeTokenReply\x12;\n" +
+	"\x06Backup\x12\x18.ashlar.v1.BackupRequest\x1a\x15.ashlar.v1.BackupPart0\x01\x12O\n" +
+	"\rRebuildStatus\x12\x1f.ashlar.v1.RebuildStatusRequest\x1a\x1d.ashlar.v1.RebuildStatusReply\x12O\n" +
+	"\rFinishRebuild\x12\x1f.ashlar.v1.FinishRebuildRequest\x1a\x1d.ashlar.v1.RebuildStatusReply2<\n" +
+	"\x04Join\x124\n" +
+	"\x04Join\x12\x16.ashlar.v1.JoinRequest\x1a\x14.ashlar.v1.JoinReply2\x96\x01\n" +
+	"\aRebuild\x12:\n" +
+	"\x06Wanted\x12\x18.ashlar.v1.WantedRequest\x1a\x16.ashlar.v1.WantedReply\x12O\n" +
+	"\rTellInventory\x12\x1f.ashlar.v1.TellInventoryRequest\x1a\x1d.ashlar.v1.TellInventoryReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_member_proto_rawDescOnce sync.Once
@@ -136,19 +2120,94 @@ func file_ashlar_member_proto_rawDescGZIP() []byte {
 	return file_ashlar_member_proto_rawDescData
 }
 
-var file_ashlar_member_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_ashlar_member_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_ashlar_member_proto_goTypes = []any{
-	(*DescribeRequest)(nil), // 0: ashlar.v1.DescribeRequest
-	(*DescribeReply)(nil),   // 1: ashlar.v1.DescribeReply
+	(*DescribeRequest)(nil),      // 0: ashlar.v1.DescribeRequest
+	(*DescribeReply)(nil),        // 1: ashlar.v1.DescribeReply
+	(*UseTokenRequest)(nil),      // 2: ashlar.v1.UseTokenRequest
+	(*UseTokenReply)(nil),        // 3: ashlar.v1.UseTokenReply
+	(*MemberAddress)(nil),        // 4: ashlar.v1.MemberAddress
+	(*ListMembersRequest)(nil),   // 5: ashlar.v1.ListMembersRequest
+	(*ListMembersReply)(nil),     // 6: ashlar.v1.ListMembersReply
+	(*GroupMember)(nil),          // 7: ashlar.v1.GroupMember
+	(*AddMemberRequest)(nil),     // 8: ashlar.v1.AddMemberRequest
+	(*AddMemberReply)(nil),       // 9: ashlar.v1.AddMemberReply
+	(*RemoveMemberRequest)(nil),  // 10: ashlar.v1.RemoveMemberRequest
+	(*RemoveMemberReply)(nil),    // 11: ashlar.v1.RemoveMemberReply
+	(*AddTokenRequest)(nil),      // 12: ashlar.v1.AddTokenRequest
+	(*AddTokenReply)(nil),        // 13: ashlar.v1.AddTokenReply
+	(*ListTokensRequest)(nil),    // 14: ashlar.v1.ListTokensRequest
+	(*ListTokensReply)(nil),      // 15: ashlar.v1.ListTokensReply
+	(*JoinToken)(nil),            // 16: ashlar.v1.JoinToken
+	(*TokenUse)(nil),             // 17: ashlar.v1.TokenUse
+	(*RevokeTokenRequest)(nil),   // 18: ashlar.v1.RevokeTokenRequest
+	(*RevokeTokenReply)(nil),     // 19: ashlar.v1.RevokeTokenReply
+	(*BackupRequest)(nil),        // 20: ashlar.v1.BackupRequest
+	(*BackupPart)(nil),           // 21: ashlar.v1.BackupPart
+	(*RebuildStatusRequest)(nil), // 22: ashlar.v1.RebuildStatusRequest
+	(*RebuildStatusReply)(nil),   // 23: ashlar.v1.RebuildStatusReply
+	(*FinishRebuildRequest)(nil), // 24: ashlar.v1.FinishRebuildRequest
+	(*JoinRequest)(nil),          // 25: ashlar.v1.JoinRequest
+	(*KeyRequest)(nil),           // 26: ashlar.v1.KeyRequest
+	(*JoinReply)(nil),            // 27: ashlar.v1.JoinReply
+	(*SignedKey)(nil),            // 28: ashlar.v1.SignedKey
+	(*WantedRequest)(nil),        // 29: ashlar.v1.WantedRequest
+	(*WantedReply)(nil),          // 30: ashlar.v1.WantedReply
+	(*TellInventoryRequest)(nil), // 31: ashlar.v1.TellInventoryRequest
+	(*TellInventoryReply)(nil),   // 32: ashlar.v1.TellInventoryReply
+	(*VolumeOnStore)(nil),        // 33: ashlar.v1.VolumeOnStore
+	(*StreamOnStore)(nil),        // 34: ashlar.v1.StreamOnStore
+	(*StoreRef)(nil),             // 35: ashlar.v1.StoreRef
+	(*VolumeRecord)(nil),         // 36: ashlar.v1.VolumeRecord
+	(*EnsembleID)(nil),           // 37: ashlar.v1.EnsembleID
 }
 var file_ashlar_member_proto_depIdxs = []int32{
-	0, // 0: ashlar.v1.Member.Describe:input_type -> ashlar.v1.DescribeRequest
-	1, // 1: ashlar.v1.Member.Describe:output_type -> ashlar.v1.DescribeReply
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	4,  // 0: ashlar.v1.UseTokenReply.members:type_name -> ashlar.v1.MemberAddress
+	7,  // 1: ashlar.v1.ListMembersReply.members:type_name -> ashlar.v1.GroupMember
+	16, // 2: ashlar.v1.ListTokensReply.tokens:type_name -> ashlar.v1.JoinToken
+	17, // 3: ashlar.v1.JoinToken.uses:type_name -> ashlar.v1.TokenUse
+	26, // 4: ashlar.v1.JoinRequest.keys:type_name -> ashlar.v1.KeyRequest
+	28, // 5: ashlar.v1.JoinReply.certificates:type_name -> ashlar.v1.SignedKey
+	4,  // 6: ashlar.v1.JoinReply.members:type_name -> ashlar.v1.MemberAddress
+	35, // 7: ashlar.v1.WantedReply.stores:type_name -> ashlar.v1.StoreRef
+	35, // 8: ashlar.v1.TellInventoryRequest.store:type_name -> ashlar.v1.StoreRef
+	33, // 9: ashlar.v1.TellInventoryRequest.volumes:type_name -> ashlar.v1.VolumeOnStore
+	36, // 10: ashlar.v1.TellInventoryRequest.owned:type_name -> ashlar.v1.VolumeRecord
+	34, // 11: ashlar.v1.VolumeOnStore.streams:type_name -> ashlar.v1.StreamOnStore
+	37, // 12: ashlar.v1.StreamOnStore.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 13: ashlar.v1.Member.Describe:input_type -> ashlar.v1.DescribeRequest
+	2,  // 14: ashlar.v1.Member.UseToken:input_type -> ashlar.v1.UseTokenRequest
+	5,  // 15: ashlar.v1.Membership.ListMembers:input_type -> ashlar.v1.ListMembersRequest
+	8,  // 16: ashlar.v1.Membership.AddMember:input_type -> ashlar.v1.AddMemberRequest
+	10, // 17: ashlar.v1.Membership.RemoveMember:input_type -> ashlar.v1.RemoveMemberRequest
+	12, // 18: ashlar.v1.Membership.AddToken:input_type -> ashlar.v1.AddTokenRequest
+	14, // 19: ashlar.v1.Membership.ListTokens:input_type -> ashlar.v1.ListTokensRequest
+	18, // 20: ashlar.v1.Membership.RevokeToken:input_type -> ashlar.v1.RevokeTokenRequest
+	20, // 21: ashlar.v1.Membership.Backup:input_type -> ashlar.v1.BackupRequest
+	22, // 22: ashlar.v1.Membership.RebuildStatus:input_type -> ashlar.v1.RebuildStatusRequest
+	24, // 23: ashlar.v1.Membership.FinishRebuild:input_type -> ashlar.v1.FinishRebuildRequest
+	25, // 24: ashlar.v1.Join.Join:input_type -> ashlar.v1.JoinRequest
+	29, // 25: ashlar.v1.Rebuild.Wanted:input_type -> ashlar.v1.WantedRequest
+	31, // 26: ashlar.v1.Rebuild.TellInventory:input_type -> ashlar.v1.TellInventoryRequest
+	1,  // 27: ashlar.v1.Member.Describe:output_type -> ashlar.v1.DescribeReply
+	3,  // 28: ashlar.v1.Member.UseToken:output_type -> ashlar.v1.UseTokenReply
+	6,  // 29: ashlar.v1.Membership.ListMembers:output_type -> ashlar.v1.ListMembersReply
+	9,  // 30: ashlar.v1.Membership.AddMember:output_type -> ashlar.v1.AddMemberReply
+	11, // 31: ashlar.v1.Membership.RemoveMember:output_type -> ashlar.v1.RemoveMemberReply
+	13, // 32: ashlar.v1.Membership.AddToken:output_type -> ashlar.v1.AddTokenReply
+	15, // 33: ashlar.v1.Membership.ListTokens:output_type -> ashlar.v1.ListTokensReply
+	19, // 34: ashlar.v1.Membership.RevokeToken:output_type -> ashlar.v1.RevokeTokenReply
+	21, // 35: ashlar.v1.Membership.Backup:output_type -> ashlar.v1.BackupPart
+	23, // 36: ashlar.v1.Membership.RebuildStatus:output_type -> ashlar.v1.RebuildStatusReply
+	23, // 37: ashlar.v1.Membership.FinishRebuild:output_type -> ashlar.v1.RebuildStatusReply
+	27, // 38: ashlar.v1.Join.Join:output_type -> ashlar.v1.JoinReply
+	30, // 39: ashlar.v1.Rebuild.Wanted:output_type -> ashlar.v1.WantedReply
+	32, // 40: ashlar.v1.Rebuild.TellInventory:output_type -> ashlar.v1.TellInventoryReply
+	27, // [27:41] is the sub-list for method output_type
+	13, // [13:27] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_member_proto_init() }
@@ -156,15 +2215,16 @@ func file_ashlar_member_proto_init() {
 	if File_ashlar_member_proto != nil {
 		return
 	}
+	file_ashlar_common_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_member_proto_rawDesc), len(file_ashlar_member_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   35,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   4,
 		},
 		GoTypes:           file_ashlar_member_proto_goTypes,
 		DependencyIndexes: file_ashlar_member_proto_depIdxs,

@@ -4,7 +4,9 @@
 // - protoc             v3.21.12
 // source: ashlar_member.proto
 
-// What members of the metad group ask each other beside Raft. Certificates of role metad only.
+// What concerns the metad group itself and who belongs to the cluster: members among
+// themselves, operators who change the group, hosts that join, and the rebuilding of the
+// state from what the stores have.
 
 package api
 
@@ -22,14 +24,20 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	Member_Describe_FullMethodName = "/ashlar.v1.Member/Describe"
+	Member_UseToken_FullMethodName = "/ashlar.v1.Member/UseToken"
 )
 
 // MemberClient is the client API for Member service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Certificates of role metad only.
 type MemberClient interface {
 	// Any member answers, also one that is no part of a running group yet.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeReply, error)
+	// (raft) The leader takes one use of a join token, on behalf of the member that signs.
+	// The same use again is fine. Denied says why the token does not help.
+	UseToken(ctx context.Context, in *UseTokenRequest, opts ...grpc.CallOption) (*UseTokenReply, error)
 }
 
 type memberClient struct {
@@ -50,12 +58,27 @@ func (c *memberClient) Describe(ctx context.Context, in *DescribeRequest, opts .
 	return out, nil
 }
 
+func (c *memberClient) UseToken(ctx context.Context, in *UseTokenRequest, opts ...grpc.CallOption) (*UseTokenReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UseTokenReply)
+	err := c.cc.Invoke(ctx, Member_UseToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MemberServer is the server API for Member service.
 // All implementations must embed UnimplementedMemberServer
 // for forward compatibility.
+//
+// Certificates of role metad only.
 type MemberServer interface {
 	// Any member answers, also one that is no part of a running group yet.
 	Describe(context.Context, *DescribeRequest) (*DescribeReply, error)
+	// (raft) The leader takes one use of a join token, on behalf of the member that signs.
+	// The same use again is fine. Denied says why the token does not help.
+	UseToken(context.Context, *UseTokenRequest) (*UseTokenReply, error)
 	mustEmbedUnimplementedMemberServer()
 }
 
@@ -68,6 +91,9 @@ type UnimplementedMemberServer struct{}
 
 func (UnimplementedMemberServer) Describe(context.Context, *DescribeRequest) (*DescribeReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Describe not implemented")
+}
+func (UnimplementedMemberServer) UseToken(context.Context, *UseTokenRequest) (*UseTokenReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method UseToken not implemented")
 }
 func (UnimplementedMemberServer) mustEmbedUnimplementedMemberServer() {}
 func (UnimplementedMemberServer) testEmbeddedByValue()                {}
@@ -108,6 +134,24 @@ func _Member_Describe_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Member_UseToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UseTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MemberServer).UseToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Member_UseToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MemberServer).UseToken(ctx, req.(*UseTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Member_ServiceDesc is the grpc.ServiceDesc for Member service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -118,6 +162,694 @@ var Member_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Describe",
 			Handler:    _Member_Describe_Handler,
+		},
+		{
+			MethodName: "UseToken",
+			Handler:    _Member_UseToken_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "ashlar_member.proto",
+}
+
+const (
+	Membership_ListMembers_FullMethodName   = "/ashlar.v1.Membership/ListMembers"
+	Membership_AddMember_FullMethodName     = "/ashlar.v1.Membership/AddMember"
+	Membership_RemoveMember_FullMethodName  = "/ashlar.v1.Membership/RemoveMember"
+	Membership_AddToken_FullMethodName      = "/ashlar.v1.Membership/AddToken"
+	Membership_ListTokens_FullMethodName    = "/ashlar.v1.Membership/ListTokens"
+	Membership_RevokeToken_FullMethodName   = "/ashlar.v1.Membership/RevokeToken"
+	Membership_Backup_FullMethodName        = "/ashlar.v1.Membership/Backup"
+	Membership_RebuildStatus_FullMethodName = "/ashlar.v1.Membership/RebuildStatus"
+	Membership_FinishRebuild_FullMethodName = "/ashlar.v1.Membership/FinishRebuild"
+)
+
+// MembershipClient is the client API for Membership service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Operators only. The leader answers.
+type MembershipClient interface {
+	ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersReply, error)
+	// Lets a member in: it takes entries at once and votes when it has caught up. Idempotent.
+	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberReply, error)
+	// Takes a member out. Conflict when those left would have no majority that lives.
+	// A leader that is to go hands over first and answers that another leads.
+	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberReply, error)
+	AddToken(ctx context.Context, in *AddTokenRequest, opts ...grpc.CallOption) (*AddTokenReply, error)
+	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensReply, error)
+	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenReply, error)
+	// The state as of now, in the form of metad's FORMAT.md, in pieces.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error)
+	// How far the rebuilding of a restored state is.
+	RebuildStatus(ctx context.Context, in *RebuildStatusRequest, opts ...grpc.CallOption) (*RebuildStatusReply, error)
+	// Ends the rebuilding although stores have not told what they have. Conflict unless each
+	// of them is named.
+	FinishRebuild(ctx context.Context, in *FinishRebuildRequest, opts ...grpc.CallOption) (*RebuildStatusReply, error)
+}
+
+type membershipClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewMembershipClient(cc grpc.ClientConnInterface) MembershipClient {
+	return &membershipClient{cc}
+}
+
+func (c *membershipClient) ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListMembersReply)
+	err := c.cc.Invoke(ctx, Membership_ListMembers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddMemberReply)
+	err := c.cc.Invoke(ctx, Membership_AddMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveMemberReply)
+	err := c.cc.Invoke(ctx, Membership_RemoveMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) AddToken(ctx context.Context, in *AddTokenRequest, opts ...grpc.CallOption) (*AddTokenReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AddTokenReply)
+	err := c.cc.Invoke(ctx, Membership_AddToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTokensReply)
+	err := c.cc.Invoke(ctx, Membership_ListTokens_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeTokenReply)
+	err := c.cc.Invoke(ctx, Membership_RevokeToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Membership_ServiceDesc.Streams[0], Membership_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupPart]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Membership_BackupClient = grpc.ServerStreamingClient[BackupPart]
+
+func (c *membershipClient) RebuildStatus(ctx context.Context, in *RebuildStatusRequest, opts ...grpc.CallOption) (*RebuildStatusReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebuildStatusReply)
+	err := c.cc.Invoke(ctx, Membership_RebuildStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) FinishRebuild(ctx context.Context, in *FinishRebuildRequest, opts ...grpc.CallOption) (*RebuildStatusReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebuildStatusReply)
+	err := c.cc.Invoke(ctx, Membership_FinishRebuild_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// MembershipServer is the server API for Membership service.
+// All implementations must embed UnimplementedMembershipServer
+// for forward compatibility.
+//
+// Operators only. The leader answers.
+type MembershipServer interface {
+	ListMembers(context.Context, *ListMembersRequest) (*ListMembersReply, error)
+	// Lets a member in: it takes entries at once and votes when it has caught up. Idempotent.
+	AddMember(context.Context, *AddMemberRequest) (*AddMemberReply, error)
+	// Takes a member out. Conflict when those left would have no majority that lives.
+	// A leader that is to go hands over first and answers that another leads.
+	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberReply, error)
+	AddToken(context.Context, *AddTokenRequest) (*AddTokenReply, error)
+	ListTokens(context.Context, *ListTokensRequest) (*ListTokensReply, error)
+	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenReply, error)
+	// The state as of now, in the form of metad's FORMAT.md, in pieces.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error
+	// How far the rebuilding of a restored state is.
+	RebuildStatus(context.Context, *RebuildStatusRequest) (*RebuildStatusReply, error)
+	// Ends the rebuilding although stores have not told what they have. Conflict unless each
+	// of them is named.
+	FinishRebuild(context.Context, *FinishRebuildRequest) (*RebuildStatusReply, error)
+	mustEmbedUnimplementedMembershipServer()
+}
+
+// UnimplementedMembershipServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedMembershipServer struct{}
+
+func (UnimplementedMembershipServer) ListMembers(context.Context, *ListMembersRequest) (*ListMembersReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListMembers not implemented")
+}
+func (UnimplementedMembershipServer) AddMember(context.Context, *AddMemberRequest) (*AddMemberReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddMember not implemented")
+}
+func (UnimplementedMembershipServer) RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
+}
+func (UnimplementedMembershipServer) AddToken(context.Context, *AddTokenRequest) (*AddTokenReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method AddToken not implemented")
+}
+func (UnimplementedMembershipServer) ListTokens(context.Context, *ListTokensRequest) (*ListTokensReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTokens not implemented")
+}
+func (UnimplementedMembershipServer) RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeToken not implemented")
+}
+func (UnimplementedMembershipServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedMembershipServer) RebuildStatus(context.Context, *RebuildStatusRequest) (*RebuildStatusReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method RebuildStatus not implemented")
+}
+func (UnimplementedMembershipServer) FinishRebuild(context.Context, *FinishRebuildRequest) (*RebuildStatusReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method FinishRebuild not implemented")
+}
+func (UnimplementedMembershipServer) mustEmbedUnimplementedMembershipServer() {}
+func (UnimplementedMembershipServer) testEmbeddedByValue()                    {}
+
+// UnsafeMembershipServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to MembershipServer will
+// result in compilation errors.
+type UnsafeMembershipServer interface {
+	mustEmbedUnimplementedMembershipServer()
+}
+
+func RegisterMembershipServer(s grpc.ServiceRegistrar, srv MembershipServer) {
+	// If the following call panics, it indicates UnimplementedMembershipServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Membership_ServiceDesc, srv)
+}
+
+func _Membership_ListMembers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListMembersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).ListMembers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_ListMembers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).ListMembers(ctx, req.(*ListMembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_AddMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).AddMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_AddMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).AddMember(ctx, req.(*AddMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).RemoveMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_RemoveMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).RemoveMember(ctx, req.(*RemoveMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_AddToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AddTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).AddToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_AddToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).AddToken(ctx, req.(*AddTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_ListTokens_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTokensRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).ListTokens(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_ListTokens_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).ListTokens(ctx, req.(*ListTokensRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_RevokeToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).RevokeToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_RevokeToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).RevokeToken(ctx, req.(*RevokeTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MembershipServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupPart]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Membership_BackupServer = grpc.ServerStreamingServer[BackupPart]
+
+func _Membership_RebuildStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebuildStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).RebuildStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_RebuildStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).RebuildStatus(ctx, req.(*RebuildStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_FinishRebuild_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FinishRebuildRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).FinishRebuild(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_FinishRebuild_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).FinishRebuild(ctx, req.(*FinishRebuildRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Membership_ServiceDesc is the grpc.ServiceDesc for Membership service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Membership_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "ashlar.v1.Membership",
+	HandlerType: (*MembershipServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "ListMembers",
+			Handler:    _Membership_ListMembers_Handler,
+		},
+		{
+			MethodName: "AddMember",
+			Handler:    _Membership_AddMember_Handler,
+		},
+		{
+			MethodName: "RemoveMember",
+			Handler:    _Membership_RemoveMember_Handler,
+		},
+		{
+			MethodName: "AddToken",
+			Handler:    _Membership_AddToken_Handler,
+		},
+		{
+			MethodName: "ListTokens",
+			Handler:    _Membership_ListTokens_Handler,
+		},
+		{
+			MethodName: "RevokeToken",
+			Handler:    _Membership_RevokeToken_Handler,
+		},
+		{
+			MethodName: "RebuildStatus",
+			Handler:    _Membership_RebuildStatus_Handler,
+		},
+		{
+			MethodName: "FinishRebuild",
+			Handler:    _Membership_FinishRebuild_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Backup",
+			Handler:       _Membership_Backup_Handler,
+			ServerStreams: true,
+		},
+	},
+	Metadata: "ashlar_member.proto",
+}
+
+const (
+	Join_Join_FullMethodName = "/ashlar.v1.Join/Join"
+)
+
+// JoinClient is the client API for Join service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// For hosts that have no certificate yet, on a port of its own: the server shows one, and
+// the client knows the CA by its fingerprint.
+type JoinClient interface {
+	Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinReply, error)
+}
+
+type joinClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewJoinClient(cc grpc.ClientConnInterface) JoinClient {
+	return &joinClient{cc}
+}
+
+func (c *joinClient) Join(ctx context.Context, in *JoinRequest, opts ...grpc.CallOption) (*JoinReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(JoinReply)
+	err := c.cc.Invoke(ctx, Join_Join_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// JoinServer is the server API for Join service.
+// All implementations must embed UnimplementedJoinServer
+// for forward compatibility.
+//
+// For hosts that have no certificate yet, on a port of its own: the server shows one, and
+// the client knows the CA by its fingerprint.
+type JoinServer interface {
+	Join(context.Context, *JoinRequest) (*JoinReply, error)
+	mustEmbedUnimplementedJoinServer()
+}
+
+// UnimplementedJoinServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedJoinServer struct{}
+
+func (UnimplementedJoinServer) Join(context.Context, *JoinRequest) (*JoinReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Join not implemented")
+}
+func (UnimplementedJoinServer) mustEmbedUnimplementedJoinServer() {}
+func (UnimplementedJoinServer) testEmbeddedByValue()              {}
+
+// UnsafeJoinServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to JoinServer will
+// result in compilation errors.
+type UnsafeJoinServer interface {
+	mustEmbedUnimplementedJoinServer()
+}
+
+func RegisterJoinServer(s grpc.ServiceRegistrar, srv JoinServer) {
+	// If the following call panics, it indicates UnimplementedJoinServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Join_ServiceDesc, srv)
+}
+
+func _Join_Join_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(JoinRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(JoinServer).Join(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Join_Join_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(JoinServer).Join(ctx, req.(*JoinRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Join_ServiceDesc is the grpc.ServiceDesc for Join service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Join_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "ashlar.v1.Join",
+	HandlerType: (*JoinServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Join",
+			Handler:    _Join_Join_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "ashlar_member.proto",
+}
+
+const (
+	Rebuild_Wanted_FullMethodName        = "/ashlar.v1.Rebuild/Wanted"
+	Rebuild_TellInventory_FullMethodName = "/ashlar.v1.Rebuild/TellInventory"
+)
+
+// RebuildClient is the client API for Rebuild service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// What a blockd tells of its stores while the state is rebuilt. Certificates of role blockd only.
+type RebuildClient interface {
+	// Whether inventories are wanted, and of which of these stores.
+	Wanted(ctx context.Context, in *WantedRequest, opts ...grpc.CallOption) (*WantedReply, error)
+	// (raft) Everything one store has. Idempotent.
+	TellInventory(ctx context.Context, in *TellInventoryRequest, opts ...grpc.CallOption) (*TellInventoryReply, error)
+}
+
+type rebuildClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewRebuildClient(cc grpc.ClientConnInterface) RebuildClient {
+	return &rebuildClient{cc}
+}
+
+func (c *rebuildClient) Wanted(ctx context.Context, in *WantedRequest, opts ...grpc.CallOption) (*WantedReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(WantedReply)
+	err := c.cc.Invoke(ctx, Rebuild_Wanted_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *rebuildClient) TellInventory(ctx context.Context, in *TellInventoryRequest, opts ...grpc.CallOption) (*TellInventoryReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TellInventoryReply)
+	err := c.cc.Invoke(ctx, Rebuild_TellInventory_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// RebuildServer is the server API for Rebuild service.
+// All implementations must embed UnimplementedRebuildServer
+// for forward compatibility.
+//
+// What a blockd tells of its stores while the state is rebuilt. Certificates of role blockd only.
+type RebuildServer interface {
+	// Whether inventories are wanted, and of which of these stores.
+	Wanted(context.Context, *WantedRequest) (*WantedReply, error)
+	// (raft) Everything one store has. Idempotent.
+	TellInventory(context.Context, *TellInventoryRequest) (*TellInventoryReply, error)
+	mustEmbedUnimplementedRebuildServer()
+}
+
+// UnimplementedRebuildServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedRebuildServer struct{}
+
+func (UnimplementedRebuildServer) Wanted(context.Context, *WantedRequest) (*WantedReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Wanted not implemented")
+}
+func (UnimplementedRebuildServer) TellInventory(context.Context, *TellInventoryRequest) (*TellInventoryReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TellInventory not implemented")
+}
+func (UnimplementedRebuildServer) mustEmbedUnimplementedRebuildServer() {}
+func (UnimplementedRebuildServer) testEmbeddedByValue()                 {}
+
+// UnsafeRebuildServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to RebuildServer will
+// result in compilation errors.
+type UnsafeRebuildServer interface {
+	mustEmbedUnimplementedRebuildServer()
+}
+
+func RegisterRebuildServer(s grpc.ServiceRegistrar, srv RebuildServer) {
+	// If the following call panics, it indicates UnimplementedRebuildServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Rebuild_ServiceDesc, srv)
+}
+
+func _Rebuild_Wanted_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(WantedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RebuildServer).Wanted(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rebuild_Wanted_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RebuildServer).Wanted(ctx, req.(*WantedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Rebuild_TellInventory_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TellInventoryRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RebuildServer).TellInventory(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Rebuild_TellInventory_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RebuildServer).TellInventory(ctx, req.(*TellInventoryRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Rebuild_ServiceDesc is the grpc.ServiceDesc for Rebuild service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Rebuild_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "ashlar.v1.Rebuild",
+	HandlerType: (*RebuildServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Wanted",
+			Handler:    _Rebuild_Wanted_Handler,
+		},
+		{
+			MethodName: "TellInventory",
+			Handler:    _Rebuild_TellInventory_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
