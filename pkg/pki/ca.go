@@ -96,7 +96,7 @@ func NewCA(c clock.Clock, cluster string) (*CA, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make CA key: %w", err)
 	}
-	cert, certPEM, err := sign(t, t, key, key)
+	cert, certPEM, err := sign(t, t, &key.PublicKey, key)
 	if err != nil {
 		return nil, fmt.Errorf("make CA: %w", err)
 	}
@@ -159,12 +159,29 @@ func (p Pair) Save(dir, name string) error {
 
 // Issue makes a key and signs a certificate for it.
 func (ca *CA) Issue(r Request) (Pair, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return Pair{}, fmt.Errorf("make key of %s: %w", r.Name, err)
+	}
+	certPEM, err := ca.certify(r, &key.PublicKey)
+	if err != nil {
+		return Pair{}, err
+	}
+	keyPEM, err := encodeKey(key)
+	if err != nil {
+		return Pair{}, fmt.Errorf("issue certificate for %s: %w", r.Name, err)
+	}
+	return Pair{CertPEM: certPEM, KeyPEM: keyPEM}, nil
+}
+
+// certify signs what r says for a key.
+func (ca *CA) certify(r Request, key *ecdsa.PublicKey) ([]byte, error) {
 	who := Identity{Cluster: ca.cluster, Role: r.Role, Name: r.Name, Disks: r.Disks}
 	if err := who.validate(); err != nil {
-		return Pair{}, fmt.Errorf("issue certificate: %w", err)
+		return nil, fmt.Errorf("issue certificate: %w", err)
 	}
 	if r.Role.serves() && len(r.Hosts) == 0 {
-		return Pair{}, fmt.Errorf("issue certificate for %s: a server needs the host names it is reached by: %w", who, errs.ErrInvalid)
+		return nil, fmt.Errorf("issue certificate for %s: a server needs the host names it is reached by: %w", who, errs.ErrInvalid)
 	}
 	if r.Lifetime == 0 {
 		r.Lifetime = certLifetime
@@ -192,28 +209,20 @@ func (ca *CA) Issue(r Request) (Pair, error) {
 			t.DNSNames = append(t.DNSNames, h)
 		}
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return Pair{}, fmt.Errorf("issue certificate for %s: %w", who, err)
-	}
 	_, certPEM, err := sign(t, ca.cert, key, ca.key)
 	if err != nil {
-		return Pair{}, fmt.Errorf("issue certificate for %s: %w", who, err)
+		return nil, fmt.Errorf("issue certificate for %s: %w", who, err)
 	}
-	keyPEM, err := encodeKey(key)
-	if err != nil {
-		return Pair{}, fmt.Errorf("issue certificate for %s: %w", who, err)
-	}
-	return Pair{CertPEM: certPEM, KeyPEM: keyPEM}, nil
+	return certPEM, nil
 }
 
-func sign(t, parent *x509.Certificate, key, signer *ecdsa.PrivateKey) (*x509.Certificate, []byte, error) {
+func sign(t, parent *x509.Certificate, key *ecdsa.PublicKey, signer *ecdsa.PrivateKey) (*x509.Certificate, []byte, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
 	if err != nil {
 		return nil, nil, err
 	}
 	t.SerialNumber = serial
-	der, err := x509.CreateCertificate(rand.Reader, t, parent, &key.PublicKey, signer)
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, key, signer)
 	if err != nil {
 		return nil, nil, err
 	}
