@@ -42,6 +42,10 @@ var ordinary = map[string]slog.Level{
 	"rejecting pre-vote request since our last term is greater":     slog.LevelDebug,
 	"rejecting pre-vote request since our last index is greater":    slog.LevelDebug,
 	"rejecting pre-vote request since node is not in configuration": slog.LevelDebug,
+	"not part of stable configuration, aborting election":           slog.LevelInfo, // it was taken out
+	"heartbeat timeout reached, not part of a stable configuration or a non-voter, not triggering a leader election": slog.LevelInfo,
+	"rejecting appendEntries request since node is not in configuration":                                             slog.LevelDebug,
+	"rejecting vote request since node is not in configuration":                                                      slog.LevelDebug,
 }
 
 // raftHandler gives raft's ordinary complaints their right level. What is not in the

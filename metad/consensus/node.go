@@ -121,11 +121,9 @@ func (n *Node) open() error {
 	if n.snaps, err = raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, logger); err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
-	// Addresses come from the configuration file, not from the log: a member that moved
-	// is found as soon as the files say so.
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		ServerAddressProvider: addresses(o.Peers), Logger: logger,
-		Stream:  newStream(o),
+		ServerAddressProvider: names{}, Logger: logger,
+		Stream:  newStream(o, n.whereabouts),
 		MaxPool: transportPool, MaxRPCsInFlight: 1, Timeout: transportTimeout,
 	})
 	w := &watched{LogStore: n.store, clock: o.Clock, limit: o.Timing.Watchdog, fail: n.fail}
@@ -154,25 +152,8 @@ func (n *Node) config() *raft.Config {
 	cfg.MaxAppendEntries = 256
 	cfg.SnapshotThreshold, cfg.TrailingLogs, cfg.SnapshotInterval = t.SnapshotEntries, t.SnapshotEntries, snapshotIntervalBy
 	cfg.NoLegacyTelemetry = true
+	cfg.ShutdownOnRemove = false // a member that was taken out says so, and may come back
 	return cfg
-}
-
-type addressBook map[raft.ServerID]raft.ServerAddress
-
-func addresses(peers []Peer) addressBook {
-	book := make(addressBook)
-	for _, p := range peers {
-		book[raft.ServerID(p.ID)] = raft.ServerAddress(p.Raft)
-	}
-	return book
-}
-
-// ServerAddr is part of raft.ServerAddressProvider.
-func (b addressBook) ServerAddr(member raft.ServerID) (raft.ServerAddress, error) {
-	if a, ok := b[member]; ok {
-		return a, nil
-	}
-	return "", fmt.Errorf("member %s is not in the configuration: %w", member, errs.ErrNotFound)
 }
 
 // observe follows who answers a leader's heartbeats.
@@ -268,10 +249,8 @@ func (n *Node) NotLeader() error {
 	if string(leader) == n.o.ID {
 		return &NotLeaderError{} // about to lead, or about to stop
 	}
-	for i := range n.o.Peers {
-		if n.o.Peers[i].ID == string(leader) {
-			return &NotLeaderError{Leader: &n.o.Peers[i]}
-		}
+	if p, ok := n.Peer(string(leader)); ok {
+		return &NotLeaderError{Leader: &p}
 	}
 	return &NotLeaderError{}
 }
@@ -319,30 +298,6 @@ func (n *Node) classify(err error) error {
 	return fmt.Errorf("%w: %w", err, errs.ErrUnavailable)
 }
 
-// Member is one member as this one sees it.
-type Member struct {
-	Peer
-	Leader  bool
-	Up      bool
-	Applied uint64 // of this member only
-}
-
-// Members are all members; who is up is known by a leader only.
-func (n *Node) Members() []Member {
-	_, leader := n.raft.LeaderWithID()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	out := make([]Member, 0, len(n.o.Peers))
-	for _, p := range n.o.Peers {
-		m := Member{Peer: p, Leader: p.ID == string(leader), Up: !n.mu.down[p.ID]}
-		if p.ID == n.o.ID {
-			m.Applied = n.raft.AppliedIndex()
-		}
-		out = append(out, m)
-	}
-	return out
-}
-
 // Term is the current term.
 func (n *Node) Term() uint64 { return n.raft.CurrentTerm() }
 
@@ -365,7 +320,13 @@ func (n *Node) Snapshot() error {
 
 // StepDown hands leadership to another member, so that a planned stop costs no election timeout.
 func (n *Node) StepDown() error {
-	if n.raft.State() != raft.Leader || len(n.o.Peers) < 2 {
+	voters := 0
+	for _, s := range n.servers() {
+		if s.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	if n.raft.State() != raft.Leader || voters < 2 {
 		return nil
 	}
 	return n.raft.LeadershipTransfer().Error()

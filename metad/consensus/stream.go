@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 
 	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/pki"
 )
@@ -28,7 +29,7 @@ const (
 type stream struct {
 	net.Listener
 	creds *pki.Credentials
-	names map[string]string // member id by raft address
+	where func(id string) []Peer
 	clock clock.Clock
 	log   *slog.Logger
 	group *lifecycle.Group
@@ -67,13 +68,10 @@ func (s *stream) adopt(conn net.Conn) (net.Conn, error) {
 	return c, nil
 }
 
-func newStream(o Options) *stream {
-	s := &stream{Listener: o.Listener, creds: o.Creds, names: make(map[string]string), clock: o.Clock, log: o.Log,
+func newStream(o Options, where func(id string) []Peer) *stream {
+	s := &stream{Listener: o.Listener, creds: o.Creds, where: where, clock: o.Clock, log: o.Log,
 		group: lifecycle.NewGroup(context.Background()), ready: make(chan net.Conn)}
 	s.mu.open = make(map[*memberConn]struct{})
-	for _, p := range o.Peers {
-		s.names[p.Raft] = p.ID
-	}
 	s.group.Go("raft listener", s.listen)
 	return s
 }
@@ -152,14 +150,25 @@ func (s *stream) Close() error {
 	return errors.Join(append(all, s.group.Close())...)
 }
 
-// Dial connects to a member and makes sure that it is that member.
-func (s *stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+// Dial connects to a member, whose name stands for its address, and makes sure that it is
+// that member. Of the places where it may be the first that answers is taken.
+func (s *stream) Dial(member raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.group.Context(), timeout)
 	defer cancel()
-	cfg := s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}, Name: s.names[string(address)]})
-	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", string(address))
-	if err != nil {
-		return nil, fmt.Errorf("dial member at %s: %w", address, err)
+	places := s.where(string(member))
+	if len(places) == 0 {
+		return nil, fmt.Errorf("dial member %s: its address is not known: %w", member, errs.ErrNotFound)
 	}
-	return s.adopt(conn)
+	cfg := s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}, Name: string(member)})
+	var failed error
+	for i, p := range places {
+		tryCtx, end := context.WithTimeout(ctx, timeout/time.Duration(len(places)-i+1))
+		conn, err := (&tls.Dialer{Config: cfg}).DialContext(tryCtx, "tcp", p.Raft)
+		end()
+		if err == nil {
+			return s.adopt(conn)
+		}
+		failed = errors.Join(failed, fmt.Errorf("dial member %s at %s: %w", member, p.Raft, err))
+	}
+	return nil, failed
 }

@@ -17,9 +17,10 @@ import (
 
 // roles says who may call which service. A service that is not listed is closed.
 var roles = map[string][]pki.Role{
-	api.Blockd_ServiceDesc.ServiceName:  {pki.RoleBlockd},
-	api.Cluster_ServiceDesc.ServiceName: {pki.RoleOperator, pki.RoleMetad},
-	api.Member_ServiceDesc.ServiceName:  {pki.RoleMetad},
+	api.Blockd_ServiceDesc.ServiceName:     {pki.RoleBlockd},
+	api.Cluster_ServiceDesc.ServiceName:    {pki.RoleOperator, pki.RoleMetad},
+	api.Member_ServiceDesc.ServiceName:     {pki.RoleMetad},
+	api.Membership_ServiceDesc.ServiceName: {pki.RoleOperator},
 }
 
 type callerKey struct{}

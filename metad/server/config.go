@@ -22,14 +22,38 @@ type Config struct {
 	Data string `yaml:"data"`
 	// Certificates; see pkg/pki.
 	TLS pki.Files `yaml:"tls"`
-	// All members, this one included; the same list on each. Three survive the loss of one, five of two.
+	// The founders of the group, this member included; one that joins lists itself and whom it knows. Where members are reached later stands in the cluster's state.
 	Peers []Peer `yaml:"peers"`
 	// Found a new group if this member has no data and all peers answer that they have none either. False: only join one that is there.
 	Bootstrap bool `yaml:"bootstrap"`
+	// Certificates for hosts that join, on the member that has the CA's key.
+	Join Join `yaml:"join"`
 	// Where to serve /metrics, /healthz and pprof, host:port or unix:PATH; empty: nowhere.
 	DebugListen string `yaml:"debug_listen"`
 	// What is logged to standard error, and how.
 	Log telemetry.LogConfig `yaml:"log"`
+}
+
+// Join is a port for hosts that have no certificate yet.
+type Join struct {
+	// Address where hosts that have a join token get certificates (TLS, none asked for), host:port; empty: this member signs none.
+	Listen string `yaml:"listen"`
+	// Folder of the CA (ca.crt, and ca.key with mode 0600); needed with listen.
+	CA string `yaml:"ca"`
+}
+
+// Validate refuses half of it.
+func (j *Join) Validate() error {
+	if j.Listen == "" {
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(j.Listen); err != nil {
+		return fmt.Errorf("listen %q: want host:port: %w", j.Listen, errs.ErrInvalid)
+	}
+	if j.CA == "" {
+		return fmt.Errorf("ca is missing: who signs needs the CA's key: %w", errs.ErrInvalid)
+	}
+	return nil
 }
 
 // Peer is one member as others reach it.
@@ -57,8 +81,8 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("%s %q: want host:port: %w", key, v, errs.ErrInvalid)
 		}
 	}
-	if n := len(c.Peers); n%2 == 0 || n > peersMax {
-		return fmt.Errorf("peers: want 1, 3, 5 or 7 members, got %d (an even number survives no more than one less): %w", n, errs.ErrInvalid)
+	if n := len(c.Peers); n > peersMax || c.Bootstrap && n%2 == 0 {
+		return fmt.Errorf("peers: want 1, 3, 5 or 7 founders, got %d (an even number survives no more than one less): %w", n, errs.ErrInvalid)
 	}
 	seen := make(map[string]bool)
 	for _, p := range c.Peers {

@@ -2,30 +2,14 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-
-	"ashlar.dev/pkg/api"
+	"ashlar.dev/metad/consensus"
 	"ashlar.dev/pkg/pki"
 )
 
-// memberService answers other members.
-type memberService struct {
-	api.UnimplementedMemberServer
-	s  *Server
-	id string
-}
-
-func (m *memberService) Describe(context.Context, *api.DescribeRequest) (*api.DescribeReply, error) {
-	return &api.DescribeReply{Id: m.id, LastIndex: m.s.node.LastIndex()}, nil
-}
-
 const (
-	foundEvery   = 100 * time.Millisecond
-	describeTime = time.Second
+	foundEvery = 100 * time.Millisecond
 	// electedIndex is the least last index of a member of a group that had a leader: the
 	// founding is entry 1.
 	electedIndex = 2
@@ -73,28 +57,12 @@ func (f *founder) ask(ctx context.Context) (all, exists bool, why string) {
 		if p.ID == f.id {
 			continue
 		}
-		last, err := f.describe(ctx, p)
+		rep, err := describeMember(ctx, f.creds, consensus.Peer(p))
 		if err != nil {
 			all, why = false, p.ID
 			continue
 		}
-		exists = exists || last >= electedIndex
+		exists = exists || rep.LastIndex >= electedIndex
 	}
 	return all, exists, why
-}
-
-func (f *founder) describe(ctx context.Context, p Peer) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, describeTime)
-	defer cancel()
-	tls := f.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}, Name: p.ID})
-	conn, err := grpc.NewClient("passthrough:///"+p.API, grpc.WithTransportCredentials(credentials.NewTLS(tls)))
-	if err != nil {
-		return 0, fmt.Errorf("dial member %s: %w", p.ID, err)
-	}
-	defer conn.Close()
-	rep, err := api.NewMemberClient(conn).Describe(ctx, &api.DescribeRequest{})
-	if err != nil {
-		return 0, fmt.Errorf("ask member %s: %w", p.ID, err)
-	}
-	return rep.LastIndex, nil
 }

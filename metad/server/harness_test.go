@@ -35,6 +35,8 @@ type group struct {
 	running map[string]*Server
 	first   map[string]net.Listener // of addresses that were never let go
 	log     *slog.Logger
+	signer  string       // the member with the CA's key; empty: none
+	join    net.Listener // its port
 }
 
 // testSettings make hosts silent sooner than real ones.
@@ -121,8 +123,12 @@ func (g *group) start(member string) {
 		if p.ID != member {
 			continue
 		}
-		s, err := Open(Options{Config: Config{ID: p.ID, Listen: p.API, RaftListen: p.Raft, Data: g.dirs[p.ID], Peers: g.peers, Bootstrap: true},
-			Listener: g.listener(p.API), RaftListener: g.listener(p.Raft), Creds: g.creds(pki.RoleMetad, p.ID), Clock: clock.System, Log: g.log.With("metad", p.ID), Timing: g.timing, Settings: testSettings})
+		o := Options{Config: Config{ID: p.ID, Listen: p.API, RaftListen: p.Raft, Data: g.dirs[p.ID], Peers: g.peers, Bootstrap: true},
+			Listener: g.listener(p.API), RaftListener: g.listener(p.Raft), Creds: g.creds(pki.RoleMetad, p.ID), Clock: clock.System, Log: g.log.With("metad", p.ID), Timing: g.timing, Settings: testSettings}
+		if p.ID == g.signer {
+			o.JoinListener, o.CA = g.join, g.ca
+		}
+		s, err := Open(o)
 		must(g.t, err)
 		g.running[member] = s
 	}
@@ -140,6 +146,9 @@ func (g *group) kill(member string) {
 	s := g.running[member]
 	delete(g.running, member)
 	s.grpc.Stop()
+	if s.join != nil {
+		s.join.Stop()
+	}
 	s.group.Cancel()
 	must(g.t, s.node.Close())
 	must(g.t, s.group.Wait())

@@ -47,9 +47,11 @@ type reign struct {
 		healthy  []cluster.StoreRef
 		settleAt time.Duration
 		placing  bool
-		confused string // the last complaint of placing, logged once
-		rescuer  reconcile.Rescuer
-		rescues  map[id.Host][]reconcile.Rescue
+
+		promoting bool
+		confused  string // the last complaint of placing, logged once
+		rescuer   reconcile.Rescuer
+		rescues   map[id.Host][]reconcile.Rescue
 	}
 }
 
@@ -116,6 +118,9 @@ func (r *reign) begin(ctx context.Context) error {
 		}
 		r.s.node.View(look)
 	}
+	if err := r.writeAddresses(ctx); err != nil {
+		return err
+	}
 	r.settle = settings.HeartbeatTimeout / settlePart
 	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
 	r.mu.changed = make(chan struct{})
@@ -142,6 +147,7 @@ func (r *reign) run() bool {
 		}
 		r.refresh()
 		r.place()
+		r.promote()
 	}
 }
 

@@ -40,10 +40,11 @@ type Options struct {
 	Registry *prometheus.Registry // nil: no metrics
 
 	// For tests. Listeners, if set, stand in for the addresses.
-	Listener, RaftListener net.Listener
-	Timing                 consensus.Timing
-	Settings               cluster.Settings // of a cluster that this member names; zero: state.DefaultSettings
-	FS                     vfs.FS
+	Listener, RaftListener, JoinListener net.Listener
+	CA                                   *pki.CA // with JoinListener: instead of the folder
+	Timing                               consensus.Timing
+	Settings                             cluster.Settings // of a cluster that this member names; zero: state.DefaultSettings
+	FS                                   vfs.FS
 }
 
 const (
@@ -66,6 +67,11 @@ type Server struct {
 	reign    atomic.Pointer[reign] // nil while another leads
 	stack    *lifecycle.Stack
 	address  string
+
+	creds       *pki.Credentials
+	self        state.Member // where this member is reached, as its file says
+	joinAddress string       // empty: it does not sign
+	join        *grpc.Server // nil then
 }
 
 // Open starts a member. It serves when Open returns, though perhaps there is no leader yet.
@@ -84,6 +90,12 @@ func Open(o Options) (*Server, error) {
 func (s *Server) open(o Options) error {
 	if self := o.Creds.Self(); self.Role != pki.RoleMetad || self.Name != o.Config.ID {
 		return fmt.Errorf("the certificate is of %s, not of metad %s: %w", self, o.Config.ID, errs.ErrDenied)
+	}
+	s.creds = o.Creds
+	for _, p := range o.Config.Peers {
+		if p.ID == o.Config.ID {
+			s.self = state.Member(p)
+		}
 	}
 	raftListener, err := listen(o.RaftListener, o.Config.RaftListen)
 	if err != nil {
@@ -108,7 +120,11 @@ func (s *Server) open(o Options) error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
 	api.RegisterBlockdServer(s.grpc, &blockdService{s: s})
 	api.RegisterClusterServer(s.grpc, &clusterService{s: s})
-	api.RegisterMemberServer(s.grpc, &memberService{s: s, id: o.Config.ID})
+	api.RegisterMemberServer(s.grpc, &memberService{s: s})
+	api.RegisterMembershipServer(s.grpc, &membershipService{s: s})
+	if err := s.startJoin(o); err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	s.group.Go("leadership", s.lead)
 	if o.Config.Bootstrap {
 		f := &founder{s: s, creds: o.Creds, id: o.Config.ID, peers: o.Config.Peers}
@@ -142,6 +158,9 @@ func (s *Server) stopAPI(context.Context) error {
 		s.log.Info("leadership was not handed over", "err", err)
 	}
 	s.group.Cancel()
+	if s.join != nil {
+		s.join.Stop()
+	}
 	hard := s.clock.AfterFunc(stopTimeout, s.grpc.Stop)
 	s.grpc.GracefulStop()
 	hard.Stop()

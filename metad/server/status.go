@@ -32,6 +32,9 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 	members := c.s.node.Members()
 	var known []reconcile.Member
 	for _, m := range members {
+		if !m.Voter {
+			continue
+		}
 		known = append(known, reconcile.Member{ID: m.ID, Up: m.Up})
 		rep.Metads = append(rep.Metads, &api.MetadMember{Id: m.ID, ApiAddress: m.API, RaftAddress: m.Raft, Leader: m.Leader, Up: m.Up, AppliedIndex: m.Applied})
 		rep.Counts.Metads++
