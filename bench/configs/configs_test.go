@@ -19,7 +19,7 @@ var update = flag.Bool("update", false, "rewrite deploy/config")
 const folder = "../../deploy/config"
 
 func keys(name string) pki.Files {
-	return pki.Files{CA: "/etc/ashlar/ca.crt", Cert: "/etc/ashlar/" + name + ".crt", Key: "/etc/ashlar/" + name + ".key"}
+	return pki.Files{CA: "/etc/ashlar/pki/ca.crt", Cert: "/etc/ashlar/pki/" + name + ".crt", Key: "/etc/ashlar/pki/" + name + ".key"}
 }
 
 func metadExample() *metad.Config {
@@ -29,6 +29,7 @@ func metadExample() *metad.Config {
 			{ID: "m1", API: "10.0.0.1:7100", Raft: "10.0.0.1:7101"}, {ID: "m2", API: "10.0.0.2:7100", Raft: "10.0.0.2:7101"},
 			{ID: "m3", API: "10.0.0.3:7100", Raft: "10.0.0.3:7101"},
 		},
+		Join:        metad.Join{Listen: "10.0.0.1:7102", CA: "/etc/ashlar/ca"},
 		DebugListen: "127.0.0.1:7190",
 	}
 }

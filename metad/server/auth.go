@@ -2,7 +2,11 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
+	"net"
 	"strings"
 
 	"google.golang.org/grpc"
@@ -43,12 +47,56 @@ func authorize(ctx context.Context, method string) (context.Context, error) {
 	return context.WithValue(ctx, callerKey{}, who), nil
 }
 
-func unaryAuth(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	ctx, err := authorize(ctx, info.FullMethod)
+// gate refuses callers, and says so in the log.
+type gate struct{ log *slog.Logger }
+
+func (g gate) enter(ctx context.Context, method string) (context.Context, error) {
+	in, err := authorize(ctx, method)
 	if err != nil {
+		from := "unknown"
+		if p, ok := peer.FromContext(ctx); ok {
+			from = p.Addr.String()
+		}
+		g.log.Info("call refused", "peer", from, "err", err)
 		return nil, api.ToStatus(err, nil)
 	}
+	return in, nil
+}
+
+func (g gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	ctx, err := g.enter(ctx, info.FullMethod)
+	if err != nil {
+		return nil, err
+	}
 	return next(ctx, req)
+}
+
+func (g gate) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+	ctx, err := g.enter(stream.Context(), info.FullMethod)
+	if err != nil {
+		return err
+	}
+	return next(srv, &authorizedStream{stream, ctx})
+}
+
+// telling are credentials that log who fails their handshake.
+type telling struct {
+	credentials.TransportCredentials
+	log *slog.Logger
+}
+
+// ServerHandshake is part of credentials.TransportCredentials.
+func (c telling) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	out, info, err := c.TransportCredentials.ServerHandshake(conn)
+	if err != nil && !errors.Is(err, io.EOF) { // nobody has tried anything yet
+		c.log.Info("API connection refused", "peer", conn.RemoteAddr().String(), "err", err)
+	}
+	return out, info, err
+}
+
+// Clone is part of credentials.TransportCredentials.
+func (c telling) Clone() credentials.TransportCredentials {
+	return telling{c.TransportCredentials.Clone(), c.log}
 }
 
 type authorizedStream struct {
@@ -57,14 +105,6 @@ type authorizedStream struct {
 }
 
 func (s *authorizedStream) Context() context.Context { return s.ctx }
-
-func streamAuth(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx, err := authorize(stream.Context(), info.FullMethod)
-	if err != nil {
-		return api.ToStatus(err, nil)
-	}
-	return next(srv, &authorizedStream{stream, ctx})
-}
 
 // caller is who calls.
 func caller(ctx context.Context) pki.Identity {

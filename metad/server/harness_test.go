@@ -35,6 +35,7 @@ type group struct {
 	running map[string]*Server
 	first   map[string]net.Listener // of addresses that were never let go
 	log     *slog.Logger
+	sink    *logOf
 	signer  string       // the member with the CA's key; empty: none
 	join    net.Listener // its port
 }
@@ -44,8 +45,15 @@ var testSettings = cluster.Settings{LeaseTerm: time.Second, HeartbeatInterval: 1
 
 // logOf sends a server's log to the test's; what comes after its end is dropped.
 type logOf struct {
-	mu sync.Mutex
-	t  *testing.T
+	mu  sync.Mutex
+	t   *testing.T
+	all bytes.Buffer
+}
+
+func (l *logOf) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
 }
 
 func (l *logOf) Write(b []byte) (int, error) {
@@ -53,11 +61,15 @@ func (l *logOf) Write(b []byte) (int, error) {
 	defer l.mu.Unlock()
 	if l.t != nil {
 		l.t.Log(string(bytes.TrimSpace(b)))
+		l.all.Write(b)
 	}
 	return len(b), nil
 }
 
-func newGroup(t *testing.T, members int) *group {
+func newGroup(t *testing.T, members int) *group { return newSigningGroup(t, members, "") }
+
+// newSigningGroup has a member that signs for hosts that join.
+func newSigningGroup(t *testing.T, members int, signer string) *group {
 	t.Helper()
 	t.Parallel() // they mostly wait
 	ca, err := pki.NewCA(clock.System, "test")
@@ -65,8 +77,12 @@ func newGroup(t *testing.T, members int) *group {
 	sink := &logOf{t: t}
 	log, err := telemetry.NewLogger(sink, telemetry.LogConfig{Level: "info"})
 	must(t, err)
-	g := &group{t: t, ca: ca, dirs: make(map[string]string), running: make(map[string]*Server), first: make(map[string]net.Listener), log: log,
-		timing: consensus.Timing{Heartbeat: 300 * time.Millisecond}}
+	g := &group{t: t, ca: ca, dirs: make(map[string]string), running: make(map[string]*Server), first: make(map[string]net.Listener), log: log, sink: sink,
+		timing: consensus.Timing{Heartbeat: 300 * time.Millisecond}, signer: signer}
+	if signer != "" {
+		g.join, err = net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+	}
 	for i := range members {
 		p := Peer{ID: fmt.Sprintf("m%d", i+1), API: g.address(), Raft: g.address()}
 		g.peers = append(g.peers, p)

@@ -113,8 +113,8 @@ func (s *Server) open(o Options) error {
 	}
 	s.address = ln.Addr().String()
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(o.Creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleOperator}}))),
-		grpc.UnaryInterceptor(unaryAuth), grpc.StreamInterceptor(streamAuth),
+		grpc.Creds(telling{credentials.NewTLS(o.Creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleOperator}})), s.log}),
+		grpc.UnaryInterceptor(gate{s.log}.unary), grpc.StreamInterceptor(gate{s.log}.stream),
 		grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax), grpc.MaxConcurrentStreams(streamsMax),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))

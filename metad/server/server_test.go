@@ -75,13 +75,16 @@ func TestConfigIsChecked(t *testing.T) {
 	c := good()
 	must(t, config.Prepare(&c))
 	for name, spoil := range map[string]func(*Config){
-		"no id":         func(c *Config) { c.ID = "" },
-		"no data":       func(c *Config) { c.Data = "" },
-		"bad listen":    func(c *Config) { c.Listen = "here" },
-		"no tls":        func(c *Config) { c.TLS.Key = "" },
-		"no peers":      func(c *Config) { c.Peers = nil },
-		"not a peer":    func(c *Config) { c.ID = "m2" },
-		"two peers":     func(c *Config) { c.Peers = append(c.Peers, Peer{ID: "m2", API: "a:3", Raft: "a:4"}) },
+		"no id":      func(c *Config) { c.ID = "" },
+		"no data":    func(c *Config) { c.Data = "" },
+		"bad listen": func(c *Config) { c.Listen = "here" },
+		"no tls":     func(c *Config) { c.TLS.Key = "" },
+		"no peers":   func(c *Config) { c.Peers = nil },
+		"not a peer": func(c *Config) { c.ID = "m2" },
+		"two founders": func(c *Config) {
+			c.Peers, c.Bootstrap = append(c.Peers, Peer{ID: "m2", API: "a:3", Raft: "a:4"}), true
+		},
+		"half a signer": func(c *Config) { c.Join.Listen = "127.0.0.1:3" },
 		"same peer":     func(c *Config) { c.Peers = append(c.Peers, c.Peers[0], c.Peers[0]) },
 		"bad peer":      func(c *Config) { c.Peers[0].Raft = "x" },
 		"bad log level": func(c *Config) { c.Log.Level = "loud" },

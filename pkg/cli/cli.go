@@ -39,10 +39,13 @@ type Cluster interface {
 
 // Surroundings are what a command reaches beside its arguments.
 type Surroundings struct {
+	In       io.Reader
 	Out, Err io.Writer
 	Clock    clock.Clock
 	// Connect finds the cluster whose folder is dir.
 	Connect func(dir string) (Cluster, error)
+	// ConnectMembers is Connect for the group itself.
+	ConnectMembers func(dir string) (Members, error)
 	// Dev runs a whole cluster until ctx ends.
 	Dev func(ctx context.Context, o devcluster.Options) error
 	// Exec runs a program that stands beside ours and passes its output on.
@@ -51,16 +54,19 @@ type Surroundings struct {
 
 // grammar is the command line. Its help texts are the manual.
 type grammar struct {
-	Data    string        `help:"Folder of the cluster: the one given to ashlar dev, or one with a cluster.yaml that names metad's addresses and your certificate." placeholder:"DIR" env:"ASHLAR_DATA" type:"path"`
+	Data    string        `help:"Folder of the cluster: the one given to ashlar dev, cluster init or host join, or any with a cluster.yaml that names metad's addresses and your certificate." placeholder:"DIR" env:"ASHLAR_DATA" type:"path"`
 	Output  string        `short:"o" help:"How to print: a table for people, json for programs." enum:"table,json" default:"table" placeholder:"table|json"`
 	Timeout time.Duration `help:"Longest wait for the cluster's answer." default:"15s"`
 
-	Dev     devCommand     `cmd:"" help:"Run a whole cluster on this machine, in the foreground."`
-	Status  statusCommand  `cmd:"" help:"Show the health of the cluster, with reasons."`
-	Disk    diskCommands   `cmd:"" help:"Create, list, grow, delete and attach disks."`
-	Store   storeCommands  `cmd:"" help:"Look at the stores that hold the data."`
-	Blockd  blockdCommands `cmd:"" help:"Prepare a storage host."`
-	Version versionCommand `cmd:"" help:"Print the version."`
+	Dev     devCommand      `cmd:"" help:"Run a whole cluster on this machine, in the foreground."`
+	Status  statusCommand   `cmd:"" help:"Show the health of the cluster, with reasons."`
+	Disk    diskCommands    `cmd:"" help:"Create, list, grow, delete and attach disks."`
+	Store   storeCommands   `cmd:"" help:"Look at the stores that hold the data."`
+	Cluster clusterCommands `cmd:"" help:"Make a cluster on several machines."`
+	Host    hostCommands    `cmd:"" help:"Invite machines and let them join."`
+	Metad   metadCommands   `cmd:"" help:"Look after the metadata group."`
+	Blockd  blockdCommands  `cmd:"" help:"Prepare a storage host."`
+	Version versionCommand  `cmd:"" help:"Print the version."`
 }
 
 const description = `Disks that survive: replicated, erasure coded, served over NBD.

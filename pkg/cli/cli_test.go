@@ -354,7 +354,7 @@ func TestFlagsReachTheirPlace(t *testing.T) {
 	if code := x.run("blockd store format /disk --size 100GiB"); code != 9 {
 		t.Errorf("the program's exit code was lost: %d", code)
 	}
-	if !slices.Equal(x.executed, []string{"blockd", "store", "format", "/disk", "--size", "100GiB"}) {
+	if !slices.Equal(x.executed, []string{"blockd", "store", "format", "--size", "100GiB", "/disk"}) {
 		t.Errorf("executed %v", x.executed)
 	}
 	x.must("disk create data --size 1G")

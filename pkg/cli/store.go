@@ -121,5 +121,5 @@ type blockdFormat struct {
 
 // Run is called by kong.
 func (c *blockdFormat) Run(ctx context.Context, s *session) error {
-	return s.Exec(ctx, "blockd", "store", "format", c.Dir, "--size", c.Size.String())
+	return s.Exec(ctx, "blockd", "store", "format", "--size", c.Size.String(), c.Dir)
 }

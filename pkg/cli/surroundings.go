@@ -9,16 +9,18 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/devcluster"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/pki"
 )
 
 // RealSurroundings are those of the process.
 func RealSurroundings() Surroundings {
 	return Surroundings{
-		Out: os.Stdout, Err: os.Stderr, Clock: clock.System,
-		Connect: connect,
+		In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Clock: clock.System,
+		Connect: connect, ConnectMembers: connectMembers,
 		Dev: func(ctx context.Context, o devcluster.Options) error {
 			bin, err := binaryFolder()
 			if err != nil {
@@ -44,6 +46,33 @@ func connect(dir string) (Cluster, error) {
 		return nil, err // not c: a nil *client.Cluster is no nil Cluster
 	}
 	return c, nil
+}
+
+// groupClient is a real Members.
+type groupClient struct {
+	*client.Members
+	ca pki.Fingerprint
+}
+
+func (g *groupClient) CA() pki.Fingerprint { return g.ca }
+
+func connectMembers(dir string) (Members, error) {
+	f, err := devcluster.LoadFile(dir)
+	if errors.Is(err, errs.ErrNotFound) {
+		return nil, &hinted{err, "it needs the cluster.yaml of ashlar dev, cluster init or host join --role operator"}
+	}
+	if err != nil {
+		return nil, err
+	}
+	ca, err := f.Fingerprint(dir)
+	if err != nil {
+		return nil, err
+	}
+	m, err := f.ConnectMembers(clock.System, dir)
+	if err != nil {
+		return nil, err
+	}
+	return &groupClient{m, ca}, nil
 }
 
 func binaryFolder() (string, error) {

@@ -55,14 +55,38 @@ func LoadFile(dir string) (*File, error) {
 
 // Connect makes a client of the cluster whose folder is dir, with its operator's certificate.
 func (f *File) Connect(c clock.Clock, dir string) (*client.Cluster, error) {
-	files := pki.Files{CA: within(dir, f.TLS.CA), Cert: within(dir, f.TLS.Cert), Key: within(dir, f.TLS.Key)}
-	creds, err := pki.Load(c, files)
+	o, err := f.options(c, dir)
 	if err != nil {
 		return nil, err
 	}
-	return client.NewCluster(client.Options{
-		Addresses: f.Metad, TLS: creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}}), Clock: c,
-	})
+	return client.NewCluster(o)
+}
+
+// ConnectMembers is Connect for who changes the metadata group.
+func (f *File) ConnectMembers(c clock.Clock, dir string) (*client.Members, error) {
+	o, err := f.options(c, dir)
+	if err != nil {
+		return nil, err
+	}
+	return client.NewMembers(o)
+}
+
+// Fingerprint is that of the cluster's CA.
+func (f *File) Fingerprint(dir string) (pki.Fingerprint, error) {
+	b, err := os.ReadFile(within(dir, f.TLS.CA))
+	if err != nil {
+		return pki.Fingerprint{}, fmt.Errorf("read CA certificate: %w", err)
+	}
+	return pki.FingerprintOf(b)
+}
+
+func (f *File) options(c clock.Clock, dir string) (client.Options, error) {
+	files := pki.Files{CA: within(dir, f.TLS.CA), Cert: within(dir, f.TLS.Cert), Key: within(dir, f.TLS.Key)}
+	creds, err := pki.Load(c, files)
+	if err != nil {
+		return client.Options{}, err
+	}
+	return client.Options{Addresses: f.Metad, TLS: creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}}), Clock: c}, nil
 }
 
 func within(dir, path string) string {

@@ -278,6 +278,15 @@ func savePair(dir, certName, keyName string, cert []byte, key Secret) error {
 		config.WriteFile(filepath.Join(dir, certName), cert, 0o644))
 }
 
+// LoadKey reads a private key in PEM. It refuses a file that others can read.
+func LoadKey(path string) (Secret, error) {
+	key, err := readSecret(path)
+	if err != nil {
+		return nil, fmt.Errorf("load key: %w", err)
+	}
+	return key, nil
+}
+
 // readSecret refuses a key file that others can read.
 func readSecret(path string) (Secret, error) {
 	fi, err := os.Stat(path)

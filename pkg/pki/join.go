@@ -32,21 +32,27 @@ func FingerprintOf(certPEM []byte) (Fingerprint, error) {
 	return sha256.Sum256(cert.Raw), nil
 }
 
-// NewKey makes a key and a request to sign it (PKCS#10, DER). The key never has to leave the host.
-func NewKey(role Role, name string) (csr []byte, key Secret, err error) {
+// NewKey makes a private key, in PEM. It never has to leave the host.
+func NewKey() (Secret, error) {
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make key: %w", err)
+		return nil, fmt.Errorf("make key: %w", err)
 	}
-	csr, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+	return encodeKey(k)
+}
+
+// NewRequest asks for a signature of a key's public half (PKCS#10, DER).
+func NewRequest(key Secret, role Role, name string) ([]byte, error) {
+	k, err := parseKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("read key: %w", err)
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: name, OrganizationalUnit: []string{string(role)}}}, k)
 	if err != nil {
-		return nil, nil, fmt.Errorf("make certificate request: %w", err)
+		return nil, fmt.Errorf("make certificate request: %w", err)
 	}
-	if key, err = encodeKey(k); err != nil {
-		return nil, nil, fmt.Errorf("encode key: %w", err)
-	}
-	return csr, key, nil
+	return csr, nil
 }
 
 // csrKey gives the key of a request whose sender has shown that it holds it.

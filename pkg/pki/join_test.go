@@ -20,7 +20,11 @@ func TestSignTakesOnlyTheKeyOfARequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	csr, key, err := NewKey(RoleOperator, "root")
+	key, err := NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := NewRequest(key, RoleOperator, "root")
 	if err != nil {
 		t.Fatal(err)
 	}
