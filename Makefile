@@ -14,8 +14,9 @@ UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|p
 FUZZ_SECONDS  ?= 2
 CHAOS_SECONDS ?= 120
 SEED          ?=
+MUTANT        ?=
 
-.PHONY: help build unit fuzz e2e test lint bench chaos demo generate tools clean
+.PHONY: help build unit fuzz e2e test lint bench chaos mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -43,7 +44,7 @@ lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, com
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null)); \
 	if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w on:"; echo "$$bad"; exit 1; fi
 	go vet ./...
-	go vet -tags e2e,chaos ./bench/...
+	go vet -tags e2e,chaos,mutants ./bench/...
 	bin/tools/staticcheck ./...
 	go test ./pkg/layers/...
 	deploy/dev/tracked-files
@@ -54,6 +55,9 @@ bench: build tools ## measure speed beside other servers; results go where bench
 
 chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS_SECONDS, SEED)
 	CHAOS_SECONDS=$(CHAOS_SECONDS) SEED=$(SEED) go test -tags chaos -count=1 -v -run TestChaos -timeout $$(( $(CHAOS_SECONDS) + 600 ))s ./bench/chaos
+
+mutants: ## break one rule after the other and see that the simulations notice (MUTANT: part of a name)
+	MUTANT="$(MUTANT)" go test -tags mutants -count=1 -v -timeout 30m -run TestEveryMutantIsCaught ./bench/mutants
 
 demo: build tools ## a cluster on this machine, a disk, a killed daemon, everything still there
 	bench/demo/run

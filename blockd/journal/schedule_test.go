@@ -173,7 +173,36 @@ func (w *world) act(spawn func() *process, losses bool) {
 		w.takeover(spawn)
 	case x < 97 && losses:
 		w.lose(s)
+	case x >= 98:
+		w.split(spawn)
 	}
+}
+
+// split cuts the network between the owner with one of its stores, which renews its grant
+// there, and metad and all other stores with a new owner.
+func (w *world) split(spawn func() *process) {
+	old := w.owner()
+	if old.core == nil || old.dead {
+		return
+	}
+	members := old.core.newest().members
+	with := members[w.rng.IntN(len(members))].Store
+	p := spawn()
+	if old.dead {
+		return // the same host
+	}
+	w.log("%s is alone with store %d, %s has the others", old.holder, with[0], p.holder)
+	for _, s := range w.stores {
+		old.link(s.id).cut, p.link(s.id).cut = s.id != with, s.id == with
+	}
+	old.alone = true
+	w.after(w.between(w.leaseTerm, 3*w.leaseTerm), func() {
+		old.alone = false
+		for _, s := range w.stores {
+			old.link(s.id).cut, p.link(s.id).cut = false, false
+		}
+	})
+	p.open(simLimits)
 }
 
 // hint tells a process what metad thinks of a store, right or wrong.
@@ -236,6 +265,7 @@ func (w *world) heal(spawn func() *process, losses bool) {
 	}
 	for _, p := range w.procs {
 		p.resume()
+		p.alone = false
 		for _, l := range p.links {
 			l.cut = false
 		}

@@ -27,6 +27,7 @@ type process struct {
 	links  map[id.Store]*link
 	dead   bool
 	paused bool
+	alone  bool // cut off from metad
 	parked []func()
 	skew   time.Duration
 	err    error // why the opening failed
@@ -121,6 +122,16 @@ func (p *process) resume() {
 	for _, f := range parked {
 		p.do(f)
 	}
+}
+
+// link is the one to a store.
+func (p *process) link(s id.Store) *link {
+	l := p.links[s]
+	if l == nil {
+		l = &link{}
+		p.links[s] = l
+	}
+	return l
 }
 
 func (p *process) kill() {
@@ -254,11 +265,7 @@ const deadline = 2 * time.Second
 // send brings a request over the link: at, on the store, runs when it arrives.
 func (p *process) send(to Member, check bool, at func(*simStore, *request), refuse func(error)) {
 	w := p.w
-	l := p.links[to.Store]
-	if l == nil {
-		l = &link{}
-		p.links[to.Store] = l
-	}
+	l := p.link(to.Store)
 	s := w.store(to.Store)
 	r := &request{}
 	r.refuse = func(err error) {
@@ -455,6 +462,10 @@ func (p *process) ask(a Ask) {
 		return l, err
 	}
 	delay := w.between(200*time.Microsecond, 3*time.Millisecond)
+	if p.alone {
+		w.after(delay, func() { finish(List{}, fmt.Errorf("metad is not to be reached: %w", errs.ErrUnavailable)) })
+		return
+	}
 	if w.faulty && w.rng.IntN(6) == 0 {
 		lost := w.between(5*time.Millisecond, 50*time.Millisecond)
 		w.after(lost, func() { finish(List{}, fmt.Errorf("no answer: %w", errs.ErrTimeout)) })

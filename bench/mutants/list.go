@@ -1,0 +1,184 @@
+package mutants
+
+// Mutant is one broken rule.
+type Mutant struct {
+	Name  string // what the mistake is, in a few words
+	File  string // from the root of the tree
+	Old   string // is there once
+	New   string
+	World World // must fail
+}
+
+// World is tests that pass on the source as it is.
+type World struct {
+	Package string // from the root of the tree
+	Run     string
+	Env     []string
+}
+
+// The worlds: random schedules by seed, judged by models and ledgers. Where a room has
+// none the test of the rule stands in.
+var (
+	journal = World{Package: "./blockd/journal", Run: "TestRandomSchedulesLoseNothing", Env: []string{"SCHEDULES=1000"}}
+	volume  = World{Package: "./blockd/volume/coretest", Run: "TestEveryOrderOfEvents|TestZombiesAndHeirs|TestCalmWeather"}
+	crashes = World{Package: "./blockd/chunk", Run: "TestCrashKeepsEveryPromise|TestOrderOfWritesAndSyncs"}
+	leases  = World{Package: "./pkg/storeproto/core", Run: "TestNobodyServesBelowAnAnsweredFence"}
+	metad   = World{Package: "./metad/state", Run: "TestModel"}
+	shards  = World{Package: "./blockd/chunk", Run: "TestStoreAgainstMaps"}
+	reader  = World{Package: "./blockd/reader", Run: "Test"}
+	syncs   = World{Package: "./blockd/chunk", Run: "TestASync"}
+)
+
+// All are the mutants, by the way a byte takes.
+var All = []Mutant{
+	{
+		Name: "acknowledge when one store has it", File: "blockd/journal/member.go",
+		Old:   "	return max(second, e.from[k])",
+		New:   "	return max(first, e.from[k])",
+		World: journal,
+	},
+	{
+		Name: "take appends of the epoch before the fence", File: "pkg/storeproto/core/stream.go",
+		Old:   "vol != nil && a.Epoch < vol.fence {",
+		New:   "vol != nil && a.Epoch+1 < vol.fence {",
+		World: journal,
+	},
+	{
+		Name: "forget the fence in a crash", File: "blockd/chunk/index.go",
+		Old:   "		set(volumeKey(keyFence, row.Volume), encodeFence(row))",
+		New:   "		_ = row",
+		World: crashes,
+	},
+	{
+		Name: "answer before the log is synced", File: "blockd/chunk/log/log.go",
+		Old:   "	if err := l.cur.f.SyncData(); err != nil {\n		return fmt.Errorf(\"sync log: %w\", err)",
+		New:   "	if err := error(nil); err != nil {\n		return fmt.Errorf(\"sync log: %w\", err)",
+		World: crashes,
+	},
+	{
+		Name: "answer before the index is synced", File: "blockd/chunk/writer.go",
+		Old:   "		return s.index.await(pending)",
+		New:   "		return nil",
+		World: crashes,
+	},
+	{
+		Name: "answer before a shard's data is synced", File: "blockd/chunk/extents.go",
+		Old:   "	return f.sync.do(f.SyncData)",
+		New:   "	_ = f\n	return nil",
+		World: crashes,
+	},
+	{
+		Name: "count a sync that began before the write", File: "blockd/chunk/groupsync.go",
+		Old:   "want := g.mu.begun + 1;",
+		New:   "want := g.mu.begun;",
+		World: syncs,
+	},
+	{
+		Name: "take a late put of a deleted shard", File: "pkg/storeproto/core/shard.go",
+		Old:   "	if c.Deleted(h.Volume, h.Segment, h.Generation) {",
+		New:   "	if false {",
+		World: shards,
+	},
+	{
+		Name: "answer a fence while grants of before a start may stand", File: "pkg/storeproto/core/fence.go",
+		Old:   "		until := c.cfg.Started + c.cfg.LeaseTerm\n",
+		New:   "		until := time.Duration(0)\n",
+		World: leases,
+	},
+	{
+		Name: "take any lease request for an acknowledgement", File: "pkg/storeproto/core/lease.go",
+		Old:   "		if h.acked >= f.Naming {\n			delete(f.waits, l.Holder.Host)",
+		New:   "		if true {\n			delete(f.waits, l.Holder.Host)",
+		World: leases,
+	},
+	{
+		Name: "confirm an epoch below the fence", File: "pkg/storeproto/core/fence.go",
+		Old:   "vol != nil && vol.fence > e {",
+		New:   "vol != nil && vol.fence > e+1 {",
+		World: journal,
+	},
+	{
+		Name: "count a grant from its answer", File: "blockd/journal/lease.go",
+		Old:   "int64(d.at+d.Lease.Term)",
+		New:   "int64(now+d.Lease.Term)",
+		World: journal,
+	},
+	{
+		Name: "read with one grant", File: "blockd/journal/reads.go",
+		Old:   "	return n >= quorum && !c.claim.Fenced()",
+		New:   "	return n >= 1 && !c.claim.Fenced()",
+		World: journal,
+	},
+	{
+		Name: "serve before the run is on two stores again", File: "blockd/journal/change.go",
+		Old:   "		if s := &c.streams[k]; s.ackedAt < s.tail {\n			return false",
+		New:   "		if s := &c.streams[k]; false && s.ackedAt < s.tail {\n			return false",
+		World: journal,
+	},
+	{
+		Name: "recover what a closed ensemble has beyond its end", File: "blockd/journal/recover.go",
+		Old:   "		if e.Closed {\n			s.from, s.to =",
+		New:   "		if false {\n			s.from, s.to =",
+		World: World{Package: "./blockd/journal", Run: "TestClosedEnsembleCountsOnlyWithinItsBounds$"},
+	},
+	{
+		Name: "recover a tail of an older epoch", File: "blockd/journal/recover.go",
+		Old:   "		if b.Epoch < r.epoch {",
+		New:   "		if false {",
+		World: World{Package: "./blockd/journal", Run: "TestRunEndsWhereTheEpochFalls$"},
+	},
+	{
+		Name: "end the run where a store lost synced records", File: "blockd/journal/recover.go",
+		Old:   "		if s.counted && s.to >= r.next {",
+		New:   "		if false {",
+		World: journal,
+	},
+	{
+		Name: "release the journal when the commit is sent", File: "blockd/volume/core/commit.go",
+		Old:   "		if c.state == stateFenced {\n			return\n		}\n	}\n}",
+		New:   "		if c.state == stateFenced {\n			return\n		}\n		c.journal.Release(now, storeproto.Journal, m.last, &fx.Journal)\n	}\n}",
+		World: volume,
+	},
+	{
+		Name: "let a commit overtake an older one", File: "blockd/volume/core/commit.go",
+		Old:   "		if !m.packing || m.unready > 0 || !c.journal.Room(storeproto.Meta) {\n			return",
+		New:   "		if !m.packing || m.unready > 0 || !c.journal.Room(storeproto.Meta) {\n			continue",
+		World: volume,
+	},
+	{
+		Name: "count a segment whose shards were not all put", File: "blockd/volume/core/pack.go",
+		Old:   "	if err != nil {\n		c.stats.PackRetries++",
+		New:   "	if false {\n		c.stats.PackRetries++",
+		World: volume,
+	},
+	{
+		Name: "delete what was dead before metad has the checkpoint", File: "blockd/volume/core/checkpoint.go",
+		Old:   "	c.stats.Checkpoints++\n	c.askCheckpoint(fx)",
+		New:   "	c.stats.Checkpoints++\n	for _, s := range st.dead {\n		c.delete(s, fx)\n	}\n	st.dead = nil\n	c.askCheckpoint(fx)",
+		World: World{Package: "./blockd/volume/coretest", Run: "TestTreesStayUntilMetadHasALaterCheckpoint$"},
+	},
+	{
+		Name: "let overlapping writes pass a long one", File: "blockd/volume/core/locks.go",
+		Old:   "		if o.Extent.Overlaps(e) {",
+		New:   "		if false && o.Extent.Overlaps(e) {",
+		World: volume,
+	},
+	{
+		Name: "believe a store's bytes", File: "blockd/reader/degraded.go",
+		Old:   "		if !stripe.CheckBlock(",
+		New:   "		if false && !stripe.CheckBlock(",
+		World: reader,
+	},
+	{
+		Name: "change a list that changed meanwhile", File: "metad/state/list.go",
+		Old:   "	if at.Version != v.ListVersion {",
+		New:   "	if false {",
+		World: World{Package: "./metad/state", Run: "TestListChangesCompareTheVersion$"},
+	},
+	{
+		Name: "give segment names twice", File: "metad/state/apply.go",
+		Old:   "	m.nextSequence = end\n",
+		New:   "",
+		World: metad,
+	},
+}
