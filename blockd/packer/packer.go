@@ -47,6 +47,9 @@ type Job struct {
 	K, M       uint8
 	Long       bool
 	Blocks     []Block
+	// Slots, if set, are the entries of all slots of the segment, of which Blocks are
+	// those that are not empty: a generation that keeps only these.
+	Slots []uint64
 	// Encode, if set, makes the bytes of slot i; Blocks[i].Data and Sum are then filled by the packer.
 	Encode func(i int, dst []byte)
 	// Done is called once, from any goroutine, and must not block. If the Result said

@@ -55,7 +55,7 @@ func (q *put) begin(p *Packer, j *Job, stores []member) error {
 	if err != nil {
 		return err
 	}
-	if n := len(j.Blocks); n == 0 || n > id.SlotsMax {
+	if n := len(j.Blocks); n == 0 || n > id.SlotsMax || len(j.Slots) > id.SlotsMax || !j.keeps() {
 		return fmt.Errorf("segment %s of %d slots: %w", j.Segment, n, errs.ErrInvalid)
 	}
 	q.layout = code.Layout(uint16(len(j.Blocks)))
@@ -82,6 +82,21 @@ func (q *put) begin(p *Packer, j *Job, stores []member) error {
 		q.fill(i)
 	}
 	return nil
+}
+
+// keeps tells whether Blocks are what Slots says.
+func (j *Job) keeps() bool {
+	n := 0
+	for _, e := range j.Slots {
+		if e == 0 {
+			continue
+		}
+		if n == len(j.Blocks) || j.Blocks[n].Entry != e {
+			return false
+		}
+		n++
+	}
+	return j.Slots == nil || n == len(j.Blocks)
 }
 
 // encodePages fills the blocks of a job that makes its own bytes.
@@ -114,6 +129,9 @@ func (q *put) fill(i int) {
 		stripe.ShardSums(s.sums, j.Segment, s.head.Index, b)
 		s.data = append(s.data, b)
 		s.head.Entries = q.entries
+	}
+	if j.Slots != nil { // every header says which slots are kept
+		s.head.Slots, s.head.Entries = uint16(len(j.Slots)), j.Slots
 	}
 	if s.req.Done == nil {
 		s.req.Done = func(*storeproto.PutShard) { q.answered(s) }

@@ -37,6 +37,8 @@ type Reader struct {
 	pool  sync.Pool
 	stats struct{ reads, hedged, degraded, failed atomic.Uint64 }
 
+	kept keptCache
+
 	flight struct { // reads on their way, the oldest first
 		sync.Mutex
 		head, tail *part
@@ -77,6 +79,7 @@ type Where struct {
 	PGVersion  uint32
 	K, M       uint8
 	Slots      uint16
+	Kept       uint16 // slots that the generation has blocks of; 0: all
 }
 
 // Request asks for Count slots from Location on, all of one segment, into Dst
@@ -92,8 +95,9 @@ type Request struct {
 	NoCache  bool // neither look into the cache nor fill it
 	Done     func(*Request, error)
 
-	left atomic.Int32
-	err  atomic.Pointer[error]
+	first uint16 // where the first slot lies among those that are kept
+	left  atomic.Int32
+	err   atomic.Pointer[error]
 }
 
 // part is the share of a request that lies in one shard: blocks first… of it.
@@ -126,12 +130,15 @@ func (r *Reader) Read(q *Request) {
 		q.Done(q, nil)
 		return
 	}
-	l := segment.Layout{K: q.Where.K, Slots: q.Where.Slots}
-	first := q.Location.Slot()
-	if !l.Valid() || uint32(first)+q.Count > uint32(q.Where.Slots) {
-		q.Done(q, fmt.Errorf("read slots %d+%d of a segment of %d: %w", first, q.Count, q.Where.Slots, errs.ErrInvalid))
+	l, first, err, known := r.locate(q)
+	switch {
+	case !known:
+		return
+	case err != nil:
+		q.Done(q, err)
 		return
 	}
+	q.first = first
 	if uint32(first%segment.Unit)+q.Count <= segment.Unit || l.K == 1 {
 		q.left.Store(1)
 		shard, block := l.Place(first)
@@ -240,7 +247,7 @@ func (p *part) answered(q *storeproto.ReadShard) {
 // deliver copies the part's blocks to where their slots go, and into the cache.
 func (p *part) deliver(b []byte) {
 	q := p.parent
-	first := uint32(q.Location.Slot())
+	first := uint32(q.first)
 	for i := range p.count {
 		slot, ok := p.layout.Slot(p.index, p.first+i)
 		if !ok || uint32(slot) < first || uint32(slot) >= first+q.Count {

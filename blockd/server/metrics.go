@@ -30,6 +30,14 @@ var figures = []struct {
 	{"blockd_volume_waiting_writes", "Writes that wait for memory.", nil},
 	{"blockd_volume_checkpoints_total", "Checkpoints of the disks open now.", nil},
 	{"blockd_volume_pack_retries_total", "Segments given up and made anew, of the disks open now.", nil},
+	{"blockd_volume_segments", "Segments of the disks open now.", nil},
+	{"blockd_volume_live_bytes", "Bytes in segments that the disks open now refer to.", nil},
+	{"blockd_volume_dead_bytes", "Bytes beside them that nobody refers to: the cleaner's work.", nil},
+	{"blockd_volume_reclaimable_bytes", "Bytes that go with the next checkpoint.", nil},
+	{"blockd_volume_cleaning", "Disks being cleaned now.", nil},
+	{"blockd_volume_segments_rewritten_total", "Segments rewritten without their dead slots, of the disks open now.", nil},
+	{"blockd_volume_segments_merged_total", "Segments whose blocks were moved, of the disks open now.", nil},
+	{"blockd_volume_cleaned_bytes_total", "Bytes written by cleaning, parity not counted, of the disks open now.", nil},
 	{"blockd_packer_segments_total", "Segments written.", nil},
 	{"blockd_packer_failures_total", "Segments that could not be written.", nil},
 	{"blockd_reader_reads_total", "Runs of slots read.", nil},
@@ -68,6 +76,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(c.descs[name], kind, v, labels...)
 	}
 	var volumes, unpacked, waiting, checkpoints, retries float64
+	var clean cleaning
 	c.s.exports.Owned(func(v *volume.Volume, _ int) {
 		st := v.Stats()
 		volumes++
@@ -75,12 +84,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		waiting += float64(st.WaitingForRoom)
 		checkpoints += float64(st.Checkpoints)
 		retries += float64(st.PackRetries)
+		clean.add(&st)
 	})
 	put("blockd_volumes", gauge, volumes)
 	put("blockd_volume_unpacked_bytes", gauge, unpacked)
 	put("blockd_volume_waiting_writes", gauge, waiting)
 	put("blockd_volume_checkpoints_total", counter, checkpoints)
 	put("blockd_volume_pack_retries_total", counter, retries)
+	clean.put(put)
 	p := c.s.packer.Stats()
 	put("blockd_packer_segments_total", counter, float64(p.Segments))
 	put("blockd_packer_failures_total", counter, float64(p.Failed))

@@ -44,6 +44,7 @@ func (v *Volume) carry(fx *core.Effects) {
 	for _, j := range fx.Packs {
 		v.pack(j)
 	}
+	v.carryClean(fx)
 	if len(fx.Deletes) > 0 {
 		v.dead.add(fx.Deletes)
 	}
@@ -187,7 +188,7 @@ func (v *Volume) readPage(p core.PageRead) {
 }
 
 func whereOf(w core.Where) reader.Where {
-	return reader.Where{Generation: w.Generation, PGVersion: w.PGVersion, K: w.K, M: w.M, Slots: w.Slots}
+	return reader.Where{Generation: w.Generation, PGVersion: w.PGVersion, K: w.K, M: w.M, Slots: w.Slots, Kept: w.Kept}
 }
 
 // pack hands a segment to the packer. Its outcome is the core's to hear even when
@@ -195,7 +196,7 @@ func whereOf(w core.Where) reader.Where {
 func (v *Volume) pack(j *core.PackJob) {
 	w := &packer.Job{
 		Volume: v.id, Epoch: v.epoch, Segment: j.Segment, Generation: j.Entry.Generation, PGVersion: j.Entry.PGVersion,
-		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Encode: j.Encode, Blocks: j.Blocks,
+		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Encode: j.Encode, Blocks: j.Blocks, Slots: j.Slots,
 		Freed: func(*packer.Job) {
 			v.mu.Lock()
 			v.core.PackFreed(j)

@@ -117,18 +117,21 @@ func (v *Volume) deleteRound(ctx context.Context, all []*doomed) {
 	}
 }
 
-// find lists the stores of the segment, less those that are lost or were formatted anew.
+// find lists the stores that have or had shards of the segment, less those that are lost or were formatted anew.
 func (d *doomed) find(t *cluster.Topology) {
 	if !d.told {
 		g, ok := t.PG(d.Segment.PG())
 		if !ok {
 			return
 		}
-		version, ok := g.Version(d.Where.PGVersion)
-		if !ok {
-			return
+		for _, version := range g.Versions { // a generation may have been coded, or repaired, under another
+			for _, ref := range version.Stores {
+				if !slices.Contains(d.left, ref) {
+					d.left = append(d.left, ref)
+				}
+			}
 		}
-		d.left, d.told = slices.Clone(version.Stores), true
+		d.told = true
 	}
 	d.left = slices.DeleteFunc(d.left, func(r cluster.StoreRef) bool {
 		s, ok := t.Store(r.Store)
@@ -146,7 +149,7 @@ func (v *Volume) deleteOn(ctx context.Context, ref cluster.StoreRef, ds []*doome
 		end := min(n+deleteBatch, len(ds))
 		req := storeproto.DeleteShards{Volume: v.id, Epoch: v.epoch}
 		for _, d := range ds[n:end] {
-			req.Segments = append(req.Segments, storeproto.SegmentGeneration{Segment: d.Segment, Generation: d.Where.Generation})
+			req.Segments = append(req.Segments, storeproto.SegmentGeneration{Segment: d.Segment, Generation: d.Upto})
 		}
 		call, cancel := context.WithTimeout(ctx, deleteTimeout)
 		err := store.DeleteShards(call, req)

@@ -17,7 +17,9 @@ const (
 	Foreign Flags = 1 << iota
 	// Pages: its slots hold pages, not data.
 	Pages
-	flagsAll = Foreign | Pages
+	// Older: shards of an older generation may still be there; whoever opens the volume deletes them.
+	Older
+	flagsAll = Foreign | Pages | Older
 )
 
 // Entry is what a volume knows of one of its segments. Generation's epoch is never zero.
@@ -26,6 +28,7 @@ type Entry struct {
 	PGVersion  uint32 // of the placement group it was coded under
 	Slots      uint16
 	Live       uint16 // slots that the head still refers to
+	Kept       uint16 // slots that this generation has blocks of; 0: all
 	PG         id.PG  // set by the table from the segment's id
 	K, M       uint8
 	Flags      Flags
@@ -34,9 +37,17 @@ type Entry struct {
 // ShardsMax bounds K+M of an entry.
 const ShardsMax = 32
 
+// Stored is the slots that the generation has blocks of.
+func (e Entry) Stored() uint16 {
+	if e.Kept > 0 {
+		return e.Kept
+	}
+	return e.Slots
+}
+
 // Valid tells whether e can be an entry of a table.
 func (e Entry) Valid() bool {
-	return e.Generation.Epoch != 0 && e.Slots >= 1 && e.Slots <= id.SlotsMax && e.Live <= e.Slots &&
+	return e.Generation.Epoch != 0 && e.Slots >= 1 && e.Slots <= id.SlotsMax && e.Live <= e.Stored() && e.Kept < e.Slots &&
 		e.PG <= id.PGMax && e.K >= 1 && int(e.K)+int(e.M) <= ShardsMax && e.Flags&^flagsAll == 0
 }
 
@@ -168,7 +179,7 @@ func (t *Table) Delete(s id.Segment) bool {
 }
 
 // AddLive changes the live count of s and gives the new one; false if s is not in
-// the table. It panics if the count would leave 0…Slots: a count that is too low
+// the table. It panics if the count would leave 0…Stored: a count that is too low
 // would have live data deleted.
 func (t *Table) AddLive(s id.Segment, delta int) (live uint16, ok bool) {
 	i, slot, ok := t.lookup(s)
@@ -177,8 +188,8 @@ func (t *Table) AddLive(s id.Segment, delta int) (live uint16, ok bool) {
 	}
 	e := &t.own(i).entries[slot]
 	n := int(e.Live) + delta
-	if n < 0 || n > int(e.Slots) {
-		panic(fmt.Sprintf("blockmap: segment %s with %d live of %d slots", s, n, e.Slots))
+	if n < 0 || n > int(e.Stored()) {
+		panic(fmt.Sprintf("blockmap: segment %s with %d live of %d slots", s, n, e.Stored()))
 	}
 	e.Live = uint16(n)
 	return e.Live, true

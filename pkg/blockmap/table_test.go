@@ -74,10 +74,11 @@ func (m *tableModel) segment(t *rapid.T) id.Segment {
 
 func (m *tableModel) entry(t *rapid.T) Entry {
 	slots := rapid.Uint16Range(1, id.SlotsMax).Draw(t, "slots")
+	kept := rapid.Uint16Range(0, slots-1).Draw(t, "kept")
 	return Entry{
 		Generation: id.Generation{Epoch: id.Epoch(rapid.Uint64Range(1, 1<<50).Draw(t, "epoch")), N: rapid.Uint32().Draw(t, "n")},
-		PGVersion:  rapid.Uint32().Draw(t, "version"), Slots: slots, Live: rapid.Uint16Range(0, slots).Draw(t, "live"),
-		K: 4, M: 2, Flags: Flags(rapid.IntRange(0, 3).Draw(t, "flags")),
+		PGVersion:  rapid.Uint32().Draw(t, "version"), Slots: slots, Kept: kept, Live: rapid.Uint16Range(0, Entry{Slots: slots, Kept: kept}.Stored()).Draw(t, "live"),
+		K: 4, M: 2, Flags: Flags(rapid.IntRange(0, 7).Draw(t, "flags")),
 	}
 }
 
@@ -101,7 +102,7 @@ func (m *tableModel) delete(t *rapid.T) {
 func (m *tableModel) addLive(t *rapid.T) {
 	s := m.segment(t)
 	e, there := m.truth[s]
-	delta := rapid.IntRange(-int(e.Live), int(e.Slots)-int(e.Live)).Draw(t, "delta")
+	delta := rapid.IntRange(-int(e.Live), int(e.Stored())-int(e.Live)).Draw(t, "delta")
 	live, ok := m.t.AddLive(s, delta)
 	if ok != there || ok && int(live) != int(e.Live)+delta {
 		t.Fatalf("add %d to %s: %d, %v", delta, s, live, ok)

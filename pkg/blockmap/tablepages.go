@@ -96,7 +96,8 @@ func (e *Entry) encode(dst []byte) {
 	le.PutUint16(dst[18:], e.Live)
 	le.PutUint16(dst[20:], uint16(e.PG))
 	dst[22], dst[23], dst[24] = e.K, e.M, uint8(e.Flags)
-	clear(dst[25:entrySize])
+	le.PutUint16(dst[25:], e.Kept)
+	clear(dst[27:entrySize])
 }
 
 // Root is the root of the frozen table, once all pages are assigned.
@@ -199,7 +200,8 @@ func decodeLeaf(place string, index uint64, b []byte) (*tableLeaf, error) {
 			e.PGVersion = r.U32()
 			e.Slots, e.Live, e.PG = r.U16(), r.U16(), id.PG(r.U16())
 			e.K, e.M, e.Flags = r.U8(), r.U8(), Flags(r.U8())
-			r.Zero(7)
+			e.Kept = r.U16()
+			r.Zero(5)
 			if *e == (Entry{}) {
 				continue
 			}

@@ -21,6 +21,8 @@ const (
 	MetaCheckpoint   MetaKind = 2
 	MetaDeleted      MetaKind = 3
 	MetaSnapshotRoot MetaKind = 4 // reserved; nothing writes it yet and readers refuse it
+	MetaMoved        MetaKind = 5
+	MetaRewritten    MetaKind = 6
 )
 
 // Commit says where the blocks of a sealed memtable lie now. Once all earlier
@@ -43,6 +45,20 @@ type CommitSegment struct {
 	Segment id.Segment
 	Entry   blockmap.Entry
 	Slots   []segment.Entry
+}
+
+// Moved says that blocks lie in another segment now as well, with the same bytes:
+// slot i of the new segment has what is at From[i]. It counts for those blocks that
+// are still at From[i] when it is applied, and for no other.
+type Moved struct {
+	CommitSegment               // data in every slot
+	From          []id.Location // one for each slot
+}
+
+// Rewritten says that a segment has another generation, with fewer slots kept and the rest as they were.
+type Rewritten struct {
+	Segment id.Segment
+	Entry   blockmap.Entry
 }
 
 // PageSegment is a segment with pages of a checkpoint, and its table entry.
@@ -71,6 +87,8 @@ type Meta struct {
 	Commit     *Commit
 	Checkpoint *Checkpoint
 	Deleted    []storeproto.SegmentGeneration
+	Moved      *Moved
+	Rewritten  *Rewritten
 }
 
 // Limits of what a reader accepts, and a writer must keep to.

@@ -85,6 +85,12 @@ func sampleMeta() []Meta {
 		{Position: 44, Kind: MetaDeleted, Deleted: []storeproto.SegmentGeneration{
 			{Segment: seg.Segment, Generation: seg.Entry.Generation}, {Segment: seg.Segment + 1<<12}}},
 		{Position: 45, Kind: MetaDeleted, Deleted: []storeproto.SegmentGeneration{}},
+		{Position: 46, Kind: MetaMoved, Moved: &Moved{
+			CommitSegment: commitSegment(1002, segment.MakeData(5), segment.MakeData(70), segment.MakeData(71)),
+			From:          []id.Location{id.MakeLocation(seg.Segment, 4095), id.MakeLocation(id.MakeSegment(3, 4), 0), id.MakeLocation(seg.Segment, 7)},
+		}},
+		{Position: 47, Kind: MetaRewritten, Rewritten: &Rewritten{Segment: seg.Segment, Entry: blockmap.Entry{
+			Generation: id.Generation{Epoch: 9, N: 44}, PGVersion: 5, Slots: 4096, Live: 900, Kept: 1000, PG: seg.Segment.PG(), K: 2, M: 1}}},
 	}
 }
 
@@ -98,6 +104,10 @@ func encodeMeta(records []Meta) []byte {
 			b = AppendCheckpoint(b, m.Checkpoint)
 		case MetaDeleted:
 			b = AppendDeleted(b, m.Deleted)
+		case MetaMoved:
+			b = AppendMoved(b, m.Moved)
+		case MetaRewritten:
+			b = AppendRewritten(b, m.Rewritten)
 		}
 	}
 	return b

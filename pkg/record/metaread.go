@@ -52,8 +52,12 @@ func readMetaBody(r *codec.Reader, m *Meta, slots *int) {
 		m.Checkpoint = readCheckpoint(r)
 	case MetaDeleted:
 		m.Deleted = readDeleted(r)
+	case MetaMoved:
+		m.Moved = readMoved(r, slots)
+	case MetaRewritten:
+		m.Rewritten = readRewritten(r)
 	default:
-		r.Fail("kind of a meta record", uint64(MetaDeleted), uint64(m.Kind))
+		r.Fail("kind of a meta record", uint64(MetaRewritten), uint64(m.Kind))
 	}
 }
 

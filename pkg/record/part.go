@@ -77,12 +77,13 @@ func appendSegment(dst []byte, s id.Segment, e blockmap.Entry) []byte {
 	dst = binary.AppendUvarint(dst, uint64(e.PGVersion))
 	dst = append(dst, e.K, e.M, uint8(e.Flags))
 	dst = binary.AppendUvarint(dst, uint64(e.Slots))
-	return binary.AppendUvarint(dst, uint64(e.Live))
+	dst = binary.AppendUvarint(dst, uint64(e.Live))
+	return binary.AppendUvarint(dst, uint64(e.Kept))
 }
 
 // segmentSizeMin is the least bytes of a segment with its entry: two of the id, for
 // sequences begin at 1, and one of each other field.
-const segmentSizeMin = 10
+const segmentSizeMin = 11
 
 func readSegment(r *codec.Reader) (id.Segment, blockmap.Entry) {
 	s := id.Segment(r.Uvarint())
@@ -90,11 +91,11 @@ func readSegment(r *codec.Reader) (id.Segment, blockmap.Entry) {
 	e.Generation = readGeneration(r)
 	e.PGVersion = readUint32(r, "placement group version")
 	e.K, e.M, e.Flags = r.U8(), r.U8(), blockmap.Flags(r.U8())
-	slots, live := r.Uvarint(), r.Uvarint()
-	if slots > id.SlotsMax || live > slots {
+	slots, live, kept := r.Uvarint(), r.Uvarint(), r.Uvarint()
+	if slots > id.SlotsMax || live > slots || kept > slots {
 		r.Fail("slots of a segment", id.SlotsMax, slots)
 	}
-	e.Slots, e.Live = uint16(slots), uint16(live)
+	e.Slots, e.Live, e.Kept = uint16(slots), uint16(live), uint16(kept)
 	if !s.Valid() || !e.Valid() {
 		r.Fail("segment and its entry", 0, uint64(s))
 	}

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"encoding/binary"
+	"slices"
 
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
@@ -14,6 +15,8 @@ const (
 	headVersion = 1
 	headFixed   = 56 // bytes before the entries
 	sumSize     = 4
+
+	flagKept = 1 << 0 // every shard lists all slots, and those that are empty have no block
 )
 
 // ShardsMax bounds K+M.
@@ -22,8 +25,9 @@ const ShardsMax = 32
 // HeadMax bounds an encoded header in bytes: every entry in a group of its own.
 const HeadMax = headFixed + id.SlotsMax*(2+binary.MaxVarintLen64) + id.SlotsMax*sumSize + sumSize
 
-// EntryCount is the number of entries in the header of a shard: a data shard
-// lists its own slots, a parity shard all slots of the segment.
+// EntryCount is the number of entries in the header of a shard of a generation that
+// keeps all slots: a data shard lists its own, a parity shard all of the segment. One
+// that has dropped some lists all slots in every shard.
 func EntryCount(k, index uint8, slots uint16) int {
 	if index >= k {
 		return int(slots)
@@ -45,10 +49,24 @@ func checkHead(h *storeproto.ShardHead) (what string, want, got uint64) {
 		return "shard index", uint64(h.K) + uint64(h.M) - 1, uint64(h.Index)
 	case !l.Valid():
 		return "slots", id.SlotsMax, uint64(h.Slots)
-	case h.Blocks != l.Blocks():
-		return "blocks", uint64(l.Blocks()), uint64(h.Blocks)
 	}
 	return "", 0, 0
+}
+
+// dropped tells whether the entries are those of a generation that has dropped slots.
+func dropped(h *storeproto.ShardHead) bool {
+	return len(h.Entries) == int(h.Slots) && slices.Contains(h.Entries, 0)
+}
+
+// blocks is how many blocks the shard has: as a segment of the kept slots would.
+func blocks(h *storeproto.ShardHead) uint16 {
+	l := Layout{K: h.K, Slots: h.Slots}
+	if dropped(h) {
+		if l.Slots = MakeKept(h.Entries).Count(); l.Slots == 0 {
+			return 0
+		}
+	}
+	return l.Blocks()
 }
 
 // AppendHead appends the encoded header h to dst. It panics if h breaks its own
@@ -57,7 +75,11 @@ func AppendHead(dst []byte, h *storeproto.ShardHead) []byte {
 	if what, _, _ := checkHead(h); what != "" {
 		panic("segment: a shard header with a wrong field: " + what)
 	}
-	if len(h.Entries) != EntryCount(h.K, h.Index, h.Slots) || len(h.Sums) != int(h.Blocks) {
+	var flags uint8
+	if dropped(h) {
+		flags = flagKept
+	}
+	if flags == 0 && len(h.Entries) != EntryCount(h.K, h.Index, h.Slots) || h.Blocks == 0 || h.Blocks != blocks(h) || len(h.Sums) != int(h.Blocks) {
 		panic("segment: a shard header with the wrong number of entries or sums")
 	}
 	start := len(dst)
@@ -70,7 +92,7 @@ func AppendHead(dst []byte, h *storeproto.ShardHead) []byte {
 	dst = le.AppendUint64(dst, uint64(h.Generation.Epoch))
 	dst = le.AppendUint32(dst, h.Generation.N)
 	dst = le.AppendUint32(dst, h.PGVersion)
-	dst = append(dst, h.Index, h.K, h.M, 0)
+	dst = append(dst, h.Index, h.K, h.M, flags)
 	dst = le.AppendUint16(dst, h.Slots)
 	dst = le.AppendUint16(dst, h.Blocks)
 	dst = AppendEntries(dst, h.Entries)
@@ -108,7 +130,10 @@ func decodeHead(r *codec.Reader, h *storeproto.ShardHead) {
 	h.Generation = id.Generation{Epoch: id.Epoch(r.U64()), N: r.U32()}
 	h.PGVersion = r.U32()
 	h.Index, h.K, h.M = r.U8(), r.U8(), r.U8()
-	r.Zero(1)
+	flags := r.U8()
+	if flags&^flagKept != 0 {
+		r.Fail("flags of a shard header", flagKept, uint64(flags))
+	}
 	h.Slots, h.Blocks = r.U16(), r.U16()
 	if what, want, got := checkHead(h); what != "" {
 		r.Fail(what, want, got)
@@ -116,8 +141,15 @@ func decodeHead(r *codec.Reader, h *storeproto.ShardHead) {
 	if r.Err() != nil {
 		return
 	}
-	h.Entries = make([]uint64, EntryCount(h.K, h.Index, h.Slots))
+	n := EntryCount(h.K, h.Index, h.Slots)
+	if flags != 0 {
+		n = int(h.Slots)
+	}
+	h.Entries = make([]uint64, n)
 	DecodeEntries(r, h.Entries)
+	if want := blocks(h); h.Blocks == 0 || h.Blocks != want || dropped(h) != (flags != 0) {
+		r.Fail("blocks", uint64(want), uint64(h.Blocks))
+	}
 	if sums := r.Bytes(int(h.Blocks) * sumSize); sums != nil {
 		h.Sums = storeproto.DecodeSums(make([]uint32, 0, h.Blocks), sums)
 	}

@@ -76,8 +76,6 @@ func head(k, m, index uint8, slots uint16, entry func(slot int) Entry) *storepro
 
 func mixed(slot int) Entry {
 	switch {
-	case slot%7 == 6:
-		return 0
 	case slot < 20:
 		return MakeData(block.LBA(1000 + slot))
 	case slot < 60:
@@ -86,6 +84,22 @@ func mixed(slot int) Entry {
 		return MakeData(block.LBA(5000 - slot)) // descending
 	}
 	return MakeData(block.LBAMax - 1 - block.LBA(200-slot))
+}
+
+// keeping is the header of a generation that has dropped some slots.
+func keeping(k, m, index uint8, slots uint16) *storeproto.ShardHead {
+	h := head(k, m, index, slots, mixed)
+	h.Entries = nil
+	for s := range int(slots) {
+		e := mixed(s)
+		if s%7 == 6 || s >= 40 && s < 60 {
+			e = 0
+		}
+		h.Entries = append(h.Entries, uint64(e))
+	}
+	h.Blocks = Layout{K: k, Slots: MakeKept(h.Entries).Count()}.Blocks()
+	h.Sums = h.Sums[:h.Blocks]
+	return h
 }
 
 func pages(slot int) Entry {
@@ -107,6 +121,7 @@ func TestHeadSurvivesItsBytes(t *testing.T) {
 		"head-data.golden":   head(4, 2, 1, 100, mixed),
 		"head-parity.golden": head(4, 2, 5, 100, mixed),
 		"head-pages.golden":  head(1, 2, 0, 100, pages),
+		"head-kept.golden":   keeping(4, 2, 1, 100),
 	} {
 		b := AppendHead([]byte("before"), h)
 		got, err := DecodeHead("test", b[6:])
@@ -122,7 +137,12 @@ func TestHeadSurvivesItsBytes(t *testing.T) {
 
 // Without this a flipped bit or a lie in a header would be believed.
 func TestHeadRefusesDamage(t *testing.T) {
-	good := AppendHead(nil, head(4, 2, 1, 100, mixed))
+	refusesDamage(t, AppendHead(nil, head(4, 2, 1, 100, mixed)))
+	refusesDamage(t, AppendHead(nil, keeping(4, 2, 5, 100)))
+}
+
+func refusesDamage(t *testing.T, good []byte) {
+	t.Helper()
 	for i := range good {
 		b := bytes.Clone(good)
 		b[i] ^= 1 << (i % 8)

@@ -23,7 +23,8 @@ type ShardHead struct {
 	Slots      uint16 // slots in the segment, up to 4,096
 	Blocks     uint16 // 4 KiB blocks in this shard
 	// Entries are slot header entries (package segment): of a data shard its own
-	// slots, of a parity shard all slots of the segment.
+	// slots, of a parity shard all slots of the segment; of any shard of a generation
+	// that has dropped slots all of them, and those that are zero have no block.
 	Entries []uint64
 	// Sums is the check of each block of the shard, see BlockSum.
 	Sums []uint32

@@ -12,8 +12,9 @@ import (
 type Inspector struct {
 	// Page gives the bytes at a location of a page.
 	Page func(id.Location) ([]byte, bool)
-	// Exists tells whether a segment is there.
-	Exists func(id.Segment) bool
+	// Exists tells whether a generation of a segment is there, Has whether it has a slot.
+	Exists func(id.Segment, id.Generation) bool
+	Has    func(id.Location, id.Generation) bool
 	// Packs and Longs are the jobs on their way, LaneLong apart.
 	Packs, Longs int
 }
@@ -71,11 +72,15 @@ func (c *Core) checkMemory(in Inspector) error {
 	for _, m := range append([]*memtable{c.active}, c.sealed...) {
 		sum += m.journalled
 	}
+	cleaning := 0
+	if j := c.clean.job; j != nil && j.phase == cleanPacking {
+		cleaning = 1
+	}
 	switch {
 	case sum != c.unpacked:
 		return fmt.Errorf("%d bytes are charged, %d held", c.unpacked, sum)
-	case c.packs != in.Packs+len(c.retry):
-		return fmt.Errorf("%d jobs counted, %d on their way, %d to be tried again", c.packs, in.Packs, len(c.retry))
+	case c.packs+cleaning != in.Packs+len(c.retry):
+		return fmt.Errorf("%d jobs counted, %d of cleaning, %d on their way, %d to be tried again", c.packs, cleaning, in.Packs, len(c.retry))
 	case c.long.running != in.Longs:
 		return fmt.Errorf("%d long jobs counted, %d on their way", c.long.running, in.Longs)
 	}
@@ -116,10 +121,17 @@ func (c *Core) checkKnown() error {
 func (c *Core) countMap(in Inspector, live map[id.Segment]int) error {
 	for at := block.LBA(0); at < c.blocks; {
 		e := block.Extent{Start: at, Count: uint32(min(c.blocks-at, 1<<30))}
-		next, miss := c.m.Walk(e, func(_ block.LBA, l id.Location) bool {
+		var lost error
+		next, miss := c.m.Walk(e, func(b block.LBA, l id.Location) bool {
 			live[l.Segment()]++
-			return true
+			if e, ok := c.table.Get(l.Segment()); !ok || !in.Has(l, e.Generation) {
+				lost = fmt.Errorf("block %d lies at %v, which %s (%t) has not", b, l, e.Generation, ok)
+			}
+			return lost == nil
 		})
+		if lost != nil {
+			return lost
+		}
 		at = next
 		if miss.None() {
 			continue
@@ -171,11 +183,11 @@ func (c *Core) checkLive(in Inspector, live map[id.Segment]int) error {
 		case e.Flags&blockmap.Pages != 0 && c.check.running != nil:
 		case live[s] != int(e.Live):
 			err = fmt.Errorf("segment %s (%+v) has %d live slots", s, e, live[s])
-		case live[s] > 0 && !in.Exists(s):
+		case live[s] > 0 && !in.Exists(s, e.Generation):
 			err = fmt.Errorf("segment %s with %d live slots is gone", s, live[s])
 		case live[s] > 0 && c.deletes[s]:
 			err = fmt.Errorf("segment %s with %d live slots is being deleted", s, live[s])
-		case c.long.known[s] != nil && (c.deletes[s] || !in.Exists(s)):
+		case c.long.known[s] != nil && (c.deletes[s] || !in.Exists(s, e.Generation)):
 			err = fmt.Errorf("segment %s, which an index record names, is gone", s)
 		}
 		delete(live, s)
@@ -187,8 +199,8 @@ func (c *Core) checkLive(in Inspector, live map[id.Segment]int) error {
 	for s, n := range live {
 		return fmt.Errorf("segment %s with %d live slots is not in the table", s, n)
 	}
-	for s := range c.long.known {
-		if !in.Exists(s) {
+	for s, k := range c.long.known {
+		if !in.Exists(s, k.entry.Generation) {
 			return fmt.Errorf("segment %s, which an index record names, is gone", s)
 		}
 	}

@@ -3,6 +3,7 @@ package core
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -285,6 +286,7 @@ func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx 
 	for _, s := range st.dead {
 		c.delete(s, fx)
 	}
+	c.deleteOlder(position, fx)
 	if position > 0 {
 		c.journal.CheckpointCommitted(now, position, &fx.Journal)
 		c.journal.Release(now, storeproto.Meta, position, &fx.Journal)
@@ -308,13 +310,18 @@ func (c *Core) delete(s id.Segment, fx *Effects) {
 		panic(fmt.Sprintf("volume %s: segment %s was dead and lives", c.cfg.Volume, s))
 	}
 	c.deletes[s] = true
-	fx.Deletes = append(fx.Deletes, Delete{Segment: s, Where: whereOf(e)})
+	all := id.Generation{Epoch: c.cfg.Epoch, N: math.MaxUint32} // what a rewriting that failed left, too
+	fx.Deletes = append(fx.Deletes, Delete{Segment: s, Where: whereOf(e), Upto: all})
 }
 
 // DeleteDone: every store of the segment that still lives has confirmed. Until
 // then its space counts as used, and the shell goes on trying.
 func (c *Core) DeleteDone(now time.Duration, d Delete, fx *Effects) {
 	if d.abandoned || c.state == stateFenced || c.state == stateDrained {
+		return
+	}
+	if d.replaced != (id.Generation{}) {
+		c.olderDeleted(d)
 		return
 	}
 	delete(c.deletes, d.Segment)
@@ -327,3 +334,6 @@ func (c *Core) DeleteDone(now time.Duration, d Delete, fx *Effects) {
 	c.drained(now, fx)
 	c.absorb(now, fx)
 }
+
+// Force asks for a checkpoint as soon as something has changed since the last one.
+func (c *Core) Force() { c.check.force = true }

@@ -28,6 +28,10 @@ type commitState struct {
 	// is the progress within the part, in blocks or slots.
 	part, at int
 	begun    bool
+
+	from      []id.Location // of a move: where the slots' blocks came from
+	rewritten *record.Rewritten
+	clean     *CleanJob // whose record it is; nil when replayed
 }
 
 // commitReady sends the commits of memtables whose segments are all durable, in
@@ -204,11 +208,18 @@ func (c *Core) applySome(a *commitState, budget *int) (done bool, miss blockmap.
 		a.begun = true
 		c.introduce(a)
 	}
+	if a.rewritten != nil {
+		c.applyRewritten(a)
+		return true, blockmap.Miss{}
+	}
 	i := a.part
 	if i < len(r.Zeros) {
 		return false, c.applyZero(a, r.Zeros[i], budget)
 	}
 	if i -= len(r.Zeros); i < len(r.Segments) {
+		if a.from != nil {
+			return false, c.applyMoved(a, &r.Segments[i], budget)
+		}
 		return false, c.applySegment(a, &r.Segments[i], budget)
 	}
 	if i -= len(r.Segments); i < len(r.Placed) {
@@ -357,6 +368,9 @@ func (c *Core) applied(now time.Duration, a *commitState, fx *Effects) {
 	}
 	for i := range a.rec.Placed {
 		c.check.bytes += int64(a.rec.Placed[i].Extent.Count) * block.Size
+	}
+	if a.clean != nil {
+		c.cleaned(now, a.clean, fx)
 	}
 	m := a.table
 	if m == nil {

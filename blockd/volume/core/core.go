@@ -83,6 +83,7 @@ type Core struct {
 	check    checkState
 	deletes  map[id.Segment]bool // on their way
 	usage    usage
+	clean    cleanState
 	drain    drainState
 	hurried  time.Duration // when an old ensemble was last worked for
 	load     loadState
@@ -107,6 +108,19 @@ type Stats struct {
 	CheckpointAt    id.LSN
 	SegmentsDeleted uint64
 	Problem         string // plain words; empty: none
+
+	// What the segments hold: bytes of blocks that the map refers to, of those beside them
+	// that nobody does, and of segments that are dead wholly and wait for a checkpoint.
+	LiveBytes, DeadBytes, DeadSegmentBytes uint64
+	// PageBytes are those of segments with pages of the map.
+	PageBytes uint64
+	// Cleaning: a job is under way. Counts since the volume was opened; BlocksCleaned were written for it.
+	Cleaning           bool
+	SegmentsRewritten  uint64
+	SegmentsMerged     uint64
+	BlocksCleaned      uint64
+	GenerationsDeleted uint64
+	CleanProblem       string
 }
 
 // Stats gives the present facts.
@@ -120,6 +134,14 @@ func (c *Core) Stats() Stats {
 	}
 	if c.table != nil {
 		s.Segments = c.table.Len()
+		u := &c.usage
+		s.DeadSegments = u.Dead
+		s.LiveBytes, s.DeadBytes = u.Live*block.Size, (u.Slots-u.Live)*block.Size
+		s.DeadSegmentBytes, s.PageBytes = u.DeadSlots*block.Size, u.Pages*block.Size
+		for i := range c.clean.older {
+			s.DeadSegmentBytes += uint64(c.clean.older[i].where.stored()) * block.Size
+		}
+		s.Cleaning = c.clean.job != nil
 	}
 	s.CheckpointAt = c.check.committed
 	return s

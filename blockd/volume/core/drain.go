@@ -25,6 +25,9 @@ func (c *Core) Drain(now time.Duration, fx *Effects) {
 		return
 	}
 	c.state = stateDraining
+	if j := c.clean.job; j != nil && j.phase < cleanPacking {
+		c.endClean(now, 0)
+	}
 	c.drained(now, fx)
 	c.absorb(now, fx)
 }
@@ -37,7 +40,8 @@ func (c *Core) still() bool {
 
 // quiet tells that nothing is on its way and nothing is unpacked.
 func (c *Core) quiet() bool {
-	return c.still() && len(c.sealed) == 0 && c.active.empty() && len(c.apply) == 0 && len(c.meta.inflight) == 0
+	return c.still() && len(c.sealed) == 0 && c.active.empty() && len(c.apply) == 0 && len(c.meta.inflight) == 0 &&
+		c.clean.job == nil
 }
 
 // drained moves a draining volume on. It is called after whatever may have been the last of something.

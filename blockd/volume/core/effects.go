@@ -23,6 +23,9 @@ type Effects struct {
 	Pages []PageRead
 	// Packs are segments to encode and put (Core.PackDone).
 	Packs []*PackJob
+	// CleanList asks for the headers of a job's victims (Core.CleanListed), CleanRead for its
+	// blocks (Core.CleanRead). The shell reports both, whatever became of the core.
+	CleanList, CleanRead *CleanJob
 	// Deletes are segments to delete by name on all their stores (Core.DeleteDone).
 	Deletes []Delete
 	// Range asks metad for segment ids (Core.RangeDone); Placement for a placement
@@ -78,9 +81,14 @@ type PackJob struct {
 	// It may run beside other steps of the core.
 	Encode func(i int, dst []byte)
 
+	// Slots, of a segment that is rewritten: the entries of all slots, zero for those that
+	// are dropped. Blocks are the others.
+	Slots []uint64
+
 	table  *memtable
 	pages  *checkpointState
 	long   *longRun
+	clean  *CleanJob
 	failed int
 }
 
@@ -92,6 +100,7 @@ const (
 	LaneLong Lane = iota
 	LanePack
 	LaneCheckpoint
+	LaneClean
 )
 
 // PackBlock is one slot: its header entry, the CRC-32C of its bytes, and the bytes (4 KiB).
@@ -110,10 +119,13 @@ type PackResult struct {
 	Held     bool
 }
 
-// Delete names a dead segment and how it was kept.
+// Delete names a segment and how it was kept. All its generations up to Upto go.
 type Delete struct {
 	Segment id.Segment
 	Where   Where
+	Upto    id.Generation
+
+	replaced id.Generation // what has taken its place; zero: nothing
 
 	abandoned bool // never committed: not in any table
 }

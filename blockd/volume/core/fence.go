@@ -56,6 +56,7 @@ func (c *Core) fence(fx *Effects) {
 	}
 	c.room, c.barriers, c.readWaiters, c.parked, c.pageWaiters = nil, nil, nil, nil, nil
 	c.inflight, c.queue, c.open, c.long.queue = nil, nil, nil, nil
+	c.endClean(0, 0)
 }
 
 func each(ops []*Op, f func(*Op)) {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/id"
 )
@@ -33,7 +34,9 @@ type groupView struct {
 	versions map[id.PG]uint32           // the newest of every group
 	suspects map[id.Store]time.Duration // until when
 	down     map[id.Store]bool
-	short    bool // others only: stores are full
+	short    bool            // others only: stores are full
+	lively   map[id.PG]group // every store lives
+	fill     int             // percent, of the fullest store that lives
 	asked    bool
 	askAt    time.Duration // metad is not asked before
 	pause    time.Duration
@@ -64,7 +67,8 @@ func (c *Core) Topology(now time.Duration, t *cluster.Topology, fx *Effects) {
 }
 
 func (g *groupView) take(t *cluster.Topology) {
-	g.version = t.Version
+	g.version, g.fill = t.Version, 0
+	clear(g.lively)
 	for i := range t.Stores {
 		s := &t.Stores[i]
 		up := s.State == cluster.StoreUp
@@ -72,6 +76,12 @@ func (g *groupView) take(t *cluster.Topology) {
 			delete(g.suspects, s.Store) // it is back
 		}
 		g.down[s.Store] = !up
+		if up && s.Capacity > 0 {
+			g.fill = max(g.fill, int(min(s.Used, s.Capacity)*100/s.Capacity))
+		}
+		if up && s.Full {
+			g.fill = 100
+		}
 	}
 	g.groups, g.others, g.short = g.groups[:0], g.others[:0], false
 	clear(g.versions)
@@ -88,6 +98,9 @@ func (g *groupView) take(t *cluster.Topology) {
 			full = full || s.Full
 		}
 		x := group{pg: p.Number, version: v.Version, k: v.K, m: v.M, stores: stores}
+		if usable {
+			g.lively[p.Number] = x
+		}
 		switch {
 		case p.Preferred && p.Healthy:
 			g.groups = append(g.groups, x)
@@ -96,6 +109,29 @@ func (g *groupView) take(t *cluster.Topology) {
 			g.short = g.short || full
 		}
 	}
+}
+
+// entry is the table entry of a segment in the group, with nothing alive yet.
+func (g *group) entry(n id.Generation, slots int) blockmap.Entry {
+	return blockmap.Entry{Generation: n, PGVersion: g.version, Slots: uint16(slots), PG: g.pg, K: g.k, M: g.m}
+}
+
+// healthy tells whether every store of the group's present version lives.
+func (g *groupView) healthy(pg id.PG) bool {
+	_, ok := g.lively[pg]
+	return ok
+}
+
+// forCleaning gives a group for a segment that the cleaner makes. On a full cluster it
+// is one that is only full: cleaning draws on the reserve, for it gives back more.
+func (g *groupView) forCleaning(now time.Duration) (group, bool) {
+	if x, ok := g.pick(now, g.groups, false); ok {
+		return x, true
+	}
+	if g.full() {
+		return g.pick(now, g.others, false)
+	}
+	return group{}, false
 }
 
 // full tells that new bytes have no place: no group is healthy, and there are some

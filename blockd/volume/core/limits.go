@@ -41,6 +41,13 @@ type Limits struct {
 	CheckpointDeadMin int64
 	CheckpointTrifle  int64
 	CheckpointIdle    time.Duration
+	// The cleaner works while more is dead beside live blocks than CleanPercent of these and
+	// CleanSlack bytes, less as stores fill up, and then writes CleanRate bytes a second or more.
+	// CleanPercent negative: never. Of victims with fewer live slots than MergeBelow the blocks move.
+	CleanPercent int
+	MergeBelow   int
+	CleanSlack   int64
+	CleanRate    int64
 }
 
 // EnsureDefaults fills what is zero.
@@ -74,6 +81,10 @@ func (l *Limits) EnsureDefaults() {
 	def(&l.CheckpointDead, 1<<30)
 	def(&l.CheckpointDeadMin, 64<<20)
 	def(&l.CheckpointTrifle, 1<<20)
+	defInt(&l.CleanPercent, 33)
+	defInt(&l.MergeBelow, id.SlotsMax/8)
+	def(&l.CleanSlack, 32<<20)
+	def(&l.CleanRate, 32<<20)
 	if l.CheckpointIdle == 0 {
 		l.CheckpointIdle = 5 * time.Second
 	}

@@ -38,6 +38,7 @@ func New(cfg Config, checkpoint []byte) (*Core, error) {
 		pageWaiters: make(map[blockmap.Miss][]*Op), pageBusy: make(map[blockmap.Miss]bool),
 		pageSegs: make(map[id.Segment]blockmap.Entry), deletes: make(map[id.Segment]bool),
 	}
+	c.groups.lively = make(map[id.PG]group)
 	c.groups.suspects = make(map[id.Store]time.Duration)
 	c.groups.versions, c.groups.down = make(map[id.PG]uint32), make(map[id.Store]bool)
 	c.long.known = make(map[id.Segment]*longSegment)
@@ -74,6 +75,14 @@ func (c *Core) LoadMeta(run *journal.MetaRun) (covered id.LSN, err error) {
 			r := &recs[i]
 			if r.Commit != nil {
 				l.commits = append(l.commits, &commitState{rec: r.Commit, position: r.Position})
+			}
+			if r.Moved != nil {
+				a := &commitState{position: r.Position}
+				a.take(r.Moved)
+				l.commits = append(l.commits, a)
+			}
+			if r.Rewritten != nil {
+				l.commits = append(l.commits, &commitState{rec: new(record.Commit), rewritten: r.Rewritten, position: r.Position})
 			}
 			if k := r.Checkpoint; k != nil && (l.check == nil || k.Epoch > l.check.Epoch || k.Epoch == l.check.Epoch && k.Meta > l.check.Meta) {
 				l.check, l.inMetad = k, false
@@ -159,6 +168,9 @@ func (c *Core) loadTable(now time.Duration, fx *Effects) {
 	}
 	c.table, c.load.loader = t, nil
 	c.load.dead = c.deadNow()
+	if c.load.check != nil {
+		c.findOlder(c.load.check.Meta)
+	}
 	if err := c.checkCommits(); err != nil {
 		fx.Broken = err
 		return
@@ -258,6 +270,9 @@ func (c *Core) deleteLeftOver(fx *Effects) {
 		}
 	}
 	c.load.dead = nil
+	if c.check.asking == nil {
+		c.deleteOlder(c.check.committed, fx)
+	}
 }
 
 // replay puts a recovered batch into the active memtable, but for records that are covered.

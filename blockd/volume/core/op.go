@@ -105,4 +105,12 @@ type Where struct {
 	PGVersion  uint32
 	K, M       uint8
 	Slots      uint16
+	Kept       uint16 // slots that the generation has blocks of; 0: all
+}
+
+func (w Where) stored() uint16 {
+	if w.Kept > 0 {
+		return w.Kept
+	}
+	return w.Slots
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"ashlar.dev/pkg/block"
-	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/segment"
@@ -135,10 +134,7 @@ func (c *Core) prepare(now time.Duration, j *PackJob, fx *Effects) bool {
 	}
 	seq, _ := c.ids.take()
 	j.Segment = id.MakeSegment(seq, g.pg)
-	j.Entry = blockmap.Entry{
-		Generation: id.Generation{Epoch: c.cfg.Epoch, N: 1},
-		PGVersion:  g.version, Slots: uint16(len(j.Blocks)), PG: g.pg, K: g.k, M: g.m,
-	}
+	j.Entry = g.entry(id.Generation{Epoch: c.cfg.Epoch, N: 1}, len(j.Blocks))
 	if j.table != nil {
 		j.table.holds++
 	}
@@ -157,6 +153,10 @@ func (c *Core) PackFreed(j *PackJob) {
 			b.Release()
 		}
 		j.long.bufs = nil
+	}
+	if j.clean != nil {
+		j.clean.buf.Release()
+		j.clean.buf = nil
 	}
 }
 
@@ -186,14 +186,20 @@ func (c *Core) PackDone(now time.Duration, j *PackJob, r PackResult, fx *Effects
 	c.absorb(now, fx)
 }
 
-// abandon gives up a segment that no record names: it is deleted on all its stores.
+// abandon gives up a segment that no record names: it is deleted on all its stores. What
+// there is of a generation that failed goes with the next one, or with the segment.
 func (c *Core) abandon(j *PackJob, fx *Effects) {
-	fx.Deletes = append(fx.Deletes, Delete{Segment: j.Segment, Where: whereOf(j.Entry), abandoned: true})
+	if j.clean != nil && j.clean.Rewrite {
+		return // to delete its name were to delete the generation that it should have replaced
+	}
+	fx.Deletes = append(fx.Deletes, Delete{Segment: j.Segment, Where: whereOf(j.Entry), Upto: j.Entry.Generation, abandoned: true})
 }
 
 // packed: every shard of j is durable, in the group that it was made for.
 func (c *Core) packed(now time.Duration, j *PackJob, fx *Effects) {
 	switch {
+	case j.clean != nil:
+		c.cleanPacked(now, j.clean, nil, fx)
 	case j.long != nil:
 		c.longDone(now, j.long, nil, fx)
 	case j.pages != nil:
@@ -209,6 +215,10 @@ func (c *Core) packed(now time.Duration, j *PackJob, fx *Effects) {
 }
 
 func (c *Core) packFailed(now time.Duration, j *PackJob, err error, fx *Effects) {
+	if j.clean != nil {
+		c.cleanPacked(now, j.clean, err, fx)
+		return
+	}
 	if j.long != nil {
 		c.longDone(now, j.long, err, fx)
 		return

@@ -235,7 +235,7 @@ func (c *Core) where(s id.Segment) Where {
 }
 
 func whereOf(e blockmap.Entry) Where {
-	return Where{Generation: e.Generation, PGVersion: e.PGVersion, K: e.K, M: e.M, Slots: e.Slots}
+	return Where{Generation: e.Generation, PGVersion: e.PGVersion, K: e.K, M: e.M, Slots: e.Slots, Kept: e.Kept}
 }
 
 // awaitPage parks op until the page is there.
@@ -291,6 +291,7 @@ func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, f
 	}
 	if err == nil {
 		c.continueApply(now, fx)
+		c.cleanOn(now, fx)
 	}
 	c.absorb(now, fx)
 }

@@ -57,6 +57,7 @@ func (c *Core) Continue(now time.Duration, fx *Effects) {
 		return
 	}
 	c.continueApply(now, fx)
+	c.startClean(now, fx)
 	c.absorb(now, fx)
 }
 
@@ -107,6 +108,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.measure(now)
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)
+	c.startClean(now, fx)
 	corks := c.corks
 	c.corks = 0 // a client that was slow between a Cork and its Uncork holds nobody up for long
 	c.pump(now, fx)

@@ -10,14 +10,15 @@ import (
 
 // usage is what the segment table adds up to, looked at now and then.
 type usage struct {
-	at       time.Duration
-	known    bool
-	Segments int    // of data, with something live in them
-	Slots    uint64 // in these
-	Live     uint64 // of these
-	Dead     int    // segments of data or pages with nothing live
-	DeadSlot uint64 // slots in these
-	Pages    uint64 // slots of segments of pages that have something live
+	at        time.Duration
+	known     bool
+	Segments  int    // of data, with something live in them
+	Slots     uint64 // kept in these
+	Small     int    // of these segments, with little alive
+	Live      uint64 // of these
+	Dead      int    // segments of data or pages with nothing live
+	DeadSlots uint64 // kept in these
+	Pages     uint64 // slots of segments of pages that have something live
 }
 
 // measureEvery is the pause between two looks at the table, for each measureSegments
@@ -38,13 +39,16 @@ func (c *Core) measure(now time.Duration) {
 		switch {
 		case e.Live == 0:
 			u.Dead++
-			u.DeadSlot += uint64(e.Slots)
+			u.DeadSlots += uint64(e.Stored())
 		case e.Flags&blockmap.Pages != 0:
-			u.Pages += uint64(e.Slots)
+			u.Pages += uint64(e.Stored())
 		default:
 			u.Segments++
-			u.Slots += uint64(e.Slots)
+			u.Slots += uint64(e.Stored())
 			u.Live += uint64(e.Live)
+			if int(e.Live) < c.cfg.Limits.MergeBelow {
+				u.Small++
+			}
 		}
 		return true
 	})
@@ -53,6 +57,3 @@ func (c *Core) measure(now time.Duration) {
 
 // liveBytes is what lives in segments of data.
 func (u *usage) liveBytes() int64 { return int64(u.Live) * block.Size }
-
-// deadBytes is what is dead beside what lives: the cleaner's work.
-func (u *usage) deadBytes() int64 { return int64(u.Slots-u.Live) * block.Size }

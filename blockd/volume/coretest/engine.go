@@ -143,6 +143,10 @@ func (e *Engine) Kill() {
 		return
 	}
 	e.w.log("%s is killed", e.name)
+	st := e.Core.Stats()
+	e.w.rewritten += st.SegmentsRewritten
+	e.w.merged += st.SegmentsMerged
+	e.w.moved += st.BlocksCleaned
 	var fx core.Effects
 	e.Core.Fence(&fx)
 	e.dead, e.Ended = true, true
@@ -197,6 +201,7 @@ func (e *Engine) carry(fx *core.Effects) {
 	for _, j := range fx.Packs {
 		e.pack(j)
 	}
+	e.carryClean(fx)
 	for _, d := range fx.Deletes {
 		w.later(e.name+" delete", func() { e.delete(d) })
 	}
@@ -433,7 +438,7 @@ func (e *Engine) read(op *core.Op) {
 			p.Buf.Release()
 			p.Buf = nil
 		case core.PieceSlots:
-			if e := w.segments.read(p.Location, int(p.Count), to); e != nil {
+			if e := w.segments.read(p.Location, int(p.Count), p.Where, to); e != nil {
 				err = errors.Join(err, e)
 			}
 		}
@@ -460,7 +465,7 @@ func (e *Engine) read(op *core.Op) {
 
 func (e *Engine) page(p core.PageRead) {
 	b := make([]byte, storeproto.BlockSize)
-	err := e.w.segments.read(p.Miss.Location, 1, b)
+	err := e.w.segments.read(p.Miss.Location, 1, p.Where, b)
 	if e.w.chance(e.w.cfg.PageFails) {
 		err = errAway
 	}
@@ -480,7 +485,11 @@ func (e *Engine) pack(j *core.PackJob) {
 	}
 	count(1)
 	name, entry := j.Segment, j.Entry
-	w.later(e.name+" pack", func() {
+	what := e.name
+	if j.Lane == core.LaneClean {
+		what += " clean"
+	}
+	w.later(what+" pack", func() {
 		var r core.PackResult
 		hangs := w.chance(w.cfg.PackFails / 3)
 		if w.chance(w.cfg.PackFails) || hangs {
@@ -500,7 +509,7 @@ func (e *Engine) pack(j *core.PackJob) {
 		if hangs {
 			e.hang(j)
 		}
-		w.later(e.name+" packed", func() {
+		w.later(what+" packed", func() {
 			count(-1)
 			e.force(func(now time.Duration, fx *core.Effects) { e.Core.PackDone(now, j, r, fx) })
 		})
@@ -527,7 +536,7 @@ func (e *Engine) delete(d core.Delete) {
 		e.w.later(e.name+" delete", func() { e.delete(d) })
 		return
 	}
-	e.w.segments.delete(d.Segment)
+	e.w.segments.delete(d.Segment, d.Upto)
 	e.step(func(now time.Duration, fx *core.Effects) { e.Core.DeleteDone(now, d, fx) })
 }
 
@@ -537,9 +546,13 @@ func (e *Engine) inspector() core.Inspector {
 	return core.Inspector{
 		Page: func(l id.Location) ([]byte, bool) {
 			b := make([]byte, storeproto.BlockSize)
-			return b, s.read(l, 1, b) == nil
+			return b, s.page(l, b)
 		},
-		Exists: func(x id.Segment) bool { return s.at[x] != nil },
-		Packs:  e.packs, Longs: e.longs,
+		Exists: func(x id.Segment, g id.Generation) bool { return s.at[x][g] != nil },
+		Has: func(l id.Location, g id.Generation) bool {
+			k := s.at[l.Segment()][g]
+			return k != nil && k.blocks[l.Slot()] != nil
+		},
+		Packs: e.packs, Longs: e.longs,
 	}
 }

@@ -217,7 +217,7 @@ func TestCommitIsDroppedIfTheGroupChanged(t *testing.T) {
 	s.hold()
 	s.Quiesce()
 	s.good()
-	if s.segments.at[old] != nil || !s.segments.tombs[old] {
+	if s.segments.at[old] != nil || s.segments.tombs[old] == (id.Generation{}) {
 		t.Fatal("the segment of the old version counts")
 	}
 	if at := s.stats(); at.PackRetries != 1 || at.SegmentsPacked != 1 {

@@ -68,6 +68,8 @@ type World struct {
 	Done     int // requests completed
 	Puts     int
 	err      error
+
+	rewritten, merged, moved uint64 // by cleaners that have ended
 }
 
 // task is something that will happen.
@@ -82,7 +84,7 @@ func New(cfg Config) *World {
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 11)), clock: clock.NewManual(), volume: id.Volume{1}, Metad: NewMetad(),
 		budget: blockmap.NewBudget(64), Model: NewModel(), sent: make(map[*journal.Send]*storeproto.Batch),
 	}
-	w.segments = &segments{w: w, at: make(map[id.Segment]*kept), tombs: make(map[id.Segment]bool)}
+	w.segments = &segments{w: w, at: make(map[id.Segment]map[id.Generation]*kept), tombs: make(map[id.Segment]id.Generation)}
 	for i := range cfg.Stores {
 		ref := cluster.StoreRef{Store: id.Store{15: byte(i + 1)}, Incarnation: id.Incarnation{1, byte(i)}}
 		w.Stores = append(w.Stores, memstore.New(memstore.Options{
@@ -282,6 +284,36 @@ func (w *World) Check() {
 			w.Fail(fmt.Errorf("checkpoint of metad: %w", err))
 		}
 	}
+	w.checkTable(k)
+}
+
+// checkTable looks for every generation that the table of metad's checkpoint names: who
+// opens the volume now begins with it.
+func (w *World) checkTable(k *record.Checkpoint) {
+	l, err := blockmap.LoadTable(k.Table)
+	if err != nil {
+		w.Fail(err)
+		return
+	}
+	page := make([]byte, blockmap.PageSize)
+	for want := l.Missing(make([]blockmap.Miss, 0, 16)); len(want) > 0; want = l.Missing(want[:0]) {
+		for _, m := range want {
+			if !w.segments.page(m.Location, page) {
+				return // said already
+			}
+			if err := l.Fill(m, page); err != nil {
+				w.Fail(err)
+				return
+			}
+		}
+	}
+	t, _ := l.Table()
+	t.Range(0, func(s id.Segment, e blockmap.Entry) bool {
+		if e.Live > 0 && w.segments.at[s][e.Generation] == nil {
+			w.Fail(fmt.Errorf("segment %s %s is gone, and lives in the table that metad has", s, e.Generation))
+		}
+		return true
+	})
 }
 
 // Run does n random things.
@@ -324,3 +356,6 @@ func (w *World) Settle() error {
 
 // Segments is how many segments the stores have.
 func (w *World) Segments() int { return len(w.segments.at) }
+
+// Slots is how many blocks the stores have in segments, parity not counted.
+func (w *World) Slots() int { return w.segments.slots() }

@@ -18,6 +18,7 @@ func small(seed uint64) Config {
 		Limits: core.Limits{
 			UnpackedBytesMax: 2 << 20, SealBlocks: 48, SealBytes: 512 << 10, SealIdle: 2 * time.Second, LongBlocksMin: 24,
 			CheckpointBytes: 1 << 20, CheckpointDead: 512 << 10, CheckpointMeta: 64 << 10, CheckpointDirty: 64,
+			CleanPercent: 3, CleanSlack: 1, CleanRate: 1 << 40, MergeBelow: 12,
 		},
 		Journal:    journal.Limits{ReplaceAfter: 300 * time.Millisecond},
 		Leases:     seed%3 == 0,
@@ -50,6 +51,9 @@ func seeds(t *testing.T, n int) (from, to uint64) {
 	}
 	return 1, uint64(max(n/shortened, 1)) + 1
 }
+
+// total is how much all worlds cleaned: a test that never cleans proves nothing.
+var total struct{ rewritten, merged, moved uint64 }
 
 // live runs one world to a quiet end and looks at everything there.
 func live(t *testing.T, cfg Config, steps int) *World {
@@ -91,6 +95,9 @@ func live(t *testing.T, cfg Config, steps int) *World {
 	for w.happen() {
 	}
 	check(w.Err())
+	total.rewritten += w.rewritten
+	total.merged += w.merged
+	total.moved += w.moved
 	if n := buf.Outstanding().Buffers; n != before {
 		t.Fatalf("seed %d: %d buffers are not released", cfg.Seed, n-before)
 	}
@@ -107,6 +114,7 @@ func TestEveryOrderOfEvents(t *testing.T) {
 		cfg.MetadFails, cfg.StoreFails, cfg.TakesOver = 0.05, 0.0005, 0.0004
 		w := live(t, cfg, 4000)
 		if s == from {
+			t.Logf("cleaned: %+v", total)
 			t.Logf("seed %d: %d requests, %d puts, %d segments at the end, %d engines, %+v", s, w.Done, w.Puts, w.Segments(), w.life, w.Owner().Core.Stats())
 		}
 	}

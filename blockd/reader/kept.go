@@ -1,0 +1,193 @@
+package reader
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/segment"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// A generation that has dropped slots says in its headers which ones it kept. Who
+// reads it needs that once, and then remembers it.
+
+// keptMax bounds the generations that are remembered, of 0.7 KiB each; beyond it any is forgotten.
+const keptMax = 8192
+
+// headsTimeout bounds one question for headers.
+const headsTimeout = 5 * time.Second
+
+// generationName names one generation.
+type generationName struct {
+	segment    id.Segment
+	generation id.Generation
+}
+
+// keptCache remembers which slots generations keep.
+type keptCache struct {
+	sync.RWMutex
+	at map[generationName]*segment.Kept
+}
+
+func (c *keptCache) get(n generationName) *segment.Kept {
+	c.RLock()
+	defer c.RUnlock()
+	return c.at[n]
+}
+
+func (c *keptCache) put(n generationName, k *segment.Kept) {
+	c.Lock()
+	defer c.Unlock()
+	if c.at == nil {
+		c.at = make(map[generationName]*segment.Kept)
+	}
+	for old := range c.at {
+		if len(c.at) < keptMax {
+			break
+		}
+		delete(c.at, old)
+	}
+	c.at[n] = k
+}
+
+// locate finds where the slots of q lie in their shards; false: the headers are asked, and the read begins again.
+func (r *Reader) locate(q *Request) (l segment.Layout, first uint16, err error, known bool) {
+	l, first = segment.Layout{K: q.Where.K, Slots: q.Where.Slots}, q.Location.Slot()
+	if !l.Valid() || uint32(first)+q.Count > uint32(q.Where.Slots) {
+		return l, 0, fmt.Errorf("read slots %d+%d of a segment of %d: %w", first, q.Count, q.Where.Slots, errs.ErrInvalid), true
+	}
+	if q.Where.Kept == 0 {
+		return l, first, nil, true
+	}
+	k := r.kept.get(generationName{q.Location.Segment(), q.Where.Generation})
+	if k == nil {
+		go r.learn(q)
+		return l, 0, nil, false
+	}
+	rank, ok := k.Rank(first)
+	if ok && q.Count > 1 {
+		var last uint16
+		last, ok = k.Rank(first + uint16(q.Count) - 1)
+		ok = ok && uint32(last-rank) == q.Count-1
+	}
+	if !ok {
+		return l, 0, fmt.Errorf("read slots %d+%d of %s, which %s has dropped: %w",
+			first, q.Count, q.Location.Segment(), q.Where.Generation, errs.ErrNotFound), true
+	}
+	l.Slots = k.Count()
+	return l, rank, nil, true
+}
+
+// learn asks which slots a generation keeps, and starts the read that needs it again.
+func (r *Reader) learn(q *Request) {
+	ctx, cancel := context.WithTimeout(context.Background(), headsTimeout)
+	defer cancel()
+	if _, err := r.Entries(ctx, q.Location.Segment(), q.Where); err != nil {
+		r.stats.failed.Add(1)
+		q.Done(q, err)
+		return
+	}
+	r.Read(q)
+}
+
+// Entries gives the header entries of all slots of a segment, from any store that has
+// them; those of slots that the generation has dropped are zero. Errors: as of a Request.
+func (r *Reader) Entries(ctx context.Context, s id.Segment, w Where) ([]uint64, error) {
+	all := make([]uint64, w.Slots)
+	have := make([]bool, w.K) // data shards whose own slots are in all
+	var failures []error
+	for n := range int(w.K) + int(w.M) {
+		i := (n + int(w.K)) % (int(w.K) + int(w.M)) // parity shards first: they know all slots
+		h, err := r.head(ctx, s, w, uint8(i))
+		switch {
+		case err != nil:
+			failures = append(failures, err)
+			continue
+		case len(h.Entries) == int(w.Slots):
+			return r.learned(s, w, h.Entries)
+		case w.Kept > 0 || i >= int(w.K) || !ownEntries(all, h):
+			failures = append(failures, &errs.Corrupt{
+				Place: fmt.Sprintf("shard %d of %s", i, s), Offset: -1, What: "entries", Want: uint64(w.Slots), Got: uint64(len(h.Entries))})
+			continue
+		}
+		have[i] = true
+	}
+	for _, ok := range have {
+		if !ok {
+			return nil, headsMissing(s, w, failures)
+		}
+	}
+	return r.learned(s, w, all)
+}
+
+// ownEntries puts the entries of a data shard's own slots in their places.
+func ownEntries(all []uint64, h *storeproto.ShardHead) bool {
+	l := segment.Layout{K: h.K, Slots: h.Slots}
+	if len(h.Entries) != int(l.ShardSlots(h.Index)) {
+		return false
+	}
+	for b, e := range h.Entries {
+		if slot, ok := l.Slot(h.Index, uint16(b)); ok {
+			all[slot] = e
+		}
+	}
+	return true
+}
+
+// learned checks entries against the table and remembers what is kept.
+func (r *Reader) learned(s id.Segment, w Where, entries []uint64) ([]uint64, error) {
+	k := segment.MakeKept(entries)
+	want := w.Slots
+	if w.Kept > 0 {
+		want = w.Kept
+	}
+	if k.Count() != want {
+		return nil, &errs.Corrupt{Place: fmt.Sprintf("headers of %s %s", s, w.Generation), Offset: -1, What: "kept slots", Want: uint64(want), Got: uint64(k.Count())}
+	}
+	if w.Kept > 0 {
+		r.kept.put(generationName{s, w.Generation}, k)
+	}
+	return entries, nil
+}
+
+// head asks the store of one shard for its header.
+func (r *Reader) head(ctx context.Context, s id.Segment, w Where, shard uint8) (*storeproto.ShardHead, error) {
+	store, ok := r.storeOf(s, w, shard)
+	if !ok {
+		return nil, fmt.Errorf("shard %d: its store is not known: %w", shard, errs.ErrUnavailable)
+	}
+	heads, err := store.ShardHeads(ctx, s)
+	if err != nil {
+		return nil, fmt.Errorf("shard %d: %w", shard, err)
+	}
+	for i := range heads {
+		h := &heads[i]
+		if h.Segment == s && h.Generation == w.Generation && h.Index == shard && h.K == w.K && h.M == w.M && h.Slots == w.Slots {
+			return h, nil
+		}
+	}
+	return nil, fmt.Errorf("shard %d of %s %s: %w", shard, s, w.Generation, errs.ErrNotFound)
+}
+
+// headsMissing is the error when the stores that answered do not know all slots. Its
+// class is as that of a read of too few shards.
+func headsMissing(s id.Segment, w Where, failures []error) error {
+	gone, class := 0, errs.ErrCorrupt
+	for _, e := range failures {
+		switch {
+		case errors.Is(e, errs.ErrNotFound):
+			gone++
+		case !errors.Is(e, errs.ErrCorrupt):
+			class = errs.ErrUnavailable
+		}
+	}
+	if gone > int(w.M) {
+		class = errs.ErrNotFound
+	}
+	return fmt.Errorf("read the headers of %s %s (%v): %w", s, w.Generation, errors.Join(failures...), class)
+}

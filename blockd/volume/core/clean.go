@@ -1,0 +1,237 @@
+package core
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/id"
+)
+
+// The cleaner gives back what is dead in segments that also hold live blocks. A
+// victim of which much lives is rewritten: a new generation without the dead slots,
+// whose commit changes the table and nothing of the map. Victims of which little
+// lives are merged: their blocks move into one new segment, and a block that a newer
+// write has meanwhile stays where that put it. One job at a time, in small steps;
+// when to begin one is decided here, its way is in cleanjob.go.
+
+// cleanState is what the cleaner keeps between jobs.
+type cleanState struct {
+	job    *CleanJob
+	next   time.Duration // no job begins before
+	number uint32        // of the newest generation made in this epoch by rewriting
+	shy    map[id.Segment]time.Duration
+	older  []older
+}
+
+// older is a generation that another has replaced. Its shards go when metad has a
+// checkpoint that knows of it: until then a tree in force says that they are there.
+type older struct {
+	segment  id.Segment
+	where    Where
+	upto     id.Generation // it and all before it
+	now      id.Generation // what replaced it
+	position id.LSN        // of the record that said so
+}
+
+const (
+	// mergeMin victims are merged for the sake of their number alone, mergeMax at once.
+	mergeMin = 8
+	mergeMax = 64
+	// cleanShare: what a job must give back that is not for the number of segments, as a part of MergeBelow.
+	cleanShare = 32
+	// shyFor is how long a victim that could not be read is left alone; shyMax are remembered.
+	shyFor = 30 * time.Second
+	shyMax = 1024
+	// cleanPauseMin is the shortest pause between two jobs that is worth one.
+	cleanPauseMin = 20 * time.Millisecond
+	// cleanRetry is the pause after a job that failed.
+	cleanRetry = time.Second
+)
+
+// candidate is a segment that might be cleaned.
+type candidate struct {
+	segment id.Segment
+	entry   blockmap.Entry
+	score   uint64
+}
+
+func (x *candidate) dead() int { return int(x.entry.Stored()) - int(x.entry.Live) }
+
+// cleanPace says how many dead blocks may lie among live ones, of how many blocks one
+// of a victim must be dead, and how fast the cleaner may write. The fuller the stores
+// and the more is dead, the more it does: clients that write faster than the
+// cleaner would otherwise fill the cluster with what nobody needs.
+func (c *Core) cleanPace() (allowed uint64, share int, rate int64) {
+	l, u := &c.cfg.Limits, &c.usage
+	percent, share := uint64(l.CleanPercent), 8
+	switch {
+	case c.groups.fill >= 85:
+		percent, share = percent/8, 16
+	case c.groups.fill >= 70:
+		percent = percent / 2
+	}
+	allowed = u.Live*percent/100 + uint64(l.CleanSlack/block.Size)
+	rate = l.CleanRate
+	if dead := u.Slots - u.Live; dead > allowed {
+		rate <<= min((dead-allowed)*64/(u.Live+1), 6)
+	}
+	if c.groups.fill >= 85 {
+		rate = l.CleanRate << 6
+	}
+	return allowed, share, rate
+}
+
+// startClean begins a job if one is due, or goes on with the one under way.
+func (c *Core) startClean(now time.Duration, fx *Effects) {
+	s := &c.clean
+	if s.job != nil {
+		c.cleanOn(now, fx)
+		return
+	}
+	if c.state != stateServing || now < s.next || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
+		return // of a commit that is applied in part the counts are not true
+	}
+	c.measure(now)
+	allowed, share, _ := c.cleanPace()
+	space := c.usage.Slots-c.usage.Live > allowed
+	if !space && c.usage.Small < mergeMin || !c.cfg.Memory.takeClean() {
+		return
+	}
+	job := c.pick(now, space, share)
+	if job == nil {
+		c.cfg.Memory.leaveClean()
+		s.next = now + cleanRetry
+		return
+	}
+	s.job = job
+	fx.CleanList = job
+}
+
+// pick chooses the victims of a job by cost and benefit, from hints: the live counts.
+func (c *Core) pick(now time.Duration, space bool, share int) *CleanJob {
+	best, small := c.candidates(now, share)
+	least := max(c.cfg.Limits.MergeBelow/cleanShare, 1)
+	if space && len(best) > 0 {
+		if x := &best[0]; int(x.entry.Live) >= c.cfg.Limits.MergeBelow || len(small) < 2 {
+			if x.dead() >= least {
+				return &CleanJob{Rewrite: true, Victims: []*Victim{victimOf(x)}}
+			}
+		}
+	}
+	job := &CleanJob{}
+	live, dead := 0, 0
+	for i := range small {
+		x := &small[i]
+		if live+int(x.entry.Live) > id.SlotsMax || len(job.Victims) == mergeMax {
+			break
+		}
+		live += int(x.entry.Live)
+		dead += x.dead()
+		job.Victims = append(job.Victims, victimOf(x))
+	}
+	if len(job.Victims) >= mergeMin || len(job.Victims) >= 2 && space && dead >= least {
+		return job
+	}
+	return nil
+}
+
+func victimOf(x *candidate) *Victim { return &Victim{Segment: x.segment, Where: whereOf(x.entry)} }
+
+// candidates gives segments with enough dead in them, the best first, and those of
+// which little lives, the emptiest first. Not those that clients still have index
+// records of, nor those that are being deleted, nor pages: these die by themselves.
+func (c *Core) candidates(now time.Duration, share int) (best, small []candidate) {
+	var newest id.Sequence
+	mergeBelow := uint16(c.cfg.Limits.MergeBelow)
+	c.table.Range(0, func(s id.Segment, e blockmap.Entry) bool {
+		newest = s.Sequence()
+		return true
+	})
+	c.table.Range(0, func(s id.Segment, e blockmap.Entry) bool {
+		if e.Live == 0 || e.Flags&(blockmap.Pages|blockmap.Foreign) != 0 || c.long.known[s] != nil || c.deletes[s] || c.clean.shy[s] > now {
+			return true
+		}
+		x := candidate{segment: s, entry: e}
+		if e.Live < mergeBelow {
+			x.score = uint64(id.SlotsMax - e.Live)
+			small = keepBest(small, x, mergeMax)
+		}
+		if x.dead()*share >= int(e.Stored()) && (e.Live < mergeBelow || c.groups.healthy(s.PG())) {
+			// What is old is less likely to die by itself soon (Rosenblum and Ousterhout, 1992).
+			age := min(uint64(newest-s.Sequence())+16, 1<<32)
+			x.score = age * uint64(x.dead()) * 64 / (uint64(e.Stored()) + uint64(e.Live))
+			best = keepBest(best, x, 1)
+		}
+		return true
+	})
+	return best, small
+}
+
+// keepBest puts x into a list of at most n, the highest score first.
+func keepBest(list []candidate, x candidate, n int) []candidate {
+	if len(list) == n && x.score <= list[n-1].score {
+		return list
+	}
+	at, _ := slices.BinarySearchFunc(list, x, func(a, b candidate) int { return cmp.Compare(b.score, a.score) })
+	list = slices.Insert(list, at, x)
+	return list[:min(len(list), n)]
+}
+
+// leaveAlone keeps a segment out of the next jobs.
+func (c *Core) leaveAlone(now time.Duration, s id.Segment) {
+	if c.clean.shy == nil || len(c.clean.shy) >= shyMax {
+		c.clean.shy = make(map[id.Segment]time.Duration)
+	}
+	c.clean.shy[s] = now + shyFor
+}
+
+// endClean ends the job under way, whatever became of it.
+func (c *Core) endClean(now time.Duration, pause time.Duration) {
+	if c.clean.job == nil {
+		return
+	}
+	c.clean.job = nil
+	c.clean.next = now + pause
+	c.usage.known = false
+	c.cfg.Memory.leaveClean()
+}
+
+// deleteOlder deletes the generations that the checkpoint at that position has not any more.
+func (c *Core) deleteOlder(position id.LSN, fx *Effects) {
+	c.clean.older = slices.DeleteFunc(c.clean.older, func(o older) bool {
+		if o.position > position {
+			return false
+		}
+		if _, ok := c.table.Get(o.segment); ok && !c.deletes[o.segment] { // else the segment goes, with all of them
+			fx.Deletes = append(fx.Deletes, Delete{Segment: o.segment, Where: o.where, Upto: o.upto, replaced: o.now})
+		}
+		return true
+	})
+}
+
+// olderDeleted: the shards that o was about are gone everywhere.
+func (c *Core) olderDeleted(d Delete) {
+	if e, ok := c.table.Get(d.Segment); ok && e.Generation == d.replaced {
+		e.Flags &^= blockmap.Older
+		c.table.Put(d.Segment, e)
+	}
+	c.stats.GenerationsDeleted++
+}
+
+// findOlder lists the segments of a loaded table of which an older generation may still be there.
+func (c *Core) findOlder(position id.LSN) {
+	c.table.Range(0, func(s id.Segment, e blockmap.Entry) bool {
+		if e.Flags&blockmap.Older != 0 {
+			c.clean.older = append(c.clean.older, older{
+				segment: s, where: whereOf(e), upto: before(e.Generation), now: e.Generation, position: position,
+			})
+		}
+		return true
+	})
+}
+
+// before names all generations that are older than g. Those of one epoch begin at 1.
+func before(g id.Generation) id.Generation { return id.Generation{Epoch: g.Epoch, N: g.N - 1} }
