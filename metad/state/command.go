@@ -42,13 +42,15 @@ const (
 	kindAcceptLoss
 )
 
-// The kinds of roster.go, apart from the others so that both lists may grow.
+// The kinds of roster.go and rebuild.go, apart from the others so that both lists may grow.
 const (
 	kindSetMember kind = iota + 64
 	kindDropMember
 	kindAddToken
 	kindRevokeToken
 	kindUseToken
+	kindTellInventory
+	kindFinishRebuild
 )
 
 // commandVersion is the first byte of an encoded command.

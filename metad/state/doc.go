@@ -60,6 +60,7 @@ type Machine struct {
 	names     map[string]id.Volume
 	members   map[string]Member
 	tokens    map[TokenID]*Token
+	rebuild   *Rebuild
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}

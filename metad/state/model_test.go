@@ -313,6 +313,10 @@ func goldenLog() []Command {
 		&AddToken{Token: testToken(1, 2, "metad", "blockd"), NowMS: 10},
 		&UseToken{ID: TokenID{1}, Hash: [32]byte{1, 1}, Use: use("h9", 1, 20, "blockd")},
 		&RevokeToken{ID: TokenID{1}},
+		&TellInventory{Store: ref(1, 1), Volumes: []Sighting{{Volume: v, Fence: 3, LastSequence: 9, Shards: 2, Size: 1 << 30,
+			Checkpoint: &cluster.Checkpoint{Epoch: 1, Meta: 9, Covered: 11, Opaque: []byte("roots")}, Streams: []StreamSighting{{Ensemble: id.Ensemble{Epoch: 1, N: 1}, Tail: 5, Meta: 6}}}},
+			Groups: []GroupSighting{{PG: 1, Version: 1, K: 4, M: 2, Index: 3}}, Known: []KnownGroup{{PG: 1, Version: cluster.PGVersion{Version: 1, K: 1, M: 1, Stores: all[:2]}}}, Last: true},
+		&FinishRebuild{Without: []id.Store{ref(1, 1).Store}},
 	)
 }
 

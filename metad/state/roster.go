@@ -311,11 +311,15 @@ func emptyRoster(k kind) Command {
 		return &RevokeToken{}
 	case kindUseToken:
 		return &UseToken{}
+	case kindTellInventory:
+		return &TellInventory{}
+	case kindFinishRebuild:
+		return &FinishRebuild{}
 	}
 	return nil
 }
 
-// applyRoster carries out c if it is about who belongs to the cluster.
+// applyRoster carries out c if it is about who belongs to the cluster, or about rebuilding it.
 func (m *Machine) applyRoster(c Command) (Result, bool) {
 	switch c := c.(type) {
 	case *SetMember:
@@ -328,6 +332,10 @@ func (m *Machine) applyRoster(c Command) (Result, bool) {
 		return m.revokeToken(c), true
 	case *UseToken:
 		return m.useToken(c), true
+	case *TellInventory:
+		return m.tellInventory(c), true
+	case *FinishRebuild:
+		return m.finishRebuild(c), true
 	}
 	return Result{}, false
 }

@@ -85,7 +85,7 @@ func TestMembersHaveAddressesOfTheirOwn(t *testing.T) {
 func TestSnapshotOfVersionOneIsRead(t *testing.T) {
 	w := newWorld(t, 2, 2)
 	b := w.Snapshot()
-	empty := len(New().appendRoster(nil))
+	empty := len(New().appendRebuild(New().appendRoster(nil)))
 	old := append(b[:len(b)-4-empty:len(b)-4-empty], 0, 0, 0, 0)
 	old[len(snapshotMagic)] = 1
 	m, err := Restore(seal(old))

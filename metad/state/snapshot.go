@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 2 // 1 had no roster
+	snapshotVersion = 2 // 1 had no roster and no rebuilding
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
@@ -51,7 +51,7 @@ func (m *Machine) Snapshot() []byte {
 	for _, v := range volumes {
 		b = appendVolume(b, v)
 	}
-	b = m.appendRoster(b)
+	b = m.appendRebuild(m.appendRoster(b))
 	return binary.LittleEndian.AppendUint32(b, codec.CRC(b))
 }
 
@@ -81,6 +81,7 @@ func Restore(b []byte) (*Machine, error) {
 	m.readVolumes(&r)
 	if version >= 2 {
 		m.readRoster(&r)
+		m.readRebuild(&r)
 	}
 	r.End()
 	if r.Err() != nil {

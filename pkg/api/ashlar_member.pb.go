@@ -1616,6 +1616,7 @@ func (x *SignedKey) GetCertPem() []byte {
 type WantedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Stores        []*StoreRef            `protobuf:"bytes,2,rep,name=stores,proto3" json:"stores,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1655,6 +1656,13 @@ func (x *WantedRequest) GetHost() string {
 		return x.Host
 	}
 	return ""
+}
+
+func (x *WantedRequest) GetStores() []*StoreRef {
+	if x != nil {
+		return x.Stores
+	}
+	return nil
 }
 
 type WantedReply struct {
@@ -1702,12 +1710,13 @@ func (x *WantedReply) GetStores() []*StoreRef {
 }
 
 type TellInventoryRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Host    string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
-	Store   *StoreRef              `protobuf:"bytes,2,opt,name=store,proto3" json:"store,omitempty"`
-	Volumes []*VolumeOnStore       `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
-	// Records that this host's engines own now: they are the truth of their volumes.
-	Owned         []*VolumeRecord `protobuf:"bytes,4,rep,name=owned,proto3" json:"owned,omitempty"`
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Store         *StoreRef              `protobuf:"bytes,2,opt,name=store,proto3" json:"store,omitempty"`
+	Volumes       []*VolumeOnStore       `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"`
+	Groups        []*GroupOnStore        `protobuf:"bytes,4,rep,name=groups,proto3" json:"groups,omitempty"` // those its shards were coded under
+	Known         []*KnownGroup          `protobuf:"bytes,5,rep,name=known,proto3" json:"known,omitempty"`   // those of the topology that the host knows
+	Last          bool                   `protobuf:"varint,6,opt,name=last,proto3" json:"last,omitempty"`    // with this part all is told
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1763,11 +1772,25 @@ func (x *TellInventoryRequest) GetVolumes() []*VolumeOnStore {
 	return nil
 }
 
-func (x *TellInventoryRequest) GetOwned() []*VolumeRecord {
+func (x *TellInventoryRequest) GetGroups() []*GroupOnStore {
 	if x != nil {
-		return x.Owned
+		return x.Groups
 	}
 	return nil
+}
+
+func (x *TellInventoryRequest) GetKnown() []*KnownGroup {
+	if x != nil {
+		return x.Known
+	}
+	return nil
+}
+
+func (x *TellInventoryRequest) GetLast() bool {
+	if x != nil {
+		return x.Last
+	}
+	return false
 }
 
 type TellInventoryReply struct {
@@ -1811,7 +1834,10 @@ type VolumeOnStore struct {
 	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
 	Fence         uint64                 `protobuf:"varint,2,opt,name=fence,proto3" json:"fence,omitempty"`                                   // the highest epoch it was fenced at
 	LastSequence  uint64                 `protobuf:"varint,3,opt,name=last_sequence,json=lastSequence,proto3" json:"last_sequence,omitempty"` // the highest of its segments here; 0: none
-	Streams       []*StreamOnStore       `protobuf:"bytes,4,rep,name=streams,proto3" json:"streams,omitempty"`
+	Shards        uint64                 `protobuf:"varint,4,opt,name=shards,proto3" json:"shards,omitempty"`
+	SizeBytes     uint64                 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // 0: this host does not know
+	Checkpoint    *Checkpoint            `protobuf:"bytes,6,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`                 // the highest in its meta streams here
+	Streams       []*StreamOnStore       `protobuf:"bytes,7,rep,name=streams,proto3" json:"streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1867,6 +1893,27 @@ func (x *VolumeOnStore) GetLastSequence() uint64 {
 	return 0
 }
 
+func (x *VolumeOnStore) GetShards() uint64 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *VolumeOnStore) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *VolumeOnStore) GetCheckpoint() *Checkpoint {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
 func (x *VolumeOnStore) GetStreams() []*StreamOnStore {
 	if x != nil {
 		return x.Streams
@@ -1877,10 +1924,8 @@ func (x *VolumeOnStore) GetStreams() []*StreamOnStore {
 type StreamOnStore struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ensemble      *EnsembleID            `protobuf:"bytes,1,opt,name=ensemble,proto3" json:"ensemble,omitempty"`
-	FromLsn       uint64                 `protobuf:"varint,2,opt,name=from_lsn,json=fromLsn,proto3" json:"from_lsn,omitempty"` // of the journal stream; to < from: empty
-	ToLsn         uint64                 `protobuf:"varint,3,opt,name=to_lsn,json=toLsn,proto3" json:"to_lsn,omitempty"`
-	FromMeta      uint64                 `protobuf:"varint,4,opt,name=from_meta,json=fromMeta,proto3" json:"from_meta,omitempty"`
-	ToMeta        uint64                 `protobuf:"varint,5,opt,name=to_meta,json=toMeta,proto3" json:"to_meta,omitempty"`
+	Tail          uint64                 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"` // of its journal stream here
+	MetaTail      uint64                 `protobuf:"varint,3,opt,name=meta_tail,json=metaTail,proto3" json:"meta_tail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1922,32 +1967,170 @@ func (x *StreamOnStore) GetEnsemble() *EnsembleID {
 	return nil
 }
 
-func (x *StreamOnStore) GetFromLsn() uint64 {
+func (x *StreamOnStore) GetTail() uint64 {
 	if x != nil {
-		return x.FromLsn
+		return x.Tail
 	}
 	return 0
 }
 
-func (x *StreamOnStore) GetToLsn() uint64 {
+func (x *StreamOnStore) GetMetaTail() uint64 {
 	if x != nil {
-		return x.ToLsn
+		return x.MetaTail
 	}
 	return 0
 }
 
-func (x *StreamOnStore) GetFromMeta() uint64 {
+type GroupOnStore struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Version       uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	K             uint32                 `protobuf:"varint,3,opt,name=k,proto3" json:"k,omitempty"`
+	M             uint32                 `protobuf:"varint,4,opt,name=m,proto3" json:"m,omitempty"`
+	Index         uint32                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"` // of the shard that this store has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupOnStore) Reset() {
+	*x = GroupOnStore{}
+	mi := &file_ashlar_member_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupOnStore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupOnStore) ProtoMessage() {}
+
+func (x *GroupOnStore) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[35]
 	if x != nil {
-		return x.FromMeta
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupOnStore.ProtoReflect.Descriptor instead.
+func (*GroupOnStore) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GroupOnStore) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
 	}
 	return 0
 }
 
-func (x *StreamOnStore) GetToMeta() uint64 {
+func (x *GroupOnStore) GetVersion() uint32 {
 	if x != nil {
-		return x.ToMeta
+		return x.Version
 	}
 	return 0
+}
+
+func (x *GroupOnStore) GetK() uint32 {
+	if x != nil {
+		return x.K
+	}
+	return 0
+}
+
+func (x *GroupOnStore) GetM() uint32 {
+	if x != nil {
+		return x.M
+	}
+	return 0
+}
+
+func (x *GroupOnStore) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type KnownGroup struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint32                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Version       uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	K             uint32                 `protobuf:"varint,3,opt,name=k,proto3" json:"k,omitempty"`
+	M             uint32                 `protobuf:"varint,4,opt,name=m,proto3" json:"m,omitempty"`
+	Stores        []*StoreRef            `protobuf:"bytes,5,rep,name=stores,proto3" json:"stores,omitempty"` // k+m, in shard order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KnownGroup) Reset() {
+	*x = KnownGroup{}
+	mi := &file_ashlar_member_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KnownGroup) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KnownGroup) ProtoMessage() {}
+
+func (x *KnownGroup) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_member_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KnownGroup.ProtoReflect.Descriptor instead.
+func (*KnownGroup) Descriptor() ([]byte, []int) {
+	return file_ashlar_member_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *KnownGroup) GetGroup() uint32 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *KnownGroup) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *KnownGroup) GetK() uint32 {
+	if x != nil {
+		return x.K
+	}
+	return 0
+}
+
+func (x *KnownGroup) GetM() uint32 {
+	if x != nil {
+		return x.M
+	}
+	return 0
+}
+
+func (x *KnownGroup) GetStores() []*StoreRef {
+	if x != nil {
+		return x.Stores
+	}
+	return nil
 }
 
 var File_ashlar_member_proto protoreflect.FileDescriptor
@@ -2065,28 +2248,48 @@ const file_ashlar_member_proto_rawDesc = "" +
 	"\amembers\x18\x04 \x03(\v2\x18.ashlar.v1.MemberAddressR\amembers\":\n" +
 	"\tSignedKey\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\tR\x04role\x12\x19\n" +
-	"\bcert_pem\x18\x02 \x01(\fR\acertPem\"#\n" +
+	"\bcert_pem\x18\x02 \x01(\fR\acertPem\"P\n" +
 	"\rWantedRequest\x12\x12\n" +
-	"\x04host\x18\x01 \x01(\tR\x04host\":\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12+\n" +
+	"\x06stores\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x06stores\":\n" +
 	"\vWantedReply\x12+\n" +
-	"\x06stores\x18\x01 \x03(\v2\x13.ashlar.v1.StoreRefR\x06stores\"\xb8\x01\n" +
+	"\x06stores\x18\x01 \x03(\v2\x13.ashlar.v1.StoreRefR\x06stores\"\xfb\x01\n" +
 	"\x14TellInventoryRequest\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12)\n" +
 	"\x05store\x18\x02 \x01(\v2\x13.ashlar.v1.StoreRefR\x05store\x122\n" +
-	"\avolumes\x18\x03 \x03(\v2\x18.ashlar.v1.VolumeOnStoreR\avolumes\x12-\n" +
-	"\x05owned\x18\x04 \x03(\v2\x17.ashlar.v1.VolumeRecordR\x05owned\"\x14\n" +
-	"\x12TellInventoryReply\"\x96\x01\n" +
+	"\avolumes\x18\x03 \x03(\v2\x18.ashlar.v1.VolumeOnStoreR\avolumes\x12/\n" +
+	"\x06groups\x18\x04 \x03(\v2\x17.ashlar.v1.GroupOnStoreR\x06groups\x12+\n" +
+	"\x05known\x18\x05 \x03(\v2\x15.ashlar.v1.KnownGroupR\x05known\x12\x12\n" +
+	"\x04last\x18\x06 \x01(\bR\x04last\"\x14\n" +
+	"\x12TellInventoryReply\"\x84\x02\n" +
 	"\rVolumeOnStore\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05fence\x18\x02 \x01(\x04R\x05fence\x12#\n" +
-	"\rlast_sequence\x18\x03 \x01(\x04R\flastSequence\x122\n" +
-	"\astreams\x18\x04 \x03(\v2\x18.ashlar.v1.StreamOnStoreR\astreams\"\xaa\x01\n" +
+	"\rlast_sequence\x18\x03 \x01(\x04R\flastSequence\x12\x16\n" +
+	"\x06shards\x18\x04 \x01(\x04R\x06shards\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x05 \x01(\x04R\tsizeBytes\x125\n" +
+	"\n" +
+	"checkpoint\x18\x06 \x01(\v2\x15.ashlar.v1.CheckpointR\n" +
+	"checkpoint\x122\n" +
+	"\astreams\x18\a \x03(\v2\x18.ashlar.v1.StreamOnStoreR\astreams\"s\n" +
 	"\rStreamOnStore\x121\n" +
-	"\bensemble\x18\x01 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\x12\x19\n" +
-	"\bfrom_lsn\x18\x02 \x01(\x04R\afromLsn\x12\x15\n" +
-	"\x06to_lsn\x18\x03 \x01(\x04R\x05toLsn\x12\x1b\n" +
-	"\tfrom_meta\x18\x04 \x01(\x04R\bfromMeta\x12\x17\n" +
-	"\ato_meta\x18\x05 \x01(\x04R\x06toMeta2\x8c\x01\n" +
+	"\bensemble\x18\x01 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\x12\x12\n" +
+	"\x04tail\x18\x02 \x01(\x04R\x04tail\x12\x1b\n" +
+	"\tmeta_tail\x18\x03 \x01(\x04R\bmetaTail\"p\n" +
+	"\fGroupOnStore\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\x12\f\n" +
+	"\x01k\x18\x03 \x01(\rR\x01k\x12\f\n" +
+	"\x01m\x18\x04 \x01(\rR\x01m\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\rR\x05index\"\x85\x01\n" +
+	"\n" +
+	"KnownGroup\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\rR\x05group\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\x12\f\n" +
+	"\x01k\x18\x03 \x01(\rR\x01k\x12\f\n" +
+	"\x01m\x18\x04 \x01(\rR\x01m\x12+\n" +
+	"\x06stores\x18\x05 \x03(\v2\x13.ashlar.v1.StoreRefR\x06stores2\x8c\x01\n" +
 	"\x06Member\x12@\n" +
 	"\bDescribe\x12\x1a.ashlar.v1.DescribeRequest\x1a\x18.ashlar.v1.DescribeReply\x12@\n" +
 	"\bUseToken\x12\x1a.ashlar.v1.UseTokenRequest\x1a\x18.ashlar.v1.UseTokenReply2\x9e\x05\n" +
@@ -2120,7 +2323,7 @@ func file_ashlar_member_proto_rawDescGZIP() []byte {
 	return file_ashlar_member_proto_rawDescData
 }
 
-var file_ashlar_member_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_ashlar_member_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_ashlar_member_proto_goTypes = []any{
 	(*DescribeRequest)(nil),      // 0: ashlar.v1.DescribeRequest
 	(*DescribeReply)(nil),        // 1: ashlar.v1.DescribeReply
@@ -2157,9 +2360,11 @@ var file_ashlar_member_proto_goTypes = []any{
 	(*TellInventoryReply)(nil),   // 32: ashlar.v1.TellInventoryReply
 	(*VolumeOnStore)(nil),        // 33: ashlar.v1.VolumeOnStore
 	(*StreamOnStore)(nil),        // 34: ashlar.v1.StreamOnStore
-	(*StoreRef)(nil),             // 35: ashlar.v1.StoreRef
-	(*VolumeRecord)(nil),         // 36: ashlar.v1.VolumeRecord
-	(*EnsembleID)(nil),           // 37: ashlar.v1.EnsembleID
+	(*GroupOnStore)(nil),         // 35: ashlar.v1.GroupOnStore
+	(*KnownGroup)(nil),           // 36: ashlar.v1.KnownGroup
+	(*StoreRef)(nil),             // 37: ashlar.v1.StoreRef
+	(*Checkpoint)(nil),           // 38: ashlar.v1.Checkpoint
+	(*EnsembleID)(nil),           // 39: ashlar.v1.EnsembleID
 }
 var file_ashlar_member_proto_depIdxs = []int32{
 	4,  // 0: ashlar.v1.UseTokenReply.members:type_name -> ashlar.v1.MemberAddress
@@ -2169,45 +2374,49 @@ var file_ashlar_member_proto_depIdxs = []int32{
 	26, // 4: ashlar.v1.JoinRequest.keys:type_name -> ashlar.v1.KeyRequest
 	28, // 5: ashlar.v1.JoinReply.certificates:type_name -> ashlar.v1.SignedKey
 	4,  // 6: ashlar.v1.JoinReply.members:type_name -> ashlar.v1.MemberAddress
-	35, // 7: ashlar.v1.WantedReply.stores:type_name -> ashlar.v1.StoreRef
-	35, // 8: ashlar.v1.TellInventoryRequest.store:type_name -> ashlar.v1.StoreRef
-	33, // 9: ashlar.v1.TellInventoryRequest.volumes:type_name -> ashlar.v1.VolumeOnStore
-	36, // 10: ashlar.v1.TellInventoryRequest.owned:type_name -> ashlar.v1.VolumeRecord
-	34, // 11: ashlar.v1.VolumeOnStore.streams:type_name -> ashlar.v1.StreamOnStore
-	37, // 12: ashlar.v1.StreamOnStore.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 13: ashlar.v1.Member.Describe:input_type -> ashlar.v1.DescribeRequest
-	2,  // 14: ashlar.v1.Member.UseToken:input_type -> ashlar.v1.UseTokenRequest
-	5,  // 15: ashlar.v1.Membership.ListMembers:input_type -> ashlar.v1.ListMembersRequest
-	8,  // 16: ashlar.v1.Membership.AddMember:input_type -> ashlar.v1.AddMemberRequest
-	10, // 17: ashlar.v1.Membership.RemoveMember:input_type -> ashlar.v1.RemoveMemberRequest
-	12, // 18: ashlar.v1.Membership.AddToken:input_type -> ashlar.v1.AddTokenRequest
-	14, // 19: ashlar.v1.Membership.ListTokens:input_type -> ashlar.v1.ListTokensRequest
-	18, // 20: ashlar.v1.Membership.RevokeToken:input_type -> ashlar.v1.RevokeTokenRequest
-	20, // 21: ashlar.v1.Membership.Backup:input_type -> ashlar.v1.BackupRequest
-	22, // 22: ashlar.v1.Membership.RebuildStatus:input_type -> ashlar.v1.RebuildStatusRequest
-	24, // 23: ashlar.v1.Membership.FinishRebuild:input_type -> ashlar.v1.FinishRebuildRequest
-	25, // 24: ashlar.v1.Join.Join:input_type -> ashlar.v1.JoinRequest
-	29, // 25: ashlar.v1.Rebuild.Wanted:input_type -> ashlar.v1.WantedRequest
-	31, // 26: ashlar.v1.Rebuild.TellInventory:input_type -> ashlar.v1.TellInventoryRequest
-	1,  // 27: ashlar.v1.Member.Describe:output_type -> ashlar.v1.DescribeReply
-	3,  // 28: ashlar.v1.Member.UseToken:output_type -> ashlar.v1.UseTokenReply
-	6,  // 29: ashlar.v1.Membership.ListMembers:output_type -> ashlar.v1.ListMembersReply
-	9,  // 30: ashlar.v1.Membership.AddMember:output_type -> ashlar.v1.AddMemberReply
-	11, // 31: ashlar.v1.Membership.RemoveMember:output_type -> ashlar.v1.RemoveMemberReply
-	13, // 32: ashlar.v1.Membership.AddToken:output_type -> ashlar.v1.AddTokenReply
-	15, // 33: ashlar.v1.Membership.ListTokens:output_type -> ashlar.v1.ListTokensReply
-	19, // 34: ashlar.v1.Membership.RevokeToken:output_type -> ashlar.v1.RevokeTokenReply
-	21, // 35: ashlar.v1.Membership.Backup:output_type -> ashlar.v1.BackupPart
-	23, // 36: ashlar.v1.Membership.RebuildStatus:output_type -> ashlar.v1.RebuildStatusReply
-	23, // 37: ashlar.v1.Membership.FinishRebuild:output_type -> ashlar.v1.RebuildStatusReply
-	27, // 38: ashlar.v1.Join.Join:output_type -> ashlar.v1.JoinReply
-	30, // 39: ashlar.v1.Rebuild.Wanted:output_type -> ashlar.v1.WantedReply
-	32, // 40: ashlar.v1.Rebuild.TellInventory:output_type -> ashlar.v1.TellInventoryReply
-	27, // [27:41] is the sub-list for method output_type
-	13, // [13:27] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	37, // 7: ashlar.v1.WantedRequest.stores:type_name -> ashlar.v1.StoreRef
+	37, // 8: ashlar.v1.WantedReply.stores:type_name -> ashlar.v1.StoreRef
+	37, // 9: ashlar.v1.TellInventoryRequest.store:type_name -> ashlar.v1.StoreRef
+	33, // 10: ashlar.v1.TellInventoryRequest.volumes:type_name -> ashlar.v1.VolumeOnStore
+	35, // 11: ashlar.v1.TellInventoryRequest.groups:type_name -> ashlar.v1.GroupOnStore
+	36, // 12: ashlar.v1.TellInventoryRequest.known:type_name -> ashlar.v1.KnownGroup
+	38, // 13: ashlar.v1.VolumeOnStore.checkpoint:type_name -> ashlar.v1.Checkpoint
+	34, // 14: ashlar.v1.VolumeOnStore.streams:type_name -> ashlar.v1.StreamOnStore
+	39, // 15: ashlar.v1.StreamOnStore.ensemble:type_name -> ashlar.v1.EnsembleID
+	37, // 16: ashlar.v1.KnownGroup.stores:type_name -> ashlar.v1.StoreRef
+	0,  // 17: ashlar.v1.Member.Describe:input_type -> ashlar.v1.DescribeRequest
+	2,  // 18: ashlar.v1.Member.UseToken:input_type -> ashlar.v1.UseTokenRequest
+	5,  // 19: ashlar.v1.Membership.ListMembers:input_type -> ashlar.v1.ListMembersRequest
+	8,  // 20: ashlar.v1.Membership.AddMember:input_type -> ashlar.v1.AddMemberRequest
+	10, // 21: ashlar.v1.Membership.RemoveMember:input_type -> ashlar.v1.RemoveMemberRequest
+	12, // 22: ashlar.v1.Membership.AddToken:input_type -> ashlar.v1.AddTokenRequest
+	14, // 23: ashlar.v1.Membership.ListTokens:input_type -> ashlar.v1.ListTokensRequest
+	18, // 24: ashlar.v1.Membership.RevokeToken:input_type -> ashlar.v1.RevokeTokenRequest
+	20, // 25: ashlar.v1.Membership.Backup:input_type -> ashlar.v1.BackupRequest
+	22, // 26: ashlar.v1.Membership.RebuildStatus:input_type -> ashlar.v1.RebuildStatusRequest
+	24, // 27: ashlar.v1.Membership.FinishRebuild:input_type -> ashlar.v1.FinishRebuildRequest
+	25, // 28: ashlar.v1.Join.Join:input_type -> ashlar.v1.JoinRequest
+	29, // 29: ashlar.v1.Rebuild.Wanted:input_type -> ashlar.v1.WantedRequest
+	31, // 30: ashlar.v1.Rebuild.TellInventory:input_type -> ashlar.v1.TellInventoryRequest
+	1,  // 31: ashlar.v1.Member.Describe:output_type -> ashlar.v1.DescribeReply
+	3,  // 32: ashlar.v1.Member.UseToken:output_type -> ashlar.v1.UseTokenReply
+	6,  // 33: ashlar.v1.Membership.ListMembers:output_type -> ashlar.v1.ListMembersReply
+	9,  // 34: ashlar.v1.Membership.AddMember:output_type -> ashlar.v1.AddMemberReply
+	11, // 35: ashlar.v1.Membership.RemoveMember:output_type -> ashlar.v1.RemoveMemberReply
+	13, // 36: ashlar.v1.Membership.AddToken:output_type -> ashlar.v1.AddTokenReply
+	15, // 37: ashlar.v1.Membership.ListTokens:output_type -> ashlar.v1.ListTokensReply
+	19, // 38: ashlar.v1.Membership.RevokeToken:output_type -> ashlar.v1.RevokeTokenReply
+	21, // 39: ashlar.v1.Membership.Backup:output_type -> ashlar.v1.BackupPart
+	23, // 40: ashlar.v1.Membership.RebuildStatus:output_type -> ashlar.v1.RebuildStatusReply
+	23, // 41: ashlar.v1.Membership.FinishRebuild:output_type -> ashlar.v1.RebuildStatusReply
+	27, // 42: ashlar.v1.Join.Join:output_type -> ashlar.v1.JoinReply
+	30, // 43: ashlar.v1.Rebuild.Wanted:output_type -> ashlar.v1.WantedReply
+	32, // 44: ashlar.v1.Rebuild.TellInventory:output_type -> ashlar.v1.TellInventoryReply
+	31, // [31:45] is the sub-list for method output_type
+	17, // [17:31] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_member_proto_init() }
@@ -2222,7 +2431,7 @@ func file_ashlar_member_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_member_proto_rawDesc), len(file_ashlar_member_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   35,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -203,8 +203,9 @@ type MembershipClient interface {
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error)
 	// How far the rebuilding of a restored state is.
 	RebuildStatus(ctx context.Context, in *RebuildStatusRequest, opts ...grpc.CallOption) (*RebuildStatusReply, error)
-	// Ends the rebuilding although stores have not told what they have. Conflict unless each
-	// of them is named.
+	// Ends the rebuilding: all stores there are have told what they have, says the operator,
+	// for the backup cannot know of those that came later. Conflict while one that is known has
+	// not and is not named here.
 	FinishRebuild(ctx context.Context, in *FinishRebuildRequest, opts ...grpc.CallOption) (*RebuildStatusReply, error)
 }
 
@@ -334,8 +335,9 @@ type MembershipServer interface {
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error
 	// How far the rebuilding of a restored state is.
 	RebuildStatus(context.Context, *RebuildStatusRequest) (*RebuildStatusReply, error)
-	// Ends the rebuilding although stores have not told what they have. Conflict unless each
-	// of them is named.
+	// Ends the rebuilding: all stores there are have told what they have, says the operator,
+	// for the backup cannot know of those that came later. Conflict while one that is known has
+	// not and is not named here.
 	FinishRebuild(context.Context, *FinishRebuildRequest) (*RebuildStatusReply, error)
 	mustEmbedUnimplementedMembershipServer()
 }
@@ -717,11 +719,12 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// What a blockd tells of its stores while the state is rebuilt. Certificates of role blockd only.
+// What a blockd tells of its stores while the state is rebuilt, when it is answered nothing
+// else. Certificates of role blockd only.
 type RebuildClient interface {
-	// Whether inventories are wanted, and of which of these stores.
+	// Of which of these stores an inventory is wanted; none when the state is not being rebuilt.
 	Wanted(ctx context.Context, in *WantedRequest, opts ...grpc.CallOption) (*WantedReply, error)
-	// (raft) Everything one store has. Idempotent.
+	// (raft) A part of what one store has. Idempotent.
 	TellInventory(ctx context.Context, in *TellInventoryRequest, opts ...grpc.CallOption) (*TellInventoryReply, error)
 }
 
@@ -757,11 +760,12 @@ func (c *rebuildClient) TellInventory(ctx context.Context, in *TellInventoryRequ
 // All implementations must embed UnimplementedRebuildServer
 // for forward compatibility.
 //
-// What a blockd tells of its stores while the state is rebuilt. Certificates of role blockd only.
+// What a blockd tells of its stores while the state is rebuilt, when it is answered nothing
+// else. Certificates of role blockd only.
 type RebuildServer interface {
-	// Whether inventories are wanted, and of which of these stores.
+	// Of which of these stores an inventory is wanted; none when the state is not being rebuilt.
 	Wanted(context.Context, *WantedRequest) (*WantedReply, error)
-	// (raft) Everything one store has. Idempotent.
+	// (raft) A part of what one store has. Idempotent.
 	TellInventory(context.Context, *TellInventoryRequest) (*TellInventoryReply, error)
 	mustEmbedUnimplementedRebuildServer()
 }
