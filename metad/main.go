@@ -15,6 +15,8 @@ import (
 
 func main() {
 	file := flag.String("config", "", "configuration `FILE` (YAML); required")
+	restore := flag.String("restore", "", "fill the empty data folder from a backup `FILE` and exit")
+	alone := flag.Bool("recover-alone", false, "the other members are lost for good: begin anew with what this one has, and exit")
 	version := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()
 	if *version {
@@ -22,13 +24,13 @@ func main() {
 		fmt.Println("metad", product, goVersion)
 		return
 	}
-	if err := run(*file); err != nil {
+	if err := run(*file, *restore, *alone); err != nil {
 		fmt.Fprintln(os.Stderr, "metad:", err)
 		os.Exit(1)
 	}
 }
 
-func run(file string) error {
+func run(file, restore string, alone bool) error {
 	if file == "" {
 		return fmt.Errorf("no configuration; say metad --config FILE")
 	}
@@ -42,5 +44,11 @@ func run(file string) error {
 	}
 	ctx, stop := lifecycle.SignalContext(context.Background())
 	defer stop()
+	switch {
+	case restore != "":
+		return server.Restore(ctx, cfg, restore, log)
+	case alone:
+		return server.RecoverAlone(ctx, cfg, log)
+	}
 	return server.Run(ctx, cfg, log)
 }

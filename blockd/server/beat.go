@@ -44,6 +44,7 @@ func (s *server) register(ctx context.Context) error {
 			return fmt.Errorf("register with metad: %w", err)
 		}
 		s.log.Info("metad does not answer yet", "err", err)
+		s.tellInventory(ctx)
 		if err := s.clock.Sleep(ctx, time.Second/4); err != nil {
 			return fmt.Errorf("register with metad: %w", err)
 		}
@@ -79,6 +80,9 @@ func (s *server) heartbeats(ctx context.Context) error {
 				return fmt.Errorf("a newer life of this host is registered: %w", err)
 			}
 			s.log.Info("heartbeat not answered", "err", err)
+			if errors.Is(err, errs.ErrUnavailable) {
+				s.tellInventory(ctx)
+			}
 		}
 		select {
 		case <-ctx.Done():

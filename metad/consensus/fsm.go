@@ -19,6 +19,8 @@ type fsm struct {
 	mu      sync.RWMutex
 	machine *state.Machine
 	applied func() // after each command, without the lock; never nil
+	// restored is told of each state that came as a snapshot; nil: nobody is.
+	restored func(*state.Machine)
 }
 
 // Apply is part of raft.FSM. A committed command that this program cannot read means
@@ -53,6 +55,9 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	m, err := state.Restore(b)
 	if err != nil {
 		return err
+	}
+	if f.restored != nil {
+		f.restored(m)
 	}
 	f.mu.Lock()
 	f.machine = m

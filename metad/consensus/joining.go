@@ -124,6 +124,7 @@ func (n *Node) loadJoining(store *watched, snaps raft.SnapshotStore) error {
 	if err != nil {
 		return fmt.Errorf("look for raft state: %w", err)
 	}
+	n.hadState = has
 	if !has {
 		if err := store.SetUint64(joiningKey, 1); err != nil {
 			return err

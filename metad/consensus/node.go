@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -86,7 +87,9 @@ type Node struct {
 	failed chan error // one error at most
 	kick   chan struct{}
 
-	joining joining
+	joining  joining
+	line     atomic.Pointer[string] // the lineage of a state that was restored; nil: none was
+	hadState bool                   // when it was opened
 
 	mu struct {
 		sync.Mutex
@@ -99,7 +102,7 @@ func Open(o Options) (*Node, error) {
 	o.Timing.ensureDefaults()
 	n := &Node{o: o, failed: make(chan error, 1), kick: make(chan struct{}, 1), group: lifecycle.NewGroup(context.Background())}
 	n.mu.down = make(map[string]bool)
-	n.fsm = &fsm{machine: state.New(), applied: n.poke}
+	n.fsm = &fsm{machine: state.New(), applied: n.poke, restored: n.keepLineage}
 	if err := n.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open member %s: %w", o.ID, err), n.Close())
 	}
@@ -117,13 +120,16 @@ func (n *Node) open() error {
 	if err != nil {
 		return err
 	}
+	if err := n.loadLineage(); err != nil {
+		return err
+	}
 	logger := telemetry.Hclog(slog.New(raftHandler{o.Log.Handler()}))
 	if n.snaps, err = raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, logger); err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: names{}, Logger: logger,
-		Stream:  newStream(o, n.whereabouts),
+		Stream:  newStream(o, n.whereabouts, n.protocols),
 		MaxPool: transportPool, MaxRPCsInFlight: 1, Timeout: transportTimeout,
 	})
 	w := &watched{LogStore: n.store, clock: o.Clock, limit: o.Timing.Watchdog, fail: n.fail}

@@ -30,6 +30,7 @@ type stream struct {
 	net.Listener
 	creds *pki.Credentials
 	where func(id string) []Peer
+	speak func() []string // what both ends must agree on, see lineage.go
 	clock clock.Clock
 	log   *slog.Logger
 	group *lifecycle.Group
@@ -68,8 +69,8 @@ func (s *stream) adopt(conn net.Conn) (net.Conn, error) {
 	return c, nil
 }
 
-func newStream(o Options, where func(id string) []Peer) *stream {
-	s := &stream{Listener: o.Listener, creds: o.Creds, where: where, clock: o.Clock, log: o.Log,
+func newStream(o Options, where func(id string) []Peer, speak func() []string) *stream {
+	s := &stream{Listener: o.Listener, creds: o.Creds, where: where, speak: speak, clock: o.Clock, log: o.Log,
 		group: lifecycle.NewGroup(context.Background()), ready: make(chan net.Conn)}
 	s.mu.open = make(map[*memberConn]struct{})
 	s.group.Go("raft listener", s.listen)
@@ -78,6 +79,11 @@ func newStream(o Options, where func(id string) []Peer) *stream {
 
 func (s *stream) listen(ctx context.Context) error {
 	cfg := s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad}})
+	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		now := cfg.Clone()
+		now.GetConfigForClient, now.NextProtos = nil, s.speak()
+		return now, nil
+	}
 	slots := make(chan struct{}, handshakesMax)
 	for {
 		conn, err := s.Listener.Accept()
@@ -160,6 +166,7 @@ func (s *stream) Dial(member raft.ServerAddress, timeout time.Duration) (net.Con
 		return nil, fmt.Errorf("dial member %s: its address is not known: %w", member, errs.ErrNotFound)
 	}
 	cfg := s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}, Name: string(member)})
+	cfg.NextProtos = s.speak()
 	var failed error
 	for i, p := range places {
 		tryCtx, end := context.WithTimeout(ctx, timeout/time.Duration(len(places)-i+1))

@@ -24,6 +24,7 @@ var roles = map[string][]pki.Role{
 	api.Blockd_ServiceDesc.ServiceName:     {pki.RoleBlockd},
 	api.Cluster_ServiceDesc.ServiceName:    {pki.RoleOperator, pki.RoleMetad},
 	api.Member_ServiceDesc.ServiceName:     {pki.RoleMetad},
+	api.Rebuild_ServiceDesc.ServiceName:    {pki.RoleBlockd},
 	api.Membership_ServiceDesc.ServiceName: {pki.RoleOperator},
 }
 

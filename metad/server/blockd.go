@@ -23,6 +23,15 @@ type blockdService struct {
 	s *Server
 }
 
+// ruling is the present reign, unless its state is being rebuilt.
+func (b *blockdService) ruling() (*reign, error) {
+	r, err := b.s.ruling()
+	if err == nil {
+		err = b.s.rebuilding()
+	}
+	return r, err
+}
+
 const (
 	ensembleWant     = 3
 	ensembleFallback = 2
@@ -34,7 +43,7 @@ const (
 )
 
 func (b *blockdService) RegisterHost(ctx context.Context, q *api.RegisterHostRequest) (*api.RegisterHostReply, error) {
-	r, err := b.s.ruling()
+	r, err := b.ruling()
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
@@ -94,7 +103,7 @@ func (b *blockdService) beforeRegister(r *reign, q *api.RegisterHostRequest, c *
 }
 
 func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) (*api.HeartbeatReply, error) {
-	r, err := b.s.ruling()
+	r, err := b.ruling()
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
@@ -237,7 +246,7 @@ func drops(m *state.Machine, q *api.HeartbeatRequest) ([]*api.DropStreams, error
 }
 
 func (b *blockdService) WatchTopology(_ *api.WatchTopologyRequest, stream grpc.ServerStreamingServer[api.Topology]) error {
-	r, err := b.s.ruling()
+	r, err := b.ruling()
 	if err != nil {
 		return b.s.fail(err)
 	}
@@ -262,7 +271,7 @@ func (b *blockdService) WatchTopology(_ *api.WatchTopologyRequest, stream grpc.S
 }
 
 func (b *blockdService) GetVolume(ctx context.Context, q *api.GetVolumeRequest) (*api.VolumeRecord, error) {
-	if _, err := b.s.ruling(); err != nil {
+	if _, err := b.ruling(); err != nil {
 		return nil, b.s.fail(err)
 	}
 	// A barrier, so that whoever lost an answer sees what it did.
@@ -286,6 +295,9 @@ func (b *blockdService) GetVolume(ctx context.Context, q *api.GetVolumeRequest) 
 }
 
 func (b *blockdService) ListVolumes(ctx context.Context, q *api.ListVolumesRequest) (*api.ListVolumesReply, error) {
+	if _, err := b.ruling(); err != nil {
+		return nil, b.s.fail(err)
+	}
 	if err := b.s.fresh(ctx); err != nil {
 		return nil, b.s.fail(err)
 	}
@@ -308,7 +320,7 @@ func pageLimit(asked uint32) int {
 }
 
 func (b *blockdService) AcquireVolume(ctx context.Context, q *api.AcquireVolumeRequest) (*api.AcquireVolumeReply, error) {
-	r, err := b.s.ruling()
+	r, err := b.ruling()
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
@@ -358,7 +370,7 @@ func (b *blockdService) ReleaseVolume(ctx context.Context, q *api.ReleaseVolumeR
 
 // record commits c and answers with the volume.
 func (b *blockdService) record(ctx context.Context, c state.Command) (*api.VolumeRecord, error) {
-	if _, err := b.s.ruling(); err != nil {
+	if _, err := b.ruling(); err != nil {
 		return nil, b.s.fail(err)
 	}
 	res, err := b.s.commit(ctx, c)
@@ -374,7 +386,7 @@ func at(volume []byte, epoch, version uint64) (state.At, error) {
 }
 
 func (b *blockdService) AddEnsemble(ctx context.Context, q *api.AddEnsembleRequest) (*api.VolumeRecord, error) {
-	r, err := b.s.ruling()
+	r, err := b.ruling()
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
@@ -468,7 +480,7 @@ func (b *blockdService) CommitCheckpoint(ctx context.Context, q *api.CommitCheck
 }
 
 func (b *blockdService) EnsurePlacement(ctx context.Context, q *api.EnsurePlacementRequest) (*api.Topology, error) {
-	r, err := b.s.ruling()
+	r, err := b.ruling()
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
@@ -489,7 +501,7 @@ func (b *blockdService) EnsurePlacement(ctx context.Context, q *api.EnsurePlacem
 }
 
 func (b *blockdService) ReportStore(ctx context.Context, q *api.ReportStoreRequest) (*api.ReportStoreReply, error) {
-	r, err := b.s.ruling()
+	r, err := b.ruling()
 	if err != nil {
 		return nil, b.s.fail(err)
 	}

@@ -25,9 +25,21 @@ type memberService struct {
 // or lets this one in.
 func (m *memberService) Describe(context.Context, *api.DescribeRequest) (*api.DescribeReply, error) {
 	n := m.s.node
-	var cid [16]byte
-	n.View(func(x *state.Machine) { cid = x.ClusterID() })
+	cid := m.s.truth()
 	return &api.DescribeReply{Id: n.ID(), LastIndex: n.LastIndex(), Joining: n.Joining(), ClusterId: cid[:], JoinAddress: m.s.joinAddress}, nil
+}
+
+// truth names the state: a cluster, and how often it began anew.
+func (s *Server) truth() (x [16]byte) {
+	s.node.View(func(m *state.Machine) {
+		x = m.ClusterID()
+		if r := m.Rebuild(); r != nil {
+			for i := range x {
+				x[i] ^= r.ID[i]
+			}
+		}
+	})
+	return x
 }
 
 // UseToken takes a use for a member that signs; see state.UseToken for what is refused.

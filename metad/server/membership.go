@@ -95,10 +95,9 @@ func (m *membershipService) welcome(ctx context.Context, p consensus.Peer) error
 	if err != nil {
 		return &final{fmt.Errorf("metad %s does not answer; start it first: %w", p.ID, err)}
 	}
-	var cid [16]byte
-	m.s.node.View(func(x *state.Machine) { cid = x.ClusterID() })
+	cid := m.s.truth()
 	if theirs := [16]byte(append(d.GetClusterId(), make([]byte, 16)...)); theirs != cid && theirs != [16]byte{} {
-		return fmt.Errorf("metad %s has data of another cluster; empty its data folder first: %w", p.ID, errs.ErrConflict)
+		return fmt.Errorf("metad %s has data of another cluster, or of before this one was restored; empty its data folder first: %w", p.ID, errs.ErrConflict)
 	}
 	return nil
 }

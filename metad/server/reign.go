@@ -237,7 +237,7 @@ func (r *reign) place() {
 }
 
 func (r *reign) needed(healthy []cluster.StoreRef) (needed bool) {
-	r.s.node.View(func(m *state.Machine) { needed = m.PlacementNeeded(healthy) })
+	r.s.node.View(func(m *state.Machine) { needed = !m.Rebuilding() && m.PlacementNeeded(healthy) })
 	return needed
 }
 

@@ -121,6 +121,7 @@ func (s *Server) open(o Options) error {
 	api.RegisterBlockdServer(s.grpc, &blockdService{s: s})
 	api.RegisterClusterServer(s.grpc, &clusterService{s: s})
 	api.RegisterMemberServer(s.grpc, &memberService{s: s})
+	api.RegisterRebuildServer(s.grpc, &rebuildService{s: s})
 	api.RegisterMembershipServer(s.grpc, &membershipService{s: s})
 	if err := s.startJoin(o); err != nil {
 		return errors.Join(err, ln.Close())

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"time"
 
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
@@ -282,7 +283,7 @@ func (m *Machine) adopt(x id.Volume, s *seen) {
 		return
 	}
 	v := &Volume{}
-	v.ID, v.Name, v.Size = x, "recovered-"+x.String(), sizeUnknown
+	v.ID, v.Name, v.Size, v.Created = x, "recovered-"+x.String(), sizeUnknown, time.UnixMilli(0).UTC()
 	if s.size != 0 {
 		v.Size = s.size
 	}

@@ -22,6 +22,9 @@ type Members interface {
 	AddToken(ctx context.Context, t client.NewToken) (joinAddresses []string, expiresUnixMS int64, err error)
 	Tokens(ctx context.Context) ([]*api.JoinToken, error)
 	RevokeToken(ctx context.Context, token string) error
+	Backup(ctx context.Context) ([]byte, error)
+	RebuildStatus(ctx context.Context) (*api.RebuildStatusReply, error)
+	FinishRebuild(ctx context.Context, without []string) (*api.RebuildStatusReply, error)
 	// CA is the fingerprint of the cluster's.
 	CA() pki.Fingerprint
 	Close() error
@@ -42,9 +45,11 @@ func (s *session) withMembers(ctx context.Context, f func(context.Context, Membe
 }
 
 type metadCommands struct {
-	List   metadList   `cmd:"" help:"List the members of the metadata group."`
-	Add    metadAdd    `cmd:"" help:"Let a metad that has joined into the group."`
-	Remove metadRemove `cmd:"" help:"Take a member out of the group."`
+	List    metadList    `cmd:"" help:"List the members of the metadata group."`
+	Add     metadAdd     `cmd:"" help:"Let a metad that has joined into the group."`
+	Remove  metadRemove  `cmd:"" help:"Take a member out of the group."`
+	Backup  metadBackup  `cmd:"" help:"Write metad's state to a file."`
+	Rebuild metadRebuild `cmd:"" help:"After metad --restore or --recover-alone: see which stores have told what they have, and end it."`
 }
 
 // memberView is a member in JSON.

@@ -3,10 +3,13 @@ package client
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 )
 
@@ -122,4 +125,50 @@ func (m *Members) UseToken(ctx context.Context, u TokenUse) ([]*api.MemberAddres
 		return nil, fmt.Errorf("use join token: %w", err)
 	}
 	return rep.GetMembers(), nil
+}
+
+// Backup gives metad's state as of now, in the form of a file; it is whole.
+func (m *Members) Backup(ctx context.Context) ([]byte, error) {
+	var file []byte
+	err := m.p.call(ctx, retryUnknown, func(ctx context.Context, conn *target) error {
+		file = nil
+		stream, err := api.NewMembershipClient(conn.conn).Backup(ctx, &api.BackupRequest{})
+		if err != nil {
+			return err
+		}
+		for {
+			part, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if file = append(file, part.GetData()...); len(file) > cluster.BackupBytesMax {
+				return fmt.Errorf("backup of over %d bytes: %w", cluster.BackupBytesMax, errs.ErrInvalid)
+			}
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("back metad up: %w", err)
+	}
+	if _, err := cluster.DecodeBackup(file); err != nil {
+		return nil, err
+	}
+	return file, nil
+}
+
+// RebuildStatus tells how far the rebuilding of a restored state is.
+func (m *Members) RebuildStatus(ctx context.Context) (*api.RebuildStatusReply, error) {
+	return manage(ctx, m, &api.RebuildStatusRequest{}, func(x api.MembershipClient, ctx context.Context, r *api.RebuildStatusRequest) (*api.RebuildStatusReply, error) {
+		return x.RebuildStatus(ctx, r)
+	})
+}
+
+// FinishRebuild ends it: all stores but these have told what they have. ErrConflict while
+// one that is known has not.
+func (m *Members) FinishRebuild(ctx context.Context, without []string) (*api.RebuildStatusReply, error) {
+	return manage(ctx, m, &api.FinishRebuildRequest{WithoutStores: without}, func(x api.MembershipClient, ctx context.Context, r *api.FinishRebuildRequest) (*api.RebuildStatusReply, error) {
+		return x.FinishRebuild(ctx, r)
+	})
 }

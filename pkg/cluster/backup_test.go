@@ -1,0 +1,44 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+	"time"
+
+	"ashlar.dev/pkg/errs"
+)
+
+func testBackup() *Backup {
+	return &Backup{Cluster: "lab-1", Taken: time.UnixMilli(1700000000000).UTC(), Member: "m1", Term: 7, State: []byte("the state")}
+}
+
+// Without this a torn or flipped backup would be restored as the truth.
+func TestBackupIsWholeOrRefused(t *testing.T) {
+	file := testBackup().Encode()
+	b, err := DecodeBackup(file)
+	if err != nil || b.Cluster != "lab-1" || b.Member != "m1" || b.Term != 7 || string(b.State) != "the state" || !b.Taken.Equal(testBackup().Taken) {
+		t.Fatalf("%+v, %v", b, err)
+	}
+	for n := range file {
+		if _, err := DecodeBackup(file[:n]); !errors.Is(err, errs.ErrCorrupt) {
+			t.Fatalf("cut at %d: %v", n, err)
+		}
+		flipped := bytes.Clone(file)
+		flipped[n] ^= 0x10
+		if _, err := DecodeBackup(flipped); !errors.Is(err, errs.ErrCorrupt) {
+			t.Fatalf("flipped at %d: %v", n, err)
+		}
+	}
+}
+
+// FuzzDecodeBackup: a file may be anything.
+func FuzzDecodeBackup(f *testing.F) {
+	f.Add(testBackup().Encode())
+	f.Fuzz(func(t *testing.T, file []byte) {
+		b, err := DecodeBackup(file)
+		if err == nil && !bytes.Equal(b.Encode(), file) {
+			t.Error("a backup has two forms")
+		}
+	})
+}
