@@ -168,8 +168,7 @@ func TestSpaceComesBack(t *testing.T) {
 		return int64(s.UsedBytes)
 	}
 	before := used()
-	// Dead segments of a disk in use go with a checkpoint, which a GiB of them causes.
-	const trimSize, size = 1280 << 20, 256 << 20
+	const trimSize, size = 192 << 20, 128 << 20
 	fill := func(name string, size int64) {
 		disk(t, c, name, fmt.Sprint(size))
 		run(t, "fio", "--name=fill", "--ioengine=nbd", "--uri="+endpoints(t, c, name).Unix, "--rw=write", "--bs=1M", "--iodepth=4", "--size="+fmt.Sprint(size))

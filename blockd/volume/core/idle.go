@@ -30,10 +30,10 @@ func (c *Core) freesMuch() bool {
 }
 
 // deadEnough tells that so much has died since the last cut that a checkpoint is
-// due, whatever else is going on: an eighth of what lives, but not for small change.
+// due, whatever else is going on: a sixteenth of what lives, but not for small change.
 func (c *Core) deadEnough() bool {
 	l := &c.cfg.Limits
-	return c.check.deadBytes >= min(l.CheckpointDead, max(l.CheckpointDeadMin, c.usage.liveBytes()/8))
+	return c.check.deadBytes >= min(l.CheckpointDead, max(l.CheckpointDeadMin, c.usage.liveBytes()/16))
 }
 
 // worthFreeing tells that a checkpoint would give back more than it costs, or costs

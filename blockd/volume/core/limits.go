@@ -35,7 +35,7 @@ type Limits struct {
 	CheckpointMeta  int64
 	CheckpointDirty int
 	CheckpointDead  int64
-	// Less than CheckpointDead is enough where it is an eighth of what lives and CheckpointDeadMin;
+	// Less than CheckpointDead is enough where it is a sixteenth of what lives and CheckpointDeadMin;
 	// and CheckpointTrifle bytes are, CheckpointIdle after the last one, if the volume is idle or
 	// the pages to write are few against them.
 	CheckpointDeadMin int64
@@ -81,7 +81,7 @@ func (l *Limits) EnsureDefaults() {
 	def(&l.CheckpointDead, 1<<30)
 	def(&l.CheckpointDeadMin, 64<<20)
 	def(&l.CheckpointTrifle, 1<<20)
-	defInt(&l.CleanPercent, 33)
+	defInt(&l.CleanPercent, 30)
 	defInt(&l.MergeBelow, id.SlotsMax/8)
 	def(&l.CleanSlack, 32<<20)
 	def(&l.CleanRate, 32<<20)

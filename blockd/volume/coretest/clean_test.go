@@ -4,6 +4,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"time"
 
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/pkg/errs"
@@ -241,8 +242,8 @@ func TestDetachWaitsForTheCleaner(t *testing.T) {
 	s.crash()
 }
 
-// A full cluster cleans: it takes from the reserve and gives back more. And a cluster
-// of which a group lacks a store does not rewrite there.
+// A group that lacks a store gets no new generation until it has one again; one that is
+// only full does.
 func TestCleanerRewritesOnlyInHealthyGroups(t *testing.T) {
 	s := play(t, cleaning())
 	s.halfDead(4, "clean")
@@ -324,4 +325,117 @@ func TestFencedCleanerLetsGo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// Of a commit that is applied in part the map has not all blocks yet: to the cleaner
+// those that are missing would be dead.
+func TestCleaningBeginsBetweenCommits(t *testing.T) {
+	l := cleaning()
+	l.SealBlocks = 2048
+	s := play(t, l)
+	s.hold(" packed")
+	for i := range uint64(4) {
+		s.acked(i*512, 512)
+	}
+	run := func(words ...string) {
+		s.hold(words...)
+		for s.Err() == nil && s.happen() {
+			s.steps++
+		}
+	}
+	run(" continue") // the commit is durable, and a quarter of it applied
+	s.pass(100 * time.Millisecond)
+	run(" continue") // the cleaner would list, and judge
+	if st := s.stats(); st.Cleaning || st.Memtables != 2 {
+		t.Fatalf("cleaning begins inside a commit: %+v", st)
+	}
+	s.hold()
+	s.Quiesce()
+	s.good()
+	s.crash()
+}
+
+// One volume of a process cleans at a time: each job holds up to a segment in memory.
+func TestVolumesCleanInTurn(t *testing.T) {
+	m := core.NewMemory(64 << 20)
+	l := cleaning()
+	var stages []*stage
+	for range 2 {
+		s := stageOf(t, l, m)
+		s.halfDead(2, "clean reads")
+		stages = append(stages, s)
+	}
+	a, b := stages[0], stages[1]
+	if !a.stats().Cleaning || b.stats().Cleaning {
+		t.Fatalf("cleaning: %t and %t", a.stats().Cleaning, b.stats().Cleaning)
+	}
+	a.Owner().Kill() // whatever becomes of one, the other gets its turn
+	b.hold()
+	b.Quiesce()
+	if st := b.stats(); st.SegmentsRewritten < 2 {
+		t.Fatalf("the other does not get its turn: %+v", st)
+	}
+	a.crash()
+	a.Quiesce()
+	a.good()
+}
+
+// The fuller the stores, the less may lie dead: at five sixths what was fine before is cleaned.
+func TestFullStoresAreCleanedHarder(t *testing.T) {
+	l := cleaning()
+	l.CleanPercent, l.MergeBelow = 200, 8
+	s := play(t, l)
+	s.halfDead(8)
+	if st := s.stats(); st.SegmentsRewritten != 0 || st.DeadBytes == 0 {
+		t.Fatalf("cleaned for a third: %+v", st)
+	}
+	for i, fill := range []uint64{60, 90} {
+		for _, x := range s.Stores {
+			s.Metad.MarkUsed(x.ID(), fill, 100)
+		}
+		s.Quiesce()
+		if st := s.stats(); (st.SegmentsRewritten > 0) != (i == 1) {
+			t.Fatalf("at %d %%: %+v", fill, st)
+		}
+	}
+	s.good()
+}
+
+// Headers that do not name all that the map has of a segment are not understood: a
+// generation made by them would lack blocks.
+func TestHeadersThatNameTooLittleAreNotBelieved(t *testing.T) {
+	s := play(t, cleaning())
+	s.halfDead(2, "clean lists")
+	for _, gens := range s.segments.at {
+		for _, k := range gens {
+			k.entries = slices.Clone(k.entries)
+			k.entries[0] = 0 // a block of the volume, or a page
+		}
+	}
+	s.hold()
+	s.Quiesce()
+	if st := s.stats(); st.SegmentsRewritten != 0 || st.CleanProblem == "" {
+		t.Fatalf("rewritten all the same: %+v", st)
+	}
+	s.good()
+}
+
+// A full cluster is cleaned: it takes from the reserve less than it gives back.
+func TestFullClusterIsCleaned(t *testing.T) {
+	s := play(t, cleaning())
+	s.hold("clean")
+	for i := range uint64(10) {
+		s.acked(i*100, 8)
+		s.seal()
+	}
+	for _, x := range s.Stores {
+		s.Metad.MarkFull(x.ID(), true)
+	}
+	s.pass(0)
+	s.hold()
+	s.Quiesce()
+	if st := s.stats(); st.SegmentsMerged < 8 {
+		t.Fatalf("nothing was merged: %+v", st)
+	}
+	s.good()
 }

@@ -67,7 +67,7 @@ func (w *World) open() *Engine {
 		opaque = rec.Checkpoint.Opaque
 	}
 	e.Core, err = core.New(core.Config{
-		Volume: w.volume, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: w.budget, Limits: w.cfg.Limits,
+		Volume: w.volume, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: w.budget, Memory: w.cfg.Memory, Limits: w.cfg.Limits,
 	}, opaque)
 	if err != nil {
 		panic(err)

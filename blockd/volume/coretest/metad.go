@@ -115,6 +115,11 @@ func (f *Metad) MarkFull(s id.Store, full bool) {
 	f.change(s, func(x *cluster.Store) { x.Full = full })
 }
 
+// MarkUsed says how much of a store is used.
+func (f *Metad) MarkUsed(s id.Store, used, capacity uint64) {
+	f.change(s, func(x *cluster.Store) { x.Used, x.Capacity = used, capacity })
+}
+
 func (f *Metad) change(s id.Store, what func(*cluster.Store)) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -28,7 +28,10 @@ type stage struct {
 }
 
 // play opens a volume of limits on a quiet world; nothing is packed by itself.
-func play(t *testing.T, limits core.Limits) *stage {
+func play(t *testing.T, limits core.Limits) *stage { return stageOf(t, limits, nil) }
+
+// stageOf is play with the memory of a process that has other volumes, too.
+func stageOf(t *testing.T, limits core.Limits, m *core.Memory) *stage {
 	t.Helper()
 	def := func(p *int64, v int64) {
 		if *p == 0 {
@@ -46,7 +49,7 @@ func play(t *testing.T, limits core.Limits) *stage {
 	if limits.LongBlocksMin == 0 {
 		limits.LongBlocksMin = -1
 	}
-	w := New(Config{Seed: 1, Stores: 5, Blocks: 1 << 19, Limits: limits, Journal: journal.Limits{ReplaceAfter: 300 * time.Millisecond}})
+	w := New(Config{Seed: 1, Stores: 5, Blocks: 1 << 19, Limits: limits, Memory: m, Journal: journal.Limits{ReplaceAfter: 300 * time.Millisecond}})
 	s := &stage{w, t}
 	w.open()
 	s.must(w.Settle())

@@ -27,6 +27,7 @@ type Config struct {
 	Blocks  block.LBA
 	Limits  core.Limits
 	Journal journal.Limits
+	Memory  *core.Memory // shared with other worlds; nil: none
 	// Leases: reads go without a round trip. An engine is then killed before another
 	// takes over: on one host the older life is known to be dead.
 	Leases bool
