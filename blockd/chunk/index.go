@@ -261,7 +261,12 @@ func (x *index) get(key []byte) ([]byte, error) {
 // scan calls f for every pair whose key has the prefix, in order, until f gives
 // an error. Key and value are valid during the call only.
 func (x *index) scan(prefix []byte, f func(key []byte, value func() ([]byte, error)) error) error {
-	lower, upper := keyRange(prefix)
+	return x.scanFrom(prefix, prefix, f)
+}
+
+// scanFrom is scan from a key on.
+func (x *index) scanFrom(prefix, lower []byte, f func(key []byte, value func() ([]byte, error)) error) error {
+	_, upper := keyRange(prefix)
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
 		return fmt.Errorf("scan index: %w", err)

@@ -218,15 +218,20 @@ func (s *Store) ForgetStreams(ctx context.Context, v id.Volume, epoch id.Epoch, 
 }
 
 // PurgeVolume removes what a deleted volume has here up to an epoch: streams of
-// such ensembles and shards of such generations. The fence stays; metad has
-// fenced the volume at that epoch before, so nothing of it can come back.
+// such ensembles and shards of such generations. A tombstone over all of them stays, so
+// that no repair brings one back, and the fence does; metad has fenced the volume at
+// that epoch before, so nothing else of it can come back.
 // Durable when it returns; after an error, or a crash, it is to be called again.
 func (s *Store) PurgeVolume(ctx context.Context, v id.Volume, epoch id.Epoch) error {
 	if err := s.ForgetStreams(ctx, v, epoch); err != nil {
 		return err
 	}
+	_, err := s.control(ctx, "purge shards", func(ctl *core.Control) { s.mu.core.PurgeShards(v, epoch, ctl) })
+	if err != nil {
+		return err
+	}
 	var doomed []shardName
-	err := s.EachShard(v, func(seg storeproto.SegmentGeneration, index uint8) bool {
+	err = s.EachShard(v, func(seg storeproto.SegmentGeneration, index uint8) bool {
 		if seg.Generation.Epoch <= epoch {
 			doomed = append(doomed, shardName{seg.Segment, seg.Generation, index})
 		}

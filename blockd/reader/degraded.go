@@ -49,6 +49,9 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 		return nil, err
 	}
 	total := int(p.where.K) + int(p.where.M)
+	if b, ok := p.elsewhere(cause); ok {
+		return b, nil
+	}
 	answers := make(chan *other, total)
 	failures := []error{fmt.Errorf("shard %d: %w", p.index, cause)}
 	asked := 0
@@ -69,6 +72,10 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 	for ; asked > 0 && len(pieces) < int(p.where.K); asked-- {
 		o := <-answers
 		if e := o.verify(p); e != nil {
+			if o.nth++; p.ask(o) { // another store may have the shard, too
+				asked++
+				continue
+			}
 			failures = append(failures, e)
 			o.bytes.Release()
 			continue
@@ -93,6 +100,23 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 		return nil, err
 	}
 	return dst, nil
+}
+
+// elsewhere reads the part from another store that may have its shard: the one that
+// was given the slot, when the older holder failed, or the other way round.
+func (p *part) elsewhere(cause error) (*buf.Buffer, bool) {
+	for nth := 1; cause != errSlow; nth++ {
+		o := &other{index: p.index, nth: nth, bytes: buf.Get(int(p.count) * storeproto.BlockSize), answers: make(chan *other, 1)}
+		if !p.ask(o) {
+			o.bytes.Release()
+			break
+		}
+		if (<-o.answers).verify(p) == nil {
+			return o.bytes, true
+		}
+		o.bytes.Release()
+	}
+	return nil, false
 }
 
 // tooFew is the error when fewer than k shards are right. Its class tells the caller
@@ -129,12 +153,13 @@ func drainOthers(answers chan *other, n int) {
 type other struct {
 	req     storeproto.ReadShard
 	index   uint8
+	nth     int // of the stores that may have it
 	bytes   *buf.Buffer
 	answers chan *other
 }
 
 func (p *part) ask(o *other) bool {
-	store, ok := p.r.storeOf(p.seg, p.where, o.index)
+	store, ok := p.r.storeOf(p.seg, p.where, o.index, o.nth)
 	if !ok {
 		return false
 	}

@@ -17,7 +17,7 @@ import (
 // reads it needs that once, and then remembers it.
 
 // keptMax bounds the generations that are remembered, of 0.7 KiB each; beyond it any is forgotten.
-const keptMax = 1 << 15
+const keptMax = 8192
 
 // headsTimeout bounds one question for headers.
 const headsTimeout = 5 * time.Second
@@ -28,32 +28,10 @@ type generationName struct {
 	generation id.Generation
 }
 
-// keptCache remembers which slots generations keep, and which reads wait for an answer.
+// keptCache remembers which slots generations keep.
 type keptCache struct {
 	sync.RWMutex
-	at    map[generationName]*segment.Kept
-	asked map[generationName][]*Request
-}
-
-// ask notes that q waits to know n; false: somebody asks already.
-func (c *keptCache) ask(n generationName, q *Request) (first bool) {
-	c.Lock()
-	defer c.Unlock()
-	if c.asked == nil {
-		c.asked = make(map[generationName][]*Request)
-	}
-	waiting, asked := c.asked[n]
-	c.asked[n] = append(waiting, q)
-	return !asked
-}
-
-// answered gives those who waited to know n.
-func (c *keptCache) answered(n generationName) []*Request {
-	c.Lock()
-	defer c.Unlock()
-	waiting := c.asked[n]
-	delete(c.asked, n)
-	return waiting
+	at map[generationName]*segment.Kept
 }
 
 func (c *keptCache) get(n generationName) *segment.Kept {
@@ -86,12 +64,9 @@ func (r *Reader) locate(q *Request) (l segment.Layout, first uint16, err error, 
 	if q.Where.Kept == 0 {
 		return l, first, nil, true
 	}
-	name := generationName{q.Location.Segment(), q.Where.Generation}
-	k := r.kept.get(name)
+	k := r.kept.get(generationName{q.Location.Segment(), q.Where.Generation})
 	if k == nil {
-		if r.kept.ask(name, q) {
-			go r.learn(name, q.Where)
-		}
+		go r.learn(q)
 		return l, 0, nil, false
 	}
 	rank, ok := k.Rank(first)
@@ -108,19 +83,16 @@ func (r *Reader) locate(q *Request) (l segment.Layout, first uint16, err error, 
 	return l, rank, nil, true
 }
 
-// learn asks which slots a generation keeps, and starts the reads that need it again.
-func (r *Reader) learn(n generationName, w Where) {
+// learn asks which slots a generation keeps, and starts the read that needs it again.
+func (r *Reader) learn(q *Request) {
 	ctx, cancel := context.WithTimeout(context.Background(), headsTimeout)
 	defer cancel()
-	_, err := r.Entries(ctx, n.segment, w)
-	for _, q := range r.kept.answered(n) {
-		if err != nil {
-			r.stats.failed.Add(1)
-			q.Done(q, err)
-			continue
-		}
-		r.Read(q)
+	if _, err := r.Entries(ctx, q.Location.Segment(), q.Where); err != nil {
+		r.stats.failed.Add(1)
+		q.Done(q, err)
+		return
 	}
+	r.Read(q)
 }
 
 // Entries gives the header entries of all slots of a segment, from any store that has
@@ -183,9 +155,20 @@ func (r *Reader) learned(s id.Segment, w Where, entries []uint64) ([]uint64, err
 	return entries, nil
 }
 
-// head asks the store of one shard for its header.
-func (r *Reader) head(ctx context.Context, s id.Segment, w Where, shard uint8) (*storeproto.ShardHead, error) {
-	store, ok := r.storeOf(s, w, shard)
+// head asks the stores that may have one shard for its header.
+func (r *Reader) head(ctx context.Context, s id.Segment, w Where, shard uint8) (h *storeproto.ShardHead, err error) {
+	h, err = r.headOf(ctx, s, w, shard, 0)
+	for nth := 1; err != nil; nth++ {
+		if _, more := r.storeOf(s, w, shard, nth); !more {
+			break
+		}
+		h, err = r.headOf(ctx, s, w, shard, nth)
+	}
+	return h, err
+}
+
+func (r *Reader) headOf(ctx context.Context, s id.Segment, w Where, shard uint8, nth int) (*storeproto.ShardHead, error) {
+	store, ok := r.storeOf(s, w, shard, nth)
 	if !ok {
 		return nil, fmt.Errorf("shard %d: its store is not known: %w", shard, errs.ErrUnavailable)
 	}

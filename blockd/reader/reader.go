@@ -186,7 +186,7 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 	p.state.Store(0)
 	p.refs.Store(1)
 	p.hedged = false
-	store, ok := r.storeOf(p.seg, p.where, shard)
+	store, ok := r.storeOf(p.seg, p.where, shard, 0)
 	if !ok {
 		p.req.Err = fmt.Errorf("shard %d of %s: its store is not known: %w", shard, p.seg, errs.ErrUnavailable)
 		p.answered(&p.req)
@@ -200,8 +200,10 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 	store.ReadShard(&p.req)
 }
 
-// storeOf finds the store of a shard: by the version of the group that the segment was coded under.
-func (r *Reader) storeOf(s id.Segment, w Where, shard uint8) (storeproto.Store, bool) {
+// storeOf finds the store of a shard: the nth of those that may have it and answer. The
+// first is the one that had the slot when the segment was coded; if the slot was given
+// to another store since, that one comes after, for it may not have the shard yet.
+func (r *Reader) storeOf(s id.Segment, w Where, shard uint8, nth int) (storeproto.Store, bool) {
 	t := r.cfg.Topology()
 	if t == nil {
 		return nil, false
@@ -210,14 +212,25 @@ func (r *Reader) storeOf(s id.Segment, w Where, shard uint8) (storeproto.Store, 
 	if !ok {
 		return nil, false
 	}
-	v, ok := g.Version(w.PGVersion)
-	if !ok || int(shard) >= len(v.Stores) {
+	if v := g.Current(); len(g.Versions) == 1 && v.K == w.K && v.M == w.M && int(shard) < len(v.Stores) {
+		return r.answering(t, v.Stores[shard], nth) // as nearly always, and without a list
+	}
+	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
+		if body, ok := r.answering(t, ref, 0); !ok {
+			continue
+		} else if nth--; nth < 0 {
+			return body, true
+		}
+	}
+	return nil, false
+}
+
+// answering gives the body of a store unless it is known not to answer, or to be another memory.
+func (r *Reader) answering(t *cluster.Topology, ref cluster.StoreRef, nth int) (storeproto.Store, bool) {
+	if st, known := t.Store(ref.Store); nth > 0 || known && (!st.State.Serves() || st.Incarnation != ref.Incarnation) {
 		return nil, false
 	}
-	if st, known := t.Store(v.Stores[shard].Store); known && st.State != cluster.StoreUp {
-		return nil, false
-	}
-	return r.cfg.Stores.Store(v.Stores[shard].Store)
+	return r.cfg.Stores.Store(ref.Store)
 }
 
 // answered takes a store's answer.

@@ -55,9 +55,12 @@ const (
 	deleteRetry = 5 * time.Second
 )
 
-// doomed is one segment and the stores that have not confirmed yet.
+// doomed is one segment, the stores that confirmed its deletion and those that have not
+// yet. A store that is given a slot of its group meanwhile is added: it may be about to
+// get the shard. Stores see to it that none is overlooked, see storeproto.DeleteShards.
 type doomed struct {
 	core.Delete
+	done []cluster.StoreRef
 	left []cluster.StoreRef
 	told bool // left is known
 }
@@ -104,9 +107,10 @@ func (v *Volume) deleteRound(ctx context.Context, all []*doomed) {
 	confirmed := make(chan func(), len(byStore))
 	for ref, ds := range byStore {
 		go func() {
-			n := v.deleteOn(ctx, ref, ds)
+			n := v.deleteOn(ctx, t, ref, ds)
 			confirmed <- func() {
 				for _, d := range ds[:n] {
+					d.done = append(d.done, ref)
 					d.left = slices.DeleteFunc(d.left, func(r cluster.StoreRef) bool { return r == ref })
 				}
 			}
@@ -119,20 +123,11 @@ func (v *Volume) deleteRound(ctx context.Context, all []*doomed) {
 
 // find lists the stores that have or had shards of the segment, less those that are lost or were formatted anew.
 func (d *doomed) find(t *cluster.Topology) {
-	if !d.told {
-		g, ok := t.PG(d.Segment.PG())
-		if !ok {
-			return
-		}
-		for _, version := range g.Versions { // a generation may have been coded, or repaired, under another
-			for _, ref := range version.Stores {
-				if !slices.Contains(d.left, ref) {
-					d.left = append(d.left, ref)
-				}
-			}
-		}
-		d.told = true
+	g, ok := t.PG(d.Segment.PG())
+	if !ok {
+		return
 	}
+	d.left, d.told = slices.DeleteFunc(g.Members(), func(r cluster.StoreRef) bool { return slices.Contains(d.done, r) }), true
 	d.left = slices.DeleteFunc(d.left, func(r cluster.StoreRef) bool {
 		s, ok := t.Store(r.Store)
 		return !ok || s.State == cluster.StoreLost || s.Incarnation != r.Incarnation
@@ -140,7 +135,7 @@ func (d *doomed) find(t *cluster.Topology) {
 }
 
 // deleteOn deletes on one store; it gives how many of ds, from the first on, are confirmed.
-func (v *Volume) deleteOn(ctx context.Context, ref cluster.StoreRef, ds []*doomed) (n int) {
+func (v *Volume) deleteOn(ctx context.Context, t *cluster.Topology, ref cluster.StoreRef, ds []*doomed) (n int) {
 	store, err := bodyOf(v.cfg.Stores, ref)
 	if err != nil {
 		return 0
@@ -151,6 +146,7 @@ func (v *Volume) deleteOn(ctx context.Context, ref cluster.StoreRef, ds []*doome
 		for _, d := range ds[n:end] {
 			req.Segments = append(req.Segments, storeproto.SegmentGeneration{Segment: d.Segment, Generation: d.Upto})
 		}
+		req.Groups = groupsOf(t, req.Segments)
 		call, cancel := context.WithTimeout(ctx, deleteTimeout)
 		err := store.DeleteShards(call, req)
 		cancel()
@@ -163,4 +159,18 @@ func (v *Volume) deleteOn(ctx context.Context, ref cluster.StoreRef, ds []*doome
 		n = end
 	}
 	return n
+}
+
+// groupsOf names the versions of the groups of segments, as far as t knows.
+func groupsOf(t *cluster.Topology, segments []storeproto.SegmentGeneration) (out []storeproto.GroupVersion) {
+	for _, s := range segments {
+		n := s.Segment.PG()
+		if slices.ContainsFunc(out, func(g storeproto.GroupVersion) bool { return g.PG == n }) {
+			continue
+		}
+		if g, ok := t.PG(n); ok {
+			out = append(out, storeproto.GroupVersion{PG: n, Version: g.Current().Version})
+		}
+	}
+	return out
 }

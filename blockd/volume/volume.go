@@ -143,7 +143,7 @@ func (v *Volume) beginOpening() error {
 	if t != nil {
 		for i := range t.Stores {
 			switch s := &t.Stores[i]; s.State {
-			case cluster.StoreDown:
+			case cluster.StoreDown, cluster.StoreOut:
 				cfg.Down = append(cfg.Down, s.Store)
 			case cluster.StoreLost:
 				cfg.Lost = append(cfg.Lost, s.Store)
@@ -394,9 +394,9 @@ func (v *Volume) hints(now time.Duration, t *cluster.Topology, fx *core.Effects)
 		s := &t.Stores[i]
 		if o := v.opener; o != nil {
 			switch s.State {
-			case cluster.StoreUp:
+			case cluster.StoreUp, cluster.StoreDraining:
 				o.StoreUp(now, s.Store, &fx.Journal)
-			case cluster.StoreDown:
+			case cluster.StoreDown, cluster.StoreOut:
 				o.StoreDown(now, s.Store, &fx.Journal)
 			case cluster.StoreLost:
 				o.StoreLost(now, s.Store, &fx.Journal)
@@ -476,7 +476,7 @@ func (v *Volume) releaseStores(ctx context.Context) {
 	}
 	for i := range t.Stores {
 		store, ok := v.cfg.Stores.Store(t.Stores[i].Store)
-		if !ok || t.Stores[i].State != cluster.StoreUp {
+		if !ok || !t.Stores[i].State.Serves() {
 			continue
 		}
 		// Best effort: a store that does not hear it makes the next owner wait for a lease to run out.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/id"
@@ -13,7 +14,9 @@ type StoreState uint8
 const (
 	StoreUp StoreState = iota + 1
 	StoreDown
-	StoreLost // for good: this memory will not come back
+	StoreLost     // for good: this memory will not come back
+	StoreOut      // down for so long, or leaving and down, that its places are given to others
+	StoreDraining // up, but to be emptied: it is read and gets nothing new
 )
 
 func (s StoreState) String() string {
@@ -24,9 +27,19 @@ func (s StoreState) String() string {
 		return "down"
 	case StoreLost:
 		return "lost"
+	case StoreOut:
+		return "out"
+	case StoreDraining:
+		return "draining"
 	}
 	return "unknown"
 }
+
+// Serves tells whether a store in this state answers.
+func (s StoreState) Serves() bool { return s == StoreUp || s == StoreDraining }
+
+// Leaves tells whether the places of a store in this state go to others.
+func (s StoreState) Leaves() bool { return s == StoreLost || s == StoreOut || s == StoreDraining }
 
 // Host is one blockd.
 type Host struct {
@@ -85,6 +98,38 @@ func (p *PG) Version(n uint32) (PGVersion, bool) {
 	return PGVersion{}, false
 }
 
+// Holders are the stores that may have shard slot of a segment that was coded k+m
+// under version w of the group, the surest first. The slots of versions of one k+m
+// continue each other: when a slot is given to another store, that one gets the shard,
+// and the older holder keeps it until the older version is forgotten, which is when no
+// shard is missing under the newer one. A version that is forgotten is therefore
+// continued by the oldest that is kept.
+func (p *PG) Holders(w uint32, k, m, slot uint8) []StoreRef {
+	var out []StoreRef
+	for _, v := range p.Versions {
+		if v.Version < w || v.K != k || v.M != m || int(slot) >= len(v.Stores) {
+			continue
+		}
+		if r := v.Stores[slot]; !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// Members are all stores of all kept versions, each once: whoever may have a shard.
+func (p *PG) Members() []StoreRef {
+	var out []StoreRef
+	for _, v := range p.Versions {
+		for _, r := range v.Stores {
+			if !slices.Contains(out, r) {
+				out = append(out, r)
+			}
+		}
+	}
+	return out
+}
+
 // Topology is the whole of hosts, stores and placement groups, each sorted by its
 // name. Of two topologies the one with the higher Version is newer. It is shared and
 // never changed.
@@ -128,10 +173,10 @@ func (t *Topology) Store(s id.Store) (Store, bool) {
 	return t.Stores[i], true
 }
 
-// Usable tells whether r is up with the very memory that r names.
+// Usable tells whether r answers, with the very memory that r names.
 func (t *Topology) Usable(r StoreRef) bool {
 	s, ok := t.Store(r.Store)
-	return ok && s.Incarnation == r.Incarnation && s.State == StoreUp
+	return ok && s.Incarnation == r.Incarnation && s.State.Serves()
 }
 
 // Host finds a host by name.

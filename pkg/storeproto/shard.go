@@ -79,10 +79,36 @@ type ReadShard struct {
 // DeleteShards deletes every shard of the named generations and lower ones of
 // each segment and leaves tombstones that refuse a late put. Epoch is the
 // owner's; a fenced one is refused. Durable when it returns.
+//
+// Groups has the newest version that the sender knows of each placement group of the
+// segments. A store that knows a newer one answers ErrStaleEpoch: a slot of the group
+// belongs to another store by now, which may be about to get the shard, and must hear
+// of the deletion too.
 type DeleteShards struct {
 	Volume   id.Volume
 	Epoch    id.Epoch
 	Segments []SegmentGeneration
+	Groups   []GroupVersion
+}
+
+// CheckGroups finds a segment whose group has a newer version than the sender knows.
+func (d *DeleteShards) CheckGroups(newest func(id.PG) uint32) error {
+	for _, s := range d.Segments {
+		have := newest(s.Segment.PG())
+		if have == 0 {
+			continue
+		}
+		known := uint32(0)
+		for _, g := range d.Groups {
+			if g.PG == s.Segment.PG() {
+				known = g.Version
+			}
+		}
+		if known < have {
+			return fmt.Errorf("delete shards of %s by version %d of its group, which is at %d: %w", s.Segment, known, have, errs.ErrStaleEpoch)
+		}
+	}
+	return nil
 }
 
 // SegmentGeneration names one generation of one segment.

@@ -71,7 +71,7 @@ func (g *groupView) take(t *cluster.Topology) {
 	clear(g.lively)
 	for i := range t.Stores {
 		s := &t.Stores[i]
-		up := s.State == cluster.StoreUp
+		up := s.State.Serves()
 		if up && g.down[s.Store] {
 			delete(g.suspects, s.Store) // it is back
 		}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"math"
 
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -57,12 +58,19 @@ func (c *Core) AdmitShard(h *storeproto.ShardHead, epoch id.Epoch) error {
 }
 
 func (c *Core) checkShard(h *storeproto.ShardHead, epoch id.Epoch) error {
+	if epoch == storeproto.RepairEpoch {
+		return c.checkDeleted(h)
+	}
 	if vol := c.volumes[h.Volume]; vol != nil && epoch < vol.fence {
 		return fmt.Errorf("put shard of %s under %s, fenced at %s: %w", h.Segment, epoch, vol.fence, errs.ErrStaleEpoch)
 	}
 	if v := c.pgs[h.Segment.PG()]; h.PGVersion < v {
 		return fmt.Errorf("put shard of %s for version %d of its group, which is at %d: %w", h.Segment, h.PGVersion, v, errs.ErrStaleEpoch)
 	}
+	return c.checkDeleted(h)
+}
+
+func (c *Core) checkDeleted(h *storeproto.ShardHead) error {
 	if c.Deleted(h.Volume, h.Segment, h.Generation) {
 		return fmt.Errorf("put shard of %s %s, deleted: %w", h.Segment, h.Generation, errs.ErrNotFound)
 	}
@@ -97,6 +105,10 @@ func (c *Core) DeleteShards(d storeproto.DeleteShards, ctl *Control) {
 	}
 	if vol := c.volumes[d.Volume]; vol != nil && d.Epoch < vol.fence {
 		op.Err = fmt.Errorf("delete shards under %s, fenced at %s: %w", d.Epoch, vol.fence, errs.ErrStaleEpoch)
+		c.enqueue(op)
+		return
+	}
+	if op.Err = d.CheckGroups(c.PGVersion); op.Err != nil {
 		c.enqueue(op)
 		return
 	}
@@ -136,7 +148,30 @@ func (c *Core) Deleted(v id.Volume, s id.Segment, g id.Generation) bool {
 		return false
 	}
 	t, ok := vol.tombstones[s]
-	return ok && !t.generation.Less(g)
+	all, purged := vol.tombstones[allSegments]
+	return ok && !t.generation.Less(g) || purged && !all.generation.Less(g)
+}
+
+// allSegments is the segment of a tombstone over everything that a volume has: it was purged.
+const allSegments id.Segment = 0
+
+// PurgeShards admits a tombstone over all generations of a deleted volume up to epoch:
+// no put of them, repairs included, is committed after.
+func (c *Core) PurgeShards(v id.Volume, epoch id.Epoch, ctl *Control) {
+	op := c.newOp()
+	op.Control = ctl
+	if c.dead != nil {
+		op.Err = c.dead
+		c.reply(op)
+		return
+	}
+	t := Tombstone{Volume: v, Epoch: epoch, Segment: allSegments, Generation: id.Generation{Epoch: epoch, N: math.MaxUint32}}
+	if have, ok := c.volume(v).tombstones[allSegments]; !ok || have.generation.Less(t.Generation) {
+		c.RestoreTombstone(t)
+		ctl.Tombstones = append(ctl.Tombstones, t)
+		op.Kind = OpTombstones
+	}
+	c.enqueue(op)
 }
 
 // pruneTombstones forgets those that a durable fence has made moot. The shell

@@ -216,3 +216,29 @@ func (s *Store) ShardHeads(ctx context.Context, seg id.Segment) ([]storeproto.Sh
 func (s *Store) SetPGVersions(ctx context.Context, versions ...core.PGVersion) error {
 	return s.control(ctx, "pg", func(ctl *core.Control) { s.mu.core.SetPGVersions(versions, ctl) })
 }
+
+// ListShards is part of storeproto.Lister.
+func (s *Store) ListShards(ctx context.Context, q storeproto.ListShards) (list storeproto.ShardList, err error) {
+	if err := s.SetPGVersions(ctx, core.PGVersion{PG: q.PG, Version: q.Version}); err != nil {
+		return list, err
+	}
+	done := make(chan error, 2)
+	s.enter(ListShards, func(err error, _ bool) { done <- err }, func() {
+		err := s.mu.core.Dead()
+		if err == nil {
+			list = s.mu.disk.list(q)
+		}
+		done <- err
+	})
+	return list, await(ctx, ListShards, done)
+}
+
+// RemoveShards deletes shards and leaves no tombstones.
+func (s *Store) RemoveShards(_ context.Context, names ...storeproto.ShardName) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range names {
+		s.mu.disk.delete(n.Segment, func(h *storeproto.ShardHead) bool { return h.Info().ShardName == n })
+	}
+	return nil
+}

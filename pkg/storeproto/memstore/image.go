@@ -1,6 +1,7 @@
 package memstore
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -276,4 +277,23 @@ func (s *Store) LoseRecords(name storeproto.Stream, from id.LSN) {
 	row := s.mu.disk.rows[name]
 	row.LossyTo = core.LossUnknown
 	s.mu.disk.rows[name] = row
+}
+
+func (m *image) list(q storeproto.ListShards) (list storeproto.ShardList) {
+	var all []storeproto.ShardInfo
+	for seg, shards := range m.shards {
+		for _, sh := range shards {
+			if x := sh.head.Info(); seg.PG() == q.PG && x.Compare(q.After) > 0 {
+				all = append(all, x)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b storeproto.ShardInfo) int { return a.Compare(b.ShardName) })
+	if limit := cmp.Or(q.Limit, storeproto.ListMax); len(all) > limit {
+		all, list.More = all[:limit], true
+	}
+	if list.Shards = all; len(all) > 0 {
+		list.Next = all[len(all)-1].ShardName
+	}
+	return list
 }

@@ -53,6 +53,7 @@ const (
 	Release      Call = "release"
 	DeleteShards Call = "delete"
 	ShardHeads   Call = "heads"
+	ListShards   Call = "list"
 )
 
 // Fault is what goes wrong with one request: Err nil means nothing. With Lost the

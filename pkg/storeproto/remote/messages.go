@@ -27,6 +27,7 @@ const (
 	opDeleteShards = 9
 	opReadShard    = 10
 	opShardHeads   = 11
+	opListShards   = 12
 )
 
 // classOf gives the connection an operation belongs on.
@@ -34,7 +35,7 @@ func classOf(op uint16) rpc.Class {
 	switch op {
 	case opPutShard, opFetch, opDrop, opDeleteShards:
 		return rpc.ClassBulk
-	case opReadShard, opShardHeads:
+	case opReadShard, opShardHeads, opListShards:
 		return rpc.ClassRead
 	}
 	return rpc.ClassLog
@@ -247,6 +248,10 @@ func appendDelete(b []byte, d *storeproto.DeleteShards) []byte {
 	for _, s := range d.Segments {
 		b = appendGeneration(le.AppendUint64(b, uint64(s.Segment)), s.Generation)
 	}
+	b = binary.AppendUvarint(b, uint64(len(d.Groups)))
+	for _, g := range d.Groups {
+		b = le.AppendUint32(le.AppendUint16(b, uint16(g.PG)), g.Version)
+	}
 	return b
 }
 
@@ -258,7 +263,63 @@ func readDelete(r *codec.Reader) (d storeproto.DeleteShards) {
 	for i := range d.Segments {
 		d.Segments[i] = storeproto.SegmentGeneration{Segment: id.Segment(r.U64()), Generation: readGeneration(r)}
 	}
+	if n := r.Count(listMax, 6); n > 0 {
+		d.Groups = make([]storeproto.GroupVersion, n)
+	}
+	for i := range d.Groups {
+		d.Groups[i] = storeproto.GroupVersion{PG: id.PG(r.U16()), Version: r.U32()}
+	}
 	return d
+}
+
+func appendName(b []byte, n storeproto.ShardName) []byte {
+	return append(appendGeneration(le.AppendUint64(b, uint64(n.Segment)), n.Generation), n.Index)
+}
+
+func readName(r *codec.Reader) storeproto.ShardName {
+	return storeproto.ShardName{Segment: id.Segment(r.U64()), Generation: readGeneration(r), Index: r.U8()}
+}
+
+// List: group, its version, the name after which to begin, the most to give.
+func appendList(b []byte, q *storeproto.ListShards) []byte {
+	b = le.AppendUint32(le.AppendUint16(b, uint16(q.PG)), q.Version)
+	return le.AppendUint32(appendName(b, q.After), uint32(min(max(q.Limit, 0), storeproto.ListMax)))
+}
+
+func readList(r *codec.Reader) (q storeproto.ListShards) {
+	q.PG, q.Version = id.PG(r.U16()), r.U32()
+	q.After = readName(r)
+	if q.Limit = int(r.U32()); q.Limit > storeproto.ListMax {
+		r.Fail("shards to list", storeproto.ListMax, uint64(q.Limit))
+	}
+	return q
+}
+
+// shardInfoBytes is an encoded storeproto.ShardInfo.
+const shardInfoBytes = 21 + 16 + 2 + 4 + 4
+
+func appendListReply(b []byte, l *storeproto.ShardList) []byte {
+	b = binary.AppendUvarint(appendName(appendBool(b, l.More), l.Next), uint64(len(l.Shards)))
+	for i := range l.Shards {
+		x := &l.Shards[i]
+		b = append(append(appendName(b, x.ShardName), x.Volume[:]...), x.K, x.M)
+		b = le.AppendUint16(le.AppendUint16(le.AppendUint32(b, x.PGVersion), x.Slots), x.Blocks)
+	}
+	return b
+}
+
+func readListReply(r *codec.Reader) (l storeproto.ShardList) {
+	l.More, l.Next = readBool(r), readName(r)
+	if n := r.Count(storeproto.ListMax, shardInfoBytes); n > 0 {
+		l.Shards = make([]storeproto.ShardInfo, n)
+	}
+	for i := range l.Shards {
+		x := &l.Shards[i]
+		x.ShardName, x.Volume = readName(r), readVolume(r)
+		x.K, x.M = r.U8(), r.U8()
+		x.PGVersion, x.Slots, x.Blocks = r.U32(), r.U16(), r.U16()
+	}
+	return l
 }
 
 func appendShardHead(b []byte, h *storeproto.ShardHead) []byte {

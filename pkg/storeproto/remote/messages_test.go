@@ -22,17 +22,21 @@ import (
 var update = flag.Bool("update", false, "write golden files anew")
 
 var (
-	aHolder   = id.Holder{Host: "b1", Number: 7}
-	aStream   = storetest.Stream(3, 1, storeproto.Meta)
-	aShard    = *storetest.Shard(id.MakeSegment(5, 2), id.Generation{Epoch: 3, N: 1}, 4, 2, 9).Head
-	aLease    = storeproto.Lease{Holder: aHolder, Acked: 5, Wait: time.Second, Term: 4 * time.Second, Naming: 6, Named: []storeproto.NamedFence{{Volume: storetest.Volume, Epoch: 4}}}
-	aRead     = storeproto.ReadShard{Segment: id.MakeSegment(5, 2), Generation: id.Generation{Epoch: 3, N: 1}, Index: 4, First: 16, Count: 2}
-	aReadGot  = storeproto.ReadShard{Got: id.Generation{Epoch: 3, N: 1}, Sums: []uint32{0x11, 0x22}}
-	aFence    = storeproto.Fence{Volume: storetest.Volume, Epoch: 4, By: aHolder, Prior: []id.Host{"b2", "b3"}}
-	aFenced   = storeproto.FenceReply{Store: storeID, Incarnation: id.Incarnation{8}, Lossy: true, Streams: []storeproto.StreamState{{Stream: aStream, Base: 1, Released: 2, Tail: 9, Lossy: true}}}
-	aRelease  = storeproto.Release{Volume: storetest.Volume, Epoch: 4, By: aHolder}
-	aDrop     = storeproto.Drop{Volume: storetest.Volume, Epoch: 4, Keep: []id.Ensemble{{Epoch: 3, N: 1}}}
-	aDelete   = storeproto.DeleteShards{Volume: storetest.Volume, Epoch: 4, Segments: []storeproto.SegmentGeneration{{Segment: 4097, Generation: id.Generation{Epoch: 3, N: 1}}}}
+	aHolder  = id.Holder{Host: "b1", Number: 7}
+	aStream  = storetest.Stream(3, 1, storeproto.Meta)
+	aShard   = *storetest.Shard(id.MakeSegment(5, 2), id.Generation{Epoch: 3, N: 1}, 4, 2, 9).Head
+	aLease   = storeproto.Lease{Holder: aHolder, Acked: 5, Wait: time.Second, Term: 4 * time.Second, Naming: 6, Named: []storeproto.NamedFence{{Volume: storetest.Volume, Epoch: 4}}}
+	aRead    = storeproto.ReadShard{Segment: id.MakeSegment(5, 2), Generation: id.Generation{Epoch: 3, N: 1}, Index: 4, First: 16, Count: 2}
+	aReadGot = storeproto.ReadShard{Got: id.Generation{Epoch: 3, N: 1}, Sums: []uint32{0x11, 0x22}}
+	aFence   = storeproto.Fence{Volume: storetest.Volume, Epoch: 4, By: aHolder, Prior: []id.Host{"b2", "b3"}}
+	aFenced  = storeproto.FenceReply{Store: storeID, Incarnation: id.Incarnation{8}, Lossy: true, Streams: []storeproto.StreamState{{Stream: aStream, Base: 1, Released: 2, Tail: 9, Lossy: true}}}
+	aRelease = storeproto.Release{Volume: storetest.Volume, Epoch: 4, By: aHolder}
+	aDrop    = storeproto.Drop{Volume: storetest.Volume, Epoch: 4, Keep: []id.Ensemble{{Epoch: 3, N: 1}}}
+	aDelete  = storeproto.DeleteShards{Volume: storetest.Volume, Epoch: 4, Segments: []storeproto.SegmentGeneration{{Segment: 4097, Generation: id.Generation{Epoch: 3, N: 1}}},
+		Groups: []storeproto.GroupVersion{{PG: 1, Version: 2}}}
+	aList     = storeproto.ListShards{PG: 3, Version: 2, After: aName, Limit: 10}
+	aName     = storeproto.ShardName{Segment: 4099, Generation: id.Generation{Epoch: 3, N: 1}, Index: 5}
+	aListing  = storeproto.ShardList{Shards: []storeproto.ShardInfo{{ShardName: aName, Volume: storetest.Volume, K: 4, M: 2, PGVersion: 1, Slots: 64, Blocks: 16}}, Next: aName, More: true}
 	aFetch    = storeproto.Fetch{Stream: aStream, From: 5, BytesMax: 65536}
 	aPut      = storeproto.PutShard{Head: &aShard, Epoch: 4}
 	someHeads = []storeproto.ShardHead{aShard, {Volume: storetest.Volume, Entries: []uint64{}, Sums: []uint32{}}}
@@ -65,6 +69,8 @@ func messages() []message {
 			return appendPut(nil, &storeproto.PutShard{Head: h, Epoch: e})
 		}},
 		{"shard-heads", appendShardHeads(nil, someHeads), func(r *codec.Reader) []byte { return appendShardHeads(nil, readShardHeads(r)) }},
+		{"list", appendList(nil, &aList), func(r *codec.Reader) []byte { q := readList(r); return appendList(nil, &q) }},
+		{"list-reply", appendListReply(nil, &aListing), func(r *codec.Reader) []byte { l := readListReply(r); return appendListReply(nil, &l) }},
 		{"read", appendRead(nil, &aRead), func(r *codec.Reader) []byte {
 			var q storeproto.ReadShard
 			readRead(r, &q)

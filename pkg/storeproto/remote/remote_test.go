@@ -93,6 +93,11 @@ type byHolder struct {
 	hosts map[id.Host]storeproto.Store
 }
 
+// ListShards is part of storeproto.Lister.
+func (b byHolder) ListShards(ctx context.Context, q storeproto.ListShards) (storeproto.ShardList, error) {
+	return b.Store.(storeproto.Lister).ListShards(ctx, q)
+}
+
 func (b byHolder) of(h id.Holder) storeproto.Store {
 	if s, ok := b.hosts[h.Host]; ok {
 		return s

@@ -288,6 +288,17 @@ func (h *handler) prepareCall(r *rpc.Request, target storeproto.Store) error {
 			r.OutHead = appendShardHeads(r.OutHead, heads)
 			return err
 		}
+	case opListShards:
+		lister, ok := target.(storeproto.Lister)
+		var q storeproto.ListShards
+		if err = args(r, func(d *codec.Reader) { q = readList(d) }); err == nil && !ok {
+			err = errs.ErrInvalid
+		}
+		c.run = func(ctx context.Context) error {
+			list, err := lister.ListShards(ctx, q)
+			r.OutHead = appendListReply(r.OutHead, &list)
+			return err
+		}
 	case opFetch:
 		err = h.prepareFetch(c, r, target)
 	default:

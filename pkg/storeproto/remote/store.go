@@ -26,6 +26,7 @@ func (s *store) Incarnation() id.Incarnation { return s.incarnation }
 var (
 	_ storeproto.Store  = (*store)(nil)
 	_ storeproto.Corker = (*store)(nil)
+	_ storeproto.Lister = (*store)(nil)
 )
 
 // Cork is part of storeproto.Corker.
@@ -95,6 +96,13 @@ func (s *store) ShardHeads(ctx context.Context, segment id.Segment) (heads []sto
 	err = s.do(ctx, opShardHeads, "list shards", le.AppendUint64(s.head(), uint64(segment)),
 		s.plain(func(r *codec.Reader) { heads = readShardHeads(r) }))
 	return heads, err
+}
+
+// ListShards is part of storeproto.Lister.
+func (s *store) ListShards(ctx context.Context, q storeproto.ListShards) (list storeproto.ShardList, err error) {
+	err = s.do(ctx, opListShards, "list shards of a group", appendList(s.head(), &q),
+		s.plain(func(r *codec.Reader) { list = readListReply(r) }))
+	return list, err
 }
 
 // Fetch is part of storeproto.Store. The batches are checked here, and their payload is aligned.
