@@ -34,8 +34,8 @@ func (s *server) register(ctx context.Context) error {
 		got, err := s.tryRegister(ctx)
 		if err == nil {
 			s.settings = got.Settings
-			for st, why := range got.Refused {
-				return fmt.Errorf("metad does not take store %s: %s: %w", st, why, errs.ErrDenied)
+			if err := s.leaveOut(got.Refused); err != nil {
+				return err
 			}
 			s.stores.follow(got.Topology)
 			return nil
@@ -137,6 +137,7 @@ func (s *server) heartbeat(page []int) client.Heartbeat {
 			b.Dead = err.Error()
 		}
 		b.Streams, page[i] = streamPage(st, page[i])
+		b.Repairs = s.repairs[i].beats()
 		h.Stores = append(h.Stores, b)
 	}
 	s.exports.Owned(func(v *volume.Volume, handles int) {

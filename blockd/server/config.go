@@ -40,6 +40,8 @@ type Config struct {
 	Log telemetry.LogConfig `yaml:"log"`
 	// Limits of memory of this process.
 	Memory Memory `yaml:"memory"`
+	// Bytes per second that all stores of this host together may be given by repair, so that clients are not crowded out. Default 64MiB.
+	RepairRate config.ByteSize `yaml:"repair_rate"`
 	// How disks are written; the defaults suit most.
 	Volume VolumeLimits `yaml:"volume"`
 }
@@ -101,6 +103,9 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.Memory.BlockCache == 0 {
 		c.Memory.BlockCache = 64 << 20
+	}
+	if c.RepairRate == 0 {
+		c.RepairRate = 64 << 20
 	}
 	if c.Volume.SealIdle == 0 {
 		c.Volume.SealIdle = config.Duration(2 * time.Minute)

@@ -68,15 +68,18 @@ type server struct {
 	rpcStats *rpc.Stats
 	registry *prometheus.Registry
 	group    *lifecycle.Group
+	repairs  []filler // of the local stores, in their order
 	stack    *lifecycle.Stack
 	purging  sync.Map // of client.Purge: on their way
+
+	repairing *lifecycle.Group
 }
 
 // Run serves until ctx ends, then hands its disks off and stops. An error says what could not be started or failed.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	s := &server{
 		cfg: cfg, log: log, clock: clock.System, rpcStats: &rpc.Stats{}, registry: telemetry.NewRegistry("blockd"),
-		group: lifecycle.NewGroup(context.Background()),
+		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()),
 	}
 	s.stack = lifecycle.NewStack(s.clock, log)
 	drains, stopDrains := notifyDrains()
@@ -126,6 +129,8 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.startEngine()
+	s.startRepairs()
+	s.stack.PushCloser("repairs", s.stopRepairs)
 	if err := s.makeServers(); err != nil {
 		return err
 	}
@@ -235,6 +240,9 @@ func (s *server) followTopology() func() error {
 	stop := s.metad.OnTopology(func(t *cluster.Topology) {
 		s.stores.follow(t)
 		s.exports.Owned(func(v *volume.Volume, _ int) { v.TopologyChanged() })
+		for _, f := range s.repairs {
+			f.worker.Poke()
+		}
 	})
 	return func() error { stop(); return nil }
 }

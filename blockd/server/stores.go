@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -71,6 +72,16 @@ func (s *stores) addLocal(n id.Store, body storeproto.Store) {
 		next[k] = v
 	}
 	next[n] = body
+	s.bodies.Store(&next)
+}
+
+// removeLocal takes a store of this host out of service.
+func (s *stores) removeLocal(n id.Store) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.local, n)
+	next := maps.Clone(*s.bodies.Load())
+	delete(next, n)
 	s.bodies.Store(&next)
 }
 

@@ -65,7 +65,7 @@ func (r *Report) add(l Level, code, subject, format string, args ...any) {
 func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member, now time.Duration) *Report {
 	r := &Report{Level: OK, Profiles: make(map[placement.Profile]*PGCounts)}
 	r.members(members)
-	r.stores(t, l, now)
+	r.stores(m, t, l, now)
 	r.hosts(m, t)
 	r.groups(m, t)
 	for _, v := range m.Volumes() {
@@ -93,7 +93,7 @@ func (r *Report) members(members []Member) {
 // storeNearFull is from which share of its capacity on a store is worth a word.
 const storeNearFull = 0.85
 
-func (r *Report) stores(t *cluster.Topology, l *Liveness, now time.Duration) {
+func (r *Report) stores(m *state.Machine, t *cluster.Topology, l *Liveness, now time.Duration) {
 	up := 0
 	for _, s := range t.Stores {
 		switch s.State {
@@ -102,6 +102,13 @@ func (r *Report) stores(t *cluster.Topology, l *Liveness, now time.Duration) {
 		case cluster.StoreDown:
 			_, why := l.StoreUp(now, s.StoreRef, s.Host)
 			r.add(Degraded, "store_down", s.Store.String(), "store %s on %s is down: %s", s.Store, s.Host, why)
+		case cluster.StoreDraining:
+			up++
+		case cluster.StoreOut:
+			if groups, lists := m.Needed(s.StoreRef); groups > 0 || lists > 0 {
+				_, why := l.StoreUp(now, s.StoreRef, s.Host)
+				r.add(Degraded, "store_out", s.Store.String(), "store %s on %s is out (%s): what it has is being rebuilt on others", s.Store, s.Host, why)
+			}
 		case cluster.StoreLost:
 			r.add(Degraded, "store_lost", s.Store.String(), "store %s on %s is lost for good", s.Store, s.Host)
 		}
@@ -142,10 +149,11 @@ func (r *Report) hosts(m *state.Machine, t *cluster.Topology) {
 func (r *Report) groups(m *state.Machine, t *cluster.Topology) {
 	preferred := false
 	for _, p := range t.PGs {
-		for i, v := range p.Versions {
-			r.group(m, t, p, v, i == len(p.Versions)-1)
-		}
+		r.group(t, p)
 		preferred = preferred || p.Preferred
+	}
+	if n := r.placeless(m, t); n > 0 {
+		r.add(Degraded, "pg_no_place", "", "%d placement groups miss a store and no other can take its place: add a store, best on another host, or bring the missing one back", n)
 	}
 	if r.Total.Unreadable > 0 {
 		r.add(Unavailable, "pg_unreadable", "", "%d placement groups miss more stores than they can: what lies in them cannot be read until one is back", r.Total.Unreadable)
@@ -161,13 +169,34 @@ func (r *Report) groups(m *state.Machine, t *cluster.Topology) {
 	}
 }
 
-// group counts one version of a group by how many more stores it may lose.
-func (r *Report) group(m *state.Machine, t *cluster.Topology, p cluster.PG, v cluster.PGVersion, current bool) {
-	missing := 0
-	for _, s := range v.Stores {
-		if !t.Usable(s) {
-			missing++
+// placeless counts the groups of which a store leaves that nobody can replace.
+func (r *Report) placeless(m *state.Machine, t *cluster.Topology) (n int) {
+	healthy := Healthy(t, nil)
+	for _, p := range m.PGs() {
+		current := p.Current()
+		if len(p.Versions) == 1 && slices.ContainsFunc(current.Stores, m.Leaves) && m.PlanMove(p.Number, healthy, 0) == nil {
+			n++
 		}
+	}
+	return n
+}
+
+// group counts a group by how many more stores it may lose. While an older version is
+// kept what lies in it may not have been rebuilt yet: the worst of them counts.
+func (r *Report) group(t *cluster.Topology, p cluster.PG) {
+	v, missing, relaxed := p.Current(), 0, false
+	left := int(v.M)
+	for _, o := range p.Versions {
+		n := 0
+		for _, s := range o.Stores {
+			if !t.Usable(s) {
+				n++
+			}
+		}
+		if int(o.M)-n < left || n > missing {
+			left, missing = min(left, int(o.M)-n), max(missing, n)
+		}
+		relaxed = relaxed || o.Relaxed
 	}
 	profile := placement.Profile{K: v.K, M: v.M}
 	c := r.Profiles[profile]
@@ -175,15 +204,15 @@ func (r *Report) group(m *state.Machine, t *cluster.Topology, p cluster.PG, v cl
 		c = &PGCounts{}
 		r.Profiles[profile] = c
 	}
-	c.Preferred = c.Preferred || current && p.Preferred
+	c.Preferred = c.Preferred || p.Preferred
 	for _, c := range []*PGCounts{c, &r.Total} {
 		c.Groups++
-		switch left := int(v.M) - missing; {
+		switch {
 		case left < 0:
 			c.Unreadable++
 		case left == 0:
 			c.None++
-		case missing > 0 || v.Relaxed:
+		case missing > 0 || relaxed:
 			c.Reduced++
 		default:
 			c.Full++

@@ -32,6 +32,7 @@ type StoreBeat struct {
 	LogUsed, LogCapacity uint64
 	Full                 bool
 	Dead                 string
+	Repairs              []RepairBeat
 }
 
 // VolumeBeat is one owned volume of a Beat.

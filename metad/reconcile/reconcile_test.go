@@ -330,7 +330,7 @@ var healthCases = []healthCase{
 			s.apply(&state.LoseStore{Store: r})
 		}
 		s.apply(&state.AcceptLoss{Volume: v.ID, Ensemble: v.List[0].ID, By: "ann"})
-	}, want: AtRisk, codes: "disk_lossy pg_no_margin store_lost"},
+	}, want: AtRisk, codes: "disk_lossy pg_no_margin pg_no_place store_lost"},
 	{name: "an owner is gone", hosts: []int{2, 2, 2, 0}, do: func(s *scene) { s.disk("d", 4); s.now += 4 * second; s.beat(1, 2, 3) },
 		want: Degraded, codes: "owner_down"},
 }

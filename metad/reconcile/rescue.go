@@ -76,7 +76,7 @@ func (r *Rescuer) missing(now time.Duration, t *cluster.Topology) map[cluster.St
 			}
 			down[s.StoreRef] = since
 			missing[s.StoreRef] = now-since >= rescueAfter
-		} else if s.State == cluster.StoreLost {
+		} else if s.State.Leaves() {
 			missing[s.StoreRef] = true
 		}
 	}
@@ -112,6 +112,7 @@ func (r *Rescuer) needs(t *cluster.Topology, missing map[cluster.StoreRef]bool, 
 		for _, s := range stores {
 			if t.Usable(s) {
 				have++
+				short = short || missing[s]
 				continue
 			}
 			known, ok := t.Store(s.Store)

@@ -24,10 +24,10 @@ func Topology(m *state.Machine, l *Liveness, now time.Duration) *cluster.Topolog
 	for _, s := range m.Stores() {
 		x := cluster.Store{StoreRef: s.StoreRef, Host: s.Host, Zone: zones[s.Host], Capacity: s.Capacity, State: cluster.StoreLost}
 		if !s.Lost {
-			x.State = cluster.StoreDown
-			if up, _ := l.StoreUp(now, s.StoreRef, s.Host); up {
-				x.State = cluster.StoreUp
-			}
+			up, _ := l.StoreUp(now, s.StoreRef, s.Host)
+			// A new leader takes everybody for up at first, but not whom its predecessors gave up.
+			up = up && (!s.Out || l.heard(s.StoreRef, s.Host))
+			x.State = stateOf(s, up)
 		}
 		if b, ok := l.StoreBeat(s.StoreRef); ok {
 			x.Full, x.Used = b.Full, b.Used
@@ -57,6 +57,18 @@ func Topology(m *state.Machine, l *Liveness, now time.Duration) *cluster.Topolog
 		t.PGs[i].Preferred = t.PGs[i].Healthy && schemes[i].Rank() == best
 	}
 	return t.Index()
+}
+
+func stateOf(s state.Store, up bool) cluster.StoreState {
+	switch {
+	case up && s.Leaving:
+		return cluster.StoreDraining
+	case up:
+		return cluster.StoreUp
+	case s.Out || s.Leaving:
+		return cluster.StoreOut
+	}
+	return cluster.StoreDown
 }
 
 // Same tells whether two topologies differ at most in version and in bytes used, of

@@ -154,7 +154,7 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 			return beat, err
 		}
 		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Capacity: x.CapacityBytes, Used: x.UsedBytes,
-			LogUsed: x.LogUsedBytes, LogCapacity: x.LogCapacityBytes, Full: x.Full, Dead: x.Dead})
+			LogUsed: x.LogUsedBytes, LogCapacity: x.LogCapacityBytes, Full: x.Full, Dead: x.Dead, Repairs: readRepairs(x.Repairs)})
 	}
 	for _, x := range q.Volumes {
 		v, err := api.VolumeID(x.Volume)
@@ -168,6 +168,15 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 		beat.Memory = append(beat.Memory, reconcile.Memory{Name: x.Name, Limit: x.LimitBytes, Used: x.UsedBytes})
 	}
 	return beat, nil
+}
+
+func readRepairs(xs []*api.RepairBeat) []reconcile.RepairBeat {
+	var out []reconcile.RepairBeat
+	for _, x := range xs[:min(len(xs), int(id.PGMax)+1)] {
+		out = append(out, reconcile.RepairBeat{PG: id.PG(min(x.Pg, uint32(id.PGMax))), Version: x.Version, Whole: x.Whole, Done: x.SegmentsDone, Left: x.SegmentsLeft,
+			BytesDone: x.BytesDone, BytesLeft: x.BytesLeft, BytesPerSecond: x.BytesPerSecond, Stuck: x.Stuck, Problem: firstBytes(x.Problem, 256)})
+	}
+	return out
 }
 
 // knownLife: a host that is not registered with this life registers first; one with a

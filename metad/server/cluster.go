@@ -250,6 +250,8 @@ func (c *clusterService) DeclareStoreLost(ctx context.Context, q *api.DeclareSto
 		if s, ok := m.Store(store); ok && s.StoreRef == ref {
 			if up, _ := l.StoreUp(now, ref, s.Host); up {
 				err = fmt.Errorf("store %s on %s is up; stop it first: %w", store, s.Host, errs.ErrConflict)
+			} else if !q.GetAcceptLoss() {
+				err = reconcile.Losable(m, reconcile.Topology(m, l, now), s)
 			}
 		}
 	})
@@ -261,6 +263,38 @@ func (c *clusterService) DeclareStoreLost(ctx context.Context, q *api.DeclareSto
 	}
 	c.s.log.Warn("store declared lost", "store", ref.String(), "by", caller(ctx).String())
 	return &api.DeclareStoreLostReply{}, nil
+}
+
+func (c *clusterService) DrainStore(ctx context.Context, q *api.DrainStoreRequest) (*api.DrainStoreReply, error) {
+	store, err := id.ParseStore(q.GetStoreId())
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	var s state.Store
+	rep := &api.DrainStoreReply{}
+	lookErr := c.look(ctx, func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
+		var ok bool
+		if s, ok = m.Store(store); !ok {
+			err = fmt.Errorf("store %s: %w", store, errs.ErrNotFound)
+			return
+		}
+		groups, lists := m.Needed(s.StoreRef)
+		rep.Pgs, rep.Ensembles = uint32(groups), uint32(lists)
+		if !q.GetStop() && !s.Leaving {
+			err = reconcile.Drainable(m, reconcile.Topology(m, l, now), s)
+		}
+	})
+	if lookErr != nil {
+		return nil, lookErr
+	}
+	if err != nil {
+		return nil, c.s.fail(err)
+	}
+	if _, err := c.s.commit(ctx, &state.MarkStore{Store: s.StoreRef, Leaving: !q.GetStop(), Out: s.Out}); err != nil {
+		return nil, err
+	}
+	c.s.log.Info("store is to be emptied", "store", s.StoreRef.String(), "stop", q.GetStop(), "by", caller(ctx).String())
+	return rep, nil
 }
 
 func (c *clusterService) AcceptLoss(ctx context.Context, q *api.AcceptLossRequest) (*api.Disk, error) {

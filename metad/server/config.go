@@ -5,6 +5,7 @@ import (
 	"net"
 
 	"ashlar.dev/metad/consensus"
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/pki"
 	"ashlar.dev/pkg/telemetry"
@@ -28,6 +29,8 @@ type Config struct {
 	Bootstrap bool `yaml:"bootstrap"`
 	// Certificates for hosts that join, on the member that has the CA's key.
 	Join Join `yaml:"join"`
+	// How long a store may be away before what it has is rebuilt on others; a reboot should take less. Default 10m.
+	StoreOutAfter config.Duration `yaml:"store_out_after"`
 	// Where to serve /metrics, /healthz and pprof, host:port or unix:PATH; empty: nowhere.
 	DebugListen string `yaml:"debug_listen"`
 	// What is logged to standard error, and how.

@@ -52,6 +52,8 @@ type reign struct {
 		confused  string // the last complaint of placing, logged once
 		rescuer   reconcile.Rescuer
 		rescues   map[id.Host][]reconcile.Rescue
+		mender    reconcile.Mender
+		mending   bool
 	}
 }
 
@@ -124,6 +126,7 @@ func (r *reign) begin(ctx context.Context) error {
 	r.settle = settings.HeartbeatTimeout / settlePart
 	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
 	r.mu.changed = make(chan struct{})
+	r.mu.mender.OutAfter = r.s.outAfter
 	r.refresh()
 	return nil
 }
@@ -148,6 +151,7 @@ func (r *reign) run() bool {
 		r.refresh()
 		r.place()
 		r.promote()
+		r.mend()
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"ashlar.dev/metad/consensus"
+	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/clock"
@@ -44,6 +45,7 @@ type Options struct {
 	CA                                   *pki.CA // with JoinListener: instead of the folder
 	Timing                               consensus.Timing
 	Settings                             cluster.Settings // of a cluster that this member names; zero: state.DefaultSettings
+	OutAfter                             time.Duration    // zero: reconcile.OutAfterDefault
 	FS                                   vfs.FS
 }
 
@@ -60,6 +62,7 @@ type Server struct {
 	clock    clock.Clock
 	random   io.Reader
 	settings cluster.Settings
+	outAfter time.Duration
 	metrics  *metrics
 	node     *consensus.Node
 	grpc     *grpc.Server
@@ -78,6 +81,9 @@ type Server struct {
 func Open(o Options) (*Server, error) {
 	s := &Server{log: o.Log, clock: o.Clock, random: rand.Reader, settings: o.Settings, metrics: newMetrics(o.Registry),
 		group: lifecycle.NewGroup(context.Background()), stack: lifecycle.NewStack(o.Clock, o.Log)}
+	if s.outAfter = o.OutAfter; s.outAfter == 0 {
+		s.outAfter = reconcile.OutAfterDefault
+	}
 	if s.settings == (cluster.Settings{}) {
 		s.settings = state.DefaultSettings
 	}
@@ -271,7 +277,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		return err
 	}
 	reg := telemetry.NewRegistry("metad")
-	s, err := Open(Options{Config: cfg, Creds: creds, Clock: clock.System, Log: log, Registry: reg})
+	s, err := Open(Options{Config: cfg, Creds: creds, Clock: clock.System, Log: log, Registry: reg, OutAfter: cfg.StoreOutAfter.Std()})
 	if err != nil {
 		return err
 	}

@@ -205,7 +205,7 @@ func TestDeclareLost(t *testing.T) {
 	h := g.host("h1", 1)
 	g.host("h2", 1)
 	s := h.stores[0]
-	lose := func() error { return ops.DeclareStoreLost(g.ctx(), s.Store.String(), s.Incarnation.String()) }
+	lose := func() error { return ops.DeclareStoreLost(g.ctx(), s.Store.String(), s.Incarnation.String(), false) }
 	if err := lose(); !errors.Is(err, errs.ErrConflict) {
 		t.Fatalf("losing a store that is up gave %v", err)
 	}

@@ -50,6 +50,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		rep.Hosts = hosts(m, l, top, now)
 		stores := stores(m, l, top, now)
 		fillStores(rep, stores)
+		rep.Repair = repairs(l, top)
 		fillDisks(rep, m, l, now, q.GetWithDisks())
 		if q.GetWithDisks() {
 			rep.Stores = stores
@@ -89,10 +90,12 @@ func fillStores(rep *api.StatusReply, stores []*api.Store) {
 	for _, s := range stores {
 		rep.Counts.Stores++
 		switch s.State {
-		case cluster.StoreUp.String():
+		case cluster.StoreUp.String(), cluster.StoreDraining.String():
 			rep.Counts.StoresUp++
 		case cluster.StoreLost.String():
 			rep.Counts.StoresLost++
+			continue
+		case cluster.StoreOut.String():
 			continue
 		}
 		rep.CapacityBytes += s.CapacityBytes
@@ -141,25 +144,58 @@ func hosts(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now t
 
 // stores lists every store with what its host said of it.
 func stores(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now time.Duration) []*api.Store {
-	groups := make(map[cluster.StoreRef]uint32)
+	groups, leaving := make(map[cluster.StoreRef]uint32), make(map[cluster.StoreRef]uint32)
 	for _, p := range top.PGs {
-		for _, r := range p.Current().Stores {
+		current := p.Current().Stores
+		for _, r := range current {
 			groups[r]++
 		}
+		for _, r := range p.Members() {
+			if !slices.Contains(current, r) {
+				leaving[r]++
+			}
+		}
 	}
+	moving := reconcile.Moving(top)
 	var out []*api.Store
 	for _, s := range top.Stores {
 		x := &api.Store{StoreId: s.Store.String(), Incarnation: s.Incarnation.String(), Host: string(s.Host), Zone: s.Zone, State: s.State.String(),
-			CapacityBytes: s.Capacity, UsedBytes: s.Used, Full: s.Full, Pgs: groups[s.StoreRef], Ensembles: uint32(m.EnsembleCount(s.StoreRef))}
+			CapacityBytes: s.Capacity, UsedBytes: s.Used, Full: s.Full, Pgs: groups[s.StoreRef], Ensembles: uint32(m.EnsembleCount(s.StoreRef)),
+			PgsLeaving: leaving[s.StoreRef]}
 		if b, ok := l.StoreBeat(s.StoreRef); ok {
+			var sum reconcile.Repair
+			sum.Add(b, moving)
+			x.Repair, x.Problem = repair(sum), sum.Problem
 			x.LogUsedBytes, x.LogCapacityBytes = b.LogUsed, b.LogCapacity
 		}
-		if s.State == cluster.StoreDown {
+		if s.State == cluster.StoreDown || s.State == cluster.StoreOut {
 			_, x.Problem = l.StoreUp(now, s.StoreRef, s.Host)
 		}
 		out = append(out, x)
 	}
 	return out
+}
+
+// repairs sums up what is being moved in the whole cluster.
+func repairs(l *reconcile.Liveness, top *cluster.Topology) *api.Repair {
+	var sum reconcile.Repair
+	moving := reconcile.Moving(top)
+	sum.Groups = len(moving)
+	for _, s := range top.Stores {
+		if b, ok := l.StoreBeat(s.StoreRef); ok && s.State.Serves() {
+			sum.Add(b, moving)
+		}
+	}
+	return repair(sum)
+}
+
+func repair(sum reconcile.Repair) *api.Repair {
+	x := &api.Repair{Groups: uint32(sum.Groups), SegmentsDone: sum.Done, SegmentsLeft: sum.Left, BytesDone: sum.BytesDone, BytesLeft: sum.BytesLeft,
+		BytesPerSecond: sum.BytesPerSecond, Stuck: sum.Stuck}
+	if x.BytesPerSecond > 0 {
+		x.SecondsLeft = (x.BytesLeft + x.BytesPerSecond - 1) / x.BytesPerSecond
+	}
+	return x
 }
 
 func (c *clusterService) ListHosts(ctx context.Context, _ *api.ListHostsRequest) (*api.ListHostsReply, error) {

@@ -61,6 +61,14 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 		return m.loseStore(c)
 	case *AcceptLoss:
 		return m.acceptLoss(c)
+	case *MarkStore:
+		return m.markStore(c)
+	case *MoveGroup:
+		return m.moveGroup(c)
+	case *ForgetVersions:
+		return m.forgetVersions(c)
+	case *RemoveStore:
+		return m.removeStore(c)
 	}
 	if r, ok := m.applyRoster(c); ok {
 		return r

@@ -40,6 +40,10 @@ const (
 	kindConfirmPurge
 	kindLoseStore
 	kindAcceptLoss
+	kindMarkStore
+	kindMoveGroup
+	kindForgetVersions
+	kindRemoveStore
 )
 
 // The kinds of roster.go and rebuild.go, apart from the others so that both lists may grow.
@@ -94,6 +98,14 @@ func empty(k kind) Command {
 		return &LoseStore{}
 	case kindAcceptLoss:
 		return &AcceptLoss{}
+	case kindMarkStore:
+		return &MarkStore{}
+	case kindMoveGroup:
+		return &MoveGroup{}
+	case kindForgetVersions:
+		return &ForgetVersions{}
+	case kindRemoveStore:
+		return &RemoveStore{}
 	}
 	return emptyRoster(k)
 }
@@ -256,6 +268,25 @@ type (
 		By       string
 		NowMS    int64
 	}
+
+	// MarkStore says whether a store is to be emptied, and whether it was away for too long.
+	MarkStore struct {
+		Store        cluster.StoreRef
+		Leaving, Out bool
+	}
+	// MoveGroup gives slots of a group to other stores: a new version after At.
+	MoveGroup struct {
+		PG     id.PG
+		At     uint32
+		Stores []cluster.StoreRef
+	}
+	// ForgetVersions drops the versions of a group before At, the current one.
+	ForgetVersions struct {
+		PG id.PG
+		At uint32
+	}
+	// RemoveStore forgets a store that is lost or emptied, and that nothing needs.
+	RemoveStore struct{ Store cluster.StoreRef }
 )
 
 func (*Init) kind() kind             { return kindInit }
@@ -276,6 +307,10 @@ func (*EnsurePlacement) kind() kind  { return kindEnsurePlacement }
 func (*ConfirmPurge) kind() kind     { return kindConfirmPurge }
 func (*LoseStore) kind() kind        { return kindLoseStore }
 func (*AcceptLoss) kind() kind       { return kindAcceptLoss }
+func (*MarkStore) kind() kind        { return kindMarkStore }
+func (*MoveGroup) kind() kind        { return kindMoveGroup }
+func (*ForgetVersions) kind() kind   { return kindForgetVersions }
+func (*RemoveStore) kind() kind      { return kindRemoveStore }
 
 func (c *Init) append(b []byte) []byte {
 	return appendSettings(append(b, c.ClusterID[:]...), c.Settings)
@@ -457,3 +492,26 @@ func (c *AcceptLoss) append(b []byte) []byte {
 func (c *AcceptLoss) read(r *codec.Reader) {
 	c.Volume, c.Ensemble, c.By, c.NowMS = readVolumeID(r), readEnsembleID(r), r.String(NameMax), int64(r.U64())
 }
+
+func (c *MarkStore) append(b []byte) []byte {
+	return appendBool(appendBool(appendRef(b, c.Store), c.Leaving), c.Out)
+}
+func (c *MarkStore) read(r *codec.Reader) {
+	c.Store, c.Leaving, c.Out = readRef(r), readBool(r), readBool(r)
+}
+
+func (c *MoveGroup) append(b []byte) []byte {
+	b = binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint16(b, uint16(c.PG)), c.At)
+	return appendRefs(b, c.Stores)
+}
+func (c *MoveGroup) read(r *codec.Reader) {
+	c.PG, c.At, c.Stores = id.PG(r.U16()), r.U32(), readRefs(r, groupWidthMax)
+}
+
+func (c *ForgetVersions) append(b []byte) []byte {
+	return binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint16(b, uint16(c.PG)), c.At)
+}
+func (c *ForgetVersions) read(r *codec.Reader) { c.PG, c.At = id.PG(r.U16()), r.U32() }
+
+func (c *RemoveStore) append(b []byte) []byte { return appendRef(b, c.Store) }
+func (c *RemoveStore) read(r *codec.Reader)   { c.Store = readRef(r) }

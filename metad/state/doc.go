@@ -37,6 +37,7 @@ const (
 	EnsembleWidthMax = 3
 	VersionsMax      = 255 // of one placement group
 	SpansMax         = 1 << 20
+	groupWidthMax    = 64
 	LossesMax        = 1024
 	PriorMax         = HostsMax
 )
@@ -88,6 +89,8 @@ type Store struct {
 	Host     id.Host
 	Capacity uint64
 	Lost     bool // declared so; this memory does not come back
+	Leaving  bool // to be emptied, and then removed
+	Out      bool // was away for so long that its places went to others
 }
 
 // PG is a placement group with its versions, oldest first.

@@ -53,7 +53,7 @@ func (m *Machine) registerStore(h id.Host, s RegisterStore) string {
 	case s.Store.IsZero() || s.Incarnation.IsZero():
 		return "the store has no id"
 	case replaced:
-		return "this memory of the store was replaced by a newer one; format it anew"
+		return "this memory of the store was removed, or replaced by a newer one; format it anew"
 	case have == nil:
 		if len(m.stores) >= StoresMax {
 			return "there are too many stores"
@@ -68,11 +68,12 @@ func (m *Machine) registerStore(h id.Host, s RegisterStore) string {
 	case have.Incarnation != s.Incarnation && len(m.lost) >= LostMax:
 		return "too many lost stores are remembered"
 	}
-	next := Store{StoreRef: s.StoreRef, Host: h, Capacity: s.Capacity}
+	next := *have
+	next.Host, next.Capacity = h, s.Capacity
 	if have.Incarnation != s.Incarnation {
 		// Another incarnation is another memory: what the old one held is gone.
 		m.lost[have.StoreRef] = struct{}{}
-		m.stores[s.Store] = &next
+		m.stores[s.Store] = &Store{StoreRef: s.StoreRef, Host: h, Capacity: s.Capacity}
 		m.purged(have.StoreRef, func(*Volume) bool { return true })
 		m.mustPurge(s.StoreRef)
 		return ""

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -80,7 +81,7 @@ func (s *script) holder() id.Holder {
 
 func (s *script) command() Command {
 	v := s.volume()
-	switch s.pick("command", 17) {
+	switch s.pick("command", 19) {
 	case 0:
 		h := s.holder()
 		c := &RegisterHost{Holder: h, Zone: fmt.Sprintf("z%d", s.pick("zone", 2))}
@@ -137,15 +138,50 @@ func (s *script) command() Command {
 			}
 		}
 		return c
+	case 16, 17:
+		return s.mending()
 	default:
-		switch s.pick("rare", 3) {
-		case 0:
-			return &LoseStore{Store: s.store()}
-		case 1:
-			return &AcceptLoss{Volume: v.ID, Ensemble: s.ensemble(v).ID, By: "ann"}
-		}
-		return &ConfirmPurge{Store: s.store(), Volume: v.ID}
+		return s.rare(v)
 	}
+}
+
+func (s *script) rare(v *Volume) Command {
+	switch s.pick("rare", 3) {
+	case 0:
+		return &LoseStore{Store: s.store()}
+	case 1:
+		return &AcceptLoss{Volume: v.ID, Ensemble: s.ensemble(v).ID, By: "ann"}
+	}
+	return &ConfirmPurge{Store: s.store(), Volume: v.ID}
+}
+
+// mending is a command that moves groups or lets stores leave.
+func (s *script) mending() Command {
+	var refs []cluster.StoreRef
+	for _, x := range s.m.Stores() {
+		refs = append(refs, x.StoreRef)
+	}
+	kind := s.pick("mending", 5)
+	if kind == 0 || len(s.m.PGs()) == 0 {
+		return &MarkStore{Store: s.store(), Leaving: s.pick("leaving", 2) == 0, Out: s.pick("out", 2) == 0}
+	}
+	p := s.m.PGs()[s.pick("group", len(s.m.PGs()))]
+	at := p.Current().Version - uint32(s.pick("stale", 8)/7)
+	switch kind {
+	case 1:
+		if c := s.m.PlanMove(p.Number, refs, uint64(s.pick("seed", 100))); c != nil {
+			return c
+		}
+	case 2:
+		return &ForgetVersions{PG: p.Number, At: at}
+	case 3:
+		return &RemoveStore{Store: s.store()}
+	}
+	c := &MoveGroup{PG: p.Number, At: at, Stores: slices.Clone(p.Current().Stores)}
+	if len(refs) > 0 {
+		c.Stores[s.pick("slot", len(c.Stores))] = refs[s.pick("to", len(refs))]
+	}
+	return c
 }
 
 // history is the model: what may never be taken back.
@@ -224,6 +260,9 @@ func (h *history) check(t *rapid.T, m *Machine, c Command, r Result) {
 	}
 	for _, p := range m.PGs() {
 		old := h.groups[p.Number]
+		if forget, ok := c.(*ForgetVersions); ok && r.Err == nil && forget.PG == p.Number {
+			old = old[len(old)-1:]
+		}
 		if len(p.Versions) < len(old) {
 			t.Fatalf("group %d lost a version", p.Number)
 		}
@@ -317,6 +356,11 @@ func goldenLog() []Command {
 			Checkpoint: &cluster.Checkpoint{Epoch: 1, Meta: 9, Covered: 11, Opaque: []byte("roots")}, Streams: []StreamSighting{{Ensemble: id.Ensemble{Epoch: 1, N: 1}, Tail: 5, Meta: 6}}}},
 			Groups: []GroupSighting{{PG: 1, Version: 1, K: 4, M: 2, Index: 3}}, Known: []KnownGroup{{PG: 1, Version: cluster.PGVersion{Version: 1, K: 1, M: 1, Stores: all[:2]}}}, Last: true},
 		&FinishRebuild{Without: []id.Store{ref(1, 1).Store}},
+		&RegisterHost{Holder: holder(4, 1), Stores: []RegisterStore{{StoreRef: ref(4, 1), Capacity: 1 << 40}, {StoreRef: ref(4, 2), Capacity: 1 << 40}}},
+		&MoveGroup{PG: 1, At: 1, Stores: []cluster.StoreRef{ref(1, 1), ref(1, 2), ref(2, 1), ref(4, 1), ref(3, 1), ref(4, 2)}},
+		&MarkStore{Store: ref(4, 1), Leaving: true, Out: true},
+		&ForgetVersions{PG: 1, At: 2},
+		&RemoveStore{Store: ref(3, 2)},
 	)
 }
 

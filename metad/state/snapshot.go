@@ -35,7 +35,7 @@ func (m *Machine) Snapshot() []byte {
 	b = binary.AppendUvarint(b, uint64(len(stores)))
 	for _, s := range stores {
 		b = codec.AppendString(appendRef(b, s.StoreRef), string(s.Host))
-		b = appendBool(binary.LittleEndian.AppendUint64(b, s.Capacity), s.Lost)
+		b = append(binary.LittleEndian.AppendUint64(b, s.Capacity), s.flags())
 	}
 	b = appendRefs(b, slices.SortedFunc(maps.Keys(m.lost), compareRefs))
 	b = binary.AppendUvarint(b, uint64(len(m.pgs)))
@@ -96,7 +96,8 @@ func (m *Machine) readMembers(r *codec.Reader) {
 		m.hosts[h.Host] = &h
 	}
 	for n := r.Count(StoresMax, refSize+10); n > 0; n-- {
-		s := Store{StoreRef: readRef(r), Host: id.Host(r.String(id.HostMax)), Capacity: r.U64(), Lost: readBool(r)}
+		s := Store{StoreRef: readRef(r), Host: id.Host(r.String(id.HostMax)), Capacity: r.U64()}
+		s.readFlags(r)
 		m.stores[s.Store] = &s
 	}
 	for _, ref := range readRefs(r, LostMax) {
@@ -132,4 +133,27 @@ func (m *Machine) readVolumes(r *codec.Reader) {
 			m.names[v.Name] = v.ID
 		}
 	}
+}
+
+const (
+	flagLost = 1 << iota
+	flagLeaving
+	flagOut
+)
+
+func (s *Store) flags() (b byte) {
+	for i, set := range []bool{s.Lost, s.Leaving, s.Out} {
+		if set {
+			b |= 1 << i
+		}
+	}
+	return b
+}
+
+func (s *Store) readFlags(r *codec.Reader) {
+	b := r.U8()
+	if b&^(flagLost|flagLeaving|flagOut) != 0 {
+		r.Fail("store flags", flagLost|flagLeaving|flagOut, uint64(b))
+	}
+	s.Lost, s.Leaving, s.Out = b&flagLost != 0, b&flagLeaving != 0, b&flagOut != 0
 }

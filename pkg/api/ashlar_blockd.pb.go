@@ -85,6 +85,8 @@ const (
 	StoreState_STORE_STATE_UP          StoreState = 1
 	StoreState_STORE_STATE_DOWN        StoreState = 2
 	StoreState_STORE_STATE_LOST        StoreState = 3 // for good: this memory will not come back
+	StoreState_STORE_STATE_OUT         StoreState = 4 // down for so long that its places are given to others
+	StoreState_STORE_STATE_DRAINING    StoreState = 5 // up, but to be emptied: read, and given nothing new
 )
 
 // Enum value maps for StoreState.
@@ -94,12 +96,16 @@ var (
 		1: "STORE_STATE_UP",
 		2: "STORE_STATE_DOWN",
 		3: "STORE_STATE_LOST",
+		4: "STORE_STATE_OUT",
+		5: "STORE_STATE_DRAINING",
 	}
 	StoreState_value = map[string]int32{
 		"STORE_STATE_UNSPECIFIED": 0,
 		"STORE_STATE_UP":          1,
 		"STORE_STATE_DOWN":        2,
 		"STORE_STATE_LOST":        3,
+		"STORE_STATE_OUT":         4,
+		"STORE_STATE_DRAINING":    5,
 	}
 )
 
@@ -627,6 +633,7 @@ type StoreBeat struct {
 	Dead             string                 `protobuf:"bytes,7,opt,name=dead,proto3" json:"dead,omitempty"`  // why the store died; empty: it serves
 	// A page of the streams the store has; it goes round them a page per beat.
 	Streams       []*StreamBeat `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`
+	Repairs       []*RepairBeat `protobuf:"bytes,9,rep,name=repairs,proto3" json:"repairs,omitempty"` // groups whose shards the store was given and fills in
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -717,6 +724,132 @@ func (x *StoreBeat) GetStreams() []*StreamBeat {
 	return nil
 }
 
+func (x *StoreBeat) GetRepairs() []*RepairBeat {
+	if x != nil {
+		return x.Repairs
+	}
+	return nil
+}
+
+// RepairBeat is how far a store has come with the shards of a group that it was given.
+type RepairBeat struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Pg      uint32                 `protobuf:"varint,1,opt,name=pg,proto3" json:"pg,omitempty"`
+	Version uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"` // of the group
+	// No shard that belongs here under this version is missing, and none coded under an
+	// older one can be born any more.
+	Whole          bool   `protobuf:"varint,3,opt,name=whole,proto3" json:"whole,omitempty"`
+	SegmentsDone   uint64 `protobuf:"varint,4,opt,name=segments_done,json=segmentsDone,proto3" json:"segments_done,omitempty"`
+	SegmentsLeft   uint64 `protobuf:"varint,5,opt,name=segments_left,json=segmentsLeft,proto3" json:"segments_left,omitempty"` // that are known so far
+	BytesDone      uint64 `protobuf:"varint,6,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	BytesLeft      uint64 `protobuf:"varint,7,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"`
+	BytesPerSecond uint64 `protobuf:"varint,8,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	Stuck          uint32 `protobuf:"varint,9,opt,name=stuck,proto3" json:"stuck,omitempty"` // segments of which too few shards are right
+	Problem        string `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *RepairBeat) Reset() {
+	*x = RepairBeat{}
+	mi := &file_ashlar_blockd_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairBeat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairBeat) ProtoMessage() {}
+
+func (x *RepairBeat) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairBeat.ProtoReflect.Descriptor instead.
+func (*RepairBeat) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RepairBeat) GetPg() uint32 {
+	if x != nil {
+		return x.Pg
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *RepairBeat) GetSegmentsDone() uint64 {
+	if x != nil {
+		return x.SegmentsDone
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetSegmentsLeft() uint64 {
+	if x != nil {
+		return x.SegmentsLeft
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetBytesDone() uint64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetBytesLeft() uint64 {
+	if x != nil {
+		return x.BytesLeft
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetStuck() uint32 {
+	if x != nil {
+		return x.Stuck
+	}
+	return 0
+}
+
+func (x *RepairBeat) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 type StreamBeat struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -727,7 +860,7 @@ type StreamBeat struct {
 
 func (x *StreamBeat) Reset() {
 	*x = StreamBeat{}
-	mi := &file_ashlar_blockd_proto_msgTypes[7]
+	mi := &file_ashlar_blockd_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +872,7 @@ func (x *StreamBeat) String() string {
 func (*StreamBeat) ProtoMessage() {}
 
 func (x *StreamBeat) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[7]
+	mi := &file_ashlar_blockd_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +885,7 @@ func (x *StreamBeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamBeat.ProtoReflect.Descriptor instead.
 func (*StreamBeat) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{7}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StreamBeat) GetVolume() []byte {
@@ -783,7 +916,7 @@ type VolumeBeat struct {
 
 func (x *VolumeBeat) Reset() {
 	*x = VolumeBeat{}
-	mi := &file_ashlar_blockd_proto_msgTypes[8]
+	mi := &file_ashlar_blockd_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +928,7 @@ func (x *VolumeBeat) String() string {
 func (*VolumeBeat) ProtoMessage() {}
 
 func (x *VolumeBeat) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[8]
+	mi := &file_ashlar_blockd_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +941,7 @@ func (x *VolumeBeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeBeat.ProtoReflect.Descriptor instead.
 func (*VolumeBeat) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{8}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *VolumeBeat) GetVolume() []byte {
@@ -864,7 +997,7 @@ type MemoryUse struct {
 
 func (x *MemoryUse) Reset() {
 	*x = MemoryUse{}
-	mi := &file_ashlar_blockd_proto_msgTypes[9]
+	mi := &file_ashlar_blockd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1009,7 @@ func (x *MemoryUse) String() string {
 func (*MemoryUse) ProtoMessage() {}
 
 func (x *MemoryUse) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[9]
+	mi := &file_ashlar_blockd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1022,7 @@ func (x *MemoryUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemoryUse.ProtoReflect.Descriptor instead.
 func (*MemoryUse) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{9}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MemoryUse) GetName() string {
@@ -928,7 +1061,7 @@ type HeartbeatReply struct {
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[10]
+	mi := &file_ashlar_blockd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1073,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[10]
+	mi := &file_ashlar_blockd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1086,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{10}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeartbeatReply) GetTopologyVersion() uint64 {
@@ -1004,7 +1137,7 @@ type VolumeNews struct {
 
 func (x *VolumeNews) Reset() {
 	*x = VolumeNews{}
-	mi := &file_ashlar_blockd_proto_msgTypes[11]
+	mi := &file_ashlar_blockd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1016,7 +1149,7 @@ func (x *VolumeNews) String() string {
 func (*VolumeNews) ProtoMessage() {}
 
 func (x *VolumeNews) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[11]
+	mi := &file_ashlar_blockd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1029,7 +1162,7 @@ func (x *VolumeNews) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeNews.ProtoReflect.Descriptor instead.
 func (*VolumeNews) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{11}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VolumeNews) GetVolume() []byte {
@@ -1079,7 +1212,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	mi := &file_ashlar_blockd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1091,7 +1224,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	mi := &file_ashlar_blockd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1104,7 +1237,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{12}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Purge) GetStore() []byte {
@@ -1142,7 +1275,7 @@ type DropStreams struct {
 
 func (x *DropStreams) Reset() {
 	*x = DropStreams{}
-	mi := &file_ashlar_blockd_proto_msgTypes[13]
+	mi := &file_ashlar_blockd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1154,7 +1287,7 @@ func (x *DropStreams) String() string {
 func (*DropStreams) ProtoMessage() {}
 
 func (x *DropStreams) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[13]
+	mi := &file_ashlar_blockd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1167,7 +1300,7 @@ func (x *DropStreams) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropStreams.ProtoReflect.Descriptor instead.
 func (*DropStreams) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{13}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DropStreams) GetStore() []byte {
@@ -1206,7 +1339,7 @@ type WatchTopologyRequest struct {
 
 func (x *WatchTopologyRequest) Reset() {
 	*x = WatchTopologyRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[14]
+	mi := &file_ashlar_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1218,7 +1351,7 @@ func (x *WatchTopologyRequest) String() string {
 func (*WatchTopologyRequest) ProtoMessage() {}
 
 func (x *WatchTopologyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[14]
+	mi := &file_ashlar_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1231,7 +1364,7 @@ func (x *WatchTopologyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTopologyRequest.ProtoReflect.Descriptor instead.
 func (*WatchTopologyRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{14}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 // Topology is the whole of hosts, stores and placement groups. Of two, the one
@@ -1248,7 +1381,7 @@ type Topology struct {
 
 func (x *Topology) Reset() {
 	*x = Topology{}
-	mi := &file_ashlar_blockd_proto_msgTypes[15]
+	mi := &file_ashlar_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1260,7 +1393,7 @@ func (x *Topology) String() string {
 func (*Topology) ProtoMessage() {}
 
 func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[15]
+	mi := &file_ashlar_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1273,7 +1406,7 @@ func (x *Topology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topology.ProtoReflect.Descriptor instead.
 func (*Topology) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{15}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Topology) GetVersion() uint64 {
@@ -1321,7 +1454,7 @@ type HostInfo struct {
 
 func (x *HostInfo) Reset() {
 	*x = HostInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[16]
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1466,7 @@ func (x *HostInfo) String() string {
 func (*HostInfo) ProtoMessage() {}
 
 func (x *HostInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[16]
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1479,7 @@ func (x *HostInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostInfo.ProtoReflect.Descriptor instead.
 func (*HostInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{16}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HostInfo) GetHost() string {
@@ -1427,7 +1560,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1439,7 +1572,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1452,7 +1585,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StoreInfo) GetRef() *StoreRef {
@@ -1518,7 +1651,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1663,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1676,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PlacementGroup) GetNumber() uint32 {
@@ -1587,7 +1720,7 @@ type PGVersion struct {
 
 func (x *PGVersion) Reset() {
 	*x = PGVersion{}
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1599,7 +1732,7 @@ func (x *PGVersion) String() string {
 func (*PGVersion) ProtoMessage() {}
 
 func (x *PGVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1612,7 +1745,7 @@ func (x *PGVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGVersion.ProtoReflect.Descriptor instead.
 func (*PGVersion) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PGVersion) GetVersion() uint32 {
@@ -1660,7 +1793,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1805,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1818,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetVolumeRequest) GetVolume() []byte {
@@ -1712,7 +1845,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1724,7 +1857,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1737,7 +1870,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListVolumesRequest) GetAfterName() string {
@@ -1764,7 +1897,7 @@ type ListVolumesReply struct {
 
 func (x *ListVolumesReply) Reset() {
 	*x = ListVolumesReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1909,7 @@ func (x *ListVolumesReply) String() string {
 func (*ListVolumesReply) ProtoMessage() {}
 
 func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1922,7 @@ func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesReply.ProtoReflect.Descriptor instead.
 func (*ListVolumesReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListVolumesReply) GetVolumes() []*VolumeSummary {
@@ -1817,7 +1950,7 @@ type VolumeSummary struct {
 
 func (x *VolumeSummary) Reset() {
 	*x = VolumeSummary{}
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1829,7 +1962,7 @@ func (x *VolumeSummary) String() string {
 func (*VolumeSummary) ProtoMessage() {}
 
 func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1842,7 +1975,7 @@ func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSummary.ProtoReflect.Descriptor instead.
 func (*VolumeSummary) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VolumeSummary) GetVolume() []byte {
@@ -1877,7 +2010,7 @@ type AcquireVolumeRequest struct {
 
 func (x *AcquireVolumeRequest) Reset() {
 	*x = AcquireVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +2022,7 @@ func (x *AcquireVolumeRequest) String() string {
 func (*AcquireVolumeRequest) ProtoMessage() {}
 
 func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +2035,7 @@ func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AcquireVolumeRequest) GetVolume() []byte {
@@ -1938,7 +2071,7 @@ type AcquireVolumeReply struct {
 
 func (x *AcquireVolumeReply) Reset() {
 	*x = AcquireVolumeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +2083,7 @@ func (x *AcquireVolumeReply) String() string {
 func (*AcquireVolumeReply) ProtoMessage() {}
 
 func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2096,7 @@ func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeReply.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AcquireVolumeReply) GetGranted() *VolumeRecord {
@@ -1992,7 +2125,7 @@ type AcquireRefused struct {
 
 func (x *AcquireRefused) Reset() {
 	*x = AcquireRefused{}
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2004,7 +2137,7 @@ func (x *AcquireRefused) String() string {
 func (*AcquireRefused) ProtoMessage() {}
 
 func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2017,7 +2150,7 @@ func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRefused.ProtoReflect.Descriptor instead.
 func (*AcquireRefused) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AcquireRefused) GetOwner() *Holder {
@@ -2059,7 +2192,7 @@ type ReleaseVolumeRequest struct {
 
 func (x *ReleaseVolumeRequest) Reset() {
 	*x = ReleaseVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2204,7 @@ func (x *ReleaseVolumeRequest) String() string {
 func (*ReleaseVolumeRequest) ProtoMessage() {}
 
 func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2217,7 @@ func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReleaseVolumeRequest) GetVolume() []byte {
@@ -2122,7 +2255,7 @@ type AddEnsembleRequest struct {
 
 func (x *AddEnsembleRequest) Reset() {
 	*x = AddEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2134,7 +2267,7 @@ func (x *AddEnsembleRequest) String() string {
 func (*AddEnsembleRequest) ProtoMessage() {}
 
 func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2147,7 +2280,7 @@ func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*AddEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AddEnsembleRequest) GetVolume() []byte {
@@ -2209,7 +2342,7 @@ type CloseEnsembleRequest struct {
 
 func (x *CloseEnsembleRequest) Reset() {
 	*x = CloseEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2221,7 +2354,7 @@ func (x *CloseEnsembleRequest) String() string {
 func (*CloseEnsembleRequest) ProtoMessage() {}
 
 func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2234,7 +2367,7 @@ func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*CloseEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CloseEnsembleRequest) GetVolume() []byte {
@@ -2315,7 +2448,7 @@ type RemoveEnsemblesRequest struct {
 
 func (x *RemoveEnsemblesRequest) Reset() {
 	*x = RemoveEnsemblesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2460,7 @@ func (x *RemoveEnsemblesRequest) String() string {
 func (*RemoveEnsemblesRequest) ProtoMessage() {}
 
 func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2473,7 @@ func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEnsemblesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveEnsemblesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveEnsemblesRequest) GetVolume() []byte {
@@ -2392,7 +2525,7 @@ type ReplaceListRequest struct {
 
 func (x *ReplaceListRequest) Reset() {
 	*x = ReplaceListRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2404,7 +2537,7 @@ func (x *ReplaceListRequest) String() string {
 func (*ReplaceListRequest) ProtoMessage() {}
 
 func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2417,7 +2550,7 @@ func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceListRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceListRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReplaceListRequest) GetVolume() []byte {
@@ -2458,7 +2591,7 @@ type AllocRangeRequest struct {
 
 func (x *AllocRangeRequest) Reset() {
 	*x = AllocRangeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2603,7 @@ func (x *AllocRangeRequest) String() string {
 func (*AllocRangeRequest) ProtoMessage() {}
 
 func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2616,7 @@ func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeRequest.ProtoReflect.Descriptor instead.
 func (*AllocRangeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AllocRangeRequest) GetVolume() []byte {
@@ -2511,7 +2644,7 @@ type AllocRangeReply struct {
 
 func (x *AllocRangeReply) Reset() {
 	*x = AllocRangeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2523,7 +2656,7 @@ func (x *AllocRangeReply) String() string {
 func (*AllocRangeReply) ProtoMessage() {}
 
 func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2536,7 +2669,7 @@ func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeReply.ProtoReflect.Descriptor instead.
 func (*AllocRangeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AllocRangeReply) GetEpoch() uint64 {
@@ -2571,7 +2704,7 @@ type ForgetSpansRequest struct {
 
 func (x *ForgetSpansRequest) Reset() {
 	*x = ForgetSpansRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2583,7 +2716,7 @@ func (x *ForgetSpansRequest) String() string {
 func (*ForgetSpansRequest) ProtoMessage() {}
 
 func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2596,7 +2729,7 @@ func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSpansRequest.ProtoReflect.Descriptor instead.
 func (*ForgetSpansRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ForgetSpansRequest) GetVolume() []byte {
@@ -2631,7 +2764,7 @@ type CommitCheckpointRequest struct {
 
 func (x *CommitCheckpointRequest) Reset() {
 	*x = CommitCheckpointRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2776,7 @@ func (x *CommitCheckpointRequest) String() string {
 func (*CommitCheckpointRequest) ProtoMessage() {}
 
 func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2789,7 @@ func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommitCheckpointRequest) GetVolume() []byte {
@@ -2688,7 +2821,7 @@ type CommitCheckpointReply struct {
 
 func (x *CommitCheckpointReply) Reset() {
 	*x = CommitCheckpointReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2833,7 @@ func (x *CommitCheckpointReply) String() string {
 func (*CommitCheckpointReply) ProtoMessage() {}
 
 func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2846,7 @@ func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointReply.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 type EnsurePlacementRequest struct {
@@ -2725,7 +2858,7 @@ type EnsurePlacementRequest struct {
 
 func (x *EnsurePlacementRequest) Reset() {
 	*x = EnsurePlacementRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +2870,7 @@ func (x *EnsurePlacementRequest) String() string {
 func (*EnsurePlacementRequest) ProtoMessage() {}
 
 func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +2883,7 @@ func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnsurePlacementRequest.ProtoReflect.Descriptor instead.
 func (*EnsurePlacementRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EnsurePlacementRequest) GetExcludeStores() [][]byte {
@@ -2771,7 +2904,7 @@ type ReportStoreRequest struct {
 
 func (x *ReportStoreRequest) Reset() {
 	*x = ReportStoreRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2916,7 @@ func (x *ReportStoreRequest) String() string {
 func (*ReportStoreRequest) ProtoMessage() {}
 
 func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2929,7 @@ func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreRequest.ProtoReflect.Descriptor instead.
 func (*ReportStoreRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReportStoreRequest) GetReporter() string {
@@ -2828,7 +2961,7 @@ type ReportStoreReply struct {
 
 func (x *ReportStoreReply) Reset() {
 	*x = ReportStoreReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2840,7 +2973,7 @@ func (x *ReportStoreReply) String() string {
 func (*ReportStoreReply) ProtoMessage() {}
 
 func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2853,7 +2986,7 @@ func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreReply.ProtoReflect.Descriptor instead.
 func (*ReportStoreReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 type ConfirmPurgeRequest struct {
@@ -2867,7 +3000,7 @@ type ConfirmPurgeRequest struct {
 
 func (x *ConfirmPurgeRequest) Reset() {
 	*x = ConfirmPurgeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2879,7 +3012,7 @@ func (x *ConfirmPurgeRequest) String() string {
 func (*ConfirmPurgeRequest) ProtoMessage() {}
 
 func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2892,7 +3025,7 @@ func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ConfirmPurgeRequest) GetHost() string {
@@ -2924,7 +3057,7 @@ type ConfirmPurgeReply struct {
 
 func (x *ConfirmPurgeReply) Reset() {
 	*x = ConfirmPurgeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3069,7 @@ func (x *ConfirmPurgeReply) String() string {
 func (*ConfirmPurgeReply) ProtoMessage() {}
 
 func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3082,7 @@ func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeReply.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 var File_ashlar_blockd_proto protoreflect.FileDescriptor
@@ -2992,7 +3125,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\avolumes\x18\x03 \x03(\v2\x15.ashlar.v1.VolumeBeatR\avolumes\x12,\n" +
 	"\x06memory\x18\x04 \x03(\v2\x14.ashlar.v1.MemoryUseR\x06memory\x12\x15\n" +
 	"\x06cpu_ms\x18\x05 \x01(\x04R\x05cpuMs\x12%\n" +
-	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\"\xa5\x02\n" +
+	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\"\xd6\x02\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3002,7 +3135,23 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x12log_capacity_bytes\x18\x05 \x01(\x04R\x10logCapacityBytes\x12\x12\n" +
 	"\x04full\x18\x06 \x01(\bR\x04full\x12\x12\n" +
 	"\x04dead\x18\a \x01(\tR\x04dead\x12/\n" +
-	"\astreams\x18\b \x03(\v2\x15.ashlar.v1.StreamBeatR\astreams\"W\n" +
+	"\astreams\x18\b \x03(\v2\x15.ashlar.v1.StreamBeatR\astreams\x12/\n" +
+	"\arepairs\x18\t \x03(\v2\x15.ashlar.v1.RepairBeatR\arepairs\"\xae\x02\n" +
+	"\n" +
+	"RepairBeat\x12\x0e\n" +
+	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\x12\x14\n" +
+	"\x05whole\x18\x03 \x01(\bR\x05whole\x12#\n" +
+	"\rsegments_done\x18\x04 \x01(\x04R\fsegmentsDone\x12#\n" +
+	"\rsegments_left\x18\x05 \x01(\x04R\fsegmentsLeft\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\x06 \x01(\x04R\tbytesDone\x12\x1d\n" +
+	"\n" +
+	"bytes_left\x18\a \x01(\x04R\tbytesLeft\x12(\n" +
+	"\x10bytes_per_second\x18\b \x01(\x04R\x0ebytesPerSecond\x12\x14\n" +
+	"\x05stuck\x18\t \x01(\rR\x05stuck\x12\x18\n" +
+	"\aproblem\x18\n" +
+	" \x01(\tR\aproblem\"W\n" +
 	"\n" +
 	"StreamBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x121\n" +
@@ -3176,13 +3325,15 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x14VOLUME_STATE_OPENING\x10\x01\x12\x18\n" +
 	"\x14VOLUME_STATE_SERVING\x10\x02\x12\x19\n" +
 	"\x15VOLUME_STATE_DRAINING\x10\x03\x12\x16\n" +
-	"\x12VOLUME_STATE_STUCK\x10\x04*i\n" +
+	"\x12VOLUME_STATE_STUCK\x10\x04*\x98\x01\n" +
 	"\n" +
 	"StoreState\x12\x1b\n" +
 	"\x17STORE_STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTORE_STATE_UP\x10\x01\x12\x14\n" +
 	"\x10STORE_STATE_DOWN\x10\x02\x12\x14\n" +
-	"\x10STORE_STATE_LOST\x10\x03*r\n" +
+	"\x10STORE_STATE_LOST\x10\x03\x12\x13\n" +
+	"\x0fSTORE_STATE_OUT\x10\x04\x12\x18\n" +
+	"\x14STORE_STATE_DRAINING\x10\x05*r\n" +
 	"\n" +
 	"AcquireWhy\x12\x1b\n" +
 	"\x17ACQUIRE_WHY_UNSPECIFIED\x10\x00\x12\x14\n" +
@@ -3223,7 +3374,7 @@ func file_ashlar_blockd_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_blockd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_ashlar_blockd_proto_goTypes = []any{
 	(VolumeState)(0),                // 0: ashlar.v1.VolumeState
 	(StoreState)(0),                 // 1: ashlar.v1.StoreState
@@ -3235,127 +3386,129 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*Settings)(nil),                // 7: ashlar.v1.Settings
 	(*HeartbeatRequest)(nil),        // 8: ashlar.v1.HeartbeatRequest
 	(*StoreBeat)(nil),               // 9: ashlar.v1.StoreBeat
-	(*StreamBeat)(nil),              // 10: ashlar.v1.StreamBeat
-	(*VolumeBeat)(nil),              // 11: ashlar.v1.VolumeBeat
-	(*MemoryUse)(nil),               // 12: ashlar.v1.MemoryUse
-	(*HeartbeatReply)(nil),          // 13: ashlar.v1.HeartbeatReply
-	(*VolumeNews)(nil),              // 14: ashlar.v1.VolumeNews
-	(*Purge)(nil),                   // 15: ashlar.v1.Purge
-	(*DropStreams)(nil),             // 16: ashlar.v1.DropStreams
-	(*WatchTopologyRequest)(nil),    // 17: ashlar.v1.WatchTopologyRequest
-	(*Topology)(nil),                // 18: ashlar.v1.Topology
-	(*HostInfo)(nil),                // 19: ashlar.v1.HostInfo
-	(*StoreInfo)(nil),               // 20: ashlar.v1.StoreInfo
-	(*PlacementGroup)(nil),          // 21: ashlar.v1.PlacementGroup
-	(*PGVersion)(nil),               // 22: ashlar.v1.PGVersion
-	(*GetVolumeRequest)(nil),        // 23: ashlar.v1.GetVolumeRequest
-	(*ListVolumesRequest)(nil),      // 24: ashlar.v1.ListVolumesRequest
-	(*ListVolumesReply)(nil),        // 25: ashlar.v1.ListVolumesReply
-	(*VolumeSummary)(nil),           // 26: ashlar.v1.VolumeSummary
-	(*AcquireVolumeRequest)(nil),    // 27: ashlar.v1.AcquireVolumeRequest
-	(*AcquireVolumeReply)(nil),      // 28: ashlar.v1.AcquireVolumeReply
-	(*AcquireRefused)(nil),          // 29: ashlar.v1.AcquireRefused
-	(*ReleaseVolumeRequest)(nil),    // 30: ashlar.v1.ReleaseVolumeRequest
-	(*AddEnsembleRequest)(nil),      // 31: ashlar.v1.AddEnsembleRequest
-	(*CloseEnsembleRequest)(nil),    // 32: ashlar.v1.CloseEnsembleRequest
-	(*RemoveEnsemblesRequest)(nil),  // 33: ashlar.v1.RemoveEnsemblesRequest
-	(*ReplaceListRequest)(nil),      // 34: ashlar.v1.ReplaceListRequest
-	(*AllocRangeRequest)(nil),       // 35: ashlar.v1.AllocRangeRequest
-	(*AllocRangeReply)(nil),         // 36: ashlar.v1.AllocRangeReply
-	(*ForgetSpansRequest)(nil),      // 37: ashlar.v1.ForgetSpansRequest
-	(*CommitCheckpointRequest)(nil), // 38: ashlar.v1.CommitCheckpointRequest
-	(*CommitCheckpointReply)(nil),   // 39: ashlar.v1.CommitCheckpointReply
-	(*EnsurePlacementRequest)(nil),  // 40: ashlar.v1.EnsurePlacementRequest
-	(*ReportStoreRequest)(nil),      // 41: ashlar.v1.ReportStoreRequest
-	(*ReportStoreReply)(nil),        // 42: ashlar.v1.ReportStoreReply
-	(*ConfirmPurgeRequest)(nil),     // 43: ashlar.v1.ConfirmPurgeRequest
-	(*ConfirmPurgeReply)(nil),       // 44: ashlar.v1.ConfirmPurgeReply
-	(*Holder)(nil),                  // 45: ashlar.v1.Holder
-	(*StoreRef)(nil),                // 46: ashlar.v1.StoreRef
-	(*EnsembleID)(nil),              // 47: ashlar.v1.EnsembleID
-	(*VolumeRecord)(nil),            // 48: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 49: ashlar.v1.Checkpoint
+	(*RepairBeat)(nil),              // 10: ashlar.v1.RepairBeat
+	(*StreamBeat)(nil),              // 11: ashlar.v1.StreamBeat
+	(*VolumeBeat)(nil),              // 12: ashlar.v1.VolumeBeat
+	(*MemoryUse)(nil),               // 13: ashlar.v1.MemoryUse
+	(*HeartbeatReply)(nil),          // 14: ashlar.v1.HeartbeatReply
+	(*VolumeNews)(nil),              // 15: ashlar.v1.VolumeNews
+	(*Purge)(nil),                   // 16: ashlar.v1.Purge
+	(*DropStreams)(nil),             // 17: ashlar.v1.DropStreams
+	(*WatchTopologyRequest)(nil),    // 18: ashlar.v1.WatchTopologyRequest
+	(*Topology)(nil),                // 19: ashlar.v1.Topology
+	(*HostInfo)(nil),                // 20: ashlar.v1.HostInfo
+	(*StoreInfo)(nil),               // 21: ashlar.v1.StoreInfo
+	(*PlacementGroup)(nil),          // 22: ashlar.v1.PlacementGroup
+	(*PGVersion)(nil),               // 23: ashlar.v1.PGVersion
+	(*GetVolumeRequest)(nil),        // 24: ashlar.v1.GetVolumeRequest
+	(*ListVolumesRequest)(nil),      // 25: ashlar.v1.ListVolumesRequest
+	(*ListVolumesReply)(nil),        // 26: ashlar.v1.ListVolumesReply
+	(*VolumeSummary)(nil),           // 27: ashlar.v1.VolumeSummary
+	(*AcquireVolumeRequest)(nil),    // 28: ashlar.v1.AcquireVolumeRequest
+	(*AcquireVolumeReply)(nil),      // 29: ashlar.v1.AcquireVolumeReply
+	(*AcquireRefused)(nil),          // 30: ashlar.v1.AcquireRefused
+	(*ReleaseVolumeRequest)(nil),    // 31: ashlar.v1.ReleaseVolumeRequest
+	(*AddEnsembleRequest)(nil),      // 32: ashlar.v1.AddEnsembleRequest
+	(*CloseEnsembleRequest)(nil),    // 33: ashlar.v1.CloseEnsembleRequest
+	(*RemoveEnsemblesRequest)(nil),  // 34: ashlar.v1.RemoveEnsemblesRequest
+	(*ReplaceListRequest)(nil),      // 35: ashlar.v1.ReplaceListRequest
+	(*AllocRangeRequest)(nil),       // 36: ashlar.v1.AllocRangeRequest
+	(*AllocRangeReply)(nil),         // 37: ashlar.v1.AllocRangeReply
+	(*ForgetSpansRequest)(nil),      // 38: ashlar.v1.ForgetSpansRequest
+	(*CommitCheckpointRequest)(nil), // 39: ashlar.v1.CommitCheckpointRequest
+	(*CommitCheckpointReply)(nil),   // 40: ashlar.v1.CommitCheckpointReply
+	(*EnsurePlacementRequest)(nil),  // 41: ashlar.v1.EnsurePlacementRequest
+	(*ReportStoreRequest)(nil),      // 42: ashlar.v1.ReportStoreRequest
+	(*ReportStoreReply)(nil),        // 43: ashlar.v1.ReportStoreReply
+	(*ConfirmPurgeRequest)(nil),     // 44: ashlar.v1.ConfirmPurgeRequest
+	(*ConfirmPurgeReply)(nil),       // 45: ashlar.v1.ConfirmPurgeReply
+	(*Holder)(nil),                  // 46: ashlar.v1.Holder
+	(*StoreRef)(nil),                // 47: ashlar.v1.StoreRef
+	(*EnsembleID)(nil),              // 48: ashlar.v1.EnsembleID
+	(*VolumeRecord)(nil),            // 49: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 50: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
-	45, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
+	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
 	4,  // 1: ashlar.v1.RegisterHostRequest.stores:type_name -> ashlar.v1.RegisterStore
-	46, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
+	47, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
 	7,  // 3: ashlar.v1.RegisterHostReply.settings:type_name -> ashlar.v1.Settings
 	6,  // 4: ashlar.v1.RegisterHostReply.refused:type_name -> ashlar.v1.RefusedStore
-	18, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
-	46, // 6: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
-	45, // 7: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
+	19, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
+	47, // 6: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
+	46, // 7: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
 	9,  // 8: ashlar.v1.HeartbeatRequest.stores:type_name -> ashlar.v1.StoreBeat
-	11, // 9: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
-	12, // 10: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
-	46, // 11: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
-	10, // 12: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
-	47, // 13: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 14: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	14, // 15: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	15, // 16: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	16, // 17: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	47, // 18: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	19, // 19: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	20, // 20: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	21, // 21: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	46, // 22: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 23: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	22, // 24: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	46, // 25: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	26, // 26: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	45, // 27: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 28: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	48, // 29: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	29, // 30: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	45, // 31: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	45, // 32: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	47, // 33: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	46, // 34: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	47, // 35: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	47, // 36: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	49, // 37: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	46, // 38: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	46, // 39: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 40: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 41: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	17, // 42: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	23, // 43: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	24, // 44: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	27, // 45: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	30, // 46: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	31, // 47: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	32, // 48: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	33, // 49: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	34, // 50: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	35, // 51: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	37, // 52: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	38, // 53: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	40, // 54: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	41, // 55: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	43, // 56: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 57: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	13, // 58: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	18, // 59: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	48, // 60: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	25, // 61: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	28, // 62: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	48, // 63: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	48, // 64: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	48, // 65: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	48, // 66: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	48, // 67: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	36, // 68: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	48, // 69: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	39, // 70: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	18, // 71: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	42, // 72: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	44, // 73: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	57, // [57:74] is the sub-list for method output_type
-	40, // [40:57] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	12, // 9: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
+	13, // 10: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
+	47, // 11: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	11, // 12: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
+	10, // 13: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
+	48, // 14: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 15: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	15, // 16: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 17: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 18: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	48, // 19: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 20: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 21: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 22: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 23: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 24: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 25: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 26: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 27: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 28: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 29: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	49, // 30: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 31: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 32: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 33: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	48, // 34: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 35: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	48, // 36: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	48, // 37: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	50, // 38: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 39: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 40: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 41: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 42: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 43: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 44: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 45: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 46: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 47: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 48: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 49: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 50: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 51: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 52: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 53: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 54: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 55: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 56: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 57: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 58: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 59: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 60: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	49, // 61: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 62: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 63: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	49, // 64: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	49, // 65: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	49, // 66: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	49, // 67: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	49, // 68: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 69: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	49, // 70: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 71: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 72: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 73: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 74: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	58, // [58:75] is the sub-list for method output_type
+	41, // [41:58] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -3370,7 +3523,7 @@ func file_ashlar_blockd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_blockd_proto_rawDesc), len(file_ashlar_blockd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   42,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -206,6 +206,7 @@ type StatusReply struct {
 	UsedBytes     uint64                 `protobuf:"varint,12,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
 	UnpackedBytes uint64                 `protobuf:"varint,13,opt,name=unpacked_bytes,json=unpackedBytes,proto3" json:"unpacked_bytes,omitempty"`
 	AtUnixMs      int64                  `protobuf:"varint,14,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"`
+	Repair        *Repair                `protobuf:"bytes,15,opt,name=repair,proto3" json:"repair,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,6 +339,115 @@ func (x *StatusReply) GetAtUnixMs() int64 {
 	return 0
 }
 
+func (x *StatusReply) GetRepair() *Repair {
+	if x != nil {
+		return x.Repair
+	}
+	return nil
+}
+
+// Repair is what is being moved to the stores that are to have it.
+type Repair struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Groups         uint32                 `protobuf:"varint,1,opt,name=groups,proto3" json:"groups,omitempty"` // with shards that are not yet where they belong
+	SegmentsDone   uint64                 `protobuf:"varint,2,opt,name=segments_done,json=segmentsDone,proto3" json:"segments_done,omitempty"`
+	SegmentsLeft   uint64                 `protobuf:"varint,3,opt,name=segments_left,json=segmentsLeft,proto3" json:"segments_left,omitempty"`
+	BytesDone      uint64                 `protobuf:"varint,4,opt,name=bytes_done,json=bytesDone,proto3" json:"bytes_done,omitempty"`
+	BytesLeft      uint64                 `protobuf:"varint,5,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"`
+	BytesPerSecond uint64                 `protobuf:"varint,6,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	Stuck          uint32                 `protobuf:"varint,7,opt,name=stuck,proto3" json:"stuck,omitempty"` // segments of which too few shards are right
+	// 0: unknown.
+	SecondsLeft   uint64 `protobuf:"varint,8,opt,name=seconds_left,json=secondsLeft,proto3" json:"seconds_left,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Repair) Reset() {
+	*x = Repair{}
+	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Repair) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Repair) ProtoMessage() {}
+
+func (x *Repair) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Repair.ProtoReflect.Descriptor instead.
+func (*Repair) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Repair) GetGroups() uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *Repair) GetSegmentsDone() uint64 {
+	if x != nil {
+		return x.SegmentsDone
+	}
+	return 0
+}
+
+func (x *Repair) GetSegmentsLeft() uint64 {
+	if x != nil {
+		return x.SegmentsLeft
+	}
+	return 0
+}
+
+func (x *Repair) GetBytesDone() uint64 {
+	if x != nil {
+		return x.BytesDone
+	}
+	return 0
+}
+
+func (x *Repair) GetBytesLeft() uint64 {
+	if x != nil {
+		return x.BytesLeft
+	}
+	return 0
+}
+
+func (x *Repair) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Repair) GetStuck() uint32 {
+	if x != nil {
+		return x.Stuck
+	}
+	return 0
+}
+
+func (x *Repair) GetSecondsLeft() uint64 {
+	if x != nil {
+		return x.SecondsLeft
+	}
+	return 0
+}
+
 type Counts struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
 	Metads           uint32                 `protobuf:"varint,1,opt,name=metads,proto3" json:"metads,omitempty"`
@@ -362,7 +472,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	mi := &file_ashlar_cluster_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +484,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	mi := &file_ashlar_cluster_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +497,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{3}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Counts) GetMetads() uint32 {
@@ -516,7 +626,7 @@ type MetadMember struct {
 
 func (x *MetadMember) Reset() {
 	*x = MetadMember{}
-	mi := &file_ashlar_cluster_proto_msgTypes[4]
+	mi := &file_ashlar_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +638,7 @@ func (x *MetadMember) String() string {
 func (*MetadMember) ProtoMessage() {}
 
 func (x *MetadMember) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[4]
+	mi := &file_ashlar_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +651,7 @@ func (x *MetadMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadMember.ProtoReflect.Descriptor instead.
 func (*MetadMember) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{4}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MetadMember) GetId() string {
@@ -602,7 +712,7 @@ type ProfileCount struct {
 
 func (x *ProfileCount) Reset() {
 	*x = ProfileCount{}
-	mi := &file_ashlar_cluster_proto_msgTypes[5]
+	mi := &file_ashlar_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +724,7 @@ func (x *ProfileCount) String() string {
 func (*ProfileCount) ProtoMessage() {}
 
 func (x *ProfileCount) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[5]
+	mi := &file_ashlar_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +737,7 @@ func (x *ProfileCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileCount.ProtoReflect.Descriptor instead.
 func (*ProfileCount) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{5}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ProfileCount) GetK() uint32 {
@@ -705,7 +815,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_ashlar_cluster_proto_msgTypes[6]
+	mi := &file_ashlar_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +827,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[6]
+	mi := &file_ashlar_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +840,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{6}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Host) GetHost() string {
@@ -821,7 +931,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_ashlar_cluster_proto_msgTypes[7]
+	mi := &file_ashlar_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +943,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[7]
+	mi := &file_ashlar_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +956,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{7}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Memory) GetName() string {
@@ -876,7 +986,7 @@ type Store struct {
 	Incarnation      string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Host             string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`
 	Zone             string                 `protobuf:"bytes,4,opt,name=zone,proto3" json:"zone,omitempty"`
-	State            string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // "up", "down", "lost"
+	State            string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // "up", "down", "out", "draining", "lost"
 	Problem          string                 `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"`
 	CapacityBytes    uint64                 `protobuf:"varint,7,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	UsedBytes        uint64                 `protobuf:"varint,8,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
@@ -885,13 +995,15 @@ type Store struct {
 	Full             bool                   `protobuf:"varint,11,opt,name=full,proto3" json:"full,omitempty"`
 	Pgs              uint32                 `protobuf:"varint,12,opt,name=pgs,proto3" json:"pgs,omitempty"`
 	Ensembles        uint32                 `protobuf:"varint,13,opt,name=ensembles,proto3" json:"ensembles,omitempty"`
+	Repair           *Repair                `protobuf:"bytes,14,opt,name=repair,proto3" json:"repair,omitempty"`                            // what it is being given
+	PgsLeaving       uint32                 `protobuf:"varint,15,opt,name=pgs_leaving,json=pgsLeaving,proto3" json:"pgs_leaving,omitempty"` // groups that still need what it has although its place is given away
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_ashlar_cluster_proto_msgTypes[8]
+	mi := &file_ashlar_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1015,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[8]
+	mi := &file_ashlar_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1028,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{8}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Store) GetStoreId() string {
@@ -1010,6 +1122,20 @@ func (x *Store) GetEnsembles() uint32 {
 	return 0
 }
 
+func (x *Store) GetRepair() *Repair {
+	if x != nil {
+		return x.Repair
+	}
+	return nil
+}
+
+func (x *Store) GetPgsLeaving() uint32 {
+	if x != nil {
+		return x.PgsLeaving
+	}
+	return 0
+}
+
 type ListHostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1018,7 +1144,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[9]
+	mi := &file_ashlar_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1156,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[9]
+	mi := &file_ashlar_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1169,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{9}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 type ListHostsReply struct {
@@ -1055,7 +1181,7 @@ type ListHostsReply struct {
 
 func (x *ListHostsReply) Reset() {
 	*x = ListHostsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	mi := &file_ashlar_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1193,7 @@ func (x *ListHostsReply) String() string {
 func (*ListHostsReply) ProtoMessage() {}
 
 func (x *ListHostsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	mi := &file_ashlar_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1206,7 @@ func (x *ListHostsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsReply.ProtoReflect.Descriptor instead.
 func (*ListHostsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{10}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListHostsReply) GetHosts() []*Host {
@@ -1098,7 +1224,7 @@ type ListStoresRequest struct {
 
 func (x *ListStoresRequest) Reset() {
 	*x = ListStoresRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[11]
+	mi := &file_ashlar_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1236,7 @@ func (x *ListStoresRequest) String() string {
 func (*ListStoresRequest) ProtoMessage() {}
 
 func (x *ListStoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[11]
+	mi := &file_ashlar_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1249,7 @@ func (x *ListStoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStoresRequest.ProtoReflect.Descriptor instead.
 func (*ListStoresRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{11}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 type ListStoresReply struct {
@@ -1135,7 +1261,7 @@ type ListStoresReply struct {
 
 func (x *ListStoresReply) Reset() {
 	*x = ListStoresReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[12]
+	mi := &file_ashlar_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1147,7 +1273,7 @@ func (x *ListStoresReply) String() string {
 func (*ListStoresReply) ProtoMessage() {}
 
 func (x *ListStoresReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[12]
+	mi := &file_ashlar_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1160,7 +1286,7 @@ func (x *ListStoresReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStoresReply.ProtoReflect.Descriptor instead.
 func (*ListStoresReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{12}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListStoresReply) GetStores() []*Store {
@@ -1190,7 +1316,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_ashlar_cluster_proto_msgTypes[13]
+	mi := &file_ashlar_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1328,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[13]
+	mi := &file_ashlar_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1341,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{13}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Disk) GetDiskId() string {
@@ -1313,7 +1439,7 @@ type CreateDiskRequest struct {
 
 func (x *CreateDiskRequest) Reset() {
 	*x = CreateDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[14]
+	mi := &file_ashlar_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1451,7 @@ func (x *CreateDiskRequest) String() string {
 func (*CreateDiskRequest) ProtoMessage() {}
 
 func (x *CreateDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[14]
+	mi := &file_ashlar_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1464,7 @@ func (x *CreateDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDiskRequest.ProtoReflect.Descriptor instead.
 func (*CreateDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{14}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CreateDiskRequest) GetName() string {
@@ -1372,7 +1498,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[15]
+	mi := &file_ashlar_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1510,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[15]
+	mi := &file_ashlar_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1523,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{15}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListDisksRequest) GetAfterName() string {
@@ -1424,7 +1550,7 @@ type ListDisksReply struct {
 
 func (x *ListDisksReply) Reset() {
 	*x = ListDisksReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[16]
+	mi := &file_ashlar_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1436,7 +1562,7 @@ func (x *ListDisksReply) String() string {
 func (*ListDisksReply) ProtoMessage() {}
 
 func (x *ListDisksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[16]
+	mi := &file_ashlar_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1449,7 +1575,7 @@ func (x *ListDisksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksReply.ProtoReflect.Descriptor instead.
 func (*ListDisksReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{16}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListDisksReply) GetDisks() []*Disk {
@@ -1475,7 +1601,7 @@ type GetDiskRequest struct {
 
 func (x *GetDiskRequest) Reset() {
 	*x = GetDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[17]
+	mi := &file_ashlar_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1613,7 @@ func (x *GetDiskRequest) String() string {
 func (*GetDiskRequest) ProtoMessage() {}
 
 func (x *GetDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[17]
+	mi := &file_ashlar_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1626,7 @@ func (x *GetDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDiskRequest.ProtoReflect.Descriptor instead.
 func (*GetDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{17}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetDiskRequest) GetNameOrId() string {
@@ -1520,7 +1646,7 @@ type ResizeDiskRequest struct {
 
 func (x *ResizeDiskRequest) Reset() {
 	*x = ResizeDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[18]
+	mi := &file_ashlar_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1658,7 @@ func (x *ResizeDiskRequest) String() string {
 func (*ResizeDiskRequest) ProtoMessage() {}
 
 func (x *ResizeDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[18]
+	mi := &file_ashlar_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1671,7 @@ func (x *ResizeDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeDiskRequest.ProtoReflect.Descriptor instead.
 func (*ResizeDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{18}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ResizeDiskRequest) GetNameOrId() string {
@@ -1572,7 +1698,7 @@ type DeleteDiskRequest struct {
 
 func (x *DeleteDiskRequest) Reset() {
 	*x = DeleteDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[19]
+	mi := &file_ashlar_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1584,7 +1710,7 @@ func (x *DeleteDiskRequest) String() string {
 func (*DeleteDiskRequest) ProtoMessage() {}
 
 func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[19]
+	mi := &file_ashlar_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1597,7 +1723,7 @@ func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{19}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteDiskRequest) GetNameOrId() string {
@@ -1623,7 +1749,7 @@ type DeleteDiskReply struct {
 
 func (x *DeleteDiskReply) Reset() {
 	*x = DeleteDiskReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[20]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +1761,7 @@ func (x *DeleteDiskReply) String() string {
 func (*DeleteDiskReply) ProtoMessage() {}
 
 func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[20]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +1774,7 @@ func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskReply.ProtoReflect.Descriptor instead.
 func (*DeleteDiskReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{20}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteDiskReply) GetDiskId() string {
@@ -1667,7 +1793,7 @@ type DiskEndpointsRequest struct {
 
 func (x *DiskEndpointsRequest) Reset() {
 	*x = DiskEndpointsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1805,7 @@ func (x *DiskEndpointsRequest) String() string {
 func (*DiskEndpointsRequest) ProtoMessage() {}
 
 func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1818,7 @@ func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DiskEndpointsRequest) GetNameOrId() string {
@@ -1714,7 +1840,7 @@ type DiskEndpointsReply struct {
 
 func (x *DiskEndpointsReply) Reset() {
 	*x = DiskEndpointsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1852,7 @@ func (x *DiskEndpointsReply) String() string {
 func (*DiskEndpointsReply) ProtoMessage() {}
 
 func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1865,7 @@ func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsReply.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DiskEndpointsReply) GetDiskId() string {
@@ -1783,7 +1909,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +1921,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +1934,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Endpoint) GetHost() string {
@@ -1847,16 +1973,18 @@ func (x *Endpoint) GetUp() bool {
 }
 
 type DeclareStoreLostRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	StoreId       string                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
-	Incarnation   string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // guards against naming the wrong memory
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	StoreId     string                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	Incarnation string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // guards against naming the wrong memory
+	// Even if there are placement groups that cannot be read without it.
+	AcceptLoss    bool `protobuf:"varint,3,opt,name=accept_loss,json=acceptLoss,proto3" json:"accept_loss,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeclareStoreLostRequest) Reset() {
 	*x = DeclareStoreLostRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +1996,7 @@ func (x *DeclareStoreLostRequest) String() string {
 func (*DeclareStoreLostRequest) ProtoMessage() {}
 
 func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +2009,7 @@ func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostRequest.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeclareStoreLostRequest) GetStoreId() string {
@@ -1898,6 +2026,13 @@ func (x *DeclareStoreLostRequest) GetIncarnation() string {
 	return ""
 }
 
+func (x *DeclareStoreLostRequest) GetAcceptLoss() bool {
+	if x != nil {
+		return x.AcceptLoss
+	}
+	return false
+}
+
 type DeclareStoreLostReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1906,7 +2041,7 @@ type DeclareStoreLostReply struct {
 
 func (x *DeclareStoreLostReply) Reset() {
 	*x = DeclareStoreLostReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2053,7 @@ func (x *DeclareStoreLostReply) String() string {
 func (*DeclareStoreLostReply) ProtoMessage() {}
 
 func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2066,111 @@ func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostReply.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
+}
+
+type DrainStoreRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StoreId       string                 `protobuf:"bytes,1,opt,name=store_id,json=storeId,proto3" json:"store_id,omitempty"`
+	Stop          bool                   `protobuf:"varint,2,opt,name=stop,proto3" json:"stop,omitempty"` // keep it after all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainStoreRequest) Reset() {
+	*x = DrainStoreRequest{}
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainStoreRequest) ProtoMessage() {}
+
+func (x *DrainStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainStoreRequest.ProtoReflect.Descriptor instead.
+func (*DrainStoreRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *DrainStoreRequest) GetStoreId() string {
+	if x != nil {
+		return x.StoreId
+	}
+	return ""
+}
+
+func (x *DrainStoreRequest) GetStop() bool {
+	if x != nil {
+		return x.Stop
+	}
+	return false
+}
+
+type DrainStoreReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pgs           uint32                 `protobuf:"varint,1,opt,name=pgs,proto3" json:"pgs,omitempty"`
+	Ensembles     uint32                 `protobuf:"varint,2,opt,name=ensembles,proto3" json:"ensembles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainStoreReply) Reset() {
+	*x = DrainStoreReply{}
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainStoreReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainStoreReply) ProtoMessage() {}
+
+func (x *DrainStoreReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainStoreReply.ProtoReflect.Descriptor instead.
+func (*DrainStoreReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DrainStoreReply) GetPgs() uint32 {
+	if x != nil {
+		return x.Pgs
+	}
+	return 0
+}
+
+func (x *DrainStoreReply) GetEnsembles() uint32 {
+	if x != nil {
+		return x.Ensembles
+	}
+	return 0
 }
 
 type AcceptLossRequest struct {
@@ -1945,7 +2184,7 @@ type AcceptLossRequest struct {
 
 func (x *AcceptLossRequest) Reset() {
 	*x = AcceptLossRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2196,7 @@ func (x *AcceptLossRequest) String() string {
 func (*AcceptLossRequest) ProtoMessage() {}
 
 func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2209,7 @@ func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptLossRequest.ProtoReflect.Descriptor instead.
 func (*AcceptLossRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AcceptLossRequest) GetNameOrId() string {
@@ -2006,7 +2245,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xbc\x04\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xe7\x04\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -2025,7 +2264,19 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"used_bytes\x18\f \x01(\x04R\tusedBytes\x12%\n" +
 	"\x0eunpacked_bytes\x18\r \x01(\x04R\runpackedBytes\x12\x1c\n" +
 	"\n" +
-	"at_unix_ms\x18\x0e \x01(\x03R\batUnixMs\"\xfc\x03\n" +
+	"at_unix_ms\x18\x0e \x01(\x03R\batUnixMs\x12)\n" +
+	"\x06repair\x18\x0f \x01(\v2\x11.ashlar.v1.RepairR\x06repair\"\x8b\x02\n" +
+	"\x06Repair\x12\x16\n" +
+	"\x06groups\x18\x01 \x01(\rR\x06groups\x12#\n" +
+	"\rsegments_done\x18\x02 \x01(\x04R\fsegmentsDone\x12#\n" +
+	"\rsegments_left\x18\x03 \x01(\x04R\fsegmentsLeft\x12\x1d\n" +
+	"\n" +
+	"bytes_done\x18\x04 \x01(\x04R\tbytesDone\x12\x1d\n" +
+	"\n" +
+	"bytes_left\x18\x05 \x01(\x04R\tbytesLeft\x12(\n" +
+	"\x10bytes_per_second\x18\x06 \x01(\x04R\x0ebytesPerSecond\x12\x14\n" +
+	"\x05stuck\x18\a \x01(\rR\x05stuck\x12!\n" +
+	"\fseconds_left\x18\b \x01(\x04R\vsecondsLeft\"\xfc\x03\n" +
 	"\x06Counts\x12\x16\n" +
 	"\x06metads\x18\x01 \x01(\rR\x06metads\x12\x1b\n" +
 	"\tmetads_up\x18\x02 \x01(\rR\bmetadsUp\x12\x14\n" +
@@ -2086,7 +2337,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xfa\x02\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xc6\x03\n" +
 	"\x05Store\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x12\n" +
@@ -2102,7 +2353,10 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	" \x01(\x04R\x10logCapacityBytes\x12\x12\n" +
 	"\x04full\x18\v \x01(\bR\x04full\x12\x10\n" +
 	"\x03pgs\x18\f \x01(\rR\x03pgs\x12\x1c\n" +
-	"\tensembles\x18\r \x01(\rR\tensembles\"\x12\n" +
+	"\tensembles\x18\r \x01(\rR\tensembles\x12)\n" +
+	"\x06repair\x18\x0e \x01(\v2\x11.ashlar.v1.RepairR\x06repair\x12\x1f\n" +
+	"\vpgs_leaving\x18\x0f \x01(\rR\n" +
+	"pgsLeaving\"\x12\n" +
 	"\x10ListHostsRequest\"7\n" +
 	"\x0eListHostsReply\x12%\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
@@ -2166,11 +2420,19 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\bunix_uri\x18\x02 \x01(\tR\aunixUri\x12\x17\n" +
 	"\atcp_uri\x18\x03 \x01(\tR\x06tcpUri\x12\x14\n" +
 	"\x05owner\x18\x04 \x01(\bR\x05owner\x12\x0e\n" +
-	"\x02up\x18\x05 \x01(\bR\x02up\"V\n" +
+	"\x02up\x18\x05 \x01(\bR\x02up\"w\n" +
 	"\x17DeclareStoreLostRequest\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\tR\vincarnation\"\x17\n" +
-	"\x15DeclareStoreLostReply\"w\n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1f\n" +
+	"\vaccept_loss\x18\x03 \x01(\bR\n" +
+	"acceptLoss\"\x17\n" +
+	"\x15DeclareStoreLostReply\"B\n" +
+	"\x11DrainStoreRequest\x12\x19\n" +
+	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12\x12\n" +
+	"\x04stop\x18\x02 \x01(\bR\x04stop\"A\n" +
+	"\x0fDrainStoreReply\x12\x10\n" +
+	"\x03pgs\x18\x01 \x01(\rR\x03pgs\x12\x1c\n" +
+	"\tensembles\x18\x02 \x01(\rR\tensembles\"w\n" +
 	"\x11AcceptLossRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12%\n" +
@@ -2182,7 +2444,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xf8\x05\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xc0\x06\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2197,7 +2459,9 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"DeleteDisk\x12\x1c.ashlar.v1.DeleteDiskRequest\x1a\x1a.ashlar.v1.DeleteDiskReply\x12O\n" +
 	"\rDiskEndpoints\x12\x1f.ashlar.v1.DiskEndpointsRequest\x1a\x1d.ashlar.v1.DiskEndpointsReply\x12X\n" +
-	"\x10DeclareStoreLost\x12\".ashlar.v1.DeclareStoreLostRequest\x1a .ashlar.v1.DeclareStoreLostReply\x12;\n" +
+	"\x10DeclareStoreLost\x12\".ashlar.v1.DeclareStoreLostRequest\x1a .ashlar.v1.DeclareStoreLostReply\x12F\n" +
+	"\n" +
+	"DrainStore\x12\x1c.ashlar.v1.DrainStoreRequest\x1a\x1a.ashlar.v1.DrainStoreReply\x12;\n" +
 	"\n" +
 	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.DiskB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
@@ -2214,79 +2478,86 @@ func file_ashlar_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_ashlar_cluster_proto_goTypes = []any{
 	(Health)(0),                     // 0: ashlar.v1.Health
 	(*Reason)(nil),                  // 1: ashlar.v1.Reason
 	(*StatusRequest)(nil),           // 2: ashlar.v1.StatusRequest
 	(*StatusReply)(nil),             // 3: ashlar.v1.StatusReply
-	(*Counts)(nil),                  // 4: ashlar.v1.Counts
-	(*MetadMember)(nil),             // 5: ashlar.v1.MetadMember
-	(*ProfileCount)(nil),            // 6: ashlar.v1.ProfileCount
-	(*Host)(nil),                    // 7: ashlar.v1.Host
-	(*Memory)(nil),                  // 8: ashlar.v1.Memory
-	(*Store)(nil),                   // 9: ashlar.v1.Store
-	(*ListHostsRequest)(nil),        // 10: ashlar.v1.ListHostsRequest
-	(*ListHostsReply)(nil),          // 11: ashlar.v1.ListHostsReply
-	(*ListStoresRequest)(nil),       // 12: ashlar.v1.ListStoresRequest
-	(*ListStoresReply)(nil),         // 13: ashlar.v1.ListStoresReply
-	(*Disk)(nil),                    // 14: ashlar.v1.Disk
-	(*CreateDiskRequest)(nil),       // 15: ashlar.v1.CreateDiskRequest
-	(*ListDisksRequest)(nil),        // 16: ashlar.v1.ListDisksRequest
-	(*ListDisksReply)(nil),          // 17: ashlar.v1.ListDisksReply
-	(*GetDiskRequest)(nil),          // 18: ashlar.v1.GetDiskRequest
-	(*ResizeDiskRequest)(nil),       // 19: ashlar.v1.ResizeDiskRequest
-	(*DeleteDiskRequest)(nil),       // 20: ashlar.v1.DeleteDiskRequest
-	(*DeleteDiskReply)(nil),         // 21: ashlar.v1.DeleteDiskReply
-	(*DiskEndpointsRequest)(nil),    // 22: ashlar.v1.DiskEndpointsRequest
-	(*DiskEndpointsReply)(nil),      // 23: ashlar.v1.DiskEndpointsReply
-	(*Endpoint)(nil),                // 24: ashlar.v1.Endpoint
-	(*DeclareStoreLostRequest)(nil), // 25: ashlar.v1.DeclareStoreLostRequest
-	(*DeclareStoreLostReply)(nil),   // 26: ashlar.v1.DeclareStoreLostReply
-	(*AcceptLossRequest)(nil),       // 27: ashlar.v1.AcceptLossRequest
+	(*Repair)(nil),                  // 4: ashlar.v1.Repair
+	(*Counts)(nil),                  // 5: ashlar.v1.Counts
+	(*MetadMember)(nil),             // 6: ashlar.v1.MetadMember
+	(*ProfileCount)(nil),            // 7: ashlar.v1.ProfileCount
+	(*Host)(nil),                    // 8: ashlar.v1.Host
+	(*Memory)(nil),                  // 9: ashlar.v1.Memory
+	(*Store)(nil),                   // 10: ashlar.v1.Store
+	(*ListHostsRequest)(nil),        // 11: ashlar.v1.ListHostsRequest
+	(*ListHostsReply)(nil),          // 12: ashlar.v1.ListHostsReply
+	(*ListStoresRequest)(nil),       // 13: ashlar.v1.ListStoresRequest
+	(*ListStoresReply)(nil),         // 14: ashlar.v1.ListStoresReply
+	(*Disk)(nil),                    // 15: ashlar.v1.Disk
+	(*CreateDiskRequest)(nil),       // 16: ashlar.v1.CreateDiskRequest
+	(*ListDisksRequest)(nil),        // 17: ashlar.v1.ListDisksRequest
+	(*ListDisksReply)(nil),          // 18: ashlar.v1.ListDisksReply
+	(*GetDiskRequest)(nil),          // 19: ashlar.v1.GetDiskRequest
+	(*ResizeDiskRequest)(nil),       // 20: ashlar.v1.ResizeDiskRequest
+	(*DeleteDiskRequest)(nil),       // 21: ashlar.v1.DeleteDiskRequest
+	(*DeleteDiskReply)(nil),         // 22: ashlar.v1.DeleteDiskReply
+	(*DiskEndpointsRequest)(nil),    // 23: ashlar.v1.DiskEndpointsRequest
+	(*DiskEndpointsReply)(nil),      // 24: ashlar.v1.DiskEndpointsReply
+	(*Endpoint)(nil),                // 25: ashlar.v1.Endpoint
+	(*DeclareStoreLostRequest)(nil), // 26: ashlar.v1.DeclareStoreLostRequest
+	(*DeclareStoreLostReply)(nil),   // 27: ashlar.v1.DeclareStoreLostReply
+	(*DrainStoreRequest)(nil),       // 28: ashlar.v1.DrainStoreRequest
+	(*DrainStoreReply)(nil),         // 29: ashlar.v1.DrainStoreReply
+	(*AcceptLossRequest)(nil),       // 30: ashlar.v1.AcceptLossRequest
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
 	0,  // 1: ashlar.v1.StatusReply.health:type_name -> ashlar.v1.Health
 	1,  // 2: ashlar.v1.StatusReply.reasons:type_name -> ashlar.v1.Reason
-	4,  // 3: ashlar.v1.StatusReply.counts:type_name -> ashlar.v1.Counts
-	5,  // 4: ashlar.v1.StatusReply.metads:type_name -> ashlar.v1.MetadMember
-	7,  // 5: ashlar.v1.StatusReply.hosts:type_name -> ashlar.v1.Host
-	9,  // 6: ashlar.v1.StatusReply.stores:type_name -> ashlar.v1.Store
-	6,  // 7: ashlar.v1.StatusReply.profiles:type_name -> ashlar.v1.ProfileCount
-	14, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
-	8,  // 9: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	7,  // 10: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	9,  // 11: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	14, // 12: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	24, // 13: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	2,  // 14: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	10, // 15: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	12, // 16: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	15, // 17: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	16, // 18: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	18, // 19: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	19, // 20: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	20, // 21: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	22, // 22: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	25, // 23: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	27, // 24: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	3,  // 25: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	11, // 26: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	13, // 27: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	14, // 28: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	17, // 29: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	14, // 30: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	14, // 31: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	21, // 32: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	23, // 33: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	26, // 34: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	14, // 35: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	25, // [25:36] is the sub-list for method output_type
-	14, // [14:25] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	5,  // 3: ashlar.v1.StatusReply.counts:type_name -> ashlar.v1.Counts
+	6,  // 4: ashlar.v1.StatusReply.metads:type_name -> ashlar.v1.MetadMember
+	8,  // 5: ashlar.v1.StatusReply.hosts:type_name -> ashlar.v1.Host
+	10, // 6: ashlar.v1.StatusReply.stores:type_name -> ashlar.v1.Store
+	7,  // 7: ashlar.v1.StatusReply.profiles:type_name -> ashlar.v1.ProfileCount
+	15, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
+	4,  // 9: ashlar.v1.StatusReply.repair:type_name -> ashlar.v1.Repair
+	9,  // 10: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	4,  // 11: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	8,  // 12: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	10, // 13: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	15, // 14: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	25, // 15: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	2,  // 16: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	11, // 17: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	13, // 18: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	16, // 19: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	17, // 20: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	19, // 21: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	20, // 22: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	21, // 23: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	23, // 24: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	26, // 25: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	28, // 26: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	30, // 27: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	3,  // 28: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	12, // 29: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	14, // 30: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	15, // 31: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 32: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	15, // 33: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	15, // 34: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	22, // 35: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	24, // 36: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	27, // 37: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	29, // 38: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	15, // 39: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	28, // [28:40] is the sub-list for method output_type
+	16, // [16:28] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -2300,7 +2571,7 @@ func file_ashlar_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_cluster_proto_rawDesc), len(file_ashlar_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	Cluster_DeleteDisk_FullMethodName       = "/ashlar.v1.Cluster/DeleteDisk"
 	Cluster_DiskEndpoints_FullMethodName    = "/ashlar.v1.Cluster/DiskEndpoints"
 	Cluster_DeclareStoreLost_FullMethodName = "/ashlar.v1.Cluster/DeclareStoreLost"
+	Cluster_DrainStore_FullMethodName       = "/ashlar.v1.Cluster/DrainStore"
 	Cluster_AcceptLoss_FullMethodName       = "/ashlar.v1.Cluster/AcceptLoss"
 )
 
@@ -53,6 +54,9 @@ type ClusterClient interface {
 	DiskEndpoints(ctx context.Context, in *DiskEndpointsRequest, opts ...grpc.CallOption) (*DiskEndpointsReply, error)
 	// Says that a store's memory will never come back. Conflict while it is up.
 	DeclareStoreLost(ctx context.Context, in *DeclareStoreLostRequest, opts ...grpc.CallOption) (*DeclareStoreLostReply, error)
+	// Has a store emptied: its shards and journals go to others, then it is removed. Invalid with
+	// the reason if there is no other place for them. Stop undoes it as long as the store is there.
+	DrainStore(ctx context.Context, in *DrainStoreRequest, opts ...grpc.CallOption) (*DrainStoreReply, error)
 	// Accepts that acknowledged writes may be gone: the ensemble lost two stores
 	// for good. The disk stays marked. Conflict when the ensemble can still answer.
 	AcceptLoss(ctx context.Context, in *AcceptLossRequest, opts ...grpc.CallOption) (*Disk, error)
@@ -166,6 +170,16 @@ func (c *clusterClient) DeclareStoreLost(ctx context.Context, in *DeclareStoreLo
 	return out, nil
 }
 
+func (c *clusterClient) DrainStore(ctx context.Context, in *DrainStoreRequest, opts ...grpc.CallOption) (*DrainStoreReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainStoreReply)
+	err := c.cc.Invoke(ctx, Cluster_DrainStore_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) AcceptLoss(ctx context.Context, in *AcceptLossRequest, opts ...grpc.CallOption) (*Disk, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Disk)
@@ -195,6 +209,9 @@ type ClusterServer interface {
 	DiskEndpoints(context.Context, *DiskEndpointsRequest) (*DiskEndpointsReply, error)
 	// Says that a store's memory will never come back. Conflict while it is up.
 	DeclareStoreLost(context.Context, *DeclareStoreLostRequest) (*DeclareStoreLostReply, error)
+	// Has a store emptied: its shards and journals go to others, then it is removed. Invalid with
+	// the reason if there is no other place for them. Stop undoes it as long as the store is there.
+	DrainStore(context.Context, *DrainStoreRequest) (*DrainStoreReply, error)
 	// Accepts that acknowledged writes may be gone: the ensemble lost two stores
 	// for good. The disk stays marked. Conflict when the ensemble can still answer.
 	AcceptLoss(context.Context, *AcceptLossRequest) (*Disk, error)
@@ -237,6 +254,9 @@ func (UnimplementedClusterServer) DiskEndpoints(context.Context, *DiskEndpointsR
 }
 func (UnimplementedClusterServer) DeclareStoreLost(context.Context, *DeclareStoreLostRequest) (*DeclareStoreLostReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeclareStoreLost not implemented")
+}
+func (UnimplementedClusterServer) DrainStore(context.Context, *DrainStoreRequest) (*DrainStoreReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainStore not implemented")
 }
 func (UnimplementedClusterServer) AcceptLoss(context.Context, *AcceptLossRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method AcceptLoss not implemented")
@@ -442,6 +462,24 @@ func _Cluster_DeclareStoreLost_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_DrainStore_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainStoreRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).DrainStore(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_DrainStore_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).DrainStore(ctx, req.(*DrainStoreRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_AcceptLoss_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(AcceptLossRequest)
 	if err := dec(in); err != nil {
@@ -506,6 +544,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeclareStoreLost",
 			Handler:    _Cluster_DeclareStoreLost_Handler,
+		},
+		{
+			MethodName: "DrainStore",
+			Handler:    _Cluster_DrainStore_Handler,
 		},
 		{
 			MethodName: "AcceptLoss",

@@ -32,7 +32,8 @@ type Cluster interface {
 	ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error)
 	DeleteDisk(ctx context.Context, nameOrID string, force bool) (string, error)
 	DiskEndpoints(ctx context.Context, nameOrID string) (*api.DiskEndpointsReply, error)
-	DeclareStoreLost(ctx context.Context, storeID, incarnation string) error
+	DeclareStoreLost(ctx context.Context, storeID, incarnation string, acceptLoss bool) error
+	DrainStore(ctx context.Context, storeID string, stop bool) (*api.DrainStoreReply, error)
 	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
 	Close() error
 }

@@ -30,14 +30,15 @@ var _ Cluster = (*client.Cluster)(nil)
 
 // fake is a cluster in memory: enough of metad's rules for the commands to show what they do.
 type fake struct {
-	disks  []*api.Disk
-	stores []*api.Store
-	status *api.StatusReply
-	err    error // if set, every call fails with it
-	closed int
-	lost   []string
-	loss   id.Ensemble
-	clock  clock.Clock
+	disks   []*api.Disk
+	stores  []*api.Store
+	status  *api.StatusReply
+	err     error // if set, every call fails with it
+	closed  int
+	drained []string
+	lost    []string
+	loss    id.Ensemble
+	clock   clock.Clock
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {
@@ -107,7 +108,12 @@ func (f *fake) DiskEndpoints(_ context.Context, name string) (*api.DiskEndpoints
 	return r, nil
 }
 
-func (f *fake) DeclareStoreLost(_ context.Context, store, incarnation string) error {
+func (f *fake) DrainStore(_ context.Context, store string, stop bool) (*api.DrainStoreReply, error) {
+	f.drained = append(f.drained, fmt.Sprint(store, " ", stop))
+	return &api.DrainStoreReply{}, f.err
+}
+
+func (f *fake) DeclareStoreLost(_ context.Context, store, incarnation string, _ bool) error {
 	f.lost = append(f.lost, store+" "+incarnation)
 	return f.err
 }

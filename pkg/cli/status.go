@@ -33,6 +33,7 @@ type statusView struct {
 	Stores        []storeView   `json:"stores"`
 	Profiles      []profileView `json:"profiles"`
 	Disks         []diskView    `json:"disks"`
+	Repair        repairView    `json:"repair"`
 }
 
 type reasonView struct {
@@ -104,7 +105,7 @@ func viewStatus(r *api.StatusReply) statusView {
 	c := r.GetCounts()
 	v := statusView{
 		Cluster: r.ClusterId, Health: healthWord(r.Health), Reasons: []reasonView{}, ReasonsTotal: r.ReasonsTotal,
-		CapacityBytes: r.CapacityBytes, UsedBytes: r.UsedBytes, UnpackedBytes: r.UnpackedBytes,
+		CapacityBytes: r.CapacityBytes, UsedBytes: r.UsedBytes, UnpackedBytes: r.UnpackedBytes, Repair: viewRepair(r.Repair),
 		Counts: countsView{
 			Metads: c.GetMetads(), MetadsUp: c.GetMetadsUp(), Blockds: c.GetHosts(), BlockdsUp: c.GetHostsUp(),
 			Stores: c.GetStores(), StoresUp: c.GetStoresUp(), StoresLost: c.GetStoresLost(),
@@ -206,8 +207,24 @@ func (c *statusCommand) print(w io.Writer, r *api.StatusReply) {
 	for _, p := range r.Profiles {
 		fmt.Fprintf(w, "groups  %d+%d: %d%s\n", p.K, p.M, p.Pgs, margins(p))
 	}
+	printRepair(w, r.GetRepair())
 	fmt.Fprintf(w, "disks   %d, %d attached%s, %s not packed yet\n", n.GetDisks(), n.GetDisksAttached(), oddDisks(n), size(r.UnpackedBytes))
 	c.printHosts(w, r.Hosts)
+}
+
+// printRepair says what is being moved, and how long it will take.
+func printRepair(w io.Writer, r *api.Repair) {
+	if r.GetGroups() == 0 {
+		return
+	}
+	fmt.Fprintf(w, "repair  %d groups, %d segments (%s) to go", r.Groups, r.SegmentsLeft, size(r.BytesLeft))
+	if r.BytesPerSecond > 0 && r.BytesLeft > 0 {
+		fmt.Fprintf(w, " at %s/s, about %s", size(r.BytesPerSecond), time.Duration(r.SecondsLeft)*time.Second)
+	}
+	if r.Stuck > 0 {
+		fmt.Fprintf(w, ", %d have too few right shards", r.Stuck)
+	}
+	fmt.Fprintln(w)
 }
 
 func margins(p *api.ProfileCount) string {

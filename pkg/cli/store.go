@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/config"
@@ -13,31 +14,52 @@ import (
 )
 
 type storeCommands struct {
-	List storeList `cmd:"" help:"List all stores."`
-	Lost storeLost `cmd:"" help:"Say that a store will never come back, so that nothing waits for it."`
+	List    storeList    `cmd:"" help:"List all stores."`
+	Drain   storeDrain   `cmd:"" help:"Empty a store that serves: what it has goes to others, then it is removed."`
+	Remove  storeLost    `cmd:"" aliases:"lost" help:"Give up a store that is down and will never come back: what it had is rebuilt on others."`
+	Replace storeReplace `cmd:"" help:"Before or after its disk is changed: drain the store if it serves, remove it if it is down."`
 }
 
 // storeView is a store in JSON.
 type storeView struct {
-	StoreID          string `json:"storeId"`
-	Incarnation      string `json:"incarnation"`
-	Host             string `json:"host"`
-	Zone             string `json:"zone,omitempty"`
-	State            string `json:"state"` // up, down or lost
-	Problem          string `json:"problem,omitempty"`
-	CapacityBytes    uint64 `json:"capacityBytes"`
-	UsedBytes        uint64 `json:"usedBytes"`
-	LogUsedBytes     uint64 `json:"logUsedBytes"`
-	LogCapacityBytes uint64 `json:"logCapacityBytes"`
-	Full             bool   `json:"full"`
-	PGs              uint32 `json:"pgs"`
-	Ensembles        uint32 `json:"ensembles"`
+	StoreID          string     `json:"storeId"`
+	Incarnation      string     `json:"incarnation"`
+	Host             string     `json:"host"`
+	Zone             string     `json:"zone,omitempty"`
+	State            string     `json:"state"` // up, down, out, draining or lost
+	Problem          string     `json:"problem,omitempty"`
+	CapacityBytes    uint64     `json:"capacityBytes"`
+	UsedBytes        uint64     `json:"usedBytes"`
+	LogUsedBytes     uint64     `json:"logUsedBytes"`
+	LogCapacityBytes uint64     `json:"logCapacityBytes"`
+	Full             bool       `json:"full"`
+	PGs              uint32     `json:"pgs"`
+	Ensembles        uint32     `json:"ensembles"`
+	PGsLeaving       uint32     `json:"pgsLeaving"` // groups that still need what it has, though its place is given away
+	Repair           repairView `json:"repair"`
+}
+
+// repairView is what is being moved to where it belongs.
+type repairView struct {
+	Groups         uint32 `json:"groups,omitempty"`
+	SegmentsDone   uint64 `json:"segmentsDone"`
+	SegmentsLeft   uint64 `json:"segmentsLeft"`
+	BytesDone      uint64 `json:"bytesDone"`
+	BytesLeft      uint64 `json:"bytesLeft"`
+	BytesPerSecond uint64 `json:"bytesPerSecond"`
+	SecondsLeft    uint64 `json:"secondsLeft"`
+	Stuck          uint32 `json:"stuck"`
+}
+
+func viewRepair(x *api.Repair) repairView {
+	return repairView{Groups: x.GetGroups(), SegmentsDone: x.GetSegmentsDone(), SegmentsLeft: x.GetSegmentsLeft(), BytesDone: x.GetBytesDone(),
+		BytesLeft: x.GetBytesLeft(), BytesPerSecond: x.GetBytesPerSecond(), SecondsLeft: x.GetSecondsLeft(), Stuck: x.GetStuck()}
 }
 
 func viewStore(x *api.Store) storeView {
 	return storeView{StoreID: x.StoreId, Incarnation: x.Incarnation, Host: x.Host, Zone: x.Zone, State: x.State, Problem: x.Problem,
 		CapacityBytes: x.CapacityBytes, UsedBytes: x.UsedBytes, LogUsedBytes: x.LogUsedBytes, LogCapacityBytes: x.LogCapacityBytes,
-		Full: x.Full, PGs: x.Pgs, Ensembles: x.Ensembles}
+		Full: x.Full, PGs: x.Pgs, Ensembles: x.Ensembles, PGsLeaving: x.PgsLeaving, Repair: viewRepair(x.Repair)}
 }
 
 type storeList struct{}
@@ -65,45 +87,127 @@ func (c *storeList) Run(ctx context.Context, s *session) error {
 					state += ", full"
 				}
 				rows = append(rows, []string{x.StoreId, x.Host, dash(x.Zone), state, size(x.UsedBytes), size(x.CapacityBytes), percent(x.UsedBytes, x.CapacityBytes),
-					percent(x.LogUsedBytes, x.LogCapacityBytes), strconv.Itoa(int(x.Pgs)), x.Problem})
+					percent(x.LogUsedBytes, x.LogCapacityBytes), strconv.Itoa(int(x.Pgs)), strings.TrimSpace(moving(x) + " " + x.Problem)})
 			}
 			table(w, []string{"STORE", "BLOCKD", "ZONE", "STATE", "USED", "SIZE", "", "JOURNAL", "GROUPS", ""}, rows)
 		})
 	})
 }
 
-type storeLost struct {
+// moving says in words what a store is being given, or still has that others need.
+func moving(x *api.Store) string {
+	r := x.GetRepair()
+	switch {
+	case x.State == "draining" && x.PgsLeaving == 0 && x.Pgs == 0 && x.Ensembles > 0:
+		return fmt.Sprintf("empty but for %d journals", x.Ensembles)
+	case x.State == "draining" && x.PgsLeaving+x.Pgs > 0:
+		return fmt.Sprintf("%d groups to leave", x.PgsLeaving+x.Pgs)
+	case r.GetSegmentsLeft() > 0:
+		return fmt.Sprintf("to get %d segments, %s, at %s/s", r.SegmentsLeft, size(r.BytesLeft), size(r.BytesPerSecond))
+	}
+	return ""
+}
+
+// store finds one by its id.
+func store(ctx context.Context, cl Cluster, id string) (*api.Store, error) {
+	stores, err := cl.Stores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, x := range stores {
+		if x.StoreId == id {
+			return x, nil
+		}
+	}
+	return nil, &hinted{fmt.Errorf("store %s: %w", id, errs.ErrNotFound), "ashlar store list shows them all"}
+}
+
+type storeDrain struct {
 	Store string `arg:"" help:"Id of the store, as ashlar store list shows it."`
-	Sure  bool   `help:"Needed: whatever is only on this store is given up."`
+	Stop  bool   `help:"Keep the store after all."`
+}
+
+// Run is called by kong.
+func (c *storeDrain) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		x, err := store(ctx, cl, c.Store)
+		if err != nil {
+			return err
+		}
+		return c.drain(ctx, s, cl, x)
+	})
+}
+
+func (c *storeDrain) drain(ctx context.Context, s *session, cl Cluster, x *api.Store) error {
+	if _, err := cl.DrainStore(ctx, c.Store, c.Stop); err != nil {
+		return err
+	}
+	x.State = "draining"
+	if c.Stop {
+		x.State = "up"
+	}
+	return s.show(viewStore(x), func(w io.Writer) {
+		if c.Stop {
+			fmt.Fprintf(w, "store %s stays\n", x.StoreId)
+			return
+		}
+		fmt.Fprintf(w, "store %s is being emptied\n  when ashlar store list shows it no more its disk may be taken away\n", x.StoreId)
+	})
+}
+
+type storeReplace struct {
+	Store string `arg:"" help:"Id of the store, as ashlar store list shows it."`
+	Sure  bool   `help:"Needed if the store is down: whatever is only on it is given up."`
+}
+
+// Run is called by kong.
+func (c *storeReplace) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		x, err := store(ctx, cl, c.Store)
+		if err != nil {
+			return err
+		}
+		if x.State == "up" || x.State == "draining" {
+			return (&storeDrain{Store: c.Store}).drain(ctx, s, cl, x)
+		}
+		return (&storeLost{Store: c.Store, Sure: c.Sure}).remove(ctx, s, cl, x)
+	})
+}
+
+type storeLost struct {
+	Store      string `arg:"" help:"Id of the store, as ashlar store list shows it."`
+	Sure       bool   `help:"Needed: whatever is only on this store is given up."`
+	AcceptLoss bool   `help:"Even if some data can only be read with this store."`
 }
 
 // Run is called by kong.
 func (c *storeLost) Run(ctx context.Context, s *session) error {
 	if !c.Sure {
-		return &hinted{fmt.Errorf("declare store %s lost: %w", c.Store, errs.ErrInvalid),
-			"this gives up whatever is only on that store, for ever; if its disk is truly gone, repeat with --sure"}
+		return c.remove(ctx, s, nil, nil)
 	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		stores, err := cl.Stores(ctx)
+		x, err := store(ctx, cl, c.Store)
 		if err != nil {
 			return err
 		}
-		for _, x := range stores {
-			if x.StoreId != c.Store {
-				continue
-			}
-			err := cl.DeclareStoreLost(ctx, x.StoreId, x.Incarnation)
-			if errors.Is(err, errs.ErrConflict) {
-				return &hinted{err, "the store is up: stop its blockd first"}
-			}
-			if err != nil {
-				return err
-			}
-			x.State = "lost"
-			return s.show(viewStore(x), func(w io.Writer) { fmt.Fprintf(w, "store %s is given up\n", x.StoreId) })
-		}
-		return &hinted{fmt.Errorf("store %s: %w", c.Store, errs.ErrNotFound), "ashlar store list shows them all"}
+		return c.remove(ctx, s, cl, x)
 	})
+}
+
+func (c *storeLost) remove(ctx context.Context, s *session, cl Cluster, x *api.Store) error {
+	if !c.Sure {
+		return &hinted{fmt.Errorf("give up store %s: %w", c.Store, errs.ErrInvalid),
+			"this gives up whatever is only on that store, for ever; if its disk is truly gone, repeat with --sure"}
+	}
+	err := cl.DeclareStoreLost(ctx, x.StoreId, x.Incarnation, c.AcceptLoss)
+	if errors.Is(err, errs.ErrConflict) {
+		return &hinted{err, "if the store is up: ashlar store drain, or stop its blockd; if data would be lost: bring other stores back, or repeat with --accept-loss"}
+	}
+	if err != nil {
+		return err
+	}
+	x.State = "lost"
+	return s.show(viewStore(x), func(w io.Writer) { fmt.Fprintf(w, "store %s is given up\n", x.StoreId) })
 }
 
 type blockdCommands struct {

@@ -109,6 +109,10 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 		for _, x := range s.Streams {
 			beat.Streams = append(beat.Streams, &api.StreamBeat{Volume: x.Volume[:], Ensemble: api.FromEnsembleID(x.Ensemble)})
 		}
+		for _, x := range s.Repairs {
+			beat.Repairs = append(beat.Repairs, &api.RepairBeat{Pg: uint32(x.PG), Version: x.Version, Whole: x.Whole, SegmentsDone: x.Done, SegmentsLeft: x.Left,
+				BytesDone: x.BytesDone, BytesLeft: x.BytesLeft, BytesPerSecond: x.BytesPerSecond, Stuck: x.Stuck, Problem: x.Problem})
+		}
 		req.Stores = append(req.Stores, beat)
 	}
 	for _, v := range h.Volumes {

@@ -137,11 +137,19 @@ func (c *Cluster) DiskEndpoints(ctx context.Context, nameOrID string) (*api.Disk
 }
 
 // DeclareStoreLost says that a store's memory never comes back.
-func (c *Cluster) DeclareStoreLost(ctx context.Context, storeID, incarnation string) error {
-	_, err := ask(ctx, c, &api.DeclareStoreLostRequest{StoreId: storeID, Incarnation: incarnation}, func(x api.ClusterClient, ctx context.Context, r *api.DeclareStoreLostRequest) (*api.DeclareStoreLostReply, error) {
+func (c *Cluster) DeclareStoreLost(ctx context.Context, storeID, incarnation string, acceptLoss bool) error {
+	_, err := ask(ctx, c, &api.DeclareStoreLostRequest{StoreId: storeID, Incarnation: incarnation, AcceptLoss: acceptLoss}, func(x api.ClusterClient, ctx context.Context, r *api.DeclareStoreLostRequest) (*api.DeclareStoreLostReply, error) {
 		return x.DeclareStoreLost(ctx, r)
 	})
 	return err
+}
+
+// DrainStore has a store emptied, or stops that. ErrConflict or ErrNoSpace with the
+// reason if what it has could have no other place.
+func (c *Cluster) DrainStore(ctx context.Context, storeID string, stop bool) (*api.DrainStoreReply, error) {
+	return ask(ctx, c, &api.DrainStoreRequest{StoreId: storeID, Stop: stop}, func(x api.ClusterClient, ctx context.Context, r *api.DrainStoreRequest) (*api.DrainStoreReply, error) {
+		return x.DrainStore(ctx, r)
+	})
 }
 
 // AcceptLoss lets a disk open although an ensemble of it lost its records for good.

@@ -112,6 +112,21 @@ type StoreBeat struct {
 	Dead                 string // why; empty: it serves
 	// Streams is a page of at most StreamPageMax streams the store has; it goes round.
 	Streams []VolumeEnsemble
+	// Repairs are the groups whose shards the store was given.
+	Repairs []RepairBeat
+}
+
+// RepairBeat is how far a store has come with the shards of one group.
+type RepairBeat struct {
+	PG      id.PG
+	Version uint32
+	// Whole: nothing that belongs to the store under this version is missing, and
+	// nothing coded under an older one can be born any more.
+	Whole                                bool
+	Done, Left                           uint64 // segments
+	BytesDone, BytesLeft, BytesPerSecond uint64
+	Stuck                                uint32 // segments of which too few shards are right
+	Problem                              string
 }
 
 // StreamPageMax bounds StoreBeat.Streams.

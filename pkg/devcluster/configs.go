@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"gopkg.in/yaml.v3"
 
@@ -26,6 +27,8 @@ type metadConfig struct {
 	Peers       []peerConfig `yaml:"peers"`
 	Bootstrap   bool         `yaml:"bootstrap"`
 	DebugListen string       `yaml:"debug_listen"`
+	// A lost store is soon seen to be rebuilt elsewhere.
+	StoreOutAfter config.Duration `yaml:"store_out_after"`
 }
 
 type peerConfig struct {
@@ -57,6 +60,9 @@ type storeConfig struct {
 	Format    bool            `yaml:"format"`
 	SyncDelay config.Duration `yaml:"sync_delay,omitempty"`
 }
+
+// storeOutAfter is short: who plays with a cluster does not wait for ten minutes.
+const storeOutAfter = time.Minute
 
 // layout is where things lie in the data folder.
 type layout struct{ dir string }
@@ -103,7 +109,7 @@ func (l layout) writeConfigs(p *Plan, o Options) error {
 }
 
 func (l layout) metad(p *Plan, m MetadPlan) metadConfig {
-	c := metadConfig{ID: m.ID, Listen: m.API, RaftListen: m.Raft, Data: l.data(m.ID), TLS: l.tls(m.ID), Bootstrap: true, DebugListen: m.Debug}
+	c := metadConfig{ID: m.ID, Listen: m.API, RaftListen: m.Raft, Data: l.data(m.ID), TLS: l.tls(m.ID), Bootstrap: true, DebugListen: m.Debug, StoreOutAfter: config.Duration(storeOutAfter)}
 	for _, x := range p.Metads {
 		c.Peers = append(c.Peers, peerConfig{ID: x.ID, API: x.API, Raft: x.Raft})
 	}

@@ -1,0 +1,150 @@
+package repair
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// lack is one generation of a segment of which the store lacks its shard.
+type lack struct {
+	name     storeproto.ShardName // the shard that is missing
+	info     storeproto.ShardInfo // of any other shard
+	anchored int                  // anchors that have a shard of it
+}
+
+func (s *lack) bytes() uint64 { return uint64(s.info.Blocks) * storeproto.BlockSize }
+
+type generation struct {
+	segment    id.Segment
+	generation id.Generation
+}
+
+// missing asks every source, and the store itself, what it has of the group, and finds
+// the segments that lack the slot's shard. Each list raises the group's version on its
+// store first, so nothing coded under an older one is born after. With an error the
+// list may lack something: what it has can be rebuilt, but the group is not whole.
+func (w *Worker) missing(ctx context.Context, t Task) ([]lack, error) {
+	var incomplete error
+	if len(t.Anchors) == 0 {
+		incomplete = fmt.Errorf("group %d: no store that has a shard of everything can be asked: %w", t.PG, errs.ErrUnavailable)
+	}
+	found := make(map[generation]*lack)
+	for _, r := range t.Sources {
+		body, ok := w.cfg.Stores.Store(r.Store)
+		lister, lists := body.(storeproto.Lister)
+		if !ok || !lists {
+			incomplete = fmt.Errorf("store %s is not known here: %w", r, errs.ErrUnavailable)
+			continue
+		}
+		anchor := slices.Contains(t.Anchors, r)
+		seen := make(map[generation]bool)
+		err := w.each(ctx, t, lister, func(x storeproto.ShardInfo) {
+			g := generation{x.Segment, x.Generation}
+			if x.K != t.K || x.M != t.M || x.PGVersion >= t.Version {
+				return // of a later version its own put brings the shard
+			}
+			s := found[g]
+			if s == nil {
+				s = &lack{name: storeproto.ShardName{Segment: x.Segment, Generation: x.Generation, Index: t.Slot}, info: x}
+				found[g] = s
+			}
+			if anchor && !seen[g] {
+				seen[g] = true
+				s.anchored++
+			}
+		})
+		if err != nil {
+			incomplete = fmt.Errorf("store %s: %w", r, err)
+		}
+	}
+	err := w.each(ctx, t, w.cfg.Local, func(x storeproto.ShardInfo) {
+		if x.Index == t.Slot {
+			delete(found, generation{x.Segment, x.Generation})
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]lack, 0, len(found))
+	for _, s := range found {
+		out = append(out, *s)
+	}
+	slices.SortFunc(out, func(a, b lack) int { return a.name.Compare(b.name) })
+	return out, incomplete
+}
+
+// each calls f for every shard of the group that a store has.
+func (w *Worker) each(ctx context.Context, t Task, from storeproto.Lister, f func(storeproto.ShardInfo)) error {
+	q := storeproto.ListShards{PG: t.PG, Version: t.Version}
+	for {
+		call, cancel := w.call(ctx)
+		page, err := from.ListShards(call, q)
+		cancel()
+		if err != nil {
+			return err
+		}
+		for _, x := range page.Shards {
+			f(x)
+		}
+		if !page.More {
+			return nil
+		}
+		if page.Next.Compare(q.After) <= 0 {
+			return fmt.Errorf("list of group %d does not go on: %w", t.PG, errs.ErrCorrupt)
+		}
+		q.After = page.Next
+	}
+}
+
+// reap takes away the shards of a group in which the store has no slot in any kept
+// version, and that were coded under an older one. Every store that has their slots now
+// said that it lacked none, or the older version would be kept. Shards of the kept
+// versions may be on their way here by a topology that is newer than ours.
+func (w *Worker) reap(ctx context.Context, p *cluster.PG) {
+	oldest := p.Versions[0].Version
+	if oldest < 2 || w.reaped[p.Number] == oldest || slices.Contains(p.Members(), w.cfg.Self) {
+		return
+	}
+	var names []storeproto.ShardName
+	t := Task{PG: p.Number, Version: oldest}
+	err := w.each(ctx, t, w.cfg.Local, func(x storeproto.ShardInfo) {
+		if x.PGVersion < oldest {
+			names = append(names, x.ShardName)
+		}
+	})
+	for len(names) > 0 && err == nil {
+		n := min(len(names), storeproto.ListMax)
+		err = w.cfg.Local.RemoveShards(ctx, names[:n]...)
+		names = names[n:]
+	}
+	if err != nil {
+		w.cfg.Log.Info("shards that are others' now are not deleted yet", "store", w.cfg.Self.Store.String(), "group", int(p.Number), "err", err)
+		return
+	}
+	w.reaped[p.Number] = oldest
+}
+
+// order sorts the slots to read from: those whose holders are anchors first, then by number.
+func order(t Task) []uint8 {
+	var out []uint8
+	for i := range t.Holders {
+		if uint8(i) != t.Slot {
+			out = append(out, uint8(i))
+		}
+	}
+	sure := func(i uint8) int {
+		if len(t.Holders[i]) > 0 && slices.Contains(t.Anchors, t.Holders[i][0]) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(out, func(a, b uint8) int { return cmp.Compare(sure(a), sure(b)) })
+	return out
+}

@@ -1,0 +1,59 @@
+package server
+
+import (
+	"fmt"
+	"slices"
+
+	"ashlar.dev/blockd/chunk"
+	"ashlar.dev/blockd/repair"
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+)
+
+// filler is the worker that gives one store of this host the shards it lacks.
+type filler struct{ worker *repair.Worker }
+
+// startRepairs starts a worker for each store of this host.
+func (s *server) startRepairs() {
+	pace := repair.NewPace(s.cfg.RepairRate.Int64())
+	for _, st := range s.local {
+		w := repair.New(repair.Config{
+			Self: refOf(st), Local: st, Stores: s.stores, Topology: s.metad.Topology, Pace: pace, Clock: s.clock, Log: s.log,
+		})
+		s.repairs = append(s.repairs, filler{w})
+		s.repairing.Go("repair", w.Run)
+	}
+}
+
+func (f filler) beats() []client.RepairBeat {
+	var out []client.RepairBeat
+	for _, p := range f.worker.Progress() {
+		out = append(out, client.RepairBeat{PG: p.PG, Version: p.Version, Whole: p.Whole, Done: p.Done, Left: p.Left, BytesDone: p.BytesDone,
+			BytesLeft: p.BytesLeft, BytesPerSecond: p.BytesPerSecond, Stuck: p.Stuck, Problem: p.Problem})
+	}
+	return out
+}
+
+// leaveOut takes stores that metad refuses out of service; the others serve. It is an
+// error if none is left.
+func (s *server) leaveOut(refused map[id.Store]string) error {
+	had := len(s.local)
+	s.local = slices.DeleteFunc(s.local, func(st *chunk.Store) bool {
+		why, is := refused[st.ID()]
+		if is {
+			s.log.Warn("store left out, metad does not take it", "store", st.ID().String(), "why", why)
+			s.stores.removeLocal(st.ID())
+		}
+		return is
+	})
+	if had > 0 && len(s.local) == 0 {
+		for st, why := range refused {
+			return fmt.Errorf("metad does not take store %s: %s: %w", st, why, errs.ErrDenied)
+		}
+	}
+	return nil
+}
+
+// stopRepairs waits for the workers.
+func (s *server) stopRepairs() error { return s.repairing.Close() }

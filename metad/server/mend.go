@@ -1,0 +1,67 @@
+package server
+
+import (
+	"context"
+	"errors"
+
+	"ashlar.dev/metad/state"
+)
+
+// mend commits what makes the cluster whole again, one plan at a time.
+func (r *reign) mend() {
+	seed, err := r.s.seed()
+	if err != nil {
+		return // the next round has another chance
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.s.clock.Now()
+	// What settles placement settles this too: a starting cluster is not rearranged.
+	if r.mu.mending || now < r.mu.settleAt {
+		return
+	}
+	var plan []state.Command
+	r.s.node.View(func(m *state.Machine) { plan = r.mu.mender.Plan(now, m, r.mu.live, r.mu.top, seed) })
+	if len(plan) == 0 {
+		return
+	}
+	r.mu.mending = r.s.group.Go("mend", func(context.Context) error {
+		r.carryOut(plan)
+		r.mu.Lock()
+		r.mu.mending = false
+		r.mu.Unlock()
+		r.poke()
+		return nil
+	})
+}
+
+// carryOut commits a plan; what is refused has been overtaken, and is planned anew.
+func (r *reign) carryOut(plan []state.Command) {
+	for _, c := range plan {
+		ctx, cancel := context.WithTimeout(r.ctx, placeTimeout)
+		res, err := r.s.node.Apply(ctx, c)
+		cancel()
+		if err = errors.Join(err, res.Err); err != nil {
+			r.s.log.Debug("not mended", "err", err)
+			return
+		}
+		r.tellMended(c)
+	}
+}
+
+func (r *reign) tellMended(c state.Command) {
+	switch c := c.(type) {
+	case *state.MarkStore:
+		if c.Out {
+			r.s.log.Info("store counts as out, its places go to others", "store", c.Store.String())
+		} else {
+			r.s.log.Info("store is back", "store", c.Store.String())
+		}
+	case *state.MoveGroup:
+		r.s.log.Info("placement group moves", "group", int(c.PG), "version", c.At+1)
+	case *state.ForgetVersions:
+		r.s.log.Info("placement group is whole", "group", int(c.PG), "version", c.At)
+	case *state.RemoveStore:
+		r.s.log.Info("store removed, nothing needs it", "store", c.Store.String())
+	}
+}
