@@ -121,6 +121,9 @@ func (c *Core) pick(now time.Duration, space bool, share int) *CleanJob {
 			}
 		}
 	}
+	if _, ok := c.groups.forCleaning(now); !ok {
+		return nil
+	}
 	job := &CleanJob{}
 	live, dead := 0, 0
 	for i := range small {
@@ -144,12 +147,8 @@ func victimOf(x *candidate) *Victim { return &Victim{Segment: x.segment, Where: 
 // which little lives, the emptiest first. Not those that clients still have index
 // records of, nor those that are being deleted, nor pages: these die by themselves.
 func (c *Core) candidates(now time.Duration, share int) (best, small []candidate) {
-	var newest id.Sequence
+	newest := c.usage.newest
 	mergeBelow := uint16(c.cfg.Limits.MergeBelow)
-	c.table.Range(0, func(s id.Segment, e blockmap.Entry) bool {
-		newest = s.Sequence()
-		return true
-	})
 	c.table.Range(0, func(s id.Segment, e blockmap.Entry) bool {
 		if e.Live == 0 || e.Flags&(blockmap.Pages|blockmap.Foreign) != 0 || c.long.known[s] != nil || c.deletes[s] || c.clean.shy[s] > now {
 			return true
@@ -159,9 +158,9 @@ func (c *Core) candidates(now time.Duration, share int) (best, small []candidate
 			x.score = uint64(id.SlotsMax - e.Live)
 			small = keepBest(small, x, mergeMax)
 		}
-		if x.dead()*share >= int(e.Stored()) && (e.Live < mergeBelow || c.groups.healthy(s.PG())) {
+		if x.dead()*share >= int(e.Stored()) && (e.Live < mergeBelow || c.groups.rewritable(now, s.PG())) {
 			// What is old is less likely to die by itself soon (Rosenblum and Ousterhout, 1992).
-			age := min(uint64(newest-s.Sequence())+16, 1<<32)
+			age := min(uint64(max(newest, s.Sequence())-s.Sequence())+16, 1<<32)
 			x.score = age * uint64(x.dead()) * 64 / (uint64(e.Stored()) + uint64(e.Live))
 			best = keepBest(best, x, 1)
 		}

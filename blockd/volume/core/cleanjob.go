@@ -230,9 +230,9 @@ func (c *Core) cleanPlace(now time.Duration, j *CleanJob, p *PackJob, fx *Effect
 		return true
 	}
 	v := j.Victims[0]
-	g, ok := c.groups.lively[v.Segment.PG()]
+	g := c.groups.lively[v.Segment.PG()]
 	e, there := c.table.Get(v.Segment)
-	if !ok || !there || c.deletes[v.Segment] || c.groups.suspected(now, g) {
+	if !there || c.deletes[v.Segment] || !c.groups.rewritable(now, v.Segment.PG()) {
 		return false
 	}
 	c.clean.number = max(c.clean.number, 1) + 1 // the first generation of any segment of this epoch is 1

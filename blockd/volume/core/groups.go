@@ -116,10 +116,10 @@ func (g *group) entry(n id.Generation, slots int) blockmap.Entry {
 	return blockmap.Entry{Generation: n, PGVersion: g.version, Slots: uint16(slots), PG: g.pg, K: g.k, M: g.m}
 }
 
-// healthy tells whether every store of the group's present version lives.
-func (g *groupView) healthy(pg id.PG) bool {
-	_, ok := g.lively[pg]
-	return ok
+// rewritable tells whether every store of the group's present version lives and did not fail lately.
+func (g *groupView) rewritable(now time.Duration, pg id.PG) bool {
+	x, ok := g.lively[pg]
+	return ok && !g.suspected(now, x)
 }
 
 // forCleaning gives a group for a segment that the cleaner makes. On a full cluster it

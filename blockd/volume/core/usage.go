@@ -19,6 +19,7 @@ type usage struct {
 	Dead      int    // segments of data or pages with nothing live
 	DeadSlots uint64 // kept in these
 	Pages     uint64 // slots of segments of pages that have something live
+	newest    id.Sequence
 }
 
 // measureEvery is the pause between two looks at the table, for each measureSegments
@@ -35,7 +36,8 @@ func (c *Core) measure(now time.Duration) {
 		return
 	}
 	u := usage{at: now, known: true}
-	c.table.Range(0, func(_ id.Segment, e blockmap.Entry) bool {
+	c.table.Range(0, func(s id.Segment, e blockmap.Entry) bool {
+		u.newest = s.Sequence()
 		switch {
 		case e.Live == 0:
 			u.Dead++
