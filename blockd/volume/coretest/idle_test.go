@@ -65,7 +65,7 @@ func TestTriflesCauseNoCheckpoint(t *testing.T) {
 func TestBusyDiskGivesDeadSpaceBack(t *testing.T) {
 	s := play(t, core.Limits{SealBlocks: 256, CheckpointDead: 1 << 40, CheckpointBytes: 1 << 40, CheckpointDeadMin: 2 << 20})
 	most := 0
-	for range 12 {
+	for range 12 / min(shortened, 2) {
 		for i := range uint64(4) {
 			s.Write(s.Owner(), i*256*blk, 256*blk)
 			for s.Err() == nil && s.happen() {
