@@ -226,3 +226,42 @@ func TestLeaderWithoutMajorityGrantsNothing(t *testing.T) {
 		t.Fatal("a leader without a majority believes that it leads")
 	}
 }
+
+// Without this a member that joins a group whose log was cut would never catch up, or one
+// that is loaded would grow its log without bound.
+func TestNewMemberCatchesUpFromASnapshotUnderLoad(t *testing.T) {
+	g := newGroup(t, 1)
+	g.stop("m1")
+	g.timing.SnapshotEntries = 64
+	g.start("m1")
+	ops, m := g.operator(), g.members()
+	s := g.running[g.leader()]
+	ctx, stop := context.WithCancel(context.Background())
+	loaded := make(chan int, 1)
+	go func() {
+		n := 0
+		for ctx.Err() == nil {
+			if res, err := s.node.Apply(ctx, &state.SetMember{Member: state.Member(g.peers[0])}); err == nil && res.Err == nil {
+				n++
+			}
+		}
+		loaded <- n
+	}()
+	_, err := ops.CreateDisk(g.ctx(), "x", 1<<30)
+	must(t, err)
+	g.until("some load", func() bool { return s.node.LastIndex() > 300 })
+	must(t, s.node.Snapshot())
+	p := g.newcomer("m2")
+	must(t, m.Add(g.ctx(), p.ID, p.API, p.Raft))
+	g.votes(m, "m2")
+	stop()
+	if n := <-loaded; n < 200 {
+		t.Fatalf("%d commands under load", n)
+	}
+	joined := g.running["m2"]
+	var has bool
+	g.until("the newcomer to know the disk", func() bool {
+		joined.node.View(func(x *state.Machine) { _, has = x.Find("x") })
+		return has && !joined.node.Joining()
+	})
+}
