@@ -50,10 +50,16 @@ type Rebuild struct {
 	groups  map[groupVersion]*cluster.PGVersion
 }
 
+// groupVersion names what was told of a version of a group. Hosts tell it whole (layer
+// known); stores tell of the slots whose shards they have, and when two have the same, as
+// after a repair, the second is in the next layer.
 type groupVersion struct {
 	pg      id.PG
 	version uint32
+	layer   uint8
 }
+
+const known = 255
 
 // seen is what all stores together have of a volume.
 type seen struct {
@@ -171,7 +177,7 @@ func (m *Machine) tellInventory(c *TellInventory) Result {
 	for _, k := range c.Known {
 		v := k.Version
 		v.Stores = slices.Clone(v.Stores)
-		r.groups[groupVersion{k.PG, v.Version}] = &v
+		r.groups[groupVersion{k.PG, v.Version, known}] = &v
 	}
 	if c.Last && !slices.Contains(r.Told, c.Store) {
 		r.Told = append(r.Told, c.Store)
@@ -205,14 +211,20 @@ func (r *Rebuild) see(store cluster.StoreRef, s Sighting) {
 // seeGroup puts a store in its place. Places that no shard tells of stay empty: a store
 // that nobody has.
 func (r *Rebuild) seeGroup(store cluster.StoreRef, g GroupSighting) {
-	key := groupVersion{g.PG, g.Version}
-	v := r.groups[key]
-	if v == nil {
-		v = &cluster.PGVersion{Version: g.Version, K: g.K, M: g.M, Stores: make([]cluster.StoreRef, int(g.K)+int(g.M))}
-		r.groups[key] = v
-	}
-	if v.K == g.K && v.M == g.M && int(g.Index) < len(v.Stores) && v.Stores[g.Index] == (cluster.StoreRef{}) {
-		v.Stores[g.Index] = store
+	for layer := uint8(0); layer < known; layer++ {
+		key := groupVersion{g.PG, g.Version, layer}
+		v := r.groups[key]
+		if v == nil {
+			v = &cluster.PGVersion{Version: g.Version, K: g.K, M: g.M, Stores: make([]cluster.StoreRef, int(g.K)+int(g.M))}
+			r.groups[key] = v
+		}
+		if v.K != g.K || v.M != g.M || int(g.Index) >= len(v.Stores) || v.Stores[g.Index] == store {
+			return
+		}
+		if v.Stores[g.Index] == (cluster.StoreRef{}) {
+			v.Stores[g.Index] = store
+			return
+		}
 	}
 }
 
@@ -255,25 +267,6 @@ func (m *Machine) jumpSequence() {
 	}
 	next += id.Sequence(m.settings.RangeCount) * id.Sequence(rangeJump+rangeJumpPerVolume*volumes)
 	m.nextSequence = min(next, id.SequenceMax)
-}
-
-// takeGroups adds the versions that the state does not have. Numbers and versions that are
-// in use somewhere are never given to others.
-func (m *Machine) takeGroups() {
-	keys := slices.SortedFunc(maps.Keys(m.rebuild.groups), compareGroupVersions)
-	m.pgs = slices.Clone(m.pgs)
-	for _, k := range keys {
-		v := *m.rebuild.groups[k]
-		at, ok := slices.BinarySearchFunc(m.pgs, k.pg, func(p PG, n id.PG) int { return cmp.Compare(p.Number, n) })
-		if !ok {
-			m.pgs = slices.Insert(m.pgs, at, PG{Number: k.pg})
-		}
-		p := &m.pgs[at]
-		i, have := slices.BinarySearchFunc(p.Versions, k.version, func(x cluster.PGVersion, n uint32) int { return cmp.Compare(x.Version, n) })
-		if !have && len(p.Versions) < VersionsMax {
-			p.Versions = slices.Insert(slices.Clone(p.Versions), i, v)
-		}
-	}
 }
 
 // adopt makes a record of a disk that was made after the backup. One of which only the
@@ -358,8 +351,4 @@ func (m *Machine) takeEnsembles(v *Volume, s *seen) {
 
 func compareEnsembles(a, b id.Ensemble) int {
 	return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.N, b.N))
-}
-
-func compareGroupVersions(a, b groupVersion) int {
-	return cmp.Or(cmp.Compare(a.pg, b.pg), cmp.Compare(a.version, b.version))
 }

@@ -125,7 +125,7 @@ func (m *Machine) appendRebuild(b []byte) []byte {
 	}
 	b = binary.AppendUvarint(b, uint64(len(x.groups)))
 	for _, k := range slices.SortedFunc(maps.Keys(x.groups), compareGroupVersions) {
-		b = appendGroupVersion(b, k.pg, *x.groups[k])
+		b = appendGroupVersion(append(b, k.layer), k.pg, *x.groups[k])
 	}
 	return b
 }
@@ -165,8 +165,9 @@ func (m *Machine) readRebuild(r *codec.Reader) {
 			}
 		}
 	}
-	for n := r.Count(sightingsMax, 9); n > 0; n-- {
+	for n := r.Count(sightingsMax, 10); n > 0; n-- {
+		layer := r.U8()
 		pg, v := readGroupVersion(r)
-		m.rebuild.groups[groupVersion{pg, v.Version}] = &v
+		m.rebuild.groups[groupVersion{pg, v.Version, layer}] = &v
 	}
 }
