@@ -482,3 +482,28 @@ func TestSumCacheKeepsToItsLimit(t *testing.T) {
 		t.Error("removed and there")
 	}
 }
+
+// Without this a repair that listed a disk before its deletion would bring a shard back
+// when the store had forgotten the disk already, and nobody would ever delete it.
+func TestPurgedVolumeIsNotRepaired(t *testing.T) {
+	fs := vfs.Wrap(pvfs.NewMem())
+	s := testNew(t, fs, "/store", clock.NewManual())
+	repair := func(e id.Epoch) error {
+		p := storetest.Shard(id.MakeSegment(7, 1), id.Generation{Epoch: e, N: 1}, 0, 4, 1)
+		p.Epoch = storeproto.RepairEpoch
+		return storetest.Put(s, p)
+	}
+	want(t, "purge", s.PurgeVolume(t.Context(), storetest.Volume, 5), nil)
+	for range 2 {
+		for _, e := range []id.Epoch{3, 5} {
+			want(t, "repair of a purged disk", repair(e), errs.ErrNotFound)
+		}
+		if st := s.Stats(); st.Shards != 0 {
+			t.Fatalf("%d shards", st.Shards)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = testOpen(t, fs, "/store", clock.NewManual())
+	}
+}

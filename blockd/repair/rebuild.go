@@ -42,7 +42,7 @@ func (w *Worker) rebuild(ctx context.Context, t Task, s lack) error {
 		head, used, err = w.code(t, s, sources, data.Bytes())
 	}
 	switch {
-	case err != nil && s.anchored < len(t.Anchors) && errors.Is(err, errs.ErrCorrupt):
+	case err != nil && errors.Is(err, errs.ErrCorrupt) && (s.anchored < len(t.Anchors) || unknown == nil && anchored(t, sources) < len(t.Anchors)):
 		return nil // a store that has everything lacks it: it never counted, or is being deleted
 	case err != nil && unknown != nil:
 		return fmt.Errorf("%v (%w)", err, unknown)
@@ -59,6 +59,16 @@ func (w *Worker) rebuild(ctx context.Context, t Task, s lack) error {
 		return err
 	}
 	return w.confirm(ctx, s, used)
+}
+
+// anchored counts the anchors that have a shard now.
+func anchored(t Task, sources []source) (n int) {
+	for _, r := range t.Anchors {
+		if slices.ContainsFunc(sources, func(x source) bool { return x.ref == r }) {
+			n++
+		}
+	}
+	return n
 }
 
 // sources asks all holders for their heads of the segment. The error tells of those

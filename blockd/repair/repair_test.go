@@ -1,6 +1,7 @@
 package repair
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -166,6 +167,37 @@ func TestSegmentThatNeverCountedIsNoHindrance(t *testing.T) {
 		t.Fatalf("whole %v with %d shards", b.whole(), b.shards(6))
 	}
 	b.allRight(right)
+}
+
+// A segment that is deleted between the list and the look at its shards is not stuck:
+// health would speak of lost data where there is none.
+func TestSegmentDeletedAfterTheListIsNotStuck(t *testing.T) {
+	b := newBench(t, fourTwo)
+	seg := b.write(1, 100)
+	b.lose(0)
+	b.give(map[int]int{0: 6})
+	cfg := b.workers[6].cfg
+	cfg.Local = afterList{b.stores[6], func() {
+		for i := 1; i < 4; i++ {
+			_ = b.delete(i, seg, 2) // the others have not heard yet
+		}
+	}}
+	b.workers[6] = New(cfg)
+	b.workers[6].Round(t.Context())
+	if p := b.workers[6].Progress(); len(p) != 1 || p[0].Stuck != 0 || !p[0].Whole || b.shards(6) != 0 {
+		t.Fatalf("%+v, %d shards", p, b.shards(6))
+	}
+}
+
+// afterList calls f when all others have been asked what they have.
+type afterList struct {
+	*memstore.Store
+	f func()
+}
+
+func (s afterList) ListShards(ctx context.Context, q storeproto.ListShards) (storeproto.ShardList, error) {
+	s.f()
+	return s.Store.ListShards(ctx, q)
 }
 
 // After the list nothing is born under the older version: its shard would be missed.
