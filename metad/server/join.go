@@ -130,6 +130,9 @@ func (j *joinService) join(ctx context.Context, q *api.JoinRequest) (*api.JoinRe
 	rep := &api.JoinReply{Cluster: j.ca.Cluster(), CaPem: j.ca.CertPEM(), Members: members}
 	for _, k := range q.Keys {
 		r := pki.Request{Role: pki.Role(k.GetRole()), Name: q.GetName(), Hosts: q.GetHosts()}
+		if r.Role == pki.RoleNBD {
+			r.Disks = []string{pki.AllDisks}
+		}
 		cert, err := j.ca.Sign(k.GetCsr(), r)
 		if err != nil {
 			return nil, err

@@ -75,6 +75,15 @@ func TestHostJoinsByToken(t *testing.T) {
 	if _, err := enroll.Join(g.ctx(), clock.System, h, tok); !errors.Is(err, errs.ErrExists) {
 		t.Errorf("a host that belongs to a cluster joined again: %v", err)
 	}
+	client := testHost(t, "vm", pki.RoleNBD)
+	_, err = enroll.Join(g.ctx(), clock.System, client, g.invite([]string{"nbd"}, 1, time.Hour, ""))
+	must(t, err)
+	in := filepath.Join(client.Dir, "pki", "nbd")
+	cr, err := pki.Load(clock.System, pki.Files{CA: filepath.Join(in, "ca-cert.pem"), Cert: filepath.Join(in, "client-cert.pem"), Key: filepath.Join(in, "client-key.pem")})
+	must(t, err)
+	if who := cr.Self(); who.Role != pki.RoleNBD || !who.MayOpen("any") {
+		t.Errorf("an NBD client's certificate is of %s", who)
+	}
 	// A join whose answer was lost is repeated and counts once.
 	lost := testHost(t, "n2", pki.RoleBlockd)
 	_, err = enroll.Join(g.ctx(), clock.System, lost, tok)

@@ -95,8 +95,13 @@ func (h *Host) reached() []string {
 	return out
 }
 
+// files are where the certificate of a role is; an NBD client's has a folder of its own and
+// the names that libnbd (tls-certificates=DIR) and QEMU (tls-creds-x509,dir=DIR) look for.
 func (h *Host) files(r pki.Role) pki.Files {
 	in := func(name string) string { return filepath.Join(h.Dir, pkiFolder, name) }
+	if r == pki.RoleNBD {
+		return pki.Files{CA: in("nbd/ca-cert.pem"), Cert: in("nbd/client-cert.pem"), Key: in("nbd/client-key.pem")}
+	}
 	return pki.Files{CA: in(pki.CACertFile), Cert: in(string(r) + ".crt"), Key: in(string(r) + ".key")}
 }
 

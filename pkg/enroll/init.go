@@ -21,6 +21,9 @@ func Init(c clock.Clock, name string, h Host) (cluster string, err error) {
 	if !h.Has(pki.RoleMetad) || !h.Has(pki.RoleOperator) {
 		return "", fmt.Errorf("the first host of a cluster has roles metad and operator: %w", errs.ErrInvalid)
 	}
+	if h.Has(pki.RoleNBD) {
+		return "", fmt.Errorf("role nbd is handed out by a token: %w", errs.ErrInvalid)
+	}
 	if err := h.Validate(); err != nil {
 		return "", err
 	}

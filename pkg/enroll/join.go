@@ -151,6 +151,9 @@ func (h *Host) take(c clock.Clock, t Token, rep *api.JoinReply, keys map[string]
 		if err := config.WriteFile(h.files(r).Cert, s.CertPem, 0o644); err != nil {
 			return err
 		}
+		if err := config.WriteFile(h.files(r).CA, rep.CaPem, 0o644); err != nil {
+			return err
+		}
 	}
-	return config.WriteFile(h.files(h.Roles[0]).CA, rep.CaPem, 0o644)
+	return nil
 }
