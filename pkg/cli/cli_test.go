@@ -224,6 +224,9 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"disk delete data", "--force", codeConflict},
 		{"disk accept-loss data --ensemble seventeen", "write it like e17.2", codeUsage},
 		{"store lost st-1", "repeat with --sure", codeUsage},
+		{"store remove st-1", "repeat with --sure", codeUsage},
+		{"store drain st-1", "ashlar store list shows them all", codeNotFound},
+		{"store replace st-1", "ashlar store list shows them all", codeNotFound},
 		{"store lost st-1 --sure", "ashlar store list shows them all", codeNotFound},
 		{"frobnicate", "see ashlar --help", codeUsage},
 		{"disk list -o xml", "see ashlar disk list --help", codeUsage},
@@ -277,6 +280,7 @@ func TestStatusOfASilentCluster(t *testing.T) {
 func sampleStatus() *api.StatusReply {
 	return &api.StatusReply{
 		Health: api.Health_HEALTH_AT_RISK, ReasonsTotal: 3,
+		Repair: &api.Repair{Groups: 3, SegmentsLeft: 120, BytesLeft: 480 << 20, BytesPerSecond: 48 << 20, SecondsLeft: 10, Stuck: 1},
 		Reasons: []*api.Reason{
 			{Code: "pg_no_margin", Health: api.Health_HEALTH_AT_RISK, Subject: "pg 3", Text: "12 placement groups have no margin left: the next store costs data"},
 			{Code: "host_down", Health: api.Health_HEALTH_DEGRADED, Subject: "b3", Text: "blockd b3 is down"},
@@ -323,7 +327,15 @@ func TestTablesForPeople(t *testing.T) {
 		{StoreId: "st-2", Incarnation: "i-2", Host: "b3", State: "down", CapacityBytes: 10 << 30, Full: true, Problem: "fdatasync failed"},
 	}
 	show("store list")
-	show("store lost st-2 --sure")
+	show("store remove st-2 --sure")
+	show("store drain st-1")
+	show("store list")
+	show("store drain st-1 --stop")
+	show("store replace st-1")
+	show("store replace st-2 --sure")
+	x.fake.err = errs.ErrConflict
+	show("store drain st-1")
+	x.fake.err = nil
 	x.fake.status = sampleStatus()
 	show("status --verbose")
 	golden := filepath.Join("testdata", "tables.txt")
@@ -339,8 +351,8 @@ func TestTablesForPeople(t *testing.T) {
 	if page.String() != string(want) {
 		t.Errorf("the pages differ; look at them and run with -update:\n%s", page.String())
 	}
-	if !slices.Equal(x.fake.lost, []string{"st-2 i-2"}) {
-		t.Errorf("declared lost: %v", x.fake.lost)
+	if !slices.Equal(x.fake.lost, []string{"st-2 i-2", "st-2 i-2"}) || !slices.Equal(x.fake.drained, []string{"st-1 false", "st-1 true", "st-1 false", "st-1 false"}) {
+		t.Errorf("declared lost: %v, drained: %v", x.fake.lost, x.fake.drained)
 	}
 }
 

@@ -139,7 +139,11 @@ func (c *storeDrain) Run(ctx context.Context, s *session) error {
 }
 
 func (c *storeDrain) drain(ctx context.Context, s *session, cl Cluster, x *api.Store) error {
-	if _, err := cl.DrainStore(ctx, c.Store, c.Stop); err != nil {
+	_, err := cl.DrainStore(ctx, c.Store, c.Stop)
+	if errors.Is(err, errs.ErrConflict) || errors.Is(err, errs.ErrNoSpace) {
+		return &hinted{err, "ashlar store list shows the others; a blockd brings a new store when it starts with one more in its config"}
+	}
+	if err != nil {
 		return err
 	}
 	x.State = "draining"
