@@ -30,15 +30,16 @@ var _ Cluster = (*client.Cluster)(nil)
 
 // fake is a cluster in memory: enough of metad's rules for the commands to show what they do.
 type fake struct {
-	disks   []*api.Disk
-	stores  []*api.Store
-	status  *api.StatusReply
-	err     error // if set, every call fails with it
-	closed  int
-	drained []string
-	lost    []string
-	loss    id.Ensemble
-	clock   clock.Clock
+	disks    []*api.Disk
+	stores   []*api.Store
+	status   *api.StatusReply
+	err      error // if set, every call fails with it
+	closed   int
+	drained  []string
+	drainErr error
+	lost     []string
+	loss     id.Ensemble
+	clock    clock.Clock
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {
@@ -110,7 +111,7 @@ func (f *fake) DiskEndpoints(_ context.Context, name string) (*api.DiskEndpoints
 
 func (f *fake) DrainStore(_ context.Context, store string, stop bool) (*api.DrainStoreReply, error) {
 	f.drained = append(f.drained, fmt.Sprint(store, " ", stop))
-	return &api.DrainStoreReply{}, f.err
+	return &api.DrainStoreReply{}, f.drainErr
 }
 
 func (f *fake) DeclareStoreLost(_ context.Context, store, incarnation string, _ bool) error {
@@ -333,9 +334,8 @@ func TestTablesForPeople(t *testing.T) {
 	show("store drain st-1 --stop")
 	show("store replace st-1")
 	show("store replace st-2 --sure")
-	x.fake.err = errs.ErrConflict
+	x.fake.drainErr = fmt.Errorf("store st-1 cannot be emptied: 6 placement groups of 4+2 need 6 stores and no other is free to take its place; add a store first: %w", errs.ErrConflict)
 	show("store drain st-1")
-	x.fake.err = nil
 	x.fake.status = sampleStatus()
 	show("status --verbose")
 	golden := filepath.Join("testdata", "tables.txt")
