@@ -102,6 +102,8 @@ func moving(x *api.Store) string {
 		return fmt.Sprintf("empty but for %d journals", x.Ensembles)
 	case x.State == "draining" && x.PgsLeaving+x.Pgs > 0:
 		return fmt.Sprintf("%d groups to leave", x.PgsLeaving+x.Pgs)
+	case x.State == "draining":
+		return "empty; closed journals of disks name it until their next checkpoint"
 	case r.GetSegmentsLeft() > 0:
 		return fmt.Sprintf("to get %d segments, %s, at %s/s", r.SegmentsLeft, size(r.BytesLeft), size(r.BytesPerSecond))
 	}
