@@ -158,7 +158,7 @@ func FuzzClientReplies(f *testing.F) {
 
 // Without this an address could be read as another than the one it prints as.
 func FuzzParseURI(f *testing.F) {
-	for _, s := range []string{"nbd://host:1/x", "nbds+unix:///a%2Fb?socket=/x", "nbd+unix:///?socket=%3f", "nbd://[::1]/", "nbd+unix:////x?socket=y"} {
+	for _, s := range []string{"nbd://host:1/x", "nbds+unix:///a%2Fb?socket=/x", "nbd+unix:///?socket=%3f", "nbd://[::1]/", "nBd://::", "nbd+unix:////x?socket=y"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -60,6 +61,11 @@ func ParseURI(s string) (URI, error) {
 	}
 	if u.Hostname() == "" {
 		return bad("the host is missing")
+	}
+	if strings.Contains(u.Hostname(), ":") {
+		if _, err := netip.ParseAddr(u.Hostname()); err != nil {
+			return bad("the host is no IPv6 address; want nbd://[ADDRESS]:port/export")
+		}
 	}
 	port := u.Port()
 	if port == "" {
