@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"ashlar.dev/bench/e2e/cluster"
 	"ashlar.dev/pkg/nbd"
@@ -167,17 +168,16 @@ func TestSpaceComesBack(t *testing.T) {
 		must(t, err)
 		return int64(s.UsedBytes)
 	}
-	before := used()
 	const trimSize, size = 192 << 20, 128 << 20
 	fill := func(name string, size int64) {
 		disk(t, c, name, fmt.Sprint(size))
 		run(t, "fio", "--name=fill", "--ioengine=nbd", "--uri="+endpoints(t, c, name).Unix, "--rw=write", "--bs=1M", "--iodepth=4", "--size="+fmt.Sprint(size))
 	}
-	must(t, waitUsed(t, used, "room before", func(n int64) bool { return n > 0 }))
+	before := steady(t, used)
 	fill("trimmed", trimSize)
 	fill("deleted", size)
 	must(t, waitUsed(t, used, "both disks to be charged", func(n int64) bool { return n > before+trimSize+size }))
-	full := used()
+	full := steady(t, used) // every store has told, not some of them
 
 	n, err := nbd.Dial(t.Context(), endpoints(t, c, "trimmed").Unix, nbd.ClientOptions{})
 	must(t, err)
@@ -208,6 +208,19 @@ func TestSpaceComesBack(t *testing.T) {
 	if out, err := try("nbdinfo", "--map", endpoints(t, c, d.DiskID).Unix); err != nil || words(out) != "0 67108864 3 hole,zero" {
 		t.Errorf("a new disk under an old name has old bytes: %v\n%s", err, out)
 	}
+}
+
+// steady waits until every store has reported: the sum stays the same for several beats.
+func steady(t *testing.T, used func() int64) (n int64) {
+	t.Helper()
+	var since time.Time
+	must(t, cluster.Wait("the stores' reports to agree", patience, func() bool {
+		if now := used(); now != n || n == 0 {
+			n, since = now, time.Now()
+		}
+		return time.Since(since) > 3*time.Second
+	}))
+	return n
 }
 
 // waitUsed waits until the bytes used are as wanted and says what they are if they never come to be.
