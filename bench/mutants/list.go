@@ -164,6 +164,48 @@ var All = []Mutant{
 		World: volume,
 	},
 	{
+		Name: "move a block over a newer write", File: "blockd/volume/core/cleanjob.go",
+		Old:   "		if !ok {\n			a.at++ //",
+		New:   "		if !ok && a.from == nil {\n			a.at++ //",
+		World: volume,
+	},
+	{
+		Name: "call live what the map has not any more", File: "blockd/volume/core/cleanjob.go",
+		Old:   "	return at[0] == loc, miss",
+		New:   "	return true, miss",
+		World: World{Package: "./blockd/volume/coretest", Run: "TestRewrittenSegmentKeepsItsSlots$"},
+	},
+	{
+		Name: "delete a generation that metad's checkpoint names", File: "blockd/volume/core/clean.go",
+		Old:   "		if o.position > position {",
+		New:   "		if false {",
+		World: volume,
+	},
+	{
+		Name: "give up a failed generation by its segment's name", File: "blockd/volume/core/pack.go",
+		Old:   "	if j.clean != nil && j.clean.Rewrite {",
+		New:   "	if false {",
+		World: volume,
+	},
+	{
+		Name: "use a generation's name again", File: "blockd/volume/core/cleanjob.go",
+		Old:   "	c.clean.number = max(c.clean.number, 1) + 1",
+		New:   "	c.clean.number = 2",
+		World: volume,
+	},
+	{
+		Name: "clean a segment that index records name", File: "blockd/volume/core/clean.go",
+		Old:   " || c.long.known[s] != nil || c.deletes[s] ||",
+		New:   " || c.deletes[s] ||",
+		World: World{Package: "./blockd/volume/coretest", Run: "TestCleanerLeavesSegmentsOfIndexRecordsAlone$"},
+	},
+	{
+		Name: "clean inside a commit", File: "blockd/volume/core/clean.go",
+		Old:   " || len(c.apply) > 0 && c.apply[0].begun ||",
+		New:   " ||",
+		World: World{Package: "./blockd/volume/coretest", Run: "TestCleaningBeginsBetweenCommits$"},
+	},
+	{
 		Name: "believe a store's bytes", File: "blockd/reader/degraded.go",
 		Old:   "		if !stripe.CheckBlock(",
 		New:   "		if false && !stripe.CheckBlock(",

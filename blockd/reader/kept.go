@@ -17,7 +17,7 @@ import (
 // reads it needs that once, and then remembers it.
 
 // keptMax bounds the generations that are remembered, of 0.7 KiB each; beyond it any is forgotten.
-const keptMax = 8192
+const keptMax = 1 << 15
 
 // headsTimeout bounds one question for headers.
 const headsTimeout = 5 * time.Second
@@ -28,10 +28,32 @@ type generationName struct {
 	generation id.Generation
 }
 
-// keptCache remembers which slots generations keep.
+// keptCache remembers which slots generations keep, and which reads wait for an answer.
 type keptCache struct {
 	sync.RWMutex
-	at map[generationName]*segment.Kept
+	at    map[generationName]*segment.Kept
+	asked map[generationName][]*Request
+}
+
+// ask notes that q waits to know n; false: somebody asks already.
+func (c *keptCache) ask(n generationName, q *Request) (first bool) {
+	c.Lock()
+	defer c.Unlock()
+	if c.asked == nil {
+		c.asked = make(map[generationName][]*Request)
+	}
+	waiting, asked := c.asked[n]
+	c.asked[n] = append(waiting, q)
+	return !asked
+}
+
+// answered gives those who waited to know n.
+func (c *keptCache) answered(n generationName) []*Request {
+	c.Lock()
+	defer c.Unlock()
+	waiting := c.asked[n]
+	delete(c.asked, n)
+	return waiting
 }
 
 func (c *keptCache) get(n generationName) *segment.Kept {
@@ -64,9 +86,12 @@ func (r *Reader) locate(q *Request) (l segment.Layout, first uint16, err error, 
 	if q.Where.Kept == 0 {
 		return l, first, nil, true
 	}
-	k := r.kept.get(generationName{q.Location.Segment(), q.Where.Generation})
+	name := generationName{q.Location.Segment(), q.Where.Generation}
+	k := r.kept.get(name)
 	if k == nil {
-		go r.learn(q)
+		if r.kept.ask(name, q) {
+			go r.learn(name, q.Where)
+		}
 		return l, 0, nil, false
 	}
 	rank, ok := k.Rank(first)
@@ -83,16 +108,19 @@ func (r *Reader) locate(q *Request) (l segment.Layout, first uint16, err error, 
 	return l, rank, nil, true
 }
 
-// learn asks which slots a generation keeps, and starts the read that needs it again.
-func (r *Reader) learn(q *Request) {
+// learn asks which slots a generation keeps, and starts the reads that need it again.
+func (r *Reader) learn(n generationName, w Where) {
 	ctx, cancel := context.WithTimeout(context.Background(), headsTimeout)
 	defer cancel()
-	if _, err := r.Entries(ctx, q.Location.Segment(), q.Where); err != nil {
-		r.stats.failed.Add(1)
-		q.Done(q, err)
-		return
+	_, err := r.Entries(ctx, n.segment, w)
+	for _, q := range r.kept.answered(n) {
+		if err != nil {
+			r.stats.failed.Add(1)
+			q.Done(q, err)
+			continue
+		}
+		r.Read(q)
 	}
-	r.Read(q)
 }
 
 // Entries gives the header entries of all slots of a segment, from any store that has
