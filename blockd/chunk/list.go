@@ -65,13 +65,8 @@ func (s *Store) RemoveShards(_ context.Context, names ...storeproto.ShardName) e
 	for i, n := range names {
 		doomed[i] = shardName{n.Segment, n.Generation, n.Index}
 	}
-	if err := s.enter(); err != nil {
+	if err := s.alive(); err != nil {
 		return err
-	}
-	dead := s.mu.core.Dead()
-	s.mu.Unlock()
-	if dead != nil {
-		return dead
 	}
 	return s.deleteShards(doomed)
 }

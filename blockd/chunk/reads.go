@@ -210,13 +210,8 @@ func (s *Store) eachShard(seg id.Segment, f func(shardName, shardRow)) error {
 
 // ShardHeads is part of storeproto.Store.
 func (s *Store) ShardHeads(_ context.Context, seg id.Segment) ([]storeproto.ShardHead, error) {
-	if err := s.enter(); err != nil {
+	if err := s.alive(); err != nil {
 		return nil, err
-	}
-	dead := s.mu.core.Dead()
-	s.mu.Unlock()
-	if dead != nil {
-		return nil, dead
 	}
 	var heads []storeproto.ShardHead
 	var names []shardName

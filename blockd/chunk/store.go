@@ -336,6 +336,15 @@ func (s *Store) enter() error {
 	return nil
 }
 
+// alive is nil while the store serves: for calls that need no step of the core.
+func (s *Store) alive() error {
+	if err := s.enter(); err != nil {
+		return err
+	}
+	defer s.mu.Unlock()
+	return s.mu.core.Dead()
+}
+
 // leave unlocks after a step of the core: the writer is woken if there is
 // something to write, and what is answered already is delivered.
 func (s *Store) leave() {

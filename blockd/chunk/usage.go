@@ -248,13 +248,8 @@ var errStop = errors.New("stop")
 // EachShard calls f for every shard of a volume, by segment, generation and
 // index, until f says stop. It sees one moment's state.
 func (s *Store) EachShard(v id.Volume, f func(seg storeproto.SegmentGeneration, index uint8) bool) error {
-	if err := s.enter(); err != nil {
+	if err := s.alive(); err != nil {
 		return err
-	}
-	dead := s.mu.core.Dead()
-	s.mu.Unlock()
-	if dead != nil {
-		return dead
 	}
 	err := s.index.scan(volumeKey(keyOwner, v), func(key []byte, _ func() ([]byte, error)) error {
 		n, ok := decodeShardName(key[17:])

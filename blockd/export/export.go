@@ -140,16 +140,21 @@ func (d *disk) setOpening(e id.Epoch) {
 	d.opening = e
 }
 
-// Opening calls f for every volume that is being opened here: metad hears of it, or it
-// would give the disk to another host when that takes long.
-func (x *Exports) Opening(f func(id.Volume, id.Epoch)) {
+// all are the disks as they are now, to be looked at one by one without the lock.
+func (x *Exports) all() []*disk {
 	x.mu.Lock()
+	defer x.mu.Unlock()
 	disks := make([]*disk, 0, len(x.disks))
 	for _, d := range x.disks {
 		disks = append(disks, d)
 	}
-	x.mu.Unlock()
-	for _, d := range disks {
+	return disks
+}
+
+// Opening calls f for every volume that is being opened here: metad hears of it, or it
+// would give the disk to another host when that takes long.
+func (x *Exports) Opening(f func(id.Volume, id.Epoch)) {
+	for _, d := range x.all() {
 		d.mu.Lock()
 		e := d.opening
 		d.mu.Unlock()
@@ -290,13 +295,7 @@ func info() nbd.Info { return nbd.Info{MultiConn: true} }
 
 // Owned calls f for every volume open here, with its open handles.
 func (x *Exports) Owned(f func(v *volume.Volume, handles int)) {
-	x.mu.Lock()
-	disks := make([]*disk, 0, len(x.disks))
-	for _, d := range x.disks {
-		disks = append(disks, d)
-	}
-	x.mu.Unlock()
-	for _, d := range disks {
+	for _, d := range x.all() {
 		d.mu.Lock()
 		vol, n := d.vol, d.opened
 		d.mu.Unlock()
