@@ -15,52 +15,6 @@ import (
 	"ashlar.dev/pkg/pki"
 )
 
-// The keys of the daemons' config files, as their own Configs document them. Only what
-// dev sets is here; everything else keeps its default.
-
-type metadConfig struct {
-	ID          string       `yaml:"id"`
-	Listen      string       `yaml:"listen"`
-	RaftListen  string       `yaml:"raft_listen"`
-	Data        string       `yaml:"data"`
-	TLS         pki.Files    `yaml:"tls"`
-	Peers       []peerConfig `yaml:"peers"`
-	Bootstrap   bool         `yaml:"bootstrap"`
-	DebugListen string       `yaml:"debug_listen"`
-	// A lost store is soon seen to be rebuilt elsewhere.
-	StoreOutAfter config.Duration `yaml:"store_out_after"`
-}
-
-type peerConfig struct {
-	ID   string `yaml:"id"`
-	API  string `yaml:"api"`
-	Raft string `yaml:"raft"`
-}
-
-type blockdConfig struct {
-	ID          string        `yaml:"id"`
-	Listen      string        `yaml:"listen"`
-	NBD         nbdConfig     `yaml:"nbd"`
-	Stores      []storeConfig `yaml:"stores"`
-	Metad       []string      `yaml:"metad"`
-	Data        string        `yaml:"data"`
-	TLS         pki.Files     `yaml:"tls"`
-	DebugListen string        `yaml:"debug_listen"`
-}
-
-type nbdConfig struct {
-	Unix string `yaml:"unix"`
-	TCP  string `yaml:"tcp"`
-	TLS  string `yaml:"tls"`
-}
-
-type storeConfig struct {
-	Path      string          `yaml:"path"`
-	Size      config.ByteSize `yaml:"size"`
-	Format    bool            `yaml:"format"`
-	SyncDelay config.Duration `yaml:"sync_delay,omitempty"`
-}
-
 // storeOutAfter is short: who plays with a cluster does not wait for ten minutes.
 const storeOutAfter = time.Minute
 
@@ -108,19 +62,19 @@ func (l layout) writeConfigs(p *Plan, o Options) error {
 	return nil
 }
 
-func (l layout) metad(p *Plan, m MetadPlan) metadConfig {
-	c := metadConfig{ID: m.ID, Listen: m.API, RaftListen: m.Raft, Data: l.data(m.ID), TLS: l.tls(m.ID), Bootstrap: true, DebugListen: m.Debug, StoreOutAfter: config.Duration(storeOutAfter)}
+func (l layout) metad(p *Plan, m MetadPlan) MetadConfig {
+	c := MetadConfig{ID: m.ID, Listen: m.API, RaftListen: m.Raft, Data: l.data(m.ID), TLS: l.tls(m.ID), Bootstrap: true, DebugListen: m.Debug, StoreOutAfter: config.Duration(storeOutAfter)}
 	for _, x := range p.Metads {
-		c.Peers = append(c.Peers, peerConfig{ID: x.ID, API: x.API, Raft: x.Raft})
+		c.Peers = append(c.Peers, PeerConfig{ID: x.ID, API: x.API, Raft: x.Raft})
 	}
 	return c
 }
 
-func (l layout) blockd(p *Plan, b BlockdPlan, syncDelay config.Duration) blockdConfig {
-	c := blockdConfig{ID: b.ID, Listen: b.Data, Data: l.data(b.ID), TLS: l.tls(b.ID), DebugListen: b.Debug,
-		NBD: nbdConfig{Unix: l.socket(p, b.ID), TCP: b.NBD, TLS: "optional"}}
+func (l layout) blockd(p *Plan, b BlockdPlan, syncDelay config.Duration) BlockdConfig {
+	c := BlockdConfig{ID: b.ID, Listen: b.Data, Data: l.data(b.ID), TLS: l.tls(b.ID), DebugListen: b.Debug,
+		NBD: NBDConfig{Unix: l.socket(p, b.ID), TCP: b.NBD, TLS: "optional"}}
 	for i := range b.Stores {
-		c.Stores = append(c.Stores, storeConfig{Path: filepath.Join(l.data(b.ID), fmt.Sprintf("s%d", i+1)), Size: p.StoreSize,
+		c.Stores = append(c.Stores, StoreConfig{Path: filepath.Join(l.data(b.ID), fmt.Sprintf("s%d", i+1)), Size: p.StoreSize,
 			Format: true, SyncDelay: syncDelay})
 	}
 	for _, m := range p.Metads {

@@ -105,64 +105,18 @@ func (h *Host) files(r pki.Role) pki.Files {
 	return pki.Files{CA: in(pki.CACertFile), Cert: in(string(r) + ".crt"), Key: in(string(r) + ".key")}
 }
 
-// The keys of the daemons' config files that are set here; everything else keeps its default.
-type metadConfig struct {
-	ID         string       `yaml:"id"`
-	Listen     string       `yaml:"listen"`
-	RaftListen string       `yaml:"raft_listen"`
-	Data       string       `yaml:"data"`
-	TLS        pki.Files    `yaml:"tls"`
-	Peers      []peerConfig `yaml:"peers"`
-	Bootstrap  bool         `yaml:"bootstrap"`
-	Join       *joinConfig  `yaml:"join,omitempty"`
-}
-
-type peerConfig struct {
-	ID   string `yaml:"id"`
-	API  string `yaml:"api"`
-	Raft string `yaml:"raft"`
-}
-
-type joinConfig struct {
-	Listen string `yaml:"listen"`
-	CA     string `yaml:"ca"`
-}
-
-type blockdConfig struct {
-	ID     string        `yaml:"id"`
-	Zone   string        `yaml:"zone,omitempty"`
-	Listen string        `yaml:"listen"`
-	NBD    nbdConfig     `yaml:"nbd"`
-	Stores []storeConfig `yaml:"stores,omitempty"`
-	Metad  []string      `yaml:"metad"`
-	Data   string        `yaml:"data"`
-	TLS    pki.Files     `yaml:"tls"`
-}
-
-type nbdConfig struct {
-	Unix string `yaml:"unix"`
-	TCP  string `yaml:"tcp"`
-	TLS  string `yaml:"tls"`
-}
-
-type storeConfig struct {
-	Path   string          `yaml:"path"`
-	Size   config.ByteSize `yaml:"size"`
-	Format bool            `yaml:"format"`
-}
-
 const configHead = "# Written once, when this host joined; change it as you like. Every key is explained in deploy/config.\n"
 
 // writeConfigs comes last: a folder without them is one in which joining has not ended.
 // cluster.yaml, which makes the commands work, is the last of all.
-func (h *Host) writeConfigs(cluster string, others []peerConfig, first bool) error {
+func (h *Host) writeConfigs(cluster string, others []devcluster.PeerConfig, first bool) error {
 	peers := slices.Clone(others)
 	if h.Has(pki.RoleMetad) {
 		api, raft, join := h.metadAddresses()
-		peers = append(peers, peerConfig{h.Name, api, raft})
-		c := metadConfig{ID: h.Name, Listen: api, RaftListen: raft, Data: filepath.Join(h.State, "metad"), TLS: h.files(pki.RoleMetad), Peers: peers, Bootstrap: first}
+		peers = append(peers, devcluster.PeerConfig{ID: h.Name, API: api, Raft: raft})
+		c := devcluster.MetadConfig{ID: h.Name, Listen: api, RaftListen: raft, Data: filepath.Join(h.State, "metad"), TLS: h.files(pki.RoleMetad), Peers: peers, Bootstrap: first}
 		if first {
-			c.Join = &joinConfig{Listen: join, CA: filepath.Join(h.Dir, caFolder)}
+			c.Join = &devcluster.JoinConfig{Listen: join, CA: filepath.Join(h.Dir, caFolder)}
 		}
 		if err := config.Write(filepath.Join(h.Dir, MetadFile), configHead, c, 0o600); err != nil {
 			return err
@@ -173,10 +127,10 @@ func (h *Host) writeConfigs(cluster string, others []peerConfig, first bool) err
 		metads = append(metads, p.API)
 	}
 	if h.Has(pki.RoleBlockd) {
-		c := blockdConfig{ID: h.Name, Zone: h.Zone, Listen: h.at(h.BlockdPort), Metad: metads, Data: filepath.Join(h.State, "blockd"), TLS: h.files(pki.RoleBlockd),
-			NBD: nbdConfig{Unix: filepath.Join(h.Run, "nbd.sock"), TCP: h.at(h.NBDPort), TLS: "required"}}
+		c := devcluster.BlockdConfig{ID: h.Name, Zone: h.Zone, Listen: h.at(h.BlockdPort), Metad: metads, Data: filepath.Join(h.State, "blockd"), TLS: h.files(pki.RoleBlockd),
+			NBD: devcluster.NBDConfig{Unix: filepath.Join(h.Run, "nbd.sock"), TCP: h.at(h.NBDPort), TLS: "required"}}
 		for _, s := range h.Stores {
-			c.Stores = append(c.Stores, storeConfig{Path: s, Size: h.StoreSize})
+			c.Stores = append(c.Stores, devcluster.StoreConfig{Path: s, Size: h.StoreSize})
 		}
 		if err := config.Write(filepath.Join(h.Dir, BlockdFile), configHead, c, 0o600); err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/devcluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/pki"
 )
@@ -58,10 +59,10 @@ func Join(ctx context.Context, c clock.Clock, h Host, t Token) (Joined, error) {
 	if err := h.take(c, t, rep, keys); err != nil {
 		return Joined{}, err
 	}
-	var others []peerConfig
+	var others []devcluster.PeerConfig
 	for _, m := range rep.Members {
 		if m.Id != h.Name {
-			others = append(others, peerConfig{m.Id, m.ApiAddress, m.RaftAddress})
+			others = append(others, devcluster.PeerConfig{ID: m.Id, API: m.ApiAddress, Raft: m.RaftAddress})
 		}
 	}
 	j := Joined{Cluster: rep.Cluster}
