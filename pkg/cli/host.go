@@ -39,6 +39,9 @@ func (c *hostToken) Run(ctx context.Context, s *session) error {
 			return err
 		}
 		addresses, expires, err := m.AddToken(ctx, client.NewToken{Token: t.ID, Hash: t.Hash(), Roles: c.Role, Name: c.For, Uses: c.Uses, Lifetime: c.Lifetime})
+		if errors.Is(err, errs.ErrUnavailable) {
+			return &hinted{err, "the metad that has the CA's key must run: on the machine of cluster init; a cluster of ashlar dev takes no other machines in"}
+		}
 		if err != nil {
 			return err
 		}
@@ -51,7 +54,7 @@ func (c *hostToken) Run(ctx context.Context, s *session) error {
 			Expires string   `json:"expires"`
 		}{t.Text(), fmt.Sprintf("%x", t.ID), c.Role, c.Uses, rfc3339(expires)}
 		return s.show(view, func(w io.Writer) {
-			fmt.Fprintf(w, "%s\n  whoever has it can join until %s; on the other machine:\n  ashlar --data /etc/ashlar host join --role %s --address HOST TOKEN\n",
+			fmt.Fprintf(w, "%s\n  whoever has it can join until %s; on the other machine, which reads it from standard input:\n  ashlar --data /etc/ashlar host join - --role %s --address HOST\n",
 				view.Token, view.Expires, strings.Join(c.Role, " --role "))
 		})
 	})
