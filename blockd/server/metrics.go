@@ -52,6 +52,7 @@ var figures = []struct {
 	{"blockd_store_journal_bytes", "Journal bytes that a store keeps unreleased.", []string{"store"}},
 	{"blockd_store_syncs_total", "fdatasyncs of a store.", []string{"store"}},
 	{"blockd_store_written_bytes_total", "Bytes that a store gave to its disk.", []string{"store"}},
+	{"blockd_store_bad_blocks_total", "Blocks of shards that a store could not read or that failed their check: its disk rots.", []string{"store"}},
 	{"blockd_store_dead", "1 if the store has died.", []string{"store"}},
 }
 
@@ -121,6 +122,7 @@ func (c *collector) stores(put func(string, prometheus.ValueType, float64, ...st
 		put("blockd_store_journal_bytes", gauge, float64(n.JournalBytes), name)
 		put("blockd_store_syncs_total", counter, float64(n.Syncs), name)
 		put("blockd_store_written_bytes_total", counter, float64(n.WriteBytes), name)
+		put("blockd_store_bad_blocks_total", counter, float64(n.BadBlocks), name)
 		put("blockd_store_dead", gauge, dead, name)
 	}
 }
