@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -170,10 +171,27 @@ func (c *Cluster) waitStatus(what string, timeout time.Duration, ok func(Status)
 	err := Wait(what, timeout, func() bool {
 		last, lastErr = c.Status()
 		n := last.Counts
-		return lastErr == nil && ok(last) && n.MetadsUp == n.Metads && n.BlockdsUp == n.Blockds && n.StoresUp == n.Stores && n.Stores > 0
+		return lastErr == nil && ok(last) && n.MetadsUp == n.Metads && n.BlockdsUp == n.Blockds && n.StoresUp == n.Stores && n.Stores > 0 && c.accepts()
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("%w; it is %s (%+v) %+v", err, last.Health, last.Reasons, last.Counts), lastErr)
 	}
 	return nil
+}
+
+// accepts says whether every blockd takes connections. metad calls one alive that died a
+// moment ago, and one that was started again before its time was up never looked dead.
+func (c *Cluster) accepts() bool {
+	sockets, err := filepath.Glob(filepath.Join(c.Dir, "run", "*.sock"))
+	if err != nil {
+		return false
+	}
+	for _, path := range sockets {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			return false
+		}
+		_ = conn.Close() // it said nothing
+	}
+	return true
 }
