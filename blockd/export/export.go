@@ -71,6 +71,7 @@ type disk struct {
 
 	mu       sync.Mutex
 	vol      *volume.Volume // nil: not owned here
+	name     string         // of the disk, when vol was opened
 	gate     *volproto.Gate // of vol
 	opened   int            // handles
 	rescuing bool           // see Rescue
@@ -129,7 +130,7 @@ func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol 
 	x.cfg.Log.Info("disk open", "volume", d.id.String(), "epoch", uint64(vol.Epoch()), "took", x.cfg.Clock.Now()-started)
 	gate = &volproto.Gate{}
 	d.mu.Lock()
-	d.vol, d.gate = vol, gate
+	d.vol, d.gate, d.name = vol, gate, got.Volume.Name
 	d.mu.Unlock()
 	return vol, gate, nil, nil
 }

@@ -19,21 +19,21 @@ func (x *Exports) Open(ctx context.Context, name string, peer nbd.Peer) (nbd.Han
 		return nil, fmt.Errorf("open export: say which disk, as the export's name: %w", errs.ErrNotFound)
 	}
 	disk, attachment := splitName(name)
-	rec, err := x.cfg.Metad.FindVolume(ctx, disk)
+	found, err := x.find(ctx, disk)
 	if err != nil {
-		return nil, fmt.Errorf("open disk %q: %w", disk, err)
+		return nil, fmt.Errorf("open export: %w", err)
 	}
-	if err := mayOpen(peer, rec.Name, rec.ID.String()); err != nil {
+	if err := mayOpen(peer, found.name, found.id.String()); err != nil {
 		return nil, err
 	}
-	s, leave := x.sessions.join(rec.ID, attachment, peer)
+	s, leave := x.sessions.join(found.id, attachment, peer)
 	for {
-		h, err := x.attach(ctx, rec.ID, s)
+		h, err := x.attach(ctx, found.id, s)
 		if err == nil {
 			return &sessionHandle{h, leave}, nil
 		}
 		if errors.Is(err, volproto.ErrStaleSession) && ctx.Err() == nil {
-			s = x.sessions.raise(rec.ID, s)
+			s = x.sessions.raise(found.id, s)
 			continue
 		}
 		leave()
@@ -113,14 +113,14 @@ func (x *Exports) Describe(ctx context.Context, name string, peer nbd.Peer) (uin
 	if disk == "" {
 		return 0, nbd.Info{}, fmt.Errorf("describe export: say which disk, as the export's name: %w", errs.ErrNotFound)
 	}
-	rec, err := x.cfg.Metad.FindVolume(ctx, disk)
+	found, err := x.find(ctx, disk)
 	if err != nil {
-		return 0, nbd.Info{}, fmt.Errorf("describe disk %q: %w", disk, err)
+		return 0, nbd.Info{}, fmt.Errorf("describe export: %w", err)
 	}
-	if err := mayOpen(peer, rec.Name, rec.ID.String()); err != nil {
+	if err := mayOpen(peer, found.name, found.id.String()); err != nil {
 		return 0, nbd.Info{}, err
 	}
 	i := info()
-	i.Name, i.Description = rec.Name, rec.ID.String()
-	return rec.Size, i, nil
+	i.Name, i.Description = found.name, found.id.String()
+	return found.size, i, nil
 }
