@@ -314,7 +314,17 @@ func TestIOGoesOnWithoutMetad(t *testing.T) {
 	p.await("I/O without any metad", 1500)
 	through.await("I/O through a proxy without any metad", 200)
 	mark(t, "longest silence without any metad", p.disk.TakeGap(), time.Second)
+	for _, uri := range []string{e.Unix, strings.Replace(e.Unix, e.DiskID, "no-metad", 1)} { // whose connection broke just now
+		again, err := nbd.Dial(t.Context(), uri, nbd.ClientOptions{})
+		must(t, err)
+		_, err = again.ReadAt(make([]byte, 4096), 0)
+		must(t, err)
+		must(t, again.Close())
+	}
 	w.finish() // eight seconds of writing, far beyond a lease, and all of it read back
+	// More than the buffers hold: packing needs groups and segment ids, and has them in hand.
+	run(t, "fio", "--name=fill", "--ioengine=nbd", "--uri="+e.Unix, beyondProbes, "--size=200M", "--io_size=300M", "--rw=randwrite", "--bs=64k", "--iodepth=8",
+		"--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--serialize_overlap=1")
 	for _, m := range []string{"m1", "m2", "m3"} {
 		revive(t, c, m)
 	}

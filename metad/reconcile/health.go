@@ -164,7 +164,7 @@ func (r *Report) groups(m *state.Machine, t *cluster.Topology) {
 	if r.Total.Reduced > 0 {
 		r.add(Degraded, "pg_reduced_margin", "", "%d placement groups have less margin than they should", r.Total.Reduced)
 	}
-	if len(t.PGs) > 0 && !preferred {
+	if !preferred && (len(t.PGs) > 0 || len(Healthy(t, nil)) > 1) {
 		r.add(AtRisk, "no_placement", "", "no placement group can take new data; writes will wait once the journals are full")
 	}
 }

@@ -285,14 +285,17 @@ type healthCase struct {
 	hosts []int
 	do    func(*scene)
 	peers []Member
-	want  Level
-	codes string
+
+	unplaced bool // no placement groups are formed
+	want     Level
+	codes    string
 }
 
 var healthCases = []healthCase{
 	{name: "all is well", hosts: []int{2, 2, 2}, want: OK},
 	{name: "nothing registered", hosts: nil, want: Unavailable, codes: "no_stores"},
 	{name: "one store", hosts: []int{1}, want: Unavailable, codes: "too_few_stores"},
+	{name: "no groups are formed yet", hosts: []int{2, 2, 2}, unplaced: true, want: AtRisk, codes: "no_placement"},
 	{name: "two stores", hosts: []int{1, 1}, want: AtRisk, codes: "two_stores"},
 	{name: "a store of 4+2 is dead", hosts: []int{2, 2, 2}, do: func(s *scene) { s.dead[ref(1, 1)] = "x"; s.beat(1) },
 		want: AtRisk, codes: "no_placement pg_reduced_margin store_down"},
@@ -342,7 +345,7 @@ func TestHealth(t *testing.T) {
 		for h := range c.hosts {
 			s.beat(h + 1)
 		}
-		if len(Healthy(s.top(), nil)) >= 2 {
+		if len(Healthy(s.top(), nil)) >= 2 && !c.unplaced {
 			s.place()
 		}
 		if c.do != nil {

@@ -354,7 +354,7 @@ func (r *runner) asker(c *client.Cluster) func(context.Context) (string, bool) {
 		}
 		n := s.GetCounts()
 		state := fmt.Sprintf("%d metad, %d blockd, %d stores up", n.GetMetadsUp(), n.GetHostsUp(), n.GetStoresUp())
-		if int(n.GetMetadsUp()) >= len(r.metads) && int(n.GetHostsUp()) >= len(r.blockds) && int(n.GetStoresUp()) >= stores && r.listening(ctx) {
+		if int(n.GetMetadsUp()) >= len(r.metads) && int(n.GetHostsUp()) >= len(r.blockds) && int(n.GetStoresUp()) >= stores && n.GetPgs() > 0 && r.listening(ctx) {
 			return state, true
 		}
 		var why []string

@@ -237,11 +237,13 @@ type idRanges struct {
 	asked  bool
 	askAt  time.Duration
 	pause  time.Duration
+	last   int // ids in the range that metad gave last
 }
 
 type idRange struct{ next, end id.Sequence }
 
-// rangeLow is how few ids may be left before more are asked for.
+// rangeLow is how few ids may be left before more are asked for; with half of the last
+// range left they are asked for too, for what is in hand must last while metad is away.
 const rangeLow = 64
 
 // left is the ids in hand.
@@ -268,7 +270,7 @@ func (r *idRanges) take() (id.Sequence, bool) {
 // wantRange asks metad for ids when fewer than low are left.
 func (c *Core) wantRange(now time.Duration, low int, fx *Effects) {
 	r := &c.ids
-	if !r.asked && now >= r.askAt && r.left() < low {
+	if !r.asked && now >= r.askAt && r.left() < max(low, r.last/2) {
 		r.asked = true
 		fx.Range = true
 	}
@@ -283,7 +285,7 @@ func (c *Core) RangeDone(now time.Duration, first id.Sequence, count uint64, err
 		r.askAt = now + r.pause
 		return
 	}
-	r.pause = 0
+	r.pause, r.last = 0, int(count)
 	r.ranges = append(r.ranges, idRange{first, first + id.Sequence(count)})
 	c.startPacks(now, fx)
 	c.absorb(now, fx)
