@@ -10,7 +10,6 @@ import (
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
-	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/core"
@@ -197,7 +196,7 @@ func (s *Store) alreadyThere(q *putting) (bool, error) {
 func (s *Store) committedPut(q *putting, err error) {
 	if err == nil {
 		s.mu.Lock()
-		s.addUseLocked(q.row.head.Volume, 1, q.row.place.Units())
+		s.addUseLocked(&q.row, 1)
 		s.mu.Unlock()
 		s.count.puts.Add(1)
 		s.count.putBytes.Add(int64(q.row.head.Blocks) * storeproto.BlockSize)
@@ -355,7 +354,7 @@ func (s *Store) deleteSome(doomed []shardName) error {
 	var empty []uint32
 	s.mu.Lock()
 	for i := range rows {
-		s.addUseLocked(rows[i].head.Volume, -1, -rows[i].place.Units())
+		s.addUseLocked(&rows[i], -1)
 	}
 	s.mu.Unlock()
 	for i := range rows {
@@ -394,7 +393,7 @@ func (s *Store) openExtents() error {
 		if err := s.ext.alloc.Mark(row.place); err != nil {
 			return fmt.Errorf("shard %d of %s %s: %w", n.index, n.segment, n.generation, err)
 		}
-		s.addUseLocked(row.head.Volume, 1, row.place.Units())
+		s.addUseLocked(&row, 1)
 		if s.mu.core.Deleted(row.head.Volume, n.segment, n.generation) {
 			doomed = append(doomed, n)
 		}
@@ -412,9 +411,14 @@ type shardUse struct {
 	units  int64
 }
 
-func (s *Store) addUseLocked(v id.Volume, shards int, units int64) {
+// addUseLocked counts a shard that came (1) or went (-1).
+func (s *Store) addUseLocked(row *shardRow, n int) {
+	v, pg, units := row.head.Volume, row.head.Segment.PG(), int64(n)*row.place.Units()
+	if s.mu.groups[pg] += units; s.mu.groups[pg] == 0 {
+		delete(s.mu.groups, pg)
+	}
 	u := s.mu.volumes[v]
-	u.shards += shards
+	u.shards += n
 	u.units += units
 	if u == (shardUse{}) {
 		delete(s.mu.volumes, v)

@@ -113,6 +113,7 @@ type Store struct {
 		closing    bool
 		writing    bool // the writer has a group
 		volumes    map[id.Volume]shardUse
+		groups     map[id.PG]int64 // units of shards
 	}
 	wake *sync.Cond // on mu: the queue has something, or the end has come
 
@@ -138,7 +139,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s.wake = sync.NewCond(&s.mu)
 	s.death.c = make(chan struct{})
 	s.count.wantFile = make(chan struct{}, 1)
-	s.mu.volumes = make(map[id.Volume]shardUse)
+	s.mu.volumes, s.mu.groups = make(map[id.Volume]shardUse), make(map[id.PG]int64)
 	lock, err := s.fs.LockFile(filepath.Join(dir, "LOCK"))
 	if err != nil {
 		return nil, fmt.Errorf("lock store %s: %w", dir, err)

@@ -42,6 +42,7 @@ type counters struct {
 type Stats struct {
 	CapacityBytes int64 // configured, or the file system's
 	UsedBytes     int64 // log, index and the units of shards
+	FreeBytes     int64 // until FullShards
 	FullShards    bool  // no new bytes should come; shards are refused a little later
 	FullMeta      bool  // meta appends are refused, too
 
@@ -74,7 +75,7 @@ func (s *Store) Stats() Stats {
 	st.SumCacheBytes, _ = s.reads.cache.usage()
 	units, files := s.ext.alloc.Used()
 	st.ShardBytes, st.ExtentFiles = units*extent.Unit, files
-	st.CapacityBytes, st.UsedBytes = s.capacity(), s.used()
+	st.CapacityBytes, st.UsedBytes, st.FreeBytes = s.capacity(), s.used(), s.free()
 	_, st.FullMeta = s.full()
 	st.FullShards = s.over(fullMark)
 	s.mu.Lock()
@@ -109,6 +110,15 @@ func (s *Store) over(mark int64) bool {
 	}
 	total := s.count.fsTotal.Load()
 	return total > 0 && total-s.count.fsAvailable.Load() > total/1000*mark && s.count.fsAvailable.Load() < total/1000*(1000-mark)
+}
+
+// free is what is left below the mark of a full store, by its own capacity and by the disk's.
+func (s *Store) free() int64 {
+	left := s.capacity()/1000*fullMark - s.used()
+	if total := s.count.fsTotal.Load(); total > 0 {
+		left = min(left, s.count.fsAvailable.Load()-total/1000*(1000-fullMark))
+	}
+	return max(left, 0)
 }
 
 // checkSpace looks at the disk and tells the core.
@@ -204,6 +214,17 @@ func (s *Store) Volumes() []VolumeInfo {
 		out = append(out, *i)
 	}
 	slices.SortFunc(out, func(a, b VolumeInfo) int { return slices.Compare(a.Volume[:], b.Volume[:]) })
+	return out
+}
+
+// GroupBytes is the room that shards take, by placement group.
+func (s *Store) GroupBytes() map[id.PG]int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[id.PG]int64, len(s.mu.groups))
+	for pg, units := range s.mu.groups {
+		out[pg] = units * extent.Unit
+	}
 	return out
 }
 

@@ -73,7 +73,7 @@ func refOf(st *chunk.Store) cluster.StoreRef {
 func (s *server) heartbeats(ctx context.Context) error {
 	t := s.clock.NewTicker(s.settings.HeartbeatInterval)
 	defer t.Stop()
-	page := make([]int, len(s.local))
+	page := make([]pages, len(s.local))
 	for {
 		if err := s.beat(ctx, page); err != nil && ctx.Err() == nil {
 			if errors.Is(err, errs.ErrStaleEpoch) {
@@ -92,8 +92,8 @@ func (s *server) heartbeats(ctx context.Context) error {
 	}
 }
 
-// beat sends one heartbeat. page says, for each store, where the next page of its streams begins.
-func (s *server) beat(ctx context.Context, page []int) error {
+// beat sends one heartbeat. page says, for each store, where the next pages of its lists begin.
+func (s *server) beat(ctx context.Context, page []pages) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*s.settings.HeartbeatInterval)
 	defer cancel()
 	reply, err := s.metad.Heartbeat(ctx, s.heartbeat(page))
@@ -124,7 +124,7 @@ func (s *server) beat(ctx context.Context, page []int) error {
 	return nil
 }
 
-func (s *server) heartbeat(page []int) client.Heartbeat {
+func (s *server) heartbeat(page []pages) client.Heartbeat {
 	use := telemetry.ReadUsage()
 	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Memory: s.memory()}
 	for i, st := range s.local {
@@ -136,7 +136,10 @@ func (s *server) heartbeat(page []int) client.Heartbeat {
 		if err := st.Err(); err != nil {
 			b.Dead = err.Error()
 		}
-		b.Streams, page[i] = streamPage(st, page[i])
+		has := st.Volumes()
+		b.Streams, page[i].streams = streamPage(has, page[i].streams)
+		page[i].use(has, &b)
+		figuresOf(st, &u, &b)
 		b.Repairs = s.repairs[i].beats()
 		h.Stores = append(h.Stores, b)
 	}
@@ -144,7 +147,7 @@ func (s *server) heartbeat(page []int) client.Heartbeat {
 		st := v.Stats()
 		b := client.VolumeBeat{
 			Volume: v.ID(), Epoch: v.Epoch(), Unpacked: uint64(st.UnpackedBytes), Sessions: uint32(handles), State: client.VolumeServing,
-			Problem: st.Problem,
+			Problem: st.Problem, Space: spaceOf(&st), Cleaning: cleaningOf(&st), Traffic: v.Traffic(),
 		}
 		if st.Problem != "" {
 			b.State = client.VolumeStuck
@@ -158,10 +161,10 @@ func (s *server) heartbeat(page []int) client.Heartbeat {
 }
 
 // streamPage gives the next page of a store's streams and where the one after begins.
-func streamPage(st *chunk.Store, from int) ([]client.VolumeEnsemble, int) {
+func streamPage(has []chunk.VolumeInfo, from int) ([]client.VolumeEnsemble, int) {
 	seen := make(map[client.VolumeEnsemble]bool)
 	var all []client.VolumeEnsemble
-	for _, v := range st.Volumes() {
+	for _, v := range has {
 		for _, x := range v.Streams {
 			e := client.VolumeEnsemble{Volume: v.Volume, Ensemble: x.Stream.Ensemble}
 			if !seen[e] {

@@ -23,6 +23,7 @@ type request struct {
 	left atomic.Int32
 	err  atomic.Pointer[error]
 	one  operation // the only one, most of the time
+	tap
 }
 
 // operation is a core.Op with what the shell keeps beside it.
@@ -57,6 +58,7 @@ func (v *Volume) Submit(r *nbd.Request) {
 	q.v, q.r = v, r
 	q.err.Store(nil)
 	q.left.Store(1)
+	v.traffic.begin(&q.tap, r, v.cfg.Clock)
 	switch r.Op {
 	case nbd.OpRead:
 		q.read()
@@ -255,6 +257,7 @@ func (q *request) end(err error, batch *nbd.Batch) {
 		err = *e
 	}
 	r := q.r
+	q.v.traffic.end(&q.tap, r, err, q.v.cfg.Clock)
 	q.v, q.r = nil, nil
 	requests.Put(q)
 	if batch != nil {

@@ -72,6 +72,8 @@ type Volume struct {
 	kick  chan struct{} // look at the topology, go on with what was cut short
 	dead  deleter
 
+	traffic traffic
+
 	mu      sync.Mutex
 	opener  *journal.Opener // until the journal is open
 	core    *core.Core

@@ -52,6 +52,14 @@ type Report struct {
 	Stuck    int // disks that cannot be served now
 	Attached int
 	Deleting int
+	Risk     Risk
+}
+
+// Risk is how much of what is stored has lost margin, in bytes of disks without redundancy.
+type Risk struct {
+	Reduced, None, Unreadable uint64
+	Journals                  uint64 // not packed, in journals without margin
+	Margin                    int    // how many more stores may be lost, whichever they are
 }
 
 func (r *Report) add(l Level, code, subject, format string, args ...any) {
@@ -64,10 +72,11 @@ func (r *Report) add(l Level, code, subject, format string, args ...any) {
 // Unavailable: something cannot be read or written now.
 func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member, now time.Duration) *Report {
 	r := &Report{Level: OK, Profiles: make(map[placement.Profile]*PGCounts)}
+	r.Risk.Margin = max(len(Healthy(t, nil))-2, 0) // writing needs two
 	r.members(members)
 	r.stores(m, t, l, now)
 	r.hosts(m, t)
-	r.groups(m, t)
+	r.groups(m, t, l)
 	for _, v := range m.Volumes() {
 		r.volume(t, l, v, now)
 	}
@@ -146,10 +155,10 @@ func (r *Report) hosts(m *state.Machine, t *cluster.Topology) {
 	}
 }
 
-func (r *Report) groups(m *state.Machine, t *cluster.Topology) {
+func (r *Report) groups(m *state.Machine, t *cluster.Topology, l *Liveness) {
 	preferred := false
 	for _, p := range t.PGs {
-		r.group(t, p)
+		r.group(t, p, l.GroupBytes(p))
 		preferred = preferred || p.Preferred
 	}
 	if n := r.placeless(m, t); n > 0 {
@@ -183,7 +192,7 @@ func (r *Report) placeless(m *state.Machine, t *cluster.Topology) (n int) {
 
 // group counts a group by how many more stores it may lose. While an older version is
 // kept what lies in it may not have been rebuilt yet: the worst of them counts.
-func (r *Report) group(t *cluster.Topology, p cluster.PG) {
+func (r *Report) group(t *cluster.Topology, p cluster.PG, bytes uint64) {
 	v, missing, relaxed := p.Current(), 0, false
 	left := int(v.M)
 	for _, o := range p.Versions {
@@ -197,6 +206,15 @@ func (r *Report) group(t *cluster.Topology, p cluster.PG) {
 			left, missing = min(left, int(o.M)-n), max(missing, n)
 		}
 		relaxed = relaxed || o.Relaxed
+	}
+	r.Risk.Margin = max(min(r.Risk.Margin, left), 0)
+	switch {
+	case left < 0:
+		r.Risk.Unreadable += bytes
+	case left == 0:
+		r.Risk.None += bytes
+	case missing > 0 || relaxed:
+		r.Risk.Reduced += bytes
 	}
 	profile := placement.Profile{K: v.K, M: v.M}
 	c := r.Profiles[profile]
@@ -227,7 +245,9 @@ func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume, now t
 	}
 	name, stuck := v.Name, false
 	owned := v.Owner != id.Holder{}
+	unpacked := uint64(0)
 	if b, ok := l.Volume(v.Owner, v.ID, v.Epoch); owned && ok && l.HostUp(now, v.Owner.Host) {
+		unpacked = b.Unpacked
 		if b.Sessions > 0 {
 			r.Attached++
 		}
@@ -236,8 +256,13 @@ func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume, now t
 			r.add(Unavailable, "disk_stuck", v.ID.String(), "disk %s cannot be served now: %s", name, b.Problem)
 		}
 	}
+	left := spareMax
 	for _, e := range v.List {
-		stuck = r.ensemble(t, v, e) || stuck
+		spare, bad := r.ensemble(t, v, e)
+		left, stuck = min(left, spare), bad || stuck
+	}
+	if r.Risk.Margin = max(min(r.Risk.Margin, left), 0); left <= 0 {
+		r.Risk.Journals += unpacked
 	}
 	if stuck {
 		r.Stuck++
@@ -247,10 +272,14 @@ func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume, now t
 	}
 }
 
+// spareMax is more stores than any journal could lose.
+const spareMax = 3
+
 // ensemble judges whether a volume's unpacked writes could be recovered now, and after
 // one more loss. What is open needs two of three answers, or one of two; of what is
-// closed one of its two holders does. It tells whether recovery is impossible now.
-func (r *Report) ensemble(t *cluster.Topology, v *state.Volume, e cluster.Ensemble) (stuck bool) {
+// closed one of its two holders does. It tells how many stores more it may
+// lose, and whether recovery is impossible now.
+func (r *Report) ensemble(t *cluster.Topology, v *state.Volume, e cluster.Ensemble) (spare int, stuck bool) {
 	stores, need := recovery(e)
 	have := 0
 	for _, s := range stores {
@@ -259,12 +288,14 @@ func (r *Report) ensemble(t *cluster.Topology, v *state.Volume, e cluster.Ensemb
 		}
 	}
 	switch {
-	case have >= len(stores), e.LossAccepted:
+	case e.LossAccepted:
+		return spareMax, false
+	case have >= len(stores):
 	case have < need:
 		r.add(Unavailable, "journal_unreadable", v.ID.String(), "disk %s: only %d of the %d stores of its journal are up, opening it needs %d", v.Name, have, len(stores), need)
-		return true
+		return have - need, true
 	case have == need:
 		r.add(AtRisk, "journal_no_margin", v.ID.String(), "disk %s: %d of the %d stores of its journal are up; if one more stops it cannot be opened", v.Name, have, len(stores))
 	}
-	return false
+	return max(have-need, 0), false
 }

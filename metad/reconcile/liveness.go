@@ -33,6 +33,10 @@ type StoreBeat struct {
 	Full                 bool
 	Dead                 string
 	Repairs              []RepairBeat
+	Free                 uint64
+	Traffic              cluster.StoreTraffic
+	Groups               []cluster.GroupUse // by number
+	Use                  *cluster.VolumeUsePage
 }
 
 // VolumeBeat is one owned volume of a Beat.
@@ -43,6 +47,9 @@ type VolumeBeat struct {
 	Sessions uint32
 	State    VolumeState
 	Problem  string
+	Space    *cluster.Space // nil: nothing is known
+	Cleaning cluster.Cleaning
+	Traffic  cluster.Traffic
 }
 
 // VolumeState is how an owned volume fares; the numbers are those of the wire.
@@ -71,6 +78,7 @@ type Liveness struct {
 	stores            map[cluster.StoreRef]*storeLife
 	reports           map[cluster.StoreRef]map[id.Host]report
 	held              map[id.Volume]hold
+	use               map[cluster.StoreRef]volumeUse
 }
 
 // hold is when an owner was last known to hold its volume: granted to it, or spoken of.
@@ -83,6 +91,7 @@ type hostLife struct {
 	seen  time.Duration
 	spoke bool // a heartbeat came, not the registration alone
 	beat  Beat
+	paces map[id.Volume]pace
 }
 
 type storeLife struct {
@@ -109,13 +118,19 @@ const heldTimeout = 30 * time.Second
 func NewLiveness(start time.Duration, s cluster.Settings) *Liveness {
 	return &Liveness{start: start, interval: s.HeartbeatInterval, timeout: s.HeartbeatTimeout,
 		hosts: make(map[id.Host]*hostLife), stores: make(map[cluster.StoreRef]*storeLife),
-		reports: make(map[cluster.StoreRef]map[id.Host]report), held: make(map[id.Volume]hold)}
+		reports: make(map[cluster.StoreRef]map[id.Host]report), held: make(map[id.Volume]hold),
+		use: make(map[cluster.StoreRef]volumeUse)}
 }
 
 // Beat takes a heartbeat. The caller has checked that it is of the host's present life.
 func (l *Liveness) Beat(now time.Duration, b Beat) {
-	l.hosts[b.Holder.Host] = &hostLife{seen: now, spoke: true, beat: b}
+	h := &hostLife{seen: now, spoke: true, beat: b}
+	h.carryPaces(l.hosts[b.Holder.Host])
+	l.hosts[b.Holder.Host] = h
 	for _, s := range b.Stores {
+		if s.Use != nil {
+			l.use[s.StoreRef] = l.use[s.StoreRef].take(s.Use)
+		}
 		l.stores[s.StoreRef] = &storeLife{beat: s, seen: now}
 	}
 	for _, v := range b.Volumes {

@@ -153,7 +153,15 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 		if err != nil {
 			return beat, err
 		}
-		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Capacity: x.CapacityBytes, Used: x.UsedBytes,
+		groups, err := api.GroupUses(x.Groups)
+		if err != nil {
+			return beat, err
+		}
+		page, err := x.Use.Value()
+		if err != nil {
+			return beat, err
+		}
+		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Free: x.FreeBytes, Traffic: x.Traffic.Value(), Groups: groups, Use: page, Capacity: x.CapacityBytes, Used: x.UsedBytes,
 			LogUsed: x.LogUsedBytes, LogCapacity: x.LogCapacityBytes, Full: x.Full, Dead: x.Dead, Repairs: readRepairs(x.Repairs)})
 	}
 	for _, x := range q.Volumes {
@@ -162,7 +170,7 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 			return beat, err
 		}
 		beat.Volumes = append(beat.Volumes, reconcile.VolumeBeat{Volume: v, Epoch: id.Epoch(x.Epoch), Unpacked: x.UnpackedBytes,
-			Sessions: x.Sessions, State: reconcile.VolumeState(x.State), Problem: x.Problem})
+			Sessions: x.Sessions, State: reconcile.VolumeState(x.State), Problem: firstBytes(x.Problem, 256), Space: x.Space.Value(), Cleaning: x.Cleaning.Value(), Traffic: x.Traffic.Value()})
 	}
 	for _, x := range q.Memory {
 		beat.Memory = append(beat.Memory, reconcile.Memory{Name: x.Name, Limit: x.LimitBytes, Used: x.UsedBytes})

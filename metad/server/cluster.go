@@ -33,7 +33,7 @@ func (c *clusterService) disk(nameOrID string) (*state.Volume, error) {
 }
 
 // describe is a disk as people see it. What a silent owner said last is no news.
-func describe(l *reconcile.Liveness, v *state.Volume, now time.Duration) *api.Disk {
+func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now time.Duration) *api.Disk {
 	d := &api.Disk{DiskId: v.ID.String(), Name: v.Name, SizeBytes: v.Size, CreatedUnixMs: v.Created.UnixMilli(), State: "available",
 		OwnerHost: string(v.Owner.Host), Epoch: uint64(v.Epoch), Lossy: len(v.Losses) > 0, Ensembles: uint32(len(v.List))}
 	b, heard := l.Volume(v.Owner, v.ID, v.Epoch)
@@ -42,6 +42,7 @@ func describe(l *reconcile.Liveness, v *state.Volume, now time.Duration) *api.Di
 		b, heard = reconcile.VolumeBeat{Unpacked: b.Unpacked, Problem: "its owner is silent"}, false
 	}
 	d.UnpackedBytes, d.Sessions, d.Problem = b.Unpacked, b.Sessions, b.Problem
+	fillFigures(d, l, v, top, &b)
 	switch {
 	case v.Deleted:
 		d.State = "deleting"
@@ -59,7 +60,9 @@ func describe(l *reconcile.Liveness, v *state.Volume, now time.Duration) *api.Di
 
 func (c *clusterService) answer(r *reign, v *state.Volume) *api.Disk {
 	var d *api.Disk
-	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) { d = describe(l, v, now) })
+	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
+		d = describe(l, v, reconcile.Topology(m, l, now), now)
+	})
 	return d
 }
 
@@ -103,8 +106,9 @@ func (c *clusterService) ListDisks(ctx context.Context, q *api.ListDisksRequest)
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
 		vs, more := m.Named(q.GetAfterName(), pageLimit(q.GetLimit()))
 		rep.More = more
+		top := reconcile.Topology(m, l, now)
 		for _, v := range vs {
-			rep.Disks = append(rep.Disks, describe(l, v, now))
+			rep.Disks = append(rep.Disks, describe(l, v, top, now))
 		}
 	})
 	return rep, nil

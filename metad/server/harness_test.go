@@ -226,6 +226,7 @@ type host struct {
 
 	mu      sync.Mutex
 	volumes []client.VolumeBeat
+	uses    []cluster.VolumeUse
 	replies []client.HeartbeatReply
 	quiet   context.CancelFunc
 	done    chan struct{}
@@ -302,7 +303,8 @@ func (h *host) beat() client.Heartbeat {
 	defer h.mu.Unlock()
 	b := client.Heartbeat{Holder: h.holder, Volumes: h.volumes, Memory: []client.MemoryUse{{Name: "buffers", Limit: 100, Used: 7}}}
 	for _, s := range h.stores {
-		b.Stores = append(b.Stores, client.StoreBeat{StoreRef: s, Capacity: 1 << 30, Used: 1 << 20})
+		b.Stores = append(b.Stores, client.StoreBeat{StoreRef: s, Capacity: 1 << 30, Used: 1 << 20, Free: 1 << 29,
+			Use: &cluster.VolumeUsePage{Uses: h.uses, Last: true}})
 	}
 	return b
 }

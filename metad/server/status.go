@@ -51,7 +51,9 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		stores := stores(m, l, top, now)
 		fillStores(rep, stores)
 		rep.Repair = repairs(l, top)
-		fillDisks(rep, m, l, now, q.GetWithDisks())
+		fillDisks(rep, m, l, top, now, q.GetWithDisks())
+		fillRoom(rep, m, l, top)
+		fillRisk(rep, health)
 		if q.GetWithDisks() {
 			rep.Stores = stores
 		}
@@ -103,7 +105,7 @@ func fillStores(rep *api.StatusReply, stores []*api.Store) {
 	}
 }
 
-func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, now time.Duration, list bool) {
+func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now time.Duration, list bool) {
 	for _, v := range m.Volumes() {
 		if !v.Deleted {
 			rep.Counts.Disks++
@@ -111,7 +113,7 @@ func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, no
 		b, _ := l.Volume(v.Owner, v.ID, v.Epoch)
 		rep.UnpackedBytes += b.Unpacked
 		if list && len(rep.Disks) < statusDisksMax {
-			rep.Disks = append(rep.Disks, describe(l, v, now))
+			rep.Disks = append(rep.Disks, describe(l, v, top, now))
 		}
 	}
 }
@@ -159,7 +161,7 @@ func stores(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now 
 	moving := reconcile.Moving(top)
 	var out []*api.Store
 	for _, s := range top.Stores {
-		x := &api.Store{StoreId: s.Store.String(), Incarnation: s.Incarnation.String(), Host: string(s.Host), Zone: s.Zone, State: s.State.String(),
+		x := &api.Store{Traffic: &api.StoreTraffic{}, StoreId: s.Store.String(), Incarnation: s.Incarnation.String(), Host: string(s.Host), Zone: s.Zone, State: s.State.String(),
 			CapacityBytes: s.Capacity, UsedBytes: s.Used, Full: s.Full, Pgs: groups[s.StoreRef], Ensembles: uint32(m.EnsembleCount(s.StoreRef)),
 			PgsLeaving: leaving[s.StoreRef]}
 		if b, ok := l.StoreBeat(s.StoreRef); ok {
@@ -167,6 +169,7 @@ func stores(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now 
 			sum.Add(b, moving)
 			x.Repair, x.Problem = repair(sum), sum.Problem
 			x.LogUsedBytes, x.LogCapacityBytes = b.LogUsed, b.LogCapacity
+			x.Traffic, x.FreeBytes = api.FromStoreTraffic(b.Traffic), b.Free
 		}
 		if s.State == cluster.StoreDown || s.State == cluster.StoreOut {
 			_, x.Problem = l.StoreUp(now, s.StoreRef, s.Host)

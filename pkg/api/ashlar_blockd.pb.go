@@ -632,8 +632,12 @@ type StoreBeat struct {
 	Full             bool                   `protobuf:"varint,6,opt,name=full,proto3" json:"full,omitempty"` // above its mark: takes no new data
 	Dead             string                 `protobuf:"bytes,7,opt,name=dead,proto3" json:"dead,omitempty"`  // why the store died; empty: it serves
 	// A page of the streams the store has; it goes round them a page per beat.
-	Streams       []*StreamBeat `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`
-	Repairs       []*RepairBeat `protobuf:"bytes,9,rep,name=repairs,proto3" json:"repairs,omitempty"` // groups whose shards the store was given and fills in
+	Streams       []*StreamBeat  `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`
+	Repairs       []*RepairBeat  `protobuf:"bytes,9,rep,name=repairs,proto3" json:"repairs,omitempty"` // groups whose shards the store was given and fills in
+	Traffic       *StoreTraffic  `protobuf:"bytes,40,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	Groups        []*GroupUse    `protobuf:"bytes,41,rep,name=groups,proto3" json:"groups,omitempty"`
+	Use           *VolumeUsePage `protobuf:"bytes,42,opt,name=use,proto3" json:"use,omitempty"`                               // goes round, a page per beat
+	FreeBytes     uint64         `protobuf:"varint,43,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"` // that it takes before it calls itself full
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -729,6 +733,34 @@ func (x *StoreBeat) GetRepairs() []*RepairBeat {
 		return x.Repairs
 	}
 	return nil
+}
+
+func (x *StoreBeat) GetTraffic() *StoreTraffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+func (x *StoreBeat) GetGroups() []*GroupUse {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *StoreBeat) GetUse() *VolumeUsePage {
+	if x != nil {
+		return x.Use
+	}
+	return nil
+}
+
+func (x *StoreBeat) GetFreeBytes() uint64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
 }
 
 // RepairBeat is how far a store has come with the shards of a group that it was given.
@@ -910,6 +942,9 @@ type VolumeBeat struct {
 	Sessions      uint32                 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	State         VolumeState            `protobuf:"varint,5,opt,name=state,proto3,enum=ashlar.v1.VolumeState" json:"state,omitempty"`
 	Problem       string                 `protobuf:"bytes,6,opt,name=problem,proto3" json:"problem,omitempty"` // plain words, when something is wrong
+	Space         *Space                 `protobuf:"bytes,40,opt,name=space,proto3" json:"space,omitempty"`
+	Cleaning      *Cleaning              `protobuf:"bytes,41,opt,name=cleaning,proto3" json:"cleaning,omitempty"`
+	Traffic       *Traffic               `protobuf:"bytes,42,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -984,6 +1019,27 @@ func (x *VolumeBeat) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *VolumeBeat) GetSpace() *Space {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
+func (x *VolumeBeat) GetCleaning() *Cleaning {
+	if x != nil {
+		return x.Cleaning
+	}
+	return nil
+}
+
+func (x *VolumeBeat) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
 }
 
 type MemoryUse struct {
@@ -3089,7 +3145,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x14ashlar_figures.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3125,7 +3181,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\avolumes\x18\x03 \x03(\v2\x15.ashlar.v1.VolumeBeatR\avolumes\x12,\n" +
 	"\x06memory\x18\x04 \x03(\v2\x14.ashlar.v1.MemoryUseR\x06memory\x12\x15\n" +
 	"\x06cpu_ms\x18\x05 \x01(\x04R\x05cpuMs\x12%\n" +
-	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\"\xd6\x02\n" +
+	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\"\x81\x04\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3136,7 +3192,12 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x04full\x18\x06 \x01(\bR\x04full\x12\x12\n" +
 	"\x04dead\x18\a \x01(\tR\x04dead\x12/\n" +
 	"\astreams\x18\b \x03(\v2\x15.ashlar.v1.StreamBeatR\astreams\x12/\n" +
-	"\arepairs\x18\t \x03(\v2\x15.ashlar.v1.RepairBeatR\arepairs\"\xae\x02\n" +
+	"\arepairs\x18\t \x03(\v2\x15.ashlar.v1.RepairBeatR\arepairs\x121\n" +
+	"\atraffic\x18( \x01(\v2\x17.ashlar.v1.StoreTrafficR\atraffic\x12+\n" +
+	"\x06groups\x18) \x03(\v2\x13.ashlar.v1.GroupUseR\x06groups\x12*\n" +
+	"\x03use\x18* \x01(\v2\x18.ashlar.v1.VolumeUsePageR\x03use\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18+ \x01(\x04R\tfreeBytes\"\xae\x02\n" +
 	"\n" +
 	"RepairBeat\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x18\n" +
@@ -3155,7 +3216,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
 	"StreamBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x121\n" +
-	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\xc5\x01\n" +
+	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\xcc\x02\n" +
 	"\n" +
 	"VolumeBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3163,7 +3224,10 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x0eunpacked_bytes\x18\x03 \x01(\x04R\runpackedBytes\x12\x1a\n" +
 	"\bsessions\x18\x04 \x01(\rR\bsessions\x12,\n" +
 	"\x05state\x18\x05 \x01(\x0e2\x16.ashlar.v1.VolumeStateR\x05state\x12\x18\n" +
-	"\aproblem\x18\x06 \x01(\tR\aproblem\"_\n" +
+	"\aproblem\x18\x06 \x01(\tR\aproblem\x12&\n" +
+	"\x05space\x18( \x01(\v2\x10.ashlar.v1.SpaceR\x05space\x12/\n" +
+	"\bcleaning\x18) \x01(\v2\x13.ashlar.v1.CleaningR\bcleaning\x12,\n" +
+	"\atraffic\x18* \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\"_\n" +
 	"\tMemoryUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
@@ -3424,9 +3488,15 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*ConfirmPurgeReply)(nil),       // 45: ashlar.v1.ConfirmPurgeReply
 	(*Holder)(nil),                  // 46: ashlar.v1.Holder
 	(*StoreRef)(nil),                // 47: ashlar.v1.StoreRef
-	(*EnsembleID)(nil),              // 48: ashlar.v1.EnsembleID
-	(*VolumeRecord)(nil),            // 49: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 50: ashlar.v1.Checkpoint
+	(*StoreTraffic)(nil),            // 48: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 49: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 50: ashlar.v1.VolumeUsePage
+	(*EnsembleID)(nil),              // 51: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 52: ashlar.v1.Space
+	(*Cleaning)(nil),                // 53: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 54: ashlar.v1.Traffic
+	(*VolumeRecord)(nil),            // 55: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 56: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3443,72 +3513,78 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	47, // 11: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
 	11, // 12: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
 	10, // 13: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	48, // 14: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 15: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	15, // 16: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 17: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 18: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	48, // 19: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 20: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 21: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 22: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 23: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 24: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 25: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 26: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 27: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 28: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 29: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	49, // 30: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 31: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 32: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 33: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	48, // 34: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 35: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	48, // 36: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	48, // 37: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	50, // 38: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 39: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 40: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 41: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 42: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 43: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 44: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 45: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 46: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 47: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 48: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 49: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 50: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 51: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 52: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 53: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 54: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 55: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 56: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 57: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 58: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 59: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 60: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	49, // 61: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 62: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 63: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	49, // 64: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	49, // 65: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	49, // 66: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	49, // 67: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	49, // 68: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 69: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	49, // 70: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 71: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 72: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 73: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 74: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	58, // [58:75] is the sub-list for method output_type
-	41, // [41:58] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	48, // 14: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	49, // 15: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	50, // 16: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	51, // 17: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 18: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	52, // 19: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	53, // 20: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	54, // 21: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	15, // 22: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 23: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 24: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	51, // 25: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 26: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 27: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 28: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 29: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 30: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 31: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 32: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 33: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 34: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 35: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	55, // 36: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 37: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 38: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 39: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	51, // 40: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 41: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	51, // 42: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	51, // 43: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	56, // 44: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 45: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 46: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 47: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 48: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 49: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 50: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 51: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 52: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 53: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 54: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 55: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 56: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 57: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 58: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 59: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 60: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 61: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 62: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 63: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 64: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 65: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 66: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	55, // 67: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 68: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 69: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	55, // 70: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	55, // 71: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	55, // 72: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	55, // 73: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	55, // 74: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 75: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	55, // 76: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 77: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 78: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 79: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 80: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	64, // [64:81] is the sub-list for method output_type
+	47, // [47:64] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -3517,6 +3593,7 @@ func file_ashlar_blockd_proto_init() {
 		return
 	}
 	file_ashlar_common_proto_init()
+	file_ashlar_figures_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -207,6 +207,11 @@ type StatusReply struct {
 	UnpackedBytes uint64                 `protobuf:"varint,13,opt,name=unpacked_bytes,json=unpackedBytes,proto3" json:"unpacked_bytes,omitempty"`
 	AtUnixMs      int64                  `protobuf:"varint,14,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"`
 	Repair        *Repair                `protobuf:"bytes,15,opt,name=repair,proto3" json:"repair,omitempty"`
+	Summary       string                 `protobuf:"bytes,40,opt,name=summary,proto3" json:"summary,omitempty"` // the health in one line of plain words: what, how much, which margin is left
+	Room          *Room                  `protobuf:"bytes,41,opt,name=room,proto3" json:"room,omitempty"`
+	Cleaning      *Cleaning              `protobuf:"bytes,42,opt,name=cleaning,proto3" json:"cleaning,omitempty"` // of all open disks
+	Risk          *Risk                  `protobuf:"bytes,43,opt,name=risk,proto3" json:"risk,omitempty"`
+	Traffic       *Traffic               `protobuf:"bytes,44,opt,name=traffic,proto3" json:"traffic,omitempty"` // of all open disks; it falls when one is closed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -346,6 +351,211 @@ func (x *StatusReply) GetRepair() *Repair {
 	return nil
 }
 
+func (x *StatusReply) GetSummary() string {
+	if x != nil {
+		return x.Summary
+	}
+	return ""
+}
+
+func (x *StatusReply) GetRoom() *Room {
+	if x != nil {
+		return x.Room
+	}
+	return nil
+}
+
+func (x *StatusReply) GetCleaning() *Cleaning {
+	if x != nil {
+		return x.Cleaning
+	}
+	return nil
+}
+
+func (x *StatusReply) GetRisk() *Risk {
+	if x != nil {
+		return x.Risk
+	}
+	return nil
+}
+
+func (x *StatusReply) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+// Room is the space of the cluster. Bytes on stores have their redundancy in them.
+type Room struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	CapacityBytes     uint64                 `protobuf:"varint,1,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"` // of the stores that serve
+	UsedBytes         uint64                 `protobuf:"varint,2,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	FreeBytes         uint64                 `protobuf:"varint,3,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`                         // until stores call themselves full
+	ReclaimableBytes  uint64                 `protobuf:"varint,4,opt,name=reclaimable_bytes,json=reclaimableBytes,proto3" json:"reclaimable_bytes,omitempty"`    // of those used, about: what is dead or of deleted disks
+	UsableBytes       uint64                 `protobuf:"varint,5,opt,name=usable_bytes,json=usableBytes,proto3" json:"usable_bytes,omitempty"`                   // of disks, that the capacity holds with today's redundancy
+	ProvisionedBytes  uint64                 `protobuf:"varint,6,opt,name=provisioned_bytes,json=provisionedBytes,proto3" json:"provisioned_bytes,omitempty"`    // what all disks promise together
+	OvercommitPercent uint64                 `protobuf:"varint,7,opt,name=overcommit_percent,json=overcommitPercent,proto3" json:"overcommit_percent,omitempty"` // provisioned of usable; above 100 the disks promise more than there is
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Room) Reset() {
+	*x = Room{}
+	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Room) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Room) ProtoMessage() {}
+
+func (x *Room) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Room.ProtoReflect.Descriptor instead.
+func (*Room) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Room) GetCapacityBytes() uint64 {
+	if x != nil {
+		return x.CapacityBytes
+	}
+	return 0
+}
+
+func (x *Room) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *Room) GetFreeBytes() uint64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *Room) GetReclaimableBytes() uint64 {
+	if x != nil {
+		return x.ReclaimableBytes
+	}
+	return 0
+}
+
+func (x *Room) GetUsableBytes() uint64 {
+	if x != nil {
+		return x.UsableBytes
+	}
+	return 0
+}
+
+func (x *Room) GetProvisionedBytes() uint64 {
+	if x != nil {
+		return x.ProvisionedBytes
+	}
+	return 0
+}
+
+func (x *Room) GetOvercommitPercent() uint64 {
+	if x != nil {
+		return x.OvercommitPercent
+	}
+	return 0
+}
+
+// Risk is how much of what is stored has lost margin. Bytes are of disks, redundancy not counted.
+type Risk struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	ReducedBytes    uint64                 `protobuf:"varint,1,opt,name=reduced_bytes,json=reducedBytes,proto3" json:"reduced_bytes,omitempty"`      // less margin than it should have
+	NoMarginBytes   uint64                 `protobuf:"varint,2,opt,name=no_margin_bytes,json=noMarginBytes,proto3" json:"no_margin_bytes,omitempty"` // the next loss costs it
+	UnreadableBytes uint64                 `protobuf:"varint,3,opt,name=unreadable_bytes,json=unreadableBytes,proto3" json:"unreadable_bytes,omitempty"`
+	JournalBytes    uint64                 `protobuf:"varint,4,opt,name=journal_bytes,json=journalBytes,proto3" json:"journal_bytes,omitempty"` // not packed yet, in journals without margin
+	Margin          uint32                 `protobuf:"varint,5,opt,name=margin,proto3" json:"margin,omitempty"`                                 // how many more stores may be lost, whichever they are
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Risk) Reset() {
+	*x = Risk{}
+	mi := &file_ashlar_cluster_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Risk) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Risk) ProtoMessage() {}
+
+func (x *Risk) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Risk.ProtoReflect.Descriptor instead.
+func (*Risk) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Risk) GetReducedBytes() uint64 {
+	if x != nil {
+		return x.ReducedBytes
+	}
+	return 0
+}
+
+func (x *Risk) GetNoMarginBytes() uint64 {
+	if x != nil {
+		return x.NoMarginBytes
+	}
+	return 0
+}
+
+func (x *Risk) GetUnreadableBytes() uint64 {
+	if x != nil {
+		return x.UnreadableBytes
+	}
+	return 0
+}
+
+func (x *Risk) GetJournalBytes() uint64 {
+	if x != nil {
+		return x.JournalBytes
+	}
+	return 0
+}
+
+func (x *Risk) GetMargin() uint32 {
+	if x != nil {
+		return x.Margin
+	}
+	return 0
+}
+
 // Repair is what is being moved to the stores that are to have it.
 type Repair struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -364,7 +574,7 @@ type Repair struct {
 
 func (x *Repair) Reset() {
 	*x = Repair{}
-	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	mi := &file_ashlar_cluster_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +586,7 @@ func (x *Repair) String() string {
 func (*Repair) ProtoMessage() {}
 
 func (x *Repair) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[3]
+	mi := &file_ashlar_cluster_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +599,7 @@ func (x *Repair) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Repair.ProtoReflect.Descriptor instead.
 func (*Repair) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{3}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Repair) GetGroups() uint32 {
@@ -472,7 +682,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_ashlar_cluster_proto_msgTypes[4]
+	mi := &file_ashlar_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +694,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[4]
+	mi := &file_ashlar_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +707,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{4}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Counts) GetMetads() uint32 {
@@ -626,7 +836,7 @@ type MetadMember struct {
 
 func (x *MetadMember) Reset() {
 	*x = MetadMember{}
-	mi := &file_ashlar_cluster_proto_msgTypes[5]
+	mi := &file_ashlar_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -638,7 +848,7 @@ func (x *MetadMember) String() string {
 func (*MetadMember) ProtoMessage() {}
 
 func (x *MetadMember) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[5]
+	mi := &file_ashlar_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -651,7 +861,7 @@ func (x *MetadMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetadMember.ProtoReflect.Descriptor instead.
 func (*MetadMember) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{5}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MetadMember) GetId() string {
@@ -712,7 +922,7 @@ type ProfileCount struct {
 
 func (x *ProfileCount) Reset() {
 	*x = ProfileCount{}
-	mi := &file_ashlar_cluster_proto_msgTypes[6]
+	mi := &file_ashlar_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -724,7 +934,7 @@ func (x *ProfileCount) String() string {
 func (*ProfileCount) ProtoMessage() {}
 
 func (x *ProfileCount) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[6]
+	mi := &file_ashlar_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -737,7 +947,7 @@ func (x *ProfileCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileCount.ProtoReflect.Descriptor instead.
 func (*ProfileCount) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{6}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ProfileCount) GetK() uint32 {
@@ -815,7 +1025,7 @@ type Host struct {
 
 func (x *Host) Reset() {
 	*x = Host{}
-	mi := &file_ashlar_cluster_proto_msgTypes[7]
+	mi := &file_ashlar_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +1037,7 @@ func (x *Host) String() string {
 func (*Host) ProtoMessage() {}
 
 func (x *Host) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[7]
+	mi := &file_ashlar_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +1050,7 @@ func (x *Host) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Host.ProtoReflect.Descriptor instead.
 func (*Host) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{7}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Host) GetHost() string {
@@ -931,7 +1141,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_ashlar_cluster_proto_msgTypes[8]
+	mi := &file_ashlar_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1153,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[8]
+	mi := &file_ashlar_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1166,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{8}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Memory) GetName() string {
@@ -997,13 +1207,15 @@ type Store struct {
 	Ensembles        uint32                 `protobuf:"varint,13,opt,name=ensembles,proto3" json:"ensembles,omitempty"`
 	Repair           *Repair                `protobuf:"bytes,14,opt,name=repair,proto3" json:"repair,omitempty"`                            // what it is being given
 	PgsLeaving       uint32                 `protobuf:"varint,15,opt,name=pgs_leaving,json=pgsLeaving,proto3" json:"pgs_leaving,omitempty"` // groups that still need what it has although its place is given away
+	Traffic          *StoreTraffic          `protobuf:"bytes,40,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	FreeBytes        uint64                 `protobuf:"varint,41,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"` // until it calls itself full
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_ashlar_cluster_proto_msgTypes[9]
+	mi := &file_ashlar_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1227,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[9]
+	mi := &file_ashlar_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1240,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{9}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Store) GetStoreId() string {
@@ -1136,6 +1348,20 @@ func (x *Store) GetPgsLeaving() uint32 {
 	return 0
 }
 
+func (x *Store) GetTraffic() *StoreTraffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+func (x *Store) GetFreeBytes() uint64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
 type ListHostsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1144,7 +1370,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	mi := &file_ashlar_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1382,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	mi := &file_ashlar_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1395,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{10}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 type ListHostsReply struct {
@@ -1181,7 +1407,7 @@ type ListHostsReply struct {
 
 func (x *ListHostsReply) Reset() {
 	*x = ListHostsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[11]
+	mi := &file_ashlar_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1419,7 @@ func (x *ListHostsReply) String() string {
 func (*ListHostsReply) ProtoMessage() {}
 
 func (x *ListHostsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[11]
+	mi := &file_ashlar_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1432,7 @@ func (x *ListHostsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsReply.ProtoReflect.Descriptor instead.
 func (*ListHostsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{11}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListHostsReply) GetHosts() []*Host {
@@ -1224,7 +1450,7 @@ type ListStoresRequest struct {
 
 func (x *ListStoresRequest) Reset() {
 	*x = ListStoresRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[12]
+	mi := &file_ashlar_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1462,7 @@ func (x *ListStoresRequest) String() string {
 func (*ListStoresRequest) ProtoMessage() {}
 
 func (x *ListStoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[12]
+	mi := &file_ashlar_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1475,7 @@ func (x *ListStoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStoresRequest.ProtoReflect.Descriptor instead.
 func (*ListStoresRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{12}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 type ListStoresReply struct {
@@ -1261,7 +1487,7 @@ type ListStoresReply struct {
 
 func (x *ListStoresReply) Reset() {
 	*x = ListStoresReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[13]
+	mi := &file_ashlar_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1499,7 @@ func (x *ListStoresReply) String() string {
 func (*ListStoresReply) ProtoMessage() {}
 
 func (x *ListStoresReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[13]
+	mi := &file_ashlar_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1512,7 @@ func (x *ListStoresReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStoresReply.ProtoReflect.Descriptor instead.
 func (*ListStoresReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{13}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListStoresReply) GetStores() []*Store {
@@ -1297,26 +1523,31 @@ func (x *ListStoresReply) GetStores() []*Store {
 }
 
 type Disk struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DiskId        string                 `protobuf:"bytes,1,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	SizeBytes     uint64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	CreatedUnixMs int64                  `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // "available", "opening", "attached", "draining", "stuck", "deleting"
-	OwnerHost     string                 `protobuf:"bytes,6,opt,name=owner_host,json=ownerHost,proto3" json:"owner_host,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	UnpackedBytes uint64                 `protobuf:"varint,8,opt,name=unpacked_bytes,json=unpackedBytes,proto3" json:"unpacked_bytes,omitempty"`
-	Sessions      uint32                 `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
-	Problem       string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
-	Lossy         bool                   `protobuf:"varint,11,opt,name=lossy,proto3" json:"lossy,omitempty"` // an operator accepted a loss
-	Ensembles     uint32                 `protobuf:"varint,12,opt,name=ensembles,proto3" json:"ensembles,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	DiskId           string                 `protobuf:"bytes,1,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
+	Name             string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes        uint64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	CreatedUnixMs    int64                  `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	State            string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // "available", "opening", "attached", "draining", "stuck", "deleting"
+	OwnerHost        string                 `protobuf:"bytes,6,opt,name=owner_host,json=ownerHost,proto3" json:"owner_host,omitempty"`
+	Epoch            uint64                 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	UnpackedBytes    uint64                 `protobuf:"varint,8,opt,name=unpacked_bytes,json=unpackedBytes,proto3" json:"unpacked_bytes,omitempty"`
+	Sessions         uint32                 `protobuf:"varint,9,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Problem          string                 `protobuf:"bytes,10,opt,name=problem,proto3" json:"problem,omitempty"`
+	Lossy            bool                   `protobuf:"varint,11,opt,name=lossy,proto3" json:"lossy,omitempty"` // an operator accepted a loss
+	Ensembles        uint32                 `protobuf:"varint,12,opt,name=ensembles,proto3" json:"ensembles,omitempty"`
+	Space            *Space                 `protobuf:"bytes,40,opt,name=space,proto3" json:"space,omitempty"` // absent: no owner has told
+	Cleaning         *Cleaning              `protobuf:"bytes,41,opt,name=cleaning,proto3" json:"cleaning,omitempty"`
+	Traffic          *Traffic               `protobuf:"bytes,42,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	UsedBytes        uint64                 `protobuf:"varint,43,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`                      // on stores, with redundancy
+	ReclaimableBytes uint64                 `protobuf:"varint,44,opt,name=reclaimable_bytes,json=reclaimableBytes,proto3" json:"reclaimable_bytes,omitempty"` // of those, about
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_ashlar_cluster_proto_msgTypes[14]
+	mi := &file_ashlar_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1328,7 +1559,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[14]
+	mi := &file_ashlar_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1341,7 +1572,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{14}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Disk) GetDiskId() string {
@@ -1428,6 +1659,41 @@ func (x *Disk) GetEnsembles() uint32 {
 	return 0
 }
 
+func (x *Disk) GetSpace() *Space {
+	if x != nil {
+		return x.Space
+	}
+	return nil
+}
+
+func (x *Disk) GetCleaning() *Cleaning {
+	if x != nil {
+		return x.Cleaning
+	}
+	return nil
+}
+
+func (x *Disk) GetTraffic() *Traffic {
+	if x != nil {
+		return x.Traffic
+	}
+	return nil
+}
+
+func (x *Disk) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *Disk) GetReclaimableBytes() uint64 {
+	if x != nil {
+		return x.ReclaimableBytes
+	}
+	return 0
+}
+
 type CreateDiskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1439,7 +1705,7 @@ type CreateDiskRequest struct {
 
 func (x *CreateDiskRequest) Reset() {
 	*x = CreateDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[15]
+	mi := &file_ashlar_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1717,7 @@ func (x *CreateDiskRequest) String() string {
 func (*CreateDiskRequest) ProtoMessage() {}
 
 func (x *CreateDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[15]
+	mi := &file_ashlar_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1730,7 @@ func (x *CreateDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDiskRequest.ProtoReflect.Descriptor instead.
 func (*CreateDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{15}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CreateDiskRequest) GetName() string {
@@ -1498,7 +1764,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[16]
+	mi := &file_ashlar_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1776,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[16]
+	mi := &file_ashlar_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1789,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{16}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListDisksRequest) GetAfterName() string {
@@ -1550,7 +1816,7 @@ type ListDisksReply struct {
 
 func (x *ListDisksReply) Reset() {
 	*x = ListDisksReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[17]
+	mi := &file_ashlar_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1828,7 @@ func (x *ListDisksReply) String() string {
 func (*ListDisksReply) ProtoMessage() {}
 
 func (x *ListDisksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[17]
+	mi := &file_ashlar_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1841,7 @@ func (x *ListDisksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksReply.ProtoReflect.Descriptor instead.
 func (*ListDisksReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{17}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListDisksReply) GetDisks() []*Disk {
@@ -1601,7 +1867,7 @@ type GetDiskRequest struct {
 
 func (x *GetDiskRequest) Reset() {
 	*x = GetDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[18]
+	mi := &file_ashlar_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1879,7 @@ func (x *GetDiskRequest) String() string {
 func (*GetDiskRequest) ProtoMessage() {}
 
 func (x *GetDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[18]
+	mi := &file_ashlar_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1892,7 @@ func (x *GetDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDiskRequest.ProtoReflect.Descriptor instead.
 func (*GetDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{18}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetDiskRequest) GetNameOrId() string {
@@ -1646,7 +1912,7 @@ type ResizeDiskRequest struct {
 
 func (x *ResizeDiskRequest) Reset() {
 	*x = ResizeDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[19]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1924,7 @@ func (x *ResizeDiskRequest) String() string {
 func (*ResizeDiskRequest) ProtoMessage() {}
 
 func (x *ResizeDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[19]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1937,7 @@ func (x *ResizeDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeDiskRequest.ProtoReflect.Descriptor instead.
 func (*ResizeDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{19}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResizeDiskRequest) GetNameOrId() string {
@@ -1698,7 +1964,7 @@ type DeleteDiskRequest struct {
 
 func (x *DeleteDiskRequest) Reset() {
 	*x = DeleteDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[20]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1976,7 @@ func (x *DeleteDiskRequest) String() string {
 func (*DeleteDiskRequest) ProtoMessage() {}
 
 func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[20]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1989,7 @@ func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{20}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteDiskRequest) GetNameOrId() string {
@@ -1749,7 +2015,7 @@ type DeleteDiskReply struct {
 
 func (x *DeleteDiskReply) Reset() {
 	*x = DeleteDiskReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +2027,7 @@ func (x *DeleteDiskReply) String() string {
 func (*DeleteDiskReply) ProtoMessage() {}
 
 func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +2040,7 @@ func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskReply.ProtoReflect.Descriptor instead.
 func (*DeleteDiskReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteDiskReply) GetDiskId() string {
@@ -1793,7 +2059,7 @@ type DiskEndpointsRequest struct {
 
 func (x *DiskEndpointsRequest) Reset() {
 	*x = DiskEndpointsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1805,7 +2071,7 @@ func (x *DiskEndpointsRequest) String() string {
 func (*DiskEndpointsRequest) ProtoMessage() {}
 
 func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1818,7 +2084,7 @@ func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DiskEndpointsRequest) GetNameOrId() string {
@@ -1840,7 +2106,7 @@ type DiskEndpointsReply struct {
 
 func (x *DiskEndpointsReply) Reset() {
 	*x = DiskEndpointsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2118,7 @@ func (x *DiskEndpointsReply) String() string {
 func (*DiskEndpointsReply) ProtoMessage() {}
 
 func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2131,7 @@ func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsReply.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DiskEndpointsReply) GetDiskId() string {
@@ -1909,7 +2175,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1921,7 +2187,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1934,7 +2200,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Endpoint) GetHost() string {
@@ -1984,7 +2250,7 @@ type DeclareStoreLostRequest struct {
 
 func (x *DeclareStoreLostRequest) Reset() {
 	*x = DeclareStoreLostRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2262,7 @@ func (x *DeclareStoreLostRequest) String() string {
 func (*DeclareStoreLostRequest) ProtoMessage() {}
 
 func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2275,7 @@ func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostRequest.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DeclareStoreLostRequest) GetStoreId() string {
@@ -2041,7 +2307,7 @@ type DeclareStoreLostReply struct {
 
 func (x *DeclareStoreLostReply) Reset() {
 	*x = DeclareStoreLostReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2053,7 +2319,7 @@ func (x *DeclareStoreLostReply) String() string {
 func (*DeclareStoreLostReply) ProtoMessage() {}
 
 func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2066,7 +2332,7 @@ func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostReply.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 type DrainStoreRequest struct {
@@ -2079,7 +2345,7 @@ type DrainStoreRequest struct {
 
 func (x *DrainStoreRequest) Reset() {
 	*x = DrainStoreRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2357,7 @@ func (x *DrainStoreRequest) String() string {
 func (*DrainStoreRequest) ProtoMessage() {}
 
 func (x *DrainStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2370,7 @@ func (x *DrainStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainStoreRequest.ProtoReflect.Descriptor instead.
 func (*DrainStoreRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DrainStoreRequest) GetStoreId() string {
@@ -2131,7 +2397,7 @@ type DrainStoreReply struct {
 
 func (x *DrainStoreReply) Reset() {
 	*x = DrainStoreReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	mi := &file_ashlar_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2143,7 +2409,7 @@ func (x *DrainStoreReply) String() string {
 func (*DrainStoreReply) ProtoMessage() {}
 
 func (x *DrainStoreReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	mi := &file_ashlar_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2156,7 +2422,7 @@ func (x *DrainStoreReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainStoreReply.ProtoReflect.Descriptor instead.
 func (*DrainStoreReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{28}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DrainStoreReply) GetPgs() uint32 {
@@ -2184,7 +2450,7 @@ type AcceptLossRequest struct {
 
 func (x *AcceptLossRequest) Reset() {
 	*x = AcceptLossRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[29]
+	mi := &file_ashlar_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2462,7 @@ func (x *AcceptLossRequest) String() string {
 func (*AcceptLossRequest) ProtoMessage() {}
 
 func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[29]
+	mi := &file_ashlar_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2475,7 @@ func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptLossRequest.ProtoReflect.Descriptor instead.
 func (*AcceptLossRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{29}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AcceptLossRequest) GetNameOrId() string {
@@ -2237,7 +2503,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x14ashlar_figures.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -2245,7 +2511,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xe7\x04\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xaa\x06\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -2265,7 +2531,28 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x0eunpacked_bytes\x18\r \x01(\x04R\runpackedBytes\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x0e \x01(\x03R\batUnixMs\x12)\n" +
-	"\x06repair\x18\x0f \x01(\v2\x11.ashlar.v1.RepairR\x06repair\"\x8b\x02\n" +
+	"\x06repair\x18\x0f \x01(\v2\x11.ashlar.v1.RepairR\x06repair\x12\x18\n" +
+	"\asummary\x18( \x01(\tR\asummary\x12#\n" +
+	"\x04room\x18) \x01(\v2\x0f.ashlar.v1.RoomR\x04room\x12/\n" +
+	"\bcleaning\x18* \x01(\v2\x13.ashlar.v1.CleaningR\bcleaning\x12#\n" +
+	"\x04risk\x18+ \x01(\v2\x0f.ashlar.v1.RiskR\x04risk\x12,\n" +
+	"\atraffic\x18, \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\"\x97\x02\n" +
+	"\x04Room\x12%\n" +
+	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x02 \x01(\x04R\tusedBytes\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x03 \x01(\x04R\tfreeBytes\x12+\n" +
+	"\x11reclaimable_bytes\x18\x04 \x01(\x04R\x10reclaimableBytes\x12!\n" +
+	"\fusable_bytes\x18\x05 \x01(\x04R\vusableBytes\x12+\n" +
+	"\x11provisioned_bytes\x18\x06 \x01(\x04R\x10provisionedBytes\x12-\n" +
+	"\x12overcommit_percent\x18\a \x01(\x04R\x11overcommitPercent\"\xbb\x01\n" +
+	"\x04Risk\x12#\n" +
+	"\rreduced_bytes\x18\x01 \x01(\x04R\freducedBytes\x12&\n" +
+	"\x0fno_margin_bytes\x18\x02 \x01(\x04R\rnoMarginBytes\x12)\n" +
+	"\x10unreadable_bytes\x18\x03 \x01(\x04R\x0funreadableBytes\x12#\n" +
+	"\rjournal_bytes\x18\x04 \x01(\x04R\fjournalBytes\x12\x16\n" +
+	"\x06margin\x18\x05 \x01(\rR\x06margin\"\x8b\x02\n" +
 	"\x06Repair\x12\x16\n" +
 	"\x06groups\x18\x01 \x01(\rR\x06groups\x12#\n" +
 	"\rsegments_done\x18\x02 \x01(\x04R\fsegmentsDone\x12#\n" +
@@ -2337,7 +2624,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xc6\x03\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\x98\x04\n" +
 	"\x05Store\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x12\n" +
@@ -2356,13 +2643,16 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tensembles\x18\r \x01(\rR\tensembles\x12)\n" +
 	"\x06repair\x18\x0e \x01(\v2\x11.ashlar.v1.RepairR\x06repair\x12\x1f\n" +
 	"\vpgs_leaving\x18\x0f \x01(\rR\n" +
-	"pgsLeaving\"\x12\n" +
+	"pgsLeaving\x121\n" +
+	"\atraffic\x18( \x01(\v2\x17.ashlar.v1.StoreTrafficR\atraffic\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18) \x01(\x04R\tfreeBytes\"\x12\n" +
 	"\x10ListHostsRequest\"7\n" +
 	"\x0eListHostsReply\x12%\n" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xd6\x02\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xa9\x04\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2378,7 +2668,13 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\aproblem\x18\n" +
 	" \x01(\tR\aproblem\x12\x14\n" +
 	"\x05lossy\x18\v \x01(\bR\x05lossy\x12\x1c\n" +
-	"\tensembles\x18\f \x01(\rR\tensembles\"e\n" +
+	"\tensembles\x18\f \x01(\rR\tensembles\x12&\n" +
+	"\x05space\x18( \x01(\v2\x10.ashlar.v1.SpaceR\x05space\x12/\n" +
+	"\bcleaning\x18) \x01(\v2\x13.ashlar.v1.CleaningR\bcleaning\x12,\n" +
+	"\atraffic\x18* \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18+ \x01(\x04R\tusedBytes\x12+\n" +
+	"\x11reclaimable_bytes\x18, \x01(\x04R\x10reclaimableBytes\"e\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -2478,86 +2774,100 @@ func file_ashlar_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_ashlar_cluster_proto_goTypes = []any{
 	(Health)(0),                     // 0: ashlar.v1.Health
 	(*Reason)(nil),                  // 1: ashlar.v1.Reason
 	(*StatusRequest)(nil),           // 2: ashlar.v1.StatusRequest
 	(*StatusReply)(nil),             // 3: ashlar.v1.StatusReply
-	(*Repair)(nil),                  // 4: ashlar.v1.Repair
-	(*Counts)(nil),                  // 5: ashlar.v1.Counts
-	(*MetadMember)(nil),             // 6: ashlar.v1.MetadMember
-	(*ProfileCount)(nil),            // 7: ashlar.v1.ProfileCount
-	(*Host)(nil),                    // 8: ashlar.v1.Host
-	(*Memory)(nil),                  // 9: ashlar.v1.Memory
-	(*Store)(nil),                   // 10: ashlar.v1.Store
-	(*ListHostsRequest)(nil),        // 11: ashlar.v1.ListHostsRequest
-	(*ListHostsReply)(nil),          // 12: ashlar.v1.ListHostsReply
-	(*ListStoresRequest)(nil),       // 13: ashlar.v1.ListStoresRequest
-	(*ListStoresReply)(nil),         // 14: ashlar.v1.ListStoresReply
-	(*Disk)(nil),                    // 15: ashlar.v1.Disk
-	(*CreateDiskRequest)(nil),       // 16: ashlar.v1.CreateDiskRequest
-	(*ListDisksRequest)(nil),        // 17: ashlar.v1.ListDisksRequest
-	(*ListDisksReply)(nil),          // 18: ashlar.v1.ListDisksReply
-	(*GetDiskRequest)(nil),          // 19: ashlar.v1.GetDiskRequest
-	(*ResizeDiskRequest)(nil),       // 20: ashlar.v1.ResizeDiskRequest
-	(*DeleteDiskRequest)(nil),       // 21: ashlar.v1.DeleteDiskRequest
-	(*DeleteDiskReply)(nil),         // 22: ashlar.v1.DeleteDiskReply
-	(*DiskEndpointsRequest)(nil),    // 23: ashlar.v1.DiskEndpointsRequest
-	(*DiskEndpointsReply)(nil),      // 24: ashlar.v1.DiskEndpointsReply
-	(*Endpoint)(nil),                // 25: ashlar.v1.Endpoint
-	(*DeclareStoreLostRequest)(nil), // 26: ashlar.v1.DeclareStoreLostRequest
-	(*DeclareStoreLostReply)(nil),   // 27: ashlar.v1.DeclareStoreLostReply
-	(*DrainStoreRequest)(nil),       // 28: ashlar.v1.DrainStoreRequest
-	(*DrainStoreReply)(nil),         // 29: ashlar.v1.DrainStoreReply
-	(*AcceptLossRequest)(nil),       // 30: ashlar.v1.AcceptLossRequest
+	(*Room)(nil),                    // 4: ashlar.v1.Room
+	(*Risk)(nil),                    // 5: ashlar.v1.Risk
+	(*Repair)(nil),                  // 6: ashlar.v1.Repair
+	(*Counts)(nil),                  // 7: ashlar.v1.Counts
+	(*MetadMember)(nil),             // 8: ashlar.v1.MetadMember
+	(*ProfileCount)(nil),            // 9: ashlar.v1.ProfileCount
+	(*Host)(nil),                    // 10: ashlar.v1.Host
+	(*Memory)(nil),                  // 11: ashlar.v1.Memory
+	(*Store)(nil),                   // 12: ashlar.v1.Store
+	(*ListHostsRequest)(nil),        // 13: ashlar.v1.ListHostsRequest
+	(*ListHostsReply)(nil),          // 14: ashlar.v1.ListHostsReply
+	(*ListStoresRequest)(nil),       // 15: ashlar.v1.ListStoresRequest
+	(*ListStoresReply)(nil),         // 16: ashlar.v1.ListStoresReply
+	(*Disk)(nil),                    // 17: ashlar.v1.Disk
+	(*CreateDiskRequest)(nil),       // 18: ashlar.v1.CreateDiskRequest
+	(*ListDisksRequest)(nil),        // 19: ashlar.v1.ListDisksRequest
+	(*ListDisksReply)(nil),          // 20: ashlar.v1.ListDisksReply
+	(*GetDiskRequest)(nil),          // 21: ashlar.v1.GetDiskRequest
+	(*ResizeDiskRequest)(nil),       // 22: ashlar.v1.ResizeDiskRequest
+	(*DeleteDiskRequest)(nil),       // 23: ashlar.v1.DeleteDiskRequest
+	(*DeleteDiskReply)(nil),         // 24: ashlar.v1.DeleteDiskReply
+	(*DiskEndpointsRequest)(nil),    // 25: ashlar.v1.DiskEndpointsRequest
+	(*DiskEndpointsReply)(nil),      // 26: ashlar.v1.DiskEndpointsReply
+	(*Endpoint)(nil),                // 27: ashlar.v1.Endpoint
+	(*DeclareStoreLostRequest)(nil), // 28: ashlar.v1.DeclareStoreLostRequest
+	(*DeclareStoreLostReply)(nil),   // 29: ashlar.v1.DeclareStoreLostReply
+	(*DrainStoreRequest)(nil),       // 30: ashlar.v1.DrainStoreRequest
+	(*DrainStoreReply)(nil),         // 31: ashlar.v1.DrainStoreReply
+	(*AcceptLossRequest)(nil),       // 32: ashlar.v1.AcceptLossRequest
+	(*Cleaning)(nil),                // 33: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 34: ashlar.v1.Traffic
+	(*StoreTraffic)(nil),            // 35: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 36: ashlar.v1.Space
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
 	0,  // 1: ashlar.v1.StatusReply.health:type_name -> ashlar.v1.Health
 	1,  // 2: ashlar.v1.StatusReply.reasons:type_name -> ashlar.v1.Reason
-	5,  // 3: ashlar.v1.StatusReply.counts:type_name -> ashlar.v1.Counts
-	6,  // 4: ashlar.v1.StatusReply.metads:type_name -> ashlar.v1.MetadMember
-	8,  // 5: ashlar.v1.StatusReply.hosts:type_name -> ashlar.v1.Host
-	10, // 6: ashlar.v1.StatusReply.stores:type_name -> ashlar.v1.Store
-	7,  // 7: ashlar.v1.StatusReply.profiles:type_name -> ashlar.v1.ProfileCount
-	15, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
-	4,  // 9: ashlar.v1.StatusReply.repair:type_name -> ashlar.v1.Repair
-	9,  // 10: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	4,  // 11: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	8,  // 12: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	10, // 13: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	15, // 14: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	25, // 15: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	2,  // 16: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	11, // 17: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	13, // 18: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	16, // 19: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	17, // 20: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	19, // 21: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	20, // 22: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	21, // 23: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	23, // 24: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	26, // 25: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	28, // 26: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	30, // 27: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	3,  // 28: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	12, // 29: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	14, // 30: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	15, // 31: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 32: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	15, // 33: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	15, // 34: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	22, // 35: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	24, // 36: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	27, // 37: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	29, // 38: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	15, // 39: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	28, // [28:40] is the sub-list for method output_type
-	16, // [16:28] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	7,  // 3: ashlar.v1.StatusReply.counts:type_name -> ashlar.v1.Counts
+	8,  // 4: ashlar.v1.StatusReply.metads:type_name -> ashlar.v1.MetadMember
+	10, // 5: ashlar.v1.StatusReply.hosts:type_name -> ashlar.v1.Host
+	12, // 6: ashlar.v1.StatusReply.stores:type_name -> ashlar.v1.Store
+	9,  // 7: ashlar.v1.StatusReply.profiles:type_name -> ashlar.v1.ProfileCount
+	17, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
+	6,  // 9: ashlar.v1.StatusReply.repair:type_name -> ashlar.v1.Repair
+	4,  // 10: ashlar.v1.StatusReply.room:type_name -> ashlar.v1.Room
+	33, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
+	5,  // 12: ashlar.v1.StatusReply.risk:type_name -> ashlar.v1.Risk
+	34, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
+	11, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	6,  // 15: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	35, // 16: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 17: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	12, // 18: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	36, // 19: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	33, // 20: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	34, // 21: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	17, // 22: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	27, // 23: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	2,  // 24: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	13, // 25: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	15, // 26: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	18, // 27: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	19, // 28: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	21, // 29: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	22, // 30: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	23, // 31: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	25, // 32: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	28, // 33: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	30, // 34: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	32, // 35: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	3,  // 36: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	14, // 37: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	16, // 38: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	17, // 39: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	20, // 40: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	17, // 41: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	17, // 42: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	24, // 43: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	26, // 44: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	29, // 45: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	31, // 46: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	17, // 47: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	36, // [36:48] is the sub-list for method output_type
+	24, // [24:36] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -2565,13 +2875,14 @@ func file_ashlar_cluster_proto_init() {
 	if File_ashlar_cluster_proto != nil {
 		return
 	}
+	file_ashlar_figures_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_cluster_proto_rawDesc), len(file_ashlar_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

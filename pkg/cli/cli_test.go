@@ -295,6 +295,10 @@ func sampleStatus() *api.StatusReply {
 		},
 		Profiles:      []*api.ProfileCount{{K: 4, M: 2, Pgs: 12, NoMargin: 12, Preferred: true}, {K: 2, M: 1, Pgs: 4, FullMargin: 4}},
 		CapacityBytes: 60 << 30, UsedBytes: 1288490188, UnpackedBytes: 12 << 20,
+		Summary: "1 GiB may be lost with the next store", Risk: &api.Risk{NoMarginBytes: 1 << 30},
+		Room: &api.Room{CapacityBytes: 60 << 30, UsedBytes: 1288490188, FreeBytes: 52 << 30, ReclaimableBytes: 128 << 20, UsableBytes: 36 << 30,
+			ProvisionedBytes: 90 << 30, OvercommitPercent: 250},
+		Cleaning: &api.Cleaning{Active: true, LeftBytes: 96 << 20, BytesPerSecond: 8 << 20, SecondsLeft: 12},
 	}
 }
 

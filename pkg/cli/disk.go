@@ -38,11 +38,17 @@ type diskView struct {
 	Created       string `json:"created,omitempty"`
 	Lossy         bool   `json:"lossy"`
 	Problem       string `json:"problem,omitempty"`
+	// UsedBytes are those on stores, with redundancy; of them, about, ReclaimableBytes are of no use.
+	UsedBytes        uint64       `json:"usedBytes"`
+	ReclaimableBytes uint64       `json:"reclaimableBytes"`
+	Space            *spaceView   `json:"space,omitempty"` // absent: no owner has told
+	Cleaning         cleaningView `json:"cleaning"`
 }
 
 func viewDisk(d *api.Disk) diskView {
 	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
-		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem}
+		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem,
+		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning)}
 }
 
 // blockBytes is what sizes of disks are multiples of.
@@ -108,9 +114,9 @@ func (c *diskList) Run(ctx context.Context, s *session) error {
 			now := s.Clock.Wall()
 			var rows [][]string
 			for _, d := range disks {
-				rows = append(rows, []string{d.Name, d.DiskId, size(d.SizeBytes), d.State, dash(d.OwnerHost), strconv.Itoa(int(d.Sessions)), age(now, d.CreatedUnixMs), d.Problem})
+				rows = append(rows, []string{d.Name, d.DiskId, size(d.SizeBytes), size(d.UsedBytes), reclaimable(d), d.State, dash(d.OwnerHost), strconv.Itoa(int(d.Sessions)), age(now, d.CreatedUnixMs), d.Problem})
 			}
-			table(w, []string{"NAME", "ID", "SIZE", "STATE", "OWNER", "CLIENTS", "AGE", ""}, rows)
+			table(w, []string{"NAME", "ID", "SIZE", "USED", "RECLAIM", "STATE", "OWNER", "CLIENTS", "AGE", ""}, rows)
 		})
 	})
 }
@@ -142,7 +148,9 @@ func printDisk(w io.Writer, d *api.Disk) {
 		{"name", d.Name}, {"id", d.DiskId}, {"size", fmt.Sprintf("%s (%d bytes)", size(d.SizeBytes), d.SizeBytes)}, {"state", d.State},
 		{"owner", dash(d.OwnerHost)}, {"clients", strconv.Itoa(int(d.Sessions))}, {"epoch", fmt.Sprintf("e%d", d.Epoch)},
 		{"not packed yet", size(d.UnpackedBytes)}, {"created", rfc3339(d.CreatedUnixMs)},
+		{"used", size(d.UsedBytes) + " on stores, redundancy included"},
 	}
+	rows = append(rows, spaceRows(d)...)
 	if d.Lossy {
 		rows = append(rows, [2]string{"loss", "an operator accepted that acknowledged writes are gone"})
 	}

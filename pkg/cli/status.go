@@ -34,6 +34,10 @@ type statusView struct {
 	Profiles      []profileView `json:"profiles"`
 	Disks         []diskView    `json:"disks"`
 	Repair        repairView    `json:"repair"`
+	Summary       string        `json:"summary"` // the health in words: what, how much, which margin is left
+	Room          roomView      `json:"room"`
+	Cleaning      cleaningView  `json:"cleaning"`
+	Risk          riskView      `json:"risk"`
 }
 
 type reasonView struct {
@@ -106,6 +110,7 @@ func viewStatus(r *api.StatusReply) statusView {
 	v := statusView{
 		Cluster: r.ClusterId, Health: healthWord(r.Health), Reasons: []reasonView{}, ReasonsTotal: r.ReasonsTotal,
 		CapacityBytes: r.CapacityBytes, UsedBytes: r.UsedBytes, UnpackedBytes: r.UnpackedBytes, Repair: viewRepair(r.Repair),
+		Summary: r.Summary, Room: viewRoom(r.Room), Cleaning: viewCleaning(r.Cleaning), Risk: viewRisk(r.Risk),
 		Counts: countsView{
 			Metads: c.GetMetads(), MetadsUp: c.GetMetadsUp(), Blockds: c.GetHosts(), BlockdsUp: c.GetHostsUp(),
 			Stores: c.GetStores(), StoresUp: c.GetStoresUp(), StoresLost: c.GetStoresLost(),
@@ -184,7 +189,7 @@ func unreachable(err error) bool {
 
 func (c *statusCommand) print(w io.Writer, r *api.StatusReply) {
 	n := r.GetCounts()
-	fmt.Fprintf(w, "health  %s\n", healthWord(r.Health))
+	printHealth(w, r)
 	for _, x := range r.Reasons {
 		fmt.Fprintf(w, "        %s: %s\n", healthWord(x.Health), x.Text)
 	}
@@ -203,11 +208,13 @@ func (c *statusCommand) print(w io.Writer, r *api.StatusReply) {
 	if n.GetStoresLost() > 0 {
 		fmt.Fprintf(w, ", %d lost for good", n.GetStoresLost())
 	}
-	fmt.Fprintf(w, ", %s of %s used (%s)\n", size(r.UsedBytes), size(r.CapacityBytes), percent(r.UsedBytes, r.CapacityBytes))
+	fmt.Fprintln(w)
+	printRoom(w, r.GetRoom())
 	for _, p := range r.Profiles {
 		fmt.Fprintf(w, "groups  %d+%d: %d%s\n", p.K, p.M, p.Pgs, margins(p))
 	}
 	printRepair(w, r.GetRepair())
+	printCleaning(w, r.GetCleaning())
 	fmt.Fprintf(w, "disks   %d, %d attached%s, %s not packed yet\n", n.GetDisks(), n.GetDisksAttached(), oddDisks(n), size(r.UnpackedBytes))
 	c.printHosts(w, r.Hosts)
 }

@@ -37,6 +37,7 @@ type storeView struct {
 	Ensembles        uint32     `json:"ensembles"`
 	PGsLeaving       uint32     `json:"pgsLeaving"` // groups that still need what it has, though its place is given away
 	Repair           repairView `json:"repair"`
+	FreeBytes        uint64     `json:"freeBytes"` // until it calls itself full
 }
 
 // repairView is what is being moved to where it belongs.
@@ -59,7 +60,7 @@ func viewRepair(x *api.Repair) repairView {
 func viewStore(x *api.Store) storeView {
 	return storeView{StoreID: x.StoreId, Incarnation: x.Incarnation, Host: x.Host, Zone: x.Zone, State: x.State, Problem: x.Problem,
 		CapacityBytes: x.CapacityBytes, UsedBytes: x.UsedBytes, LogUsedBytes: x.LogUsedBytes, LogCapacityBytes: x.LogCapacityBytes,
-		Full: x.Full, PGs: x.Pgs, Ensembles: x.Ensembles, PGsLeaving: x.PgsLeaving, Repair: viewRepair(x.Repair)}
+		Full: x.Full, PGs: x.Pgs, Ensembles: x.Ensembles, PGsLeaving: x.PgsLeaving, Repair: viewRepair(x.Repair), FreeBytes: x.FreeBytes}
 }
 
 type storeList struct{}

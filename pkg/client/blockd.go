@@ -105,7 +105,8 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 	req := &api.HeartbeatRequest{Holder: api.FromHolder(h.Holder), CpuMs: uint64(h.CPU.Milliseconds()), ResidentBytes: h.ResidentBytes}
 	for _, s := range h.Stores {
 		beat := &api.StoreBeat{Ref: api.FromRef(s.StoreRef), CapacityBytes: s.Capacity, UsedBytes: s.Used, LogUsedBytes: s.LogUsed,
-			LogCapacityBytes: s.LogCapacity, Full: s.Full, Dead: s.Dead}
+			LogCapacityBytes: s.LogCapacity, Full: s.Full, Dead: s.Dead, FreeBytes: s.Free,
+			Traffic: api.FromStoreTraffic(s.Traffic), Groups: api.FromGroupUses(s.Groups), Use: api.FromVolumeUsePage(s.Use)}
 		for _, x := range s.Streams {
 			beat.Streams = append(beat.Streams, &api.StreamBeat{Volume: x.Volume[:], Ensemble: api.FromEnsembleID(x.Ensemble)})
 		}
@@ -117,7 +118,8 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 	}
 	for _, v := range h.Volumes {
 		req.Volumes = append(req.Volumes, &api.VolumeBeat{Volume: v.Volume[:], Epoch: uint64(v.Epoch), UnpackedBytes: v.Unpacked,
-			Sessions: v.Sessions, State: api.VolumeState(v.State), Problem: v.Problem})
+			Sessions: v.Sessions, State: api.VolumeState(v.State), Problem: v.Problem, Space: api.FromSpace(v.Space),
+			Cleaning: api.FromCleaning(v.Cleaning), Traffic: api.FromTraffic(v.Traffic)})
 	}
 	for _, m := range h.Memory {
 		req.Memory = append(req.Memory, &api.MemoryUse{Name: m.Name, LimitBytes: m.Limit, UsedBytes: m.Used})

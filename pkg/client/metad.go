@@ -114,6 +114,10 @@ type StoreBeat struct {
 	Streams []VolumeEnsemble
 	// Repairs are the groups whose shards the store was given.
 	Repairs []RepairBeat
+	Free    uint64 // bytes it takes before it calls itself full
+	Traffic cluster.StoreTraffic
+	Groups  []cluster.GroupUse
+	Use     *cluster.VolumeUsePage // goes round; nil: nothing is told
 }
 
 // RepairBeat is how far a store has come with the shards of one group.
@@ -146,6 +150,9 @@ type VolumeBeat struct {
 	Sessions uint32
 	State    VolumeState
 	Problem  string
+	Space    *cluster.Space // nil while it is being opened
+	Cleaning cluster.Cleaning
+	Traffic  cluster.Traffic
 }
 
 // VolumeState is how an owned volume fares.

@@ -309,6 +309,11 @@ func (c *Core) cleaned(now time.Duration, j *CleanJob, fx *Effects) {
 	}
 	st := &c.stats
 	st.BlocksCleaned += uint64(len(j.Blocks))
+	stored := 0
+	for _, v := range j.Victims {
+		stored += int(v.Where.stored())
+	}
+	st.BlocksReclaimed += uint64(max(stored-len(j.Blocks), 0))
 	if j.Rewrite {
 		st.SegmentsRewritten++
 	} else {

@@ -121,6 +121,9 @@ type Stats struct {
 	BlocksCleaned      uint64
 	GenerationsDeleted uint64
 	CleanProblem       string
+	// CleanLeftBytes are dead beyond what may lie about; BlocksReclaimed were dropped by cleaning.
+	CleanLeftBytes  uint64
+	BlocksReclaimed uint64
 }
 
 // Stats gives the present facts.
@@ -142,6 +145,9 @@ func (c *Core) Stats() Stats {
 			s.DeadSegmentBytes += uint64(c.clean.older[i].where.stored()) * block.Size
 		}
 		s.Cleaning = c.clean.job != nil
+		if allowed, _, _ := c.cleanPace(); c.cfg.Limits.CleanPercent >= 0 && u.Slots-u.Live > allowed {
+			s.CleanLeftBytes = (u.Slots - u.Live - allowed) * block.Size
+		}
 	}
 	s.CheckpointAt = c.check.committed
 	return s
