@@ -72,7 +72,7 @@ type disk struct {
 	mu       sync.Mutex
 	vol      *volume.Volume // nil: not owned here
 	name     string         // of the disk, when vol was opened
-	gate     *volproto.Gate // of vol
+	gate     *door          // of vol
 	opened   int            // handles
 	rescuing bool           // see Rescue
 	opening  id.Epoch       // the epoch it is being opened under; 0: it is not
@@ -93,7 +93,7 @@ func (x *Exports) disk(v id.Volume) (*disk, error) {
 }
 
 // current is the open volume and its gate, if the disk is owned here and has not ended.
-func (d *disk) current() (*volume.Volume, *volproto.Gate) {
+func (d *disk) current() (*volume.Volume, *door) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.vol == nil || d.vol.Err() != nil {
@@ -103,7 +103,7 @@ func (d *disk) current() (*volume.Volume, *volproto.Gate) {
 }
 
 // own makes this host the owner of d, unless another one is: then refused says who.
-func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol *volume.Volume, gate *volproto.Gate, refused *client.Refused, err error) {
+func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol *volume.Volume, gate *door, refused *client.Refused, err error) {
 	select {
 	case d.owning <- struct{}{}:
 		defer func() { <-d.owning }()
@@ -128,7 +128,7 @@ func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol 
 		return nil, nil, nil, err
 	}
 	x.cfg.Log.Info("disk open", "volume", d.id.String(), "epoch", uint64(vol.Epoch()), "took", x.cfg.Clock.Now()-started)
-	gate = &volproto.Gate{}
+	gate = x.newDoor(vol, got.Volume.QoS)
 	d.mu.Lock()
 	d.vol, d.gate, d.name = vol, gate, got.Volume.Name
 	d.mu.Unlock()
@@ -185,10 +185,14 @@ func (x *Exports) forget(vol *volume.Volume) {
 		return
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.vol == vol {
-		d.vol, d.gate = nil, nil
+	if d.vol != vol {
+		d.mu.Unlock()
+		return
 	}
+	gate := d.gate
+	d.vol, d.gate = nil, nil
+	d.mu.Unlock()
+	gate.throttle.Lift()
 }
 
 // retryOwner is the least pause before the owner of a disk is looked for again.
@@ -314,9 +318,12 @@ func (x *Exports) News(n client.VolumeNews) {
 	if d == nil {
 		return
 	}
-	vol, _ := d.current()
+	vol, gate := d.current()
 	if vol == nil {
 		return
+	}
+	if n.Owned && n.Epoch == vol.Epoch() {
+		gate.throttle.Set(n.QoS)
 	}
 	switch {
 	case n.Deleted || !n.Owned && n.Epoch > vol.Epoch():
@@ -343,12 +350,13 @@ func (x *Exports) Handoff(ctx context.Context, v id.Volume) error {
 		return fmt.Errorf("hand off disk %s: %w", v, ctx.Err())
 	}
 	d.mu.Lock()
-	vol := d.vol
+	vol, gate := d.vol, d.gate
 	d.vol, d.gate = nil, nil
 	d.mu.Unlock()
 	if vol == nil {
 		return nil
 	}
+	gate.throttle.Lift()
 	if err := vol.Close(ctx); err != nil {
 		return fmt.Errorf("hand off disk %s: %w", v, err)
 	}

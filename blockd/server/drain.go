@@ -35,6 +35,7 @@ func (s *server) drain(ctx context.Context) {
 	_ = lifecycle.NotifyStatus("drained: stores serve, disks are served elsewhere") // without systemd there is nobody to tell
 	hangup, cancel := context.WithTimeout(ctx, shutdownTimeout)
 	defer cancel()
+	s.exports.Lift()
 	if err := s.nbd.Shutdown(hangup); err != nil {
 		s.log.Warn("clients hung up on", "err", err)
 	}

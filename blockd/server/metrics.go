@@ -38,6 +38,9 @@ var figures = []struct {
 	{"blockd_volume_segments_rewritten_total", "Segments rewritten without their dead slots, of the disks open now.", nil},
 	{"blockd_volume_segments_merged_total", "Segments whose blocks were moved, of the disks open now.", nil},
 	{"blockd_volume_cleaned_bytes_total", "Bytes written by cleaning, parity not counted, of the disks open now.", nil},
+	{"blockd_throttle_disks", "Disks open here that have limits.", nil},
+	{"blockd_throttle_waiting", "Requests that the disks' limits hold back now.", nil},
+	{"blockd_throttle_delayed_total", "Requests that were held back, of the disks open now.", nil},
 	{"blockd_packer_segments_total", "Segments written.", nil},
 	{"blockd_packer_failures_total", "Segments that could not be written.", nil},
 	{"blockd_reader_reads_total", "Runs of slots read.", nil},
@@ -93,6 +96,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put("blockd_volume_checkpoints_total", counter, checkpoints)
 	put("blockd_volume_pack_retries_total", counter, retries)
 	clean.put(put)
+	limited, held, delayed := c.s.exports.Throttled()
+	put("blockd_throttle_disks", gauge, float64(limited))
+	put("blockd_throttle_waiting", gauge, float64(held))
+	put("blockd_throttle_delayed_total", counter, float64(delayed))
 	p := c.s.packer.Stats()
 	put("blockd_packer_segments_total", counter, float64(p.Segments))
 	put("blockd_packer_failures_total", counter, float64(p.Failed))

@@ -318,6 +318,7 @@ func (s *server) serveNBD() error {
 	s.stack.Push("nbd", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
 		defer cancel()
+		s.exports.Lift()
 		if err := s.nbd.Shutdown(ctx); err != nil {
 			s.log.Warn("clients hung up on", "err", err)
 		}

@@ -35,7 +35,7 @@ func (c *clusterService) disk(nameOrID string) (*state.Volume, error) {
 // describe is a disk as people see it. What a silent owner said last is no news.
 func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now time.Duration) *api.Disk {
 	d := &api.Disk{DiskId: v.ID.String(), Name: v.Name, SizeBytes: v.Size, CreatedUnixMs: v.Created.UnixMilli(), State: "available",
-		OwnerHost: string(v.Owner.Host), Epoch: uint64(v.Epoch), Lossy: len(v.Losses) > 0, Ensembles: uint32(len(v.List))}
+		OwnerHost: string(v.Owner.Host), Epoch: uint64(v.Epoch), Lossy: len(v.Losses) > 0, Ensembles: uint32(len(v.List)), Qos: api.FromQoS(v.QoS)}
 	b, heard := l.Volume(v.Owner, v.ID, v.Epoch)
 	owned := v.Owner != id.Holder{}
 	if owned && !l.HostUp(now, v.Owner.Host) {
@@ -85,8 +85,11 @@ func (c *clusterService) CreateDisk(ctx context.Context, q *api.CreateDiskReques
 	if err := state.CheckDiskSize(q.GetSizeBytes()); err != nil {
 		return nil, c.s.fail(err)
 	}
+	if err := q.GetQos().Value().Validate(); err != nil {
+		return nil, c.s.fail(err)
+	}
 	res, err := c.s.commit(ctx, &state.CreateVolume{ID: id.Volume(raw), Name: q.GetName(), Size: q.GetSizeBytes(),
-		RequestID: q.GetRequestId(), NowMS: c.s.clock.Wall().UnixMilli()})
+		RequestID: q.GetRequestId(), NowMS: c.s.clock.Wall().UnixMilli(), QoS: q.GetQos().Value()})
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +151,21 @@ func (c *clusterService) ResizeDisk(ctx context.Context, q *api.ResizeDiskReques
 		return nil, err
 	}
 	c.s.log.Info("disk resized", "volume", v.ID.String(), "bytes", q.GetSizeBytes(), "by", caller(ctx).String())
+	return c.answer(r, res.Volume), nil
+}
+
+func (c *clusterService) SetDiskQoS(ctx context.Context, q *api.SetDiskQoSRequest) (*api.Disk, error) {
+	r, v, err := c.found(ctx, q.GetNameOrId())
+	if err != nil {
+		return nil, err
+	}
+	change := cluster.QoSChange{IOPS: q.Iops, IOPSBurst: q.IopsBurst, Bytes: q.BytesPerSecond, BytesBurst: q.BurstBytes}
+	res, err := c.s.commit(ctx, &state.SetQoS{Volume: v.ID, Change: change})
+	if err != nil {
+		return nil, err
+	}
+	now := res.Volume.QoS
+	c.s.log.Info("disk limits changed", "volume", v.ID.String(), "iops", now.IOPS, "bytes", now.Bytes, "by", caller(ctx).String())
 	return c.answer(r, res.Volume), nil
 }
 

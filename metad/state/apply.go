@@ -33,6 +33,8 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 		return m.createVolume(c)
 	case *ResizeVolume:
 		return m.resizeVolume(c)
+	case *SetQoS:
+		return m.setQoS(c)
 	case *DeleteVolume:
 		return m.deleteVolume(c)
 	case *Acquire:

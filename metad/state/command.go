@@ -44,6 +44,7 @@ const (
 	kindMoveGroup
 	kindForgetVersions
 	kindRemoveStore
+	kindSetQoS
 )
 
 // The kinds of roster.go and rebuild.go, apart from the others so that both lists may grow.
@@ -106,6 +107,8 @@ func empty(k kind) Command {
 		return &ForgetVersions{}
 	case kindRemoveStore:
 		return &RemoveStore{}
+	case kindSetQoS:
+		return &SetQoS{}
 	}
 	return emptyRoster(k)
 }
@@ -171,11 +174,17 @@ type (
 		Size      uint64
 		RequestID string
 		NowMS     int64
+		QoS       cluster.QoS
 	}
 	// ResizeVolume grows a disk.
 	ResizeVolume struct {
 		Volume id.Volume
 		Size   uint64
+	}
+	// SetQoS changes how fast a disk may be.
+	SetQoS struct {
+		Volume id.Volume
+		Change cluster.QoSChange
 	}
 	// DeleteVolume unlinks a disk, raises its epoch and waits for the stores to purge it.
 	// Unless Forced, only at Epoch: the one at which the leader judged that nobody is attached.
@@ -311,6 +320,7 @@ func (*MarkStore) kind() kind        { return kindMarkStore }
 func (*MoveGroup) kind() kind        { return kindMoveGroup }
 func (*ForgetVersions) kind() kind   { return kindForgetVersions }
 func (*RemoveStore) kind() kind      { return kindRemoveStore }
+func (*SetQoS) kind() kind           { return kindSetQoS }
 
 func (c *Init) append(b []byte) []byte {
 	return appendSettings(append(b, c.ClusterID[:]...), c.Settings)
@@ -361,12 +371,39 @@ func (c *RegisterHost) read(r *codec.Reader) {
 func (c *CreateVolume) append(b []byte) []byte {
 	b = codec.AppendString(append(b, c.ID[:]...), c.Name)
 	b = codec.AppendString(binary.LittleEndian.AppendUint64(b, c.Size), c.RequestID)
-	return binary.LittleEndian.AppendUint64(b, uint64(c.NowMS))
+	return appendQoS(binary.LittleEndian.AppendUint64(b, uint64(c.NowMS)), c.QoS)
 }
 
 func (c *CreateVolume) read(r *codec.Reader) {
 	c.ID = readVolumeID(r)
 	c.Name, c.Size, c.RequestID, c.NowMS = r.String(NameMax), r.U64(), r.String(NameMax), int64(r.U64())
+	if r.Left() > 0 { // logs of before there was QoS end here
+		c.QoS = readQoS(r)
+	}
+}
+
+func (c *SetQoS) fields() []**uint64 {
+	return []**uint64{&c.Change.IOPS, &c.Change.IOPSBurst, &c.Change.Bytes, &c.Change.BytesBurst}
+}
+
+func (c *SetQoS) append(b []byte) []byte {
+	b = append(b, c.Volume[:]...)
+	for _, x := range c.fields() {
+		if b = appendBool(b, *x != nil); *x != nil {
+			b = binary.AppendUvarint(b, **x)
+		}
+	}
+	return b
+}
+
+func (c *SetQoS) read(r *codec.Reader) {
+	c.Volume = readVolumeID(r)
+	for _, x := range c.fields() {
+		if readBool(r) {
+			v := r.Uvarint()
+			*x = &v
+		}
+	}
 }
 
 func (c *ResizeVolume) append(b []byte) []byte {

@@ -137,6 +137,17 @@ func readEnsemble(r *codec.Reader) cluster.Ensemble {
 	return e
 }
 
+func appendQoS(b []byte, q cluster.QoS) []byte {
+	for _, v := range []uint64{q.IOPS, q.IOPSBurst, q.Bytes, q.BytesBurst} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
+}
+
+func readQoS(r *codec.Reader) cluster.QoS {
+	return cluster.QoS{IOPS: r.Uvarint(), IOPSBurst: r.Uvarint(), Bytes: r.Uvarint(), BytesBurst: r.Uvarint()}
+}
+
 func appendVolume(b []byte, v *Volume) []byte {
 	b = codec.AppendString(append(b, v.ID[:]...), v.Name)
 	b = codec.AppendString(binary.LittleEndian.AppendUint64(b, v.Size), v.requestID)
@@ -168,12 +179,12 @@ func appendVolume(b []byte, v *Volume) []byte {
 			b = binary.LittleEndian.AppendUint64(b, x)
 		}
 	}
-	return appendRefs(b, v.purging)
+	return appendQoS(appendRefs(b, v.purging), v.QoS)
 }
 
 func readTime(r *codec.Reader) time.Time { return time.UnixMilli(int64(r.U64())).UTC() }
 
-func readVolume(r *codec.Reader) *Volume {
+func readVolume(r *codec.Reader, version uint16) *Volume {
 	v := &Volume{}
 	v.ID, v.Name, v.Size, v.requestID = readVolumeID(r), r.String(NameMax), r.U64(), r.String(NameMax)
 	v.Created, v.Epoch, v.Owner = readTime(r), id.Epoch(r.U64()), readHolder(r)
@@ -197,5 +208,8 @@ func readVolume(r *codec.Reader) *Volume {
 		v.Spans = append(v.Spans, cluster.Span{Epoch: id.Epoch(r.U64()), First: id.Sequence(r.U64()), End: id.Sequence(r.U64())})
 	}
 	v.purging = readRefs(r, StoresMax)
+	if version >= 3 {
+		v.QoS = readQoS(r)
+	}
 	return v
 }

@@ -150,6 +150,9 @@ func (m *Machine) createVolume(c *CreateVolume) Result {
 	if err := CheckDiskSize(c.Size); err != nil {
 		return Result{Err: err}
 	}
+	if err := c.QoS.Validate(); err != nil {
+		return Result{Err: err}
+	}
 	if have, ok := m.names[c.Name]; ok {
 		v := m.volumes[have]
 		if c.RequestID != "" && v.requestID == c.RequestID {
@@ -162,6 +165,7 @@ func (m *Machine) createVolume(c *CreateVolume) Result {
 	}
 	v := &Volume{requestID: c.RequestID}
 	v.ID, v.Name, v.Size, v.Created = after(m.lastVolume, c.ID), c.Name, c.Size, time.UnixMilli(c.NowMS).UTC()
+	v.QoS = c.QoS
 	m.lastVolume = v.ID
 	m.names[v.Name] = v.ID
 	return m.put(v)
@@ -193,6 +197,20 @@ func (m *Machine) resizeVolume(c *ResizeVolume) Result {
 	}
 	v = v.clone()
 	v.Size = c.Size
+	return m.put(v)
+}
+
+func (m *Machine) setQoS(c *SetQoS) Result {
+	v, ok := m.volumes[c.Volume]
+	if !ok || v.Deleted {
+		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
+	}
+	q := c.Change.Apply(v.QoS)
+	if err := q.Validate(); err != nil {
+		return Result{Err: err}
+	}
+	v = v.clone()
+	v.QoS = q
 	return m.put(v)
 }
 

@@ -95,6 +95,9 @@ func (s *script) command() Command {
 	case 1, 2:
 		return &CreateVolume{ID: id.Volume{byte(s.pick("id", 256))}, Name: fmt.Sprintf("d%d", s.pick("name", 6)), Size: uint64(1+s.pick("size", 4)) << 20}
 	case 3:
+		if rate := 50 * uint64(s.pick("rate", 4)); rate > 0 {
+			return &SetQoS{Volume: v.ID, Change: cluster.QoSChange{IOPS: &rate, IOPSBurst: new(uint64)}}
+		}
 		return &ResizeVolume{Volume: v.ID, Size: uint64(1+s.pick("size", 8)) << 20}
 	case 4:
 		return &DeleteVolume{Volume: v.ID, Epoch: s.epoch(v), Forced: s.pick("force", 2) == 0}
@@ -325,11 +328,12 @@ func goldenLog() []Command {
 		candidates = append(candidates, EnsembleCandidate{StoreRef: r, Load: 2})
 	}
 	v, gone := id.Volume{1}, id.Volume{2}
+	rate, bytes := uint64(5000), uint64(64<<20)
 	at := func(n uint64) At { return At{Volume: v, Epoch: 1, Version: n} }
 	return append(log,
 		&EnsurePlacement{Healthy: all, Seed: 42},
 		&CreateVolume{ID: v, Name: "disk", Size: 1 << 30, RequestID: "r", NowMS: 1700000000000},
-		&CreateVolume{ID: gone, Name: "gone", Size: 1 << 30},
+		&CreateVolume{ID: gone, Name: "gone", Size: 1 << 30, QoS: cluster.QoS{IOPS: 300, IOPSBurst: 3000, Bytes: 1 << 20, BytesBurst: 2 << 20}},
 		&ResizeVolume{Volume: v, Size: 2 << 30},
 		&DeleteVolume{Volume: gone, Forced: true},
 		&ConfirmPurge{Store: ref(1, 1), Volume: gone},
@@ -361,6 +365,7 @@ func goldenLog() []Command {
 		&MarkStore{Store: ref(4, 1), Leaving: true, Out: true},
 		&ForgetVersions{PG: 1, At: 2},
 		&RemoveStore{Store: ref(3, 2)},
+		&SetQoS{Volume: v, Change: cluster.QoSChange{IOPS: &rate, Bytes: &bytes, BytesBurst: &bytes}},
 	)
 }
 

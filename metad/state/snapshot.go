@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 2 // 1 had no roster and no rebuilding
+	snapshotVersion = 3 // 1 had no roster and no rebuilding, 2 no QoS
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
@@ -78,7 +78,7 @@ func Restore(b []byte) (*Machine, error) {
 	m.lastVolume = readVolumeID(&r)
 	m.nextSequence = id.Sequence(r.U64())
 	m.readMembers(&r)
-	m.readVolumes(&r)
+	m.readVolumes(&r, version)
 	if version >= 2 {
 		m.readRoster(&r)
 		m.readRebuild(&r)
@@ -125,9 +125,9 @@ func (m *Machine) readMembers(r *codec.Reader) {
 	}
 }
 
-func (m *Machine) readVolumes(r *codec.Reader) {
+func (m *Machine) readVolumes(r *codec.Reader, version uint16) {
 	for n := r.Count(VolumesMax, 64); n > 0 && r.Err() == nil; n-- {
-		v := readVolume(r)
+		v := readVolume(r, version)
 		m.put(v)
 		if !v.Deleted {
 			m.names[v.Name] = v.ID

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -194,6 +196,56 @@ func TestShrinkingIsRefused(t *testing.T) {
 	w.ok(&ResizeVolume{Volume: v, Size: 2 << 30})
 	w.refused(errs.ErrInvalid, &ResizeVolume{Volume: v, Size: 1 << 30})
 	w.refused(errs.ErrNotFound, &ResizeVolume{Volume: id.Volume{7}, Size: 1 << 30})
+}
+
+// What is not named stays, a limit that goes takes its burst along, and nonsense is
+// committed nowhere: it would reach the owner's buckets.
+func TestLimitsOfADisk(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	n := func(v uint64) *uint64 { return &v }
+	v := w.ok(&CreateVolume{Name: "disk", Size: 1 << 30, QoS: cluster.QoS{IOPS: 1000, IOPSBurst: 5000}}).Volume.ID
+	set := func(c cluster.QoSChange) cluster.QoS { return w.ok(&SetQoS{Volume: v, Change: c}).Volume.QoS }
+	if got, want := set(cluster.QoSChange{Bytes: n(8 << 20)}), (cluster.QoS{IOPS: 1000, IOPSBurst: 5000, Bytes: 8 << 20}); got != want {
+		t.Errorf("limits are %+v, want %+v", got, want)
+	}
+	if got, want := set(cluster.QoSChange{IOPS: n(0)}), (cluster.QoS{Bytes: 8 << 20}); got != want {
+		t.Errorf("limits are %+v, want %+v", got, want)
+	}
+	for _, c := range []cluster.QoSChange{{IOPS: n(cluster.IOPSMin - 1)}, {IOPSBurst: n(5)}, {Bytes: n(cluster.BytesMax + 1)}, {BytesBurst: n(1 << 60)}} {
+		w.refused(errs.ErrInvalid, &SetQoS{Volume: v, Change: c})
+	}
+	w.refused(errs.ErrInvalid, &CreateVolume{Name: "x", Size: 1 << 30, QoS: cluster.QoS{IOPS: 1}})
+	w.refused(errs.ErrNotFound, &SetQoS{Volume: id.Volume{7}, Change: cluster.QoSChange{IOPS: n(500)}})
+	if got, want := set(cluster.QoSChange{}), (cluster.QoS{Bytes: 8 << 20}); got != want {
+		t.Errorf("limits are %+v, want %+v", got, want)
+	}
+}
+
+// A log of before there were limits is read as it was meant.
+func TestCreateOfAnOlderLog(t *testing.T) {
+	c := &CreateVolume{ID: id.Volume{1}, Name: "disk", Size: 1 << 30, RequestID: "r", NowMS: 5}
+	b := Encode(c)
+	got, err := Decode(b[:len(b)-4])
+	if err != nil || !reflect.DeepEqual(got, c) {
+		t.Errorf("read %+v, %v", got, err)
+	}
+}
+
+// Without this a cluster could not be updated: what an older metad wrote has no limits.
+func TestSnapshotOfVersionTwoIsRead(t *testing.T) {
+	w := newWorld(t, 1, 1)
+	w.create("disk")
+	b := w.Snapshot()
+	rest := len(w.appendRebuild(w.appendRoster(nil))) + 4
+	old := slices.Concat(b[:len(b)-rest-4], b[len(b)-rest:]) // the only volume is last; its limits are four zeros
+	old[len(snapshotMagic)] = 2
+	m, err := Restore(seal(old))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(m.Snapshot()) != string(b) {
+		t.Fatal("a state of version 2 restores to another")
+	}
 }
 
 // Each grant is a new epoch, also for the same holder: an owner that lost the answer

@@ -1187,6 +1187,7 @@ type VolumeNews struct {
 	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"` // by the caller's life
 	SizeBytes     uint64                 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	Deleted       bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Qos           *QoS                   `protobuf:"bytes,6,opt,name=qos,proto3" json:"qos,omitempty"` // absent: not limited
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1254,6 +1255,13 @@ func (x *VolumeNews) GetDeleted() bool {
 		return x.Deleted
 	}
 	return false
+}
+
+func (x *VolumeNews) GetQos() *QoS {
+	if x != nil {
+		return x.Qos
+	}
+	return nil
 }
 
 // Purge: fence the volume at epoch, then forget everything of it, then ConfirmPurge.
@@ -3239,7 +3247,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
 	"\x06purges\x18\x03 \x03(\v2\x10.ashlar.v1.PurgeR\x06purges\x12,\n" +
 	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\x12\x18\n" +
-	"\arescues\x18\x05 \x03(\fR\arescues\"\x89\x01\n" +
+	"\arescues\x18\x05 \x03(\fR\arescues\"\xab\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3247,7 +3255,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x05owned\x18\x03 \x01(\bR\x05owned\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x04R\tsizeBytes\x12\x18\n" +
-	"\adeleted\x18\x05 \x01(\bR\adeleted\"K\n" +
+	"\adeleted\x18\x05 \x01(\bR\adeleted\x12 \n" +
+	"\x03qos\x18\x06 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\"K\n" +
 	"\x05Purge\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +
@@ -3495,8 +3504,9 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*Space)(nil),                   // 52: ashlar.v1.Space
 	(*Cleaning)(nil),                // 53: ashlar.v1.Cleaning
 	(*Traffic)(nil),                 // 54: ashlar.v1.Traffic
-	(*VolumeRecord)(nil),            // 55: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 56: ashlar.v1.Checkpoint
+	(*QoS)(nil),                     // 55: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 56: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 57: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3524,67 +3534,68 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	15, // 22: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
 	16, // 23: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
 	17, // 24: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	51, // 25: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 26: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 27: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 28: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 29: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 30: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 31: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 32: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 33: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 34: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 35: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	55, // 36: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 37: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 38: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 39: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	51, // 40: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 41: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	51, // 42: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	51, // 43: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	56, // 44: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 45: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 46: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 47: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 48: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 49: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 50: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 51: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 52: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 53: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 54: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 55: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 56: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 57: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 58: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 59: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 60: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 61: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 62: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 63: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 64: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 65: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 66: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	55, // 67: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 68: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 69: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	55, // 70: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	55, // 71: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	55, // 72: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	55, // 73: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	55, // 74: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 75: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	55, // 76: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 77: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 78: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 79: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 80: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	64, // [64:81] is the sub-list for method output_type
-	47, // [47:64] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	55, // 25: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	51, // 26: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 27: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 28: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 29: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 30: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 31: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 32: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 33: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 34: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 35: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 36: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	56, // 37: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 38: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 39: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 40: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	51, // 41: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 42: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	51, // 43: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	51, // 44: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	57, // 45: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 46: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 47: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 48: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 49: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 50: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 51: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 52: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 53: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 54: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 55: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 56: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 57: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 58: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 59: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 60: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 61: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 62: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 63: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 64: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 65: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 66: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 67: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	56, // 68: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 69: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 70: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	56, // 71: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	56, // 72: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	56, // 73: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	56, // 74: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	56, // 75: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 76: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	56, // 77: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 78: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 79: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 80: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 81: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	65, // [65:82] is the sub-list for method output_type
+	48, // [48:65] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }

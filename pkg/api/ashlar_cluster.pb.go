@@ -1541,6 +1541,7 @@ type Disk struct {
 	Traffic          *Traffic               `protobuf:"bytes,42,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	UsedBytes        uint64                 `protobuf:"varint,43,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`                      // on stores, with redundancy
 	ReclaimableBytes uint64                 `protobuf:"varint,44,opt,name=reclaimable_bytes,json=reclaimableBytes,proto3" json:"reclaimable_bytes,omitempty"` // of those, about
+	Qos              *QoS                   `protobuf:"bytes,20,opt,name=qos,proto3" json:"qos,omitempty"`                                                    // absent: not limited
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1694,11 +1695,19 @@ func (x *Disk) GetReclaimableBytes() uint64 {
 	return 0
 }
 
+func (x *Disk) GetQos() *QoS {
+	if x != nil {
+		return x.Qos
+	}
+	return nil
+}
+
 type CreateDiskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	SizeBytes     uint64                 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // multiple of 4,096
 	RequestId     string                 `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`  // makes a retry harmless; the client library sets it
+	Qos           *QoS                   `protobuf:"bytes,4,opt,name=qos,proto3" json:"qos,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1752,6 +1761,13 @@ func (x *CreateDiskRequest) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *CreateDiskRequest) GetQos() *QoS {
+	if x != nil {
+		return x.Qos
+	}
+	return nil
 }
 
 type ListDisksRequest struct {
@@ -1954,6 +1970,83 @@ func (x *ResizeDiskRequest) GetSizeBytes() uint64 {
 	return 0
 }
 
+// What is absent stays; 0 takes a limit away, with its burst.
+type SetDiskQoSRequest struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	NameOrId       string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
+	Iops           *uint64                `protobuf:"varint,2,opt,name=iops,proto3,oneof" json:"iops,omitempty"`
+	IopsBurst      *uint64                `protobuf:"varint,3,opt,name=iops_burst,json=iopsBurst,proto3,oneof" json:"iops_burst,omitempty"`
+	BytesPerSecond *uint64                `protobuf:"varint,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3,oneof" json:"bytes_per_second,omitempty"`
+	BurstBytes     *uint64                `protobuf:"varint,5,opt,name=burst_bytes,json=burstBytes,proto3,oneof" json:"burst_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SetDiskQoSRequest) Reset() {
+	*x = SetDiskQoSRequest{}
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDiskQoSRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDiskQoSRequest) ProtoMessage() {}
+
+func (x *SetDiskQoSRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDiskQoSRequest.ProtoReflect.Descriptor instead.
+func (*SetDiskQoSRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SetDiskQoSRequest) GetNameOrId() string {
+	if x != nil {
+		return x.NameOrId
+	}
+	return ""
+}
+
+func (x *SetDiskQoSRequest) GetIops() uint64 {
+	if x != nil && x.Iops != nil {
+		return *x.Iops
+	}
+	return 0
+}
+
+func (x *SetDiskQoSRequest) GetIopsBurst() uint64 {
+	if x != nil && x.IopsBurst != nil {
+		return *x.IopsBurst
+	}
+	return 0
+}
+
+func (x *SetDiskQoSRequest) GetBytesPerSecond() uint64 {
+	if x != nil && x.BytesPerSecond != nil {
+		return *x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *SetDiskQoSRequest) GetBurstBytes() uint64 {
+	if x != nil && x.BurstBytes != nil {
+		return *x.BurstBytes
+	}
+	return 0
+}
+
 type DeleteDiskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NameOrId      string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
@@ -1964,7 +2057,7 @@ type DeleteDiskRequest struct {
 
 func (x *DeleteDiskRequest) Reset() {
 	*x = DeleteDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2069,7 @@ func (x *DeleteDiskRequest) String() string {
 func (*DeleteDiskRequest) ProtoMessage() {}
 
 func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2082,7 @@ func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *DeleteDiskRequest) GetNameOrId() string {
@@ -2015,7 +2108,7 @@ type DeleteDiskReply struct {
 
 func (x *DeleteDiskReply) Reset() {
 	*x = DeleteDiskReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2120,7 @@ func (x *DeleteDiskReply) String() string {
 func (*DeleteDiskReply) ProtoMessage() {}
 
 func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2133,7 @@ func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskReply.ProtoReflect.Descriptor instead.
 func (*DeleteDiskReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteDiskReply) GetDiskId() string {
@@ -2059,7 +2152,7 @@ type DiskEndpointsRequest struct {
 
 func (x *DiskEndpointsRequest) Reset() {
 	*x = DiskEndpointsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2071,7 +2164,7 @@ func (x *DiskEndpointsRequest) String() string {
 func (*DiskEndpointsRequest) ProtoMessage() {}
 
 func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2084,7 +2177,7 @@ func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DiskEndpointsRequest) GetNameOrId() string {
@@ -2106,7 +2199,7 @@ type DiskEndpointsReply struct {
 
 func (x *DiskEndpointsReply) Reset() {
 	*x = DiskEndpointsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2211,7 @@ func (x *DiskEndpointsReply) String() string {
 func (*DiskEndpointsReply) ProtoMessage() {}
 
 func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2224,7 @@ func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsReply.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DiskEndpointsReply) GetDiskId() string {
@@ -2175,7 +2268,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2280,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2293,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Endpoint) GetHost() string {
@@ -2250,7 +2343,7 @@ type DeclareStoreLostRequest struct {
 
 func (x *DeclareStoreLostRequest) Reset() {
 	*x = DeclareStoreLostRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2355,7 @@ func (x *DeclareStoreLostRequest) String() string {
 func (*DeclareStoreLostRequest) ProtoMessage() {}
 
 func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2368,7 @@ func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostRequest.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DeclareStoreLostRequest) GetStoreId() string {
@@ -2307,7 +2400,7 @@ type DeclareStoreLostReply struct {
 
 func (x *DeclareStoreLostReply) Reset() {
 	*x = DeclareStoreLostReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2319,7 +2412,7 @@ func (x *DeclareStoreLostReply) String() string {
 func (*DeclareStoreLostReply) ProtoMessage() {}
 
 func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2332,7 +2425,7 @@ func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostReply.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{28}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 type DrainStoreRequest struct {
@@ -2345,7 +2438,7 @@ type DrainStoreRequest struct {
 
 func (x *DrainStoreRequest) Reset() {
 	*x = DrainStoreRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[29]
+	mi := &file_ashlar_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2450,7 @@ func (x *DrainStoreRequest) String() string {
 func (*DrainStoreRequest) ProtoMessage() {}
 
 func (x *DrainStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[29]
+	mi := &file_ashlar_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2463,7 @@ func (x *DrainStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainStoreRequest.ProtoReflect.Descriptor instead.
 func (*DrainStoreRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{29}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DrainStoreRequest) GetStoreId() string {
@@ -2397,7 +2490,7 @@ type DrainStoreReply struct {
 
 func (x *DrainStoreReply) Reset() {
 	*x = DrainStoreReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[30]
+	mi := &file_ashlar_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2502,7 @@ func (x *DrainStoreReply) String() string {
 func (*DrainStoreReply) ProtoMessage() {}
 
 func (x *DrainStoreReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[30]
+	mi := &file_ashlar_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2515,7 @@ func (x *DrainStoreReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainStoreReply.ProtoReflect.Descriptor instead.
 func (*DrainStoreReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{30}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DrainStoreReply) GetPgs() uint32 {
@@ -2450,7 +2543,7 @@ type AcceptLossRequest struct {
 
 func (x *AcceptLossRequest) Reset() {
 	*x = AcceptLossRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[31]
+	mi := &file_ashlar_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2555,7 @@ func (x *AcceptLossRequest) String() string {
 func (*AcceptLossRequest) ProtoMessage() {}
 
 func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[31]
+	mi := &file_ashlar_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2568,7 @@ func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptLossRequest.ProtoReflect.Descriptor instead.
 func (*AcceptLossRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{31}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AcceptLossRequest) GetNameOrId() string {
@@ -2503,7 +2596,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x14ashlar_figures.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x14ashlar_figures.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -2652,7 +2745,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xa9\x04\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xcb\x04\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2674,13 +2767,15 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\atraffic\x18* \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12\x1d\n" +
 	"\n" +
 	"used_bytes\x18+ \x01(\x04R\tusedBytes\x12+\n" +
-	"\x11reclaimable_bytes\x18, \x01(\x04R\x10reclaimableBytes\"e\n" +
+	"\x11reclaimable_bytes\x18, \x01(\x04R\x10reclaimableBytes\x12 \n" +
+	"\x03qos\x18\x14 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\"\x87\x01\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
 	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x03 \x01(\tR\trequestId\"G\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12 \n" +
+	"\x03qos\x18\x04 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\"G\n" +
 	"\x10ListDisksRequest\x12\x1d\n" +
 	"\n" +
 	"after_name\x18\x01 \x01(\tR\tafterName\x12\x14\n" +
@@ -2695,7 +2790,20 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x1d\n" +
 	"\n" +
-	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\"G\n" +
+	"size_bytes\x18\x02 \x01(\x04R\tsizeBytes\"\x80\x02\n" +
+	"\x11SetDiskQoSRequest\x12\x1c\n" +
+	"\n" +
+	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x17\n" +
+	"\x04iops\x18\x02 \x01(\x04H\x00R\x04iops\x88\x01\x01\x12\"\n" +
+	"\n" +
+	"iops_burst\x18\x03 \x01(\x04H\x01R\tiopsBurst\x88\x01\x01\x12-\n" +
+	"\x10bytes_per_second\x18\x04 \x01(\x04H\x02R\x0ebytesPerSecond\x88\x01\x01\x12$\n" +
+	"\vburst_bytes\x18\x05 \x01(\x04H\x03R\n" +
+	"burstBytes\x88\x01\x01B\a\n" +
+	"\x05_iopsB\r\n" +
+	"\v_iops_burstB\x13\n" +
+	"\x11_bytes_per_secondB\x0e\n" +
+	"\f_burst_bytes\"G\n" +
 	"\x11DeleteDiskRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x14\n" +
@@ -2740,7 +2848,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xc0\x06\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xfd\x06\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2751,7 +2859,9 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tListDisks\x12\x1b.ashlar.v1.ListDisksRequest\x1a\x19.ashlar.v1.ListDisksReply\x125\n" +
 	"\aGetDisk\x12\x19.ashlar.v1.GetDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
 	"\n" +
-	"ResizeDisk\x12\x1c.ashlar.v1.ResizeDiskRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
+	"ResizeDisk\x12\x1c.ashlar.v1.ResizeDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
+	"\n" +
+	"SetDiskQoS\x12\x1c.ashlar.v1.SetDiskQoSRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
 	"\n" +
 	"DeleteDisk\x12\x1c.ashlar.v1.DeleteDiskRequest\x1a\x1a.ashlar.v1.DeleteDiskReply\x12O\n" +
 	"\rDiskEndpoints\x12\x1f.ashlar.v1.DiskEndpointsRequest\x1a\x1d.ashlar.v1.DiskEndpointsReply\x12X\n" +
@@ -2774,7 +2884,7 @@ func file_ashlar_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_ashlar_cluster_proto_goTypes = []any{
 	(Health)(0),                     // 0: ashlar.v1.Health
 	(*Reason)(nil),                  // 1: ashlar.v1.Reason
@@ -2799,20 +2909,22 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*ListDisksReply)(nil),          // 20: ashlar.v1.ListDisksReply
 	(*GetDiskRequest)(nil),          // 21: ashlar.v1.GetDiskRequest
 	(*ResizeDiskRequest)(nil),       // 22: ashlar.v1.ResizeDiskRequest
-	(*DeleteDiskRequest)(nil),       // 23: ashlar.v1.DeleteDiskRequest
-	(*DeleteDiskReply)(nil),         // 24: ashlar.v1.DeleteDiskReply
-	(*DiskEndpointsRequest)(nil),    // 25: ashlar.v1.DiskEndpointsRequest
-	(*DiskEndpointsReply)(nil),      // 26: ashlar.v1.DiskEndpointsReply
-	(*Endpoint)(nil),                // 27: ashlar.v1.Endpoint
-	(*DeclareStoreLostRequest)(nil), // 28: ashlar.v1.DeclareStoreLostRequest
-	(*DeclareStoreLostReply)(nil),   // 29: ashlar.v1.DeclareStoreLostReply
-	(*DrainStoreRequest)(nil),       // 30: ashlar.v1.DrainStoreRequest
-	(*DrainStoreReply)(nil),         // 31: ashlar.v1.DrainStoreReply
-	(*AcceptLossRequest)(nil),       // 32: ashlar.v1.AcceptLossRequest
-	(*Cleaning)(nil),                // 33: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 34: ashlar.v1.Traffic
-	(*StoreTraffic)(nil),            // 35: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 36: ashlar.v1.Space
+	(*SetDiskQoSRequest)(nil),       // 23: ashlar.v1.SetDiskQoSRequest
+	(*DeleteDiskRequest)(nil),       // 24: ashlar.v1.DeleteDiskRequest
+	(*DeleteDiskReply)(nil),         // 25: ashlar.v1.DeleteDiskReply
+	(*DiskEndpointsRequest)(nil),    // 26: ashlar.v1.DiskEndpointsRequest
+	(*DiskEndpointsReply)(nil),      // 27: ashlar.v1.DiskEndpointsReply
+	(*Endpoint)(nil),                // 28: ashlar.v1.Endpoint
+	(*DeclareStoreLostRequest)(nil), // 29: ashlar.v1.DeclareStoreLostRequest
+	(*DeclareStoreLostReply)(nil),   // 30: ashlar.v1.DeclareStoreLostReply
+	(*DrainStoreRequest)(nil),       // 31: ashlar.v1.DrainStoreRequest
+	(*DrainStoreReply)(nil),         // 32: ashlar.v1.DrainStoreReply
+	(*AcceptLossRequest)(nil),       // 33: ashlar.v1.AcceptLossRequest
+	(*Cleaning)(nil),                // 34: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 35: ashlar.v1.Traffic
+	(*StoreTraffic)(nil),            // 36: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 37: ashlar.v1.Space
+	(*QoS)(nil),                     // 38: ashlar.v1.QoS
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -2826,48 +2938,52 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	17, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
 	6,  // 9: ashlar.v1.StatusReply.repair:type_name -> ashlar.v1.Repair
 	4,  // 10: ashlar.v1.StatusReply.room:type_name -> ashlar.v1.Room
-	33, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
+	34, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
 	5,  // 12: ashlar.v1.StatusReply.risk:type_name -> ashlar.v1.Risk
-	34, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
+	35, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
 	11, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
 	6,  // 15: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	35, // 16: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	36, // 16: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
 	10, // 17: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
 	12, // 18: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	36, // 19: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	33, // 20: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	34, // 21: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	17, // 22: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	27, // 23: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	2,  // 24: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	13, // 25: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	15, // 26: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	18, // 27: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	19, // 28: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	21, // 29: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	22, // 30: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	23, // 31: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	25, // 32: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	28, // 33: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	30, // 34: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	32, // 35: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	3,  // 36: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	14, // 37: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	16, // 38: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	17, // 39: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	20, // 40: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	17, // 41: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	17, // 42: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	24, // 43: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	26, // 44: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	29, // 45: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	31, // 46: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	17, // 47: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	36, // [36:48] is the sub-list for method output_type
-	24, // [24:36] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	37, // 19: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	34, // 20: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	35, // 21: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	38, // 22: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	38, // 23: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	17, // 24: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	28, // 25: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	2,  // 26: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	13, // 27: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	15, // 28: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	18, // 29: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	19, // 30: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	21, // 31: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	22, // 32: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	23, // 33: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	24, // 34: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	26, // 35: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	29, // 36: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	31, // 37: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	33, // 38: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	3,  // 39: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	14, // 40: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	16, // 41: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	17, // 42: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	20, // 43: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	17, // 44: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	17, // 45: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	17, // 46: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	25, // 47: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	27, // 48: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	30, // 49: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	32, // 50: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	17, // 51: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	39, // [39:52] is the sub-list for method output_type
+	26, // [26:39] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -2875,14 +2991,16 @@ func file_ashlar_cluster_proto_init() {
 	if File_ashlar_cluster_proto != nil {
 		return
 	}
+	file_ashlar_common_proto_init()
 	file_ashlar_figures_proto_init()
+	file_ashlar_cluster_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_cluster_proto_rawDesc), len(file_ashlar_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	Cluster_ListDisks_FullMethodName        = "/ashlar.v1.Cluster/ListDisks"
 	Cluster_GetDisk_FullMethodName          = "/ashlar.v1.Cluster/GetDisk"
 	Cluster_ResizeDisk_FullMethodName       = "/ashlar.v1.Cluster/ResizeDisk"
+	Cluster_SetDiskQoS_FullMethodName       = "/ashlar.v1.Cluster/SetDiskQoS"
 	Cluster_DeleteDisk_FullMethodName       = "/ashlar.v1.Cluster/DeleteDisk"
 	Cluster_DiskEndpoints_FullMethodName    = "/ashlar.v1.Cluster/DiskEndpoints"
 	Cluster_DeclareStoreLost_FullMethodName = "/ashlar.v1.Cluster/DeclareStoreLost"
@@ -48,6 +49,8 @@ type ClusterClient interface {
 	GetDisk(ctx context.Context, in *GetDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
 	ResizeDisk(ctx context.Context, in *ResizeDiskRequest, opts ...grpc.CallOption) (*Disk, error)
+	// How fast it may be, from now on: its owner hears of it with its next heartbeat.
+	SetDiskQoS(ctx context.Context, in *SetDiskQoSRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Conflict while clients are attached, unless forced. The name is free at once.
 	DeleteDisk(ctx context.Context, in *DeleteDiskRequest, opts ...grpc.CallOption) (*DeleteDiskReply, error)
 	// Where clients may attach: every blockd that exports, the owner first.
@@ -140,6 +143,16 @@ func (c *clusterClient) ResizeDisk(ctx context.Context, in *ResizeDiskRequest, o
 	return out, nil
 }
 
+func (c *clusterClient) SetDiskQoS(ctx context.Context, in *SetDiskQoSRequest, opts ...grpc.CallOption) (*Disk, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Disk)
+	err := c.cc.Invoke(ctx, Cluster_SetDiskQoS_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) DeleteDisk(ctx context.Context, in *DeleteDiskRequest, opts ...grpc.CallOption) (*DeleteDiskReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteDiskReply)
@@ -203,6 +216,8 @@ type ClusterServer interface {
 	GetDisk(context.Context, *GetDiskRequest) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
 	ResizeDisk(context.Context, *ResizeDiskRequest) (*Disk, error)
+	// How fast it may be, from now on: its owner hears of it with its next heartbeat.
+	SetDiskQoS(context.Context, *SetDiskQoSRequest) (*Disk, error)
 	// Conflict while clients are attached, unless forced. The name is free at once.
 	DeleteDisk(context.Context, *DeleteDiskRequest) (*DeleteDiskReply, error)
 	// Where clients may attach: every blockd that exports, the owner first.
@@ -245,6 +260,9 @@ func (UnimplementedClusterServer) GetDisk(context.Context, *GetDiskRequest) (*Di
 }
 func (UnimplementedClusterServer) ResizeDisk(context.Context, *ResizeDiskRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResizeDisk not implemented")
+}
+func (UnimplementedClusterServer) SetDiskQoS(context.Context, *SetDiskQoSRequest) (*Disk, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetDiskQoS not implemented")
 }
 func (UnimplementedClusterServer) DeleteDisk(context.Context, *DeleteDiskRequest) (*DeleteDiskReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteDisk not implemented")
@@ -408,6 +426,24 @@ func _Cluster_ResizeDisk_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_SetDiskQoS_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetDiskQoSRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetDiskQoS(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetDiskQoS_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetDiskQoS(ctx, req.(*SetDiskQoSRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_DeleteDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DeleteDiskRequest)
 	if err := dec(in); err != nil {
@@ -532,6 +568,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResizeDisk",
 			Handler:    _Cluster_ResizeDisk_Handler,
+		},
+		{
+			MethodName: "SetDiskQoS",
+			Handler:    _Cluster_SetDiskQoS_Handler,
 		},
 		{
 			MethodName: "DeleteDisk",

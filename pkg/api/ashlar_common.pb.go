@@ -515,6 +515,7 @@ type VolumeRecord struct {
 	Losses        []*AcceptedLoss `protobuf:"bytes,12,rep,name=losses,proto3" json:"losses,omitempty"`
 	Spans         []*SequenceSpan `protobuf:"bytes,13,rep,name=spans,proto3" json:"spans,omitempty"`      // one per epoch that took a range and was not forgotten
 	Deleted       bool            `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"` // unlinked; waits for its stores to purge it
+	Qos           *QoS            `protobuf:"bytes,15,opt,name=qos,proto3" json:"qos,omitempty"`          // absent: not limited
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,6 +648,82 @@ func (x *VolumeRecord) GetDeleted() bool {
 	return false
 }
 
+func (x *VolumeRecord) GetQos() *QoS {
+	if x != nil {
+		return x.Qos
+	}
+	return nil
+}
+
+// QoS is how fast a disk may be, of all its clients together. Zero fields do not bound.
+type QoS struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Iops           uint64                 `protobuf:"varint,1,opt,name=iops,proto3" json:"iops,omitempty"`                                             // reads, writes, trims and write-zeroes per second
+	IopsBurst      uint64                 `protobuf:"varint,2,opt,name=iops_burst,json=iopsBurst,proto3" json:"iops_burst,omitempty"`                  // as many at once after idleness; 0: a tenth of a second's worth
+	BytesPerSecond uint64                 `protobuf:"varint,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"` // read and written
+	BurstBytes     uint64                 `protobuf:"varint,4,opt,name=burst_bytes,json=burstBytes,proto3" json:"burst_bytes,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *QoS) Reset() {
+	*x = QoS{}
+	mi := &file_ashlar_common_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QoS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QoS) ProtoMessage() {}
+
+func (x *QoS) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_common_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QoS.ProtoReflect.Descriptor instead.
+func (*QoS) Descriptor() ([]byte, []int) {
+	return file_ashlar_common_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *QoS) GetIops() uint64 {
+	if x != nil {
+		return x.Iops
+	}
+	return 0
+}
+
+func (x *QoS) GetIopsBurst() uint64 {
+	if x != nil {
+		return x.IopsBurst
+	}
+	return 0
+}
+
+func (x *QoS) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *QoS) GetBurstBytes() uint64 {
+	if x != nil {
+		return x.BurstBytes
+	}
+	return 0
+}
+
 // ErrorDetail travels in the details of a gRPC status.
 type ErrorDetail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -661,7 +738,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_ashlar_common_proto_msgTypes[8]
+	mi := &file_ashlar_common_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -673,7 +750,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_common_proto_msgTypes[8]
+	mi := &file_ashlar_common_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -686,7 +763,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_ashlar_common_proto_rawDescGZIP(), []int{8}
+	return file_ashlar_common_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ErrorDetail) GetCode() uint32 {
@@ -765,7 +842,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\x8d\x04\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xaf\x04\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -785,7 +862,15 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"priorHosts\x12/\n" +
 	"\x06losses\x18\f \x03(\v2\x17.ashlar.v1.AcceptedLossR\x06losses\x12-\n" +
 	"\x05spans\x18\r \x03(\v2\x17.ashlar.v1.SequenceSpanR\x05spans\x12\x18\n" +
-	"\adeleted\x18\x0e \x01(\bR\adeleted\"\xa8\x01\n" +
+	"\adeleted\x18\x0e \x01(\bR\adeleted\x12 \n" +
+	"\x03qos\x18\x0f \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\"\x83\x01\n" +
+	"\x03QoS\x12\x12\n" +
+	"\x04iops\x18\x01 \x01(\x04R\x04iops\x12\x1d\n" +
+	"\n" +
+	"iops_burst\x18\x02 \x01(\x04R\tiopsBurst\x12(\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x04R\x0ebytesPerSecond\x12\x1f\n" +
+	"\vburst_bytes\x18\x04 \x01(\x04R\n" +
+	"burstBytes\"\xa8\x01\n" +
 	"\vErrorDetail\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x1d\n" +
 	"\n" +
@@ -807,7 +892,7 @@ func file_ashlar_common_proto_rawDescGZIP() []byte {
 	return file_ashlar_common_proto_rawDescData
 }
 
-var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_ashlar_common_proto_goTypes = []any{
 	(*StoreRef)(nil),     // 0: ashlar.v1.StoreRef
 	(*EnsembleID)(nil),   // 1: ashlar.v1.EnsembleID
@@ -817,7 +902,8 @@ var file_ashlar_common_proto_goTypes = []any{
 	(*SequenceSpan)(nil), // 5: ashlar.v1.SequenceSpan
 	(*AcceptedLoss)(nil), // 6: ashlar.v1.AcceptedLoss
 	(*VolumeRecord)(nil), // 7: ashlar.v1.VolumeRecord
-	(*ErrorDetail)(nil),  // 8: ashlar.v1.ErrorDetail
+	(*QoS)(nil),          // 8: ashlar.v1.QoS
+	(*ErrorDetail)(nil),  // 9: ashlar.v1.ErrorDetail
 }
 var file_ashlar_common_proto_depIdxs = []int32{
 	1,  // 0: ashlar.v1.Ensemble.id:type_name -> ashlar.v1.EnsembleID
@@ -830,12 +916,13 @@ var file_ashlar_common_proto_depIdxs = []int32{
 	4,  // 7: ashlar.v1.VolumeRecord.checkpoint:type_name -> ashlar.v1.Checkpoint
 	6,  // 8: ashlar.v1.VolumeRecord.losses:type_name -> ashlar.v1.AcceptedLoss
 	5,  // 9: ashlar.v1.VolumeRecord.spans:type_name -> ashlar.v1.SequenceSpan
-	7,  // 10: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	8,  // 10: ashlar.v1.VolumeRecord.qos:type_name -> ashlar.v1.QoS
+	7,  // 11: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_common_proto_init() }
@@ -849,7 +936,7 @@ func file_ashlar_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_common_proto_rawDesc), len(file_ashlar_common_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

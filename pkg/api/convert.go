@@ -137,11 +137,24 @@ func (x *Checkpoint) Value() *cluster.Checkpoint {
 	return &cluster.Checkpoint{Epoch: id.Epoch(x.Epoch), Meta: id.LSN(x.MetaPosition), Covered: id.LSN(x.CoveredLsn), Opaque: x.Opaque}
 }
 
+// FromQoS makes the message of q; one that bounds nothing is no message.
+func FromQoS(q cluster.QoS) *QoS {
+	if q == (cluster.QoS{}) {
+		return nil
+	}
+	return &QoS{Iops: q.IOPS, IopsBurst: q.IOPSBurst, BytesPerSecond: q.Bytes, BurstBytes: q.BytesBurst}
+}
+
+// Value reads the message; nil bounds nothing.
+func (x *QoS) Value() cluster.QoS {
+	return cluster.QoS{IOPS: x.GetIops(), IOPSBurst: x.GetIopsBurst(), Bytes: x.GetBytesPerSecond(), BytesBurst: x.GetBurstBytes()}
+}
+
 // FromVolume makes the message of v.
 func FromVolume(v *cluster.Volume) *VolumeRecord {
 	x := &VolumeRecord{Volume: v.ID[:], Name: v.Name, SizeBytes: v.Size, CreatedUnixMs: v.Created.UnixMilli(),
 		Epoch: uint64(v.Epoch), Owner: FromHolder(v.Owner), OpenComplete: v.OpenComplete, ListVersion: v.ListVersion,
-		Checkpoint: FromCheckpoint(v.Checkpoint), Deleted: v.Deleted}
+		Checkpoint: FromCheckpoint(v.Checkpoint), Deleted: v.Deleted, Qos: FromQoS(v.QoS)}
 	for _, e := range v.List {
 		x.Ensembles = append(x.Ensembles, fromEnsemble(e))
 	}
@@ -161,7 +174,7 @@ func FromVolume(v *cluster.Volume) *VolumeRecord {
 func (x *VolumeRecord) Value() (*cluster.Volume, error) {
 	v := &cluster.Volume{Name: x.GetName(), Size: x.GetSizeBytes(), Created: time.UnixMilli(x.GetCreatedUnixMs()).UTC(),
 		Epoch: id.Epoch(x.GetEpoch()), Owner: x.GetOwner().Value(), OpenComplete: x.GetOpenComplete(), ListVersion: x.GetListVersion(),
-		Checkpoint: x.GetCheckpoint().Value(), Deleted: x.GetDeleted()}
+		Checkpoint: x.GetCheckpoint().Value(), Deleted: x.GetDeleted(), QoS: x.GetQos().Value()}
 	var err error
 	if v.ID, err = VolumeID(x.GetVolume()); err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/devcluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -26,7 +27,8 @@ import (
 type Cluster interface {
 	Status(ctx context.Context, withLists bool) (*api.StatusReply, error)
 	Stores(ctx context.Context) ([]*api.Store, error)
-	CreateDisk(ctx context.Context, name string, sizeBytes uint64) (*api.Disk, error)
+	CreateLimitedDisk(ctx context.Context, name string, sizeBytes uint64, q cluster.QoS) (*api.Disk, error)
+	SetDiskQoS(ctx context.Context, nameOrID string, x cluster.QoSChange) (*api.Disk, error)
 	Disks(ctx context.Context) ([]*api.Disk, error)
 	Disk(ctx context.Context, nameOrID string) (*api.Disk, error)
 	ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error)

@@ -18,6 +18,7 @@ import (
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/devcluster"
 	"ashlar.dev/pkg/errs"
@@ -60,14 +61,27 @@ func (f *fake) Disks(context.Context) ([]*api.Disk, error)             { return 
 func (f *fake) Disk(_ context.Context, n string) (*api.Disk, error)    { return f.find(n) }
 func (f *fake) Close() error                                           { f.closed++; return nil }
 
-func (f *fake) CreateDisk(_ context.Context, name string, size uint64) (*api.Disk, error) {
+func (f *fake) SetDiskQoS(_ context.Context, name string, x cluster.QoSChange) (*api.Disk, error) {
+	d, err := f.find(name)
+	if err != nil {
+		return nil, err
+	}
+	q := x.Apply(d.Qos.Value())
+	if err := q.Validate(); err != nil {
+		return nil, err
+	}
+	d.Qos = api.FromQoS(q)
+	return d, nil
+}
+
+func (f *fake) CreateLimitedDisk(_ context.Context, name string, size uint64, q cluster.QoS) (*api.Disk, error) {
 	if _, err := f.find(name); err == nil {
 		return nil, fmt.Errorf("create disk %s: %w", name, errs.ErrExists)
 	}
 	if f.err != nil {
 		return nil, f.err
 	}
-	d := &api.Disk{DiskId: fmt.Sprintf("d-%026d", len(f.disks)+1), Name: name, SizeBytes: size, State: "available", CreatedUnixMs: f.clock.Wall().UnixMilli()}
+	d := &api.Disk{DiskId: fmt.Sprintf("d-%026d", len(f.disks)+1), Name: name, SizeBytes: size, State: "available", CreatedUnixMs: f.clock.Wall().UnixMilli(), Qos: api.FromQoS(q)}
 	f.disks = append(f.disks, d)
 	return d, nil
 }
@@ -196,6 +210,10 @@ func TestKeysThatScriptsUse(t *testing.T) {
 	if list := decode[[]map[string]any](t, x.must("disk list -o json")); len(list) != 1 || list[0]["diskId"] != diskID {
 		t.Errorf("list printed %v", list)
 	}
+	x.must("disk set data --iops 700 --bandwidth 2MiB -o json")
+	if l, _ := decode[map[string]any](t, x.must("disk show data -o json"))["limits"].(map[string]any); l["iops"] != 700.0 || l["bytesPerSecond"] != float64(2<<20) {
+		t.Errorf("limits printed %v", l)
+	}
 	if gone := decode[map[string]any](t, x.must("disk delete data -o json")); gone["diskId"] != diskID {
 		t.Errorf("delete printed %v", gone)
 	}
@@ -217,6 +235,12 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"disk create x --size 2Gulp", "write it like 4GiB", codeUsage},
 		{"disk create x --size 1000", "multiple of 4 KiB", codeUsage},
 		{"disk create x", "see ashlar disk create --help", codeUsage},
+		{"disk create x --size 1G --iops 5", "want 100 to", codeUsage},
+		{"disk create x --size 1G --iops-burst 5000", "needs a limit of I/Os", codeUsage},
+		{"disk create x --size 1G --bandwidth 1000", "want 1048576 to", codeUsage},
+		{"disk set data --bandwidth-burst 1TiB --bandwidth 1MiB", "would gather for more than 1h", codeUsage},
+		{"disk set data --iops many", "want a number, such as 5000, or none", codeUsage},
+		{"disk set nope --iops 500", "ashlar disk list", codeNotFound},
 		{"disk show nope", `no disk has the name or id "nope"; ashlar disk list shows them all`, codeNotFound},
 		{"disk nbd nope", "ashlar disk list", codeNotFound},
 		{"disk delete nope", "ashlar disk list", codeNotFound},
@@ -321,6 +345,12 @@ func TestTablesForPeople(t *testing.T) {
 	x.fake.clock.(*clock.Manual).Advance(3 * time.Hour)
 	show("disk list")
 	show("disk show data")
+	show("disk set data --iops 5000 --iops-burst 20000 --bandwidth 100MiB/s")
+	show("disk show data")
+	show("disk set data --bandwidth none")
+	show("disk create slow --size 1GiB --bandwidth 50MiB --bandwidth-burst 1GiB")
+	show("disk set data")
+	show("disk set data --iops 5")
 	show("disk nbd data")
 	show("disk nbd data --qemu")
 	show("disk resize data --size 8GiB")

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -20,6 +21,7 @@ type diskCommands struct {
 	List       diskList       `cmd:"" help:"List all disks."`
 	Show       diskShow       `cmd:"" help:"Show one disk."`
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
+	Set        diskSet        `cmd:"" help:"Limit how fast a disk may be, while it is in use too."`
 	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it."`
 	NBD        diskNBD        `cmd:"" name:"nbd" help:"Print where to attach a disk. Every blockd serves every disk; the first is the best."`
 	AcceptLoss diskAcceptLoss `cmd:"" help:"Let a disk open although records of it are lost for good (see ashlar status)."`
@@ -43,12 +45,13 @@ type diskView struct {
 	ReclaimableBytes uint64       `json:"reclaimableBytes"`
 	Space            *spaceView   `json:"space,omitempty"` // absent: no owner has told
 	Cleaning         cleaningView `json:"cleaning"`
+	Limits           qosView      `json:"limits"`
 }
 
 func viewDisk(d *api.Disk) diskView {
 	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
 		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem,
-		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning)}
+		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos)}
 }
 
 // blockBytes is what sizes of disks are multiples of.
@@ -72,6 +75,7 @@ func explain(err error, name string) error {
 type diskCreate struct {
 	Name string          `arg:"" help:"A name that no other disk has."`
 	Size config.ByteSize `required:"" help:"How large it looks, such as 4GiB." placeholder:"SIZE"`
+	qosFlags
 }
 
 // Run is called by kong.
@@ -79,8 +83,12 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 	if err := checkSize(c.Size); err != nil {
 		return err
 	}
+	limits := c.change().Apply(cluster.QoS{})
+	if err := limits.Validate(); err != nil {
+		return &hinted{err, "see ashlar disk create --help"}
+	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		d, err := cl.CreateDisk(ctx, c.Name, uint64(c.Size))
+		d, err := cl.CreateLimitedDisk(ctx, c.Name, uint64(c.Size), limits)
 		if errors.Is(err, errs.ErrExists) {
 			return &hinted{err, "choose another name, or use the disk that has it: ashlar disk show " + c.Name}
 		}
@@ -88,7 +96,11 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 			return err
 		}
 		return s.show(viewDisk(d), func(w io.Writer) {
-			fmt.Fprintf(w, "created disk %s (%s), %s\n  attach it: ashlar disk nbd %s\n", d.Name, d.DiskId, size(d.SizeBytes), d.Name)
+			limited := ""
+			if limits.Limited() {
+				limited = ", " + qosText(d.Qos)
+			}
+			fmt.Fprintf(w, "created disk %s (%s), %s%s\n  attach it: ashlar disk nbd %s\n", d.Name, d.DiskId, size(d.SizeBytes), limited, d.Name)
 		})
 	})
 }
@@ -145,7 +157,7 @@ func (c *diskShow) Run(ctx context.Context, s *session) error {
 
 func printDisk(w io.Writer, d *api.Disk) {
 	rows := [][2]string{
-		{"name", d.Name}, {"id", d.DiskId}, {"size", fmt.Sprintf("%s (%d bytes)", size(d.SizeBytes), d.SizeBytes)}, {"state", d.State},
+		{"name", d.Name}, {"id", d.DiskId}, {"size", fmt.Sprintf("%s (%d bytes)", size(d.SizeBytes), d.SizeBytes)}, {"limits", qosText(d.Qos)}, {"state", d.State},
 		{"owner", dash(d.OwnerHost)}, {"clients", strconv.Itoa(int(d.Sessions))}, {"epoch", fmt.Sprintf("e%d", d.Epoch)},
 		{"not packed yet", size(d.UnpackedBytes)}, {"created", rfc3339(d.CreatedUnixMs)},
 		{"used", size(d.UsedBytes) + " on stores, redundancy included"},

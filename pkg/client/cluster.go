@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 )
@@ -61,13 +62,18 @@ func (c *Cluster) Stores(ctx context.Context) ([]*api.Store, error) {
 	return r.GetStores(), err
 }
 
-// CreateDisk makes a disk. A retry after a lost answer finds the disk it made.
+// CreateDisk makes a disk without limits; see CreateLimitedDisk.
 func (c *Cluster) CreateDisk(ctx context.Context, name string, sizeBytes uint64) (*api.Disk, error) {
+	return c.CreateLimitedDisk(ctx, name, sizeBytes, cluster.QoS{})
+}
+
+// CreateLimitedDisk makes a disk. A retry after a lost answer finds the disk it made.
+func (c *Cluster) CreateLimitedDisk(ctx context.Context, name string, sizeBytes uint64, q cluster.QoS) (*api.Disk, error) {
 	var token [16]byte
 	if _, err := rand.Read(token[:]); err != nil {
 		return nil, fmt.Errorf("draw request id: %w", err)
 	}
-	req := &api.CreateDiskRequest{Name: name, SizeBytes: sizeBytes, RequestId: hex.EncodeToString(token[:])}
+	req := &api.CreateDiskRequest{Name: name, SizeBytes: sizeBytes, RequestId: hex.EncodeToString(token[:]), Qos: api.FromQoS(q)}
 	return ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.CreateDiskRequest) (*api.Disk, error) {
 		return x.CreateDisk(ctx, r)
 	})
@@ -103,6 +109,14 @@ func (c *Cluster) Disk(ctx context.Context, nameOrID string) (*api.Disk, error) 
 func (c *Cluster) ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error) {
 	return ask(ctx, c, &api.ResizeDiskRequest{NameOrId: nameOrID, SizeBytes: sizeBytes}, func(x api.ClusterClient, ctx context.Context, r *api.ResizeDiskRequest) (*api.Disk, error) {
 		return x.ResizeDisk(ctx, r)
+	})
+}
+
+// SetDiskQoS changes how fast a disk may be; limits it does not name stay.
+func (c *Cluster) SetDiskQoS(ctx context.Context, nameOrID string, x cluster.QoSChange) (*api.Disk, error) {
+	req := &api.SetDiskQoSRequest{NameOrId: nameOrID, Iops: x.IOPS, IopsBurst: x.IOPSBurst, BytesPerSecond: x.Bytes, BurstBytes: x.BytesBurst}
+	return ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.SetDiskQoSRequest) (*api.Disk, error) {
+		return x.SetDiskQoS(ctx, r)
 	})
 }
 

@@ -192,6 +192,7 @@ type VolumeNews struct {
 	Owned   bool
 	Deleted bool
 	Size    uint64
+	QoS     cluster.QoS
 }
 
 // Purge asks a store to fence a deleted volume at Epoch, forget all of it, and have it confirmed.

@@ -74,6 +74,7 @@ type Volume struct {
 	Name    string
 	Size    uint64 // bytes
 	Created time.Time
+	QoS     QoS
 
 	Epoch id.Epoch
 	// Owner is zero when nobody owns the volume.

@@ -139,6 +139,9 @@ func (r *Reader) Zero(n int) {
 	}
 }
 
+// Left is how many bytes are not read yet.
+func (r *Reader) Left() int { return len(r.buf) - r.off }
+
 // End fails when input is left.
 func (r *Reader) End() {
 	if r.err == nil && r.off != len(r.buf) {
