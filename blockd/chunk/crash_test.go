@@ -2,6 +2,7 @@ package chunk
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -38,6 +39,7 @@ type streamPromise struct {
 type shardPromise struct {
 	volume      id.Volume
 	seed        uint64
+	blocks      int
 	acked       bool
 	deleteSent  bool
 	deleteAcked bool
@@ -100,7 +102,9 @@ func (r *crashRun) run(steps int) {
 			r.put()
 		case x < 79:
 			r.delete()
-		case x < 82:
+		case x < 81:
+			r.replace()
+		case x < 83:
 			r.fence()
 		case x < 84:
 			r.newEnsemble(r.volume())
@@ -180,10 +184,11 @@ func (r *crashRun) put() {
 	r.nextSeg++
 	n := shardName{id.MakeSegment(r.nextSeg, 1), id.Generation{Epoch: r.epoch[v], N: 1}, uint8(r.rnd.IntN(6))}
 	seed := r.rnd.Uint64()
-	p := storetest.Shard(n.segment, n.generation, n.index, 1+r.rnd.IntN(40), seed)
+	blocks := 1 + r.rnd.IntN(40)
+	p := storetest.Shard(n.segment, n.generation, n.index, blocks, seed)
 	p.Head.Volume = v
 	r.mu.Lock()
-	r.p.shards[n] = shardPromise{volume: v, seed: seed}
+	r.p.shards[n] = shardPromise{volume: v, seed: seed, blocks: blocks}
 	r.mu.Unlock()
 	r.pending.Add(1)
 	p.Done = func(p *storeproto.PutShard) {
@@ -198,6 +203,24 @@ func (r *crashRun) put() {
 		r.p.shards[n] = s
 	}
 	r.store.PutShard(p)
+}
+
+// replace has shards rewritten in another place, beside whatever else goes on.
+func (r *crashRun) replace() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for n, s := range r.p.shards {
+		if !s.acked || r.rnd.IntN(4) > 0 {
+			continue
+		}
+		r.pending.Go(func() {
+			p := storetest.Shard(n.segment, n.generation, n.index, s.blocks, s.seed)
+			p.Head.Volume = s.volume
+			if err := r.store.ReplaceShard(context.Background(), p); err != nil && !errors.Is(err, errs.ErrNotFound) {
+				r.t.Errorf("replace: %v", err)
+			}
+		})
+	}
 }
 
 func (r *crashRun) delete() {

@@ -25,6 +25,10 @@ type extents struct {
 	// must stay free. Nothing on the read path takes it.
 	growing sync.Mutex
 	files   atomic.Pointer[[]extentFile] // by number; replaced, never changed
+
+	// short has the files that the open found shorter than they should be, with what they
+	// had; zero: they were not there. Of the open alone.
+	short map[uint32]int64
 }
 
 // extentFile is one open file; the zero value is none.
@@ -37,7 +41,7 @@ func extentName(n uint32) string { return fmt.Sprintf("%06d.ext", n) }
 
 func openExtents(fs vfs.FS, dir string, bytes int64) (*extents, error) {
 	x := &extents{fs: fs, dir: filepath.Join(dir, "extents"), bytes: bytes,
-		alloc: extent.NewAllocator(uint32(bytes / extent.Unit))}
+		alloc: extent.NewAllocator(uint32(bytes / extent.Unit)), short: make(map[uint32]int64)}
 	x.files.Store(new([]extentFile))
 	names, err := fs.List(x.dir)
 	if err != nil {
@@ -63,7 +67,8 @@ func (x *extents) openFile(n uint32) error {
 		return fmt.Errorf("open extent: %w", err)
 	}
 	size, err := f.Size()
-	if err == nil && size < x.bytes { // was being made when the power went: nothing is in it
+	if err == nil && size < x.bytes { // was being made when the power went; or else see restore
+		x.short[n] = size
 		err = f.Preallocate(0, x.bytes)
 		if err == nil {
 			err = f.SyncData()
@@ -75,6 +80,27 @@ func (x *extents) openFile(n uint32) error {
 	x.set(n, f)
 	x.alloc.AddFile(n)
 	return nil
+}
+
+// restore makes the files anew that a shard's row names and that are not there, and tells
+// whether the shard's bytes are gone with them, or with the end of a file that was cut
+// off. Their room is taken all the same: the shards are rebuilt from others. Of the open alone.
+func (x *extents) restore(p extent.Place) (hurt bool, err error) {
+	for _, r := range p {
+		files := *x.files.Load()
+		if int64(r.File) > int64(1)<<40/x.bytes || int64(r.Start)+int64(r.Units) > x.bytes/extent.Unit {
+			return false, nil // no file could have it: Mark says so
+		}
+		if int(r.File) >= len(files) || files[r.File].File == nil {
+			if err := x.makeFile(r.File); err != nil {
+				return false, err
+			}
+			x.short[r.File] = 0
+		}
+		size, short := x.short[r.File]
+		hurt = hurt || short && (int64(r.Start)+int64(r.Units))*extent.Unit > size
+	}
+	return hurt, nil
 }
 
 func (x *extents) set(n uint32, f vfs.File) {
@@ -129,8 +155,9 @@ func (x *extents) allocate(bytes int64, filesMax int64) (extent.Place, error) {
 //
 // Order: the file; its room, synced; the directory, synced. One that was cut off
 // is finished by the next open.
-func (x *extents) grow() error {
-	n := x.alloc.NextFile()
+func (x *extents) grow() error { return x.makeFile(x.alloc.NextFile()) }
+
+func (x *extents) makeFile(n uint32) error {
 	name := filepath.Join(x.dir, extentName(n))
 	f, err := x.fs.OpenDirect(name, true)
 	if err != nil {

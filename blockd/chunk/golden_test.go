@@ -41,6 +41,8 @@ func TestGoldenBytes(t *testing.T) {
 		head: storeproto.ShardHead{Volume: stream.Volume, K: 4, M: 2, PGVersion: 18, Slots: 4096, Blocks: 1024}}
 	line("shard row", row.encode())
 	line("entries", encodeEntries([]uint64{100, 101, 105, 90, 1 << 62}))
+	line("care", encodeCare(storeproto.Care{BeganMS: 1, After: storeproto.ShardName{Segment: name.segment, Generation: name.generation, Index: 3},
+		Shards: 2, Bytes: 3, EndedMS: 4, Wrong: 5, Missing: 6, Mended: 7, Score: 8, ScoreMS: 9, Flagged: true}))
 	line("sums", encodeSums([]uint32{1, 0xffffffff}))
 	a := storeproto.Append{Stream: stream, Epoch: 6, Batch: storetest.Batch(6, 12, 2, 0, 19), Released: 3}
 	h := make([]byte, storeproto.HeaderSize)

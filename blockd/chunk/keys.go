@@ -23,6 +23,7 @@ const (
 	keyEntries   = 'x' // shard → slot header entries
 	keySums      = 'c' // shard → sums
 	keyOwner     = 'v' // volume, shard → nothing
+	keyCare      = 'C' // → what is remembered of the care for shards
 )
 
 const valueVersion = 1
@@ -270,4 +271,36 @@ func keyRange(prefix []byte) (lower, upper []byte) {
 		}
 	}
 	return prefix, nil
+}
+
+func encodeCare(c storeproto.Care) []byte {
+	b := newValue()
+	b = binary.LittleEndian.AppendUint64(b, uint64(c.BeganMS))
+	b = shardName{c.After.Segment, c.After.Generation, c.After.Index}.append(b)
+	for _, v := range []uint64{c.Shards, c.Bytes, uint64(c.EndedMS), c.Wrong, c.Missing, c.Mended, uint64(c.ScoreMS)} {
+		b = binary.LittleEndian.AppendUint64(b, v)
+	}
+	b = binary.LittleEndian.AppendUint32(b, c.Score)
+	if c.Flagged {
+		return append(b, 1)
+	}
+	return append(b, 0)
+}
+
+func decodeCare(b []byte) (c storeproto.Care, err error) {
+	err = decodeValue("care", b, func(r *codec.Reader) {
+		c.BeganMS = int64(r.U64())
+		if name := r.Bytes(shardKeyLen - 1); name != nil {
+			n, _ := decodeShardName(name)
+			c.After = storeproto.ShardName{Segment: n.segment, Generation: n.generation, Index: n.index}
+		}
+		c.Shards, c.Bytes, c.EndedMS = r.U64(), r.U64(), int64(r.U64())
+		c.Wrong, c.Missing, c.Mended, c.ScoreMS = r.U64(), r.U64(), r.U64(), int64(r.U64())
+		c.Score = r.U32()
+		flagged := r.U8()
+		if c.Flagged = flagged == 1; flagged > 1 {
+			r.Fail("flag", 1, uint64(flagged))
+		}
+	})
+	return c, err
 }

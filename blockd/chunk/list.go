@@ -58,8 +58,7 @@ func (s *Store) ListShards(ctx context.Context, q storeproto.ListShards) (list s
 	return list, nil
 }
 
-// RemoveShards deletes shards and leaves no tombstones: they belong to other stores
-// now. Nobody may be putting them. Durable when it returns.
+// RemoveShards is part of storeproto.Keeper.
 func (s *Store) RemoveShards(_ context.Context, names ...storeproto.ShardName) error {
 	doomed := make([]shardName, len(names))
 	for i, n := range names {

@@ -377,6 +377,7 @@ func (s *Store) openExtents() error {
 		return err
 	}
 	var doomed []shardName
+	defer s.tellHurt()
 	err = s.index.scan([]byte{keyShard}, func(key []byte, value func() ([]byte, error)) error {
 		n, ok := decodeShardName(key[1:])
 		if !ok {
@@ -389,6 +390,13 @@ func (s *Store) openExtents() error {
 		row, err := decodeShardRow(n, v)
 		if err != nil {
 			return err
+		}
+		hurt, err := s.ext.restore(row.place)
+		if err != nil {
+			return err
+		}
+		if hurt {
+			s.wrong.add(n)
 		}
 		if err := s.ext.alloc.Mark(row.place); err != nil {
 			return fmt.Errorf("shard %d of %s %s: %w", n.index, n.segment, n.generation, err)

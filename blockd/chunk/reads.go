@@ -94,19 +94,23 @@ func (s *Store) read(q *storeproto.ReadShard) {
 	s.count.reads.Add(1)
 	s.reads.inUse.RLock()
 	defer s.reads.inUse.RUnlock()
-	c, err := s.lookUp(shardName{q.Segment, q.Generation, q.Index})
+	n := shardName{q.Segment, q.Generation, q.Index}
+	c, err := s.lookUp(n)
 	if err != nil {
 		q.Err = err
+		if n.generation != (id.Generation{}) && errors.Is(err, errs.ErrNotFound) {
+			s.wrong.add(n) // it may be missing: others know
+		}
 		return
 	}
 	q.Got = c.name.generation
 	if q.Err = s.checkRead(q, c); q.Err != nil {
 		return
 	}
-	if q.Err = s.readPlace(c.place, int64(q.First)*storeproto.BlockSize, q.Dst); q.Err != nil {
-		return
+	if q.Err = s.readPlace(c.place, int64(q.First)*storeproto.BlockSize, q.Dst); q.Err == nil {
+		q.Err = s.checkSums(q, c)
 	}
-	q.Err = s.checkSums(q, c)
+	s.suspect(c.name, q.Err)
 }
 
 // readPlace reads from byte off of a place. What the disk cannot give is as good

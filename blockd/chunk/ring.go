@@ -74,6 +74,7 @@ func (r *ringRead) answer(io *vfs.AsyncRead) {
 	} else {
 		q.Err = s.checkSums(q, c)
 	}
+	s.suspect(c.name, q.Err)
 	s.reads.inUse.RUnlock()
 	r.s, r.q, r.c, io.Buf = nil, nil, nil, nil
 	ringReads.Put(r)

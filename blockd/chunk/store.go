@@ -97,6 +97,7 @@ type Store struct {
 	puts  puts
 	group *lifecycle.Group
 	count counters
+	wrong suspects
 
 	// deleting is held while shards are deleted, across I/O: two deletions of one
 	// shard must not both free its room. Lock order: deleting, then mu.
@@ -140,6 +141,7 @@ func Open(dir string, o Options) (*Store, error) {
 	s.death.c = make(chan struct{})
 	s.count.wantFile = make(chan struct{}, 1)
 	s.mu.volumes, s.mu.groups = make(map[id.Volume]shardUse), make(map[id.PG]int64)
+	s.wrong.init()
 	lock, err := s.fs.LockFile(filepath.Join(dir, "LOCK"))
 	if err != nil {
 		return nil, fmt.Errorf("lock store %s: %w", dir, err)

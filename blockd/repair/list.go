@@ -112,6 +112,8 @@ func (w *Worker) reap(ctx context.Context, p *cluster.PG) {
 	if oldest < 2 || w.reaped[p.Number] == oldest || slices.Contains(p.Members(), w.cfg.Self) {
 		return
 	}
+	w.hands.Lock()
+	defer w.hands.Unlock()
 	var names []storeproto.ShardName
 	t := Task{PG: p.Number, Version: oldest}
 	err := w.each(ctx, t, w.cfg.Local, func(x storeproto.ShardInfo) {

@@ -37,10 +37,7 @@ func (w *Worker) rebuild(ctx context.Context, t Task, s lack) error {
 	sources, unknown := w.sources(ctx, t, s)
 	data := buf.Get(int(s.bytes()))
 	defer data.Release()
-	head, used, err := w.copyShard(t, s, sources, data.Bytes())
-	if head == nil {
-		head, used, err = w.code(t, s, sources, data.Bytes())
-	}
+	head, used, err := w.makeShard(t, s, sources, data.Bytes())
 	switch {
 	case err != nil && errors.Is(err, errs.ErrCorrupt) && (s.anchored < len(t.Anchors) || unknown == nil && anchored(t, sources) < len(t.Anchors)):
 		return nil // a store that has everything lacks it: it never counted, or is being deleted
@@ -59,6 +56,14 @@ func (w *Worker) rebuild(ctx context.Context, t Task, s lack) error {
 		return err
 	}
 	return w.confirm(ctx, s, used)
+}
+
+// makeShard makes the shard: copied from an older holder of the slot, else coded from k others.
+func (w *Worker) makeShard(t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source, error) {
+	if head, used := w.copyShard(t, s, sources, dst); head != nil {
+		return head, used, nil
+	}
+	return w.code(t, s, sources, dst)
 }
 
 // anchored counts the anchors that have a shard now.
@@ -125,7 +130,7 @@ func (w *Worker) head(ctx context.Context, r cluster.StoreRef, s lack, slot uint
 }
 
 // copyShard reads the very shard from a store that had the slot before; nil if none has it right.
-func (w *Worker) copyShard(t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source, error) {
+func (w *Worker) copyShard(t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source) {
 	for _, x := range sources {
 		if x.head.Index != t.Slot {
 			continue
@@ -136,10 +141,10 @@ func (w *Worker) copyShard(t Task, s lack, sources []source, dst []byte) (*store
 			right = w.read(x, s, first, n, dst[int(first)*storeproto.BlockSize:][:int(n)*storeproto.BlockSize]) == nil
 		}
 		if right {
-			return &x.head, []source{x}, nil
+			return &x.head, []source{x}
 		}
 	}
-	return nil, nil, nil
+	return nil, nil
 }
 
 // code rebuilds the shard from k others, range by range, each from k that are right.

@@ -19,9 +19,7 @@ import (
 // Local is the store that is filled.
 type Local interface {
 	storeproto.Store
-	storeproto.Lister
-	// RemoveShards deletes shards and leaves no tombstones.
-	RemoveShards(context.Context, ...storeproto.ShardName) error
+	storeproto.Keeper
 }
 
 // Stores finds the body of a store; false if it is not known here.
@@ -44,6 +42,10 @@ type Config struct {
 	Every time.Duration
 	// Jobs is how many shards are rebuilt at once; 0: 2.
 	Jobs int
+	// ScrubPace bounds scrubs that were asked for; nil: no limit.
+	ScrubPace *Pace
+	// ScrubEvery is how often all shards are looked at unasked; 0: 14 days.
+	ScrubEvery time.Duration
 }
 
 // Progress is how far the worker has come with one group.
@@ -73,6 +75,10 @@ type Worker struct {
 		groups map[id.PG]*Progress
 		since  map[id.PG]time.Duration // when the group was begun, for the rate
 	}
+	// hands is held while a missing shard is put back, and while shards are reaped: across I/O.
+	hands sync.Mutex
+	care  care
+
 	// Of Run alone: by the version for which a group was reaped, and when to try one again.
 	reaped  map[id.PG]uint32
 	retryAt map[id.PG]time.Duration
@@ -83,8 +89,10 @@ func New(cfg Config) *Worker {
 	cfg.Timeout = cmp.Or(cfg.Timeout, 15*time.Second)
 	cfg.Every = cmp.Or(cfg.Every, time.Second/2)
 	cfg.Jobs = cmp.Or(cfg.Jobs, 2)
+	cfg.ScrubEvery = cmp.Or(cfg.ScrubEvery, 14*24*time.Hour)
 	w := &Worker{cfg: cfg, wake: make(chan struct{}, 1), reaped: make(map[id.PG]uint32), retryAt: make(map[id.PG]time.Duration)}
 	w.mu.groups, w.mu.since = make(map[id.PG]*Progress), make(map[id.PG]time.Duration)
+	w.care.mu.pending, w.care.wake = make(map[storeproto.ShardName]*suspect), make(chan struct{}, 1)
 	return w
 }
 

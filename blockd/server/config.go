@@ -42,6 +42,10 @@ type Config struct {
 	Memory Memory `yaml:"memory"`
 	// Bytes per second that all stores of this host together may be given by repair, so that clients are not crowded out. Default 64MiB.
 	RepairRate config.ByteSize `yaml:"repair_rate"`
+	// Bytes per second that scrubs read from all stores of this host together when somebody asks for one. Default 64MiB.
+	ScrubRate config.ByteSize `yaml:"scrub_rate"`
+	// How often each store looks over all its shards by itself, at the pace that this needs. Default 336h: 14 days.
+	ScrubEvery config.Duration `yaml:"scrub_every"`
 	// How disks are written; the defaults suit most.
 	Volume VolumeLimits `yaml:"volume"`
 }
@@ -107,6 +111,12 @@ func (c *Config) EnsureDefaults() {
 	if c.RepairRate == 0 {
 		c.RepairRate = 64 << 20
 	}
+	if c.ScrubRate == 0 {
+		c.ScrubRate = 64 << 20
+	}
+	if c.ScrubEvery == 0 {
+		c.ScrubEvery = config.Duration(14 * 24 * time.Hour)
+	}
 	if c.Volume.SealIdle == 0 {
 		c.Volume.SealIdle = config.Duration(2 * time.Minute)
 	}
@@ -146,6 +156,9 @@ func (c *Config) Validate() error {
 	}
 	if c.DataTLS != "required" && c.DataTLS != "off" {
 		return fmt.Errorf("data_tls %q: want required or off: %w", c.DataTLS, errs.ErrInvalid)
+	}
+	if c.ScrubRate < 0 || c.ScrubEvery < config.Duration(time.Hour) {
+		return fmt.Errorf("scrub_rate %s, scrub_every %s: want a positive rate and an hour or more: %w", c.ScrubRate, c.ScrubEvery, errs.ErrInvalid)
 	}
 	if c.Memory.WriteBuffer < writeBufferMin {
 		return fmt.Errorf("memory.write_buffer %s: want at least %s: %w", c.Memory.WriteBuffer, writeBufferMin, errs.ErrInvalid)

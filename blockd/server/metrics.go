@@ -56,6 +56,10 @@ var figures = []struct {
 	{"blockd_store_syncs_total", "fdatasyncs of a store.", []string{"store"}},
 	{"blockd_store_written_bytes_total", "Bytes that a store gave to its disk.", []string{"store"}},
 	{"blockd_store_bad_blocks_total", "Blocks of shards that a store could not read or that failed their check: its disk rots.", []string{"store"}},
+	{"blockd_store_shards_wrong_total", "Shards that were found wrong, since the store was formatted.", []string{"store"}},
+	{"blockd_store_shards_missing_total", "Shards that should have been there and were not, since the store was formatted.", []string{"store"}},
+	{"blockd_store_shards_mended_total", "Shards put right again, since the store was formatted.", []string{"store"}},
+	{"blockd_store_shards_stuck", "Shards that are wrong and cannot be rebuilt now.", []string{"store"}},
 	{"blockd_store_dead", "1 if the store has died.", []string{"store"}},
 }
 
@@ -117,9 +121,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 // stores reports the local stores; their number is bounded by the config.
 func (c *collector) stores(put func(string, prometheus.ValueType, float64, ...string)) {
-	for _, st := range c.s.local {
+	for i, st := range c.s.local {
 		name := st.ID().String()
 		n := st.Stats()
+		if i < len(c.s.repairs) {
+			h := c.s.repairs[i].worker.Health()
+			put("blockd_store_shards_wrong_total", counter, float64(h.Wrong), name)
+			put("blockd_store_shards_missing_total", counter, float64(h.Missing), name)
+			put("blockd_store_shards_mended_total", counter, float64(h.Mended), name)
+			put("blockd_store_shards_stuck", gauge, float64(h.Stuck), name)
+		}
 		dead := 0.0
 		if st.Err() != nil {
 			dead = 1

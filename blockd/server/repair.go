@@ -16,13 +16,16 @@ type filler struct{ worker *repair.Worker }
 
 // startRepairs starts a worker for each store of this host.
 func (s *server) startRepairs() {
-	pace := repair.NewPace(s.cfg.RepairRate.Int64())
+	pace, scrub := repair.NewPace(s.cfg.RepairRate.Int64()), repair.NewPace(s.cfg.ScrubRate.Int64())
 	for _, st := range s.local {
 		w := repair.New(repair.Config{
 			Self: refOf(st), Local: st, Stores: s.stores, Topology: s.metad.Topology, Pace: pace, Clock: s.clock, Log: s.log,
+			ScrubPace: scrub, ScrubEvery: s.cfg.ScrubEvery.Std(),
 		})
 		s.repairs = append(s.repairs, filler{w})
 		s.repairing.Go("repair", w.Run)
+		s.repairing.Go("care", w.Care)
+		s.repairing.Go("scrub", w.Scrub)
 	}
 }
 

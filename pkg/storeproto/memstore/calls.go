@@ -180,6 +180,7 @@ func (s *Store) ReadShard(r *storeproto.ReadShard) {
 		s.mu.stats.Reads++
 		if r.Err = s.mu.core.Dead(); r.Err == nil {
 			r.Err = s.mu.disk.read(r)
+			s.suspectLocked(r)
 		}
 		if fault != nil {
 			r.Err = fault
@@ -231,14 +232,4 @@ func (s *Store) ListShards(ctx context.Context, q storeproto.ListShards) (list s
 		done <- err
 	})
 	return list, await(ctx, ListShards, done)
-}
-
-// RemoveShards deletes shards and leaves no tombstones.
-func (s *Store) RemoveShards(_ context.Context, names ...storeproto.ShardName) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, n := range names {
-		s.mu.disk.delete(n.Segment, func(h *storeproto.ShardHead) bool { return h.Info().ShardName == n })
-	}
-	return nil
 }

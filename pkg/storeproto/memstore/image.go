@@ -21,6 +21,7 @@ type image struct {
 	tombs   map[tombKey]core.Tombstone
 	pgs     map[id.PG]uint32
 	shards  map[id.Segment][]*shard
+	care    storeproto.Care
 }
 
 type tombKey struct {

@@ -83,7 +83,9 @@ type Store struct {
 		due        time.Duration
 		fault      func(Call) Fault
 		stats      Stats
+		suspects   map[storeproto.ShardName]bool
 	}
+	suspected chan struct{}
 }
 
 var _ storeproto.Store = (*Store)(nil)
@@ -102,7 +104,8 @@ func New(o Options) *Store {
 	if o.Clock == nil {
 		panic("memstore: Options.Clock is not set")
 	}
-	s := &Store{opts: o}
+	s := &Store{opts: o, suspected: make(chan struct{}, 1)}
+	s.mu.suspects = make(map[storeproto.ShardName]bool)
 	s.mu.delay = o.Delay
 	s.mu.inc = o.Incarnation
 	s.mu.disk = newImage()
