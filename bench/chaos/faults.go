@@ -15,6 +15,11 @@ import (
 // fault does one fault, ends it, and waits until all is well.
 func (r *runner) fault(f Fault, row *Row) error {
 	pause(f.Calm)
+	if f.Kind.loses() {
+		if err := r.fleet.CLI.WaitHealthy(healTimeout); err != nil {
+			return fmt.Errorf("before what is lost for good: %w", err)
+		}
+	}
 	targets, err := r.targets(f)
 	if err != nil {
 		return err
@@ -55,6 +60,11 @@ func (r *runner) fault(f Fault, row *Row) error {
 	if err := r.recovered(ended); err != nil {
 		return err
 	}
+	if f.Kind.loses() {
+		if err := r.fleet.CLI.WaitHealthy(healTimeout); err != nil {
+			return fmt.Errorf("after what was lost for good: %w", err)
+		}
+	}
 	row.Recovery = time.Since(ended)
 	for _, d := range r.disks {
 		row.Gaps = append(row.Gaps, d.TakeGap())
@@ -91,14 +101,18 @@ func (r *runner) witnesses(f Fault, targets []string) (out []*load.Witness) {
 
 // targets names the daemons that the fault is about.
 func (r *runner) targets(f Fault) ([]string, error) {
-	blockds := r.fleet.Blockds()
+	blockds, metads := r.fleet.Blockds(), r.fleet.Metads()
 	switch f.Kind {
-	case KillBlockd, PauseBlockd, CutBlockd:
+	case KillBlockd, PauseBlockd, CutBlockd, LoseStore, LoseHost:
 		return []string{blockds[f.Pick%len(blockds)]}, nil
+	case LoseMetad:
+		return []string{metads[f.Pick%len(metads)]}, nil
+	case LoseMachine:
+		return []string{blockds[f.Pick%len(blockds)], metads[f.Pick/len(blockds)%len(metads)]}, nil
 	case KillMetads:
-		return r.fleet.Metads(), nil
+		return metads, nil
 	case KillAll:
-		return append(blockds, r.fleet.Metads()...), nil
+		return append(blockds, metads...), nil
 	}
 	var owner, leader string
 	err := cluster.Wait("an owner and a leader", recoverTimeout, func() bool {
@@ -128,6 +142,8 @@ func (r *runner) begin(f Fault, targets []string) error {
 	switch f.Kind {
 	case KillBlockd, KillOwner, KillLeader, KillMetads, KillOwnerAndLeader, KillAll:
 		return r.each(targets, r.fleet.Kill)
+	case LoseStore, LoseHost, LoseMetad, LoseMachine:
+		return r.lose(f, targets)
 	case PauseOwner, PauseBlockd, PauseLeader, BlinkOwner:
 		return r.each(targets, r.fleet.Pause)
 	case CutOwner, CutBlockd, CutLeader:
@@ -147,6 +163,8 @@ func (r *runner) end(f Fault, targets []string) error {
 	switch f.Kind {
 	case KillBlockd, KillOwner, KillLeader, KillMetads, KillOwnerAndLeader, KillAll:
 		return r.each(targets, r.fleet.Start)
+	case LoseStore, LoseHost, LoseMetad, LoseMachine:
+		return r.replace(targets)
 	case PauseOwner, PauseBlockd, PauseLeader, BlinkOwner:
 		return r.each(targets, r.fleet.Resume)
 	}

@@ -21,6 +21,9 @@ type Report struct {
 	Disks  []DiskReport
 	Deaths []string // daemons that ended by themselves
 	Logs   string   // lines that nobody allowed
+
+	Passes   int    // that fio wrote and verified
+	Verified string // what fio found wrong
 }
 
 // Row is one fault as it was carried out.
@@ -82,6 +85,9 @@ func (r *Report) Problems() (out []string) {
 		}
 	}
 	out = append(out, r.Deaths...)
+	if r.Verified != "" {
+		out = append(out, r.Verified)
+	}
 	if r.Logs != "" {
 		out = append(out, r.Logs)
 	}
@@ -103,9 +109,30 @@ func (r *Report) Markdown() string {
 	for _, d := range r.Disks {
 		fmt.Fprintf(&s, "- disk %s: %s; %s.\n", d.Name, d.Verdict, d.Summary)
 	}
+	fmt.Fprintf(&s, "- disk verified: fio wrote and verified it in %d passes.\n", r.Passes)
+	s.WriteString("\n" + r.kinds())
 	problems := r.Problems()
 	if len(problems) > 0 {
 		s.WriteString("\nWrong:\n\n```\n" + strings.Join(problems, "\n") + "\n```\n")
+	}
+	return s.String()
+}
+
+// kinds is a table of what was injected, how often, and the longest that clients and the
+// cluster took over it.
+func (r *Report) kinds() string {
+	var s strings.Builder
+	s.WriteString("| fault | times | longest silence | longest until well again |\n|---|---|---|---|\n")
+	for k := range kinds {
+		n, gap, recovery := 0, time.Duration(0), time.Duration(0)
+		for _, x := range r.Rows {
+			if x.Fault.Kind == k {
+				n, gap, recovery = n+1, max(gap, x.gap()), max(recovery, x.Recovery)
+			}
+		}
+		if n > 0 {
+			fmt.Fprintf(&s, "| %s | %d | %.2f s | %.2f s |\n", k, n, gap.Seconds(), recovery.Seconds())
+		}
 	}
 	return s.String()
 }

@@ -83,6 +83,7 @@ type runner struct {
 	disks   []*load.Disk
 	start   time.Time
 	clients int
+	lost    []string // ids of stores, by the fault under way
 }
 
 func (r *runner) say(format string, args ...any) {
@@ -107,18 +108,59 @@ func (r *runner) run() error {
 		}
 		r.disks = append(r.disks, load.NewDisk(name, uris, regions...))
 	}
+	verified, err := r.verify()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var workers sync.WaitGroup
 	for _, w := range r.workers() {
 		workers.Go(func() { w.Run(ctx) })
 	}
-	err := r.faults()
+	err = r.faults()
 	cancel()
 	workers.Wait()
-	if err != nil {
+	if err = errors.Join(err, verified()); err != nil {
 		return err
 	}
 	return r.last()
+}
+
+// What fio writes in a pass and reads back; it ends the pass under way when the run is over.
+const (
+	verifiedSize = 64 << 20
+	verifiedPass = 24 << 20
+	verifiedRate = 100
+	passTimeout  = 10 * time.Minute
+)
+
+// verify lets fio judge a disk of its own, behind a QEMU that waits for its server, until
+// the function that it returns is called.
+func (r *runner) verify() (end func() error, err error) {
+	d, err := r.fleet.CLI.Create("verified", fmt.Sprint(verifiedSize))
+	if err != nil {
+		return nil, err
+	}
+	front, err := load.NewFront(context.Background(), fmt.Sprintf("nbd+unix:///%s?socket=%s", d.DiskID, r.fleet.Socket(r.fleet.Blockds()[0])), passTimeout)
+	if err != nil {
+		return nil, err
+	}
+	v := &load.Verifier{URI: front.URI, Size: verifiedSize, PassBytes: verifiedPass, Rate: verifiedRate, Timeout: passTimeout}
+	stop, done := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		r.report.Passes, err = v.Run(stop)
+		done <- err
+	}()
+	return func() error {
+		close(stop)
+		err := <-done
+		if err != nil {
+			r.report.Verified = err.Error()
+		}
+		r.say("fio verified what it wrote in %d passes", r.report.Passes)
+		return front.Close()
+	}, nil
 }
 
 // workers are the clients. Their homes are spread over the endpoints, so that owners and

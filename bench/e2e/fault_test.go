@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -220,33 +219,17 @@ func TestIOGoesOnWhenAStorageDaemonDies(t *testing.T) {
 func storageDaemon(t *testing.T, uri string) string {
 	t.Helper()
 	needTools(t, "qemu-storage-daemon")
-	u, err := nbd.ParseURI(uri)
+	f, err := load.NewFront(t.Context(), uri, time.Minute)
 	must(t, err)
-	dir, err := os.MkdirTemp("", "qsd")
-	must(t, err)
-	socket := filepath.Join(dir, "s")
-	var out strings.Builder
-	cmd := exec.Command("qemu-storage-daemon", "--blockdev", fmt.Sprintf("driver=nbd,node-name=d,server.type=unix,server.path=%s,export=%s,reconnect-delay=60,cache.direct=on", u.Address, u.Export),
-		"--nbd-server", "addr.type=unix,addr.path="+socket+",max-connections=0", "--export", "type=nbd,id=e,node-name=d,name=d,writable=on")
-	cmd.Stdout, cmd.Stderr = &out, &out
-	must(t, cmd.Start())
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
-		_ = os.RemoveAll(dir)
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
 		if t.Failed() {
-			t.Logf("qemu-storage-daemon: %s", out.String())
+			t.Logf("qemu-storage-daemon: %s", f.Said())
 		}
 	})
-	front := "nbd+unix:///d?socket=" + socket
-	must(t, cluster.Wait("qemu-storage-daemon", patience, func() bool {
-		n, err := nbd.Dial(t.Context(), front, nbd.ClientOptions{})
-		if err == nil {
-			n.Hangup()
-		}
-		return err == nil
-	}))
-	return front
+	return f.URI
 }
 
 // Without this a restarted exporter would cost its clients more than a second, or bytes.

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,14 +18,17 @@ import (
 
 // life is this process's hold on its data folder. The kernel's lock is held until the
 // process ends, however it ends, so having it proves that every earlier life of
-// this host is dead; the number in the file says how many there were.
+// this host is dead; the number in the file was the latest one's.
 type life struct {
 	lock   *os.File
 	holder id.Holder
 }
 
-// begin takes the lock and counts this start, durably, before anybody hears the number.
-func begin(dir string, host id.Host) (*life, error) {
+// begin takes the lock and counts this start, durably, before anybody hears the number. A
+// folder without a count begins with the present second: a machine that has lost its disks, or
+// was replaced under its old name, has a higher number than all its earlier lives, unless they
+// were started more than once a second.
+func begin(dir string, host id.Host, now time.Time) (*life, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make data folder: %w", err)
 	}
@@ -37,7 +41,7 @@ func begin(dir string, host id.Host) (*life, error) {
 		return nil, fmt.Errorf("lock %s: another blockd runs on this folder: %w", dir, errors.Join(errs.ErrExists, err))
 	}
 	path := filepath.Join(dir, "STARTS")
-	var n uint64
+	n := uint64(max(now.Unix(), 0))
 	switch b, err := os.ReadFile(path); {
 	case err == nil:
 		if n, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil {

@@ -107,7 +107,7 @@ func (s *server) start(ctx context.Context) error {
 	if me := s.creds.Self(); me.Name != s.cfg.ID || me.Role != pki.RoleBlockd {
 		return fmt.Errorf("certificate is of %s, id is %s: %w", me, s.cfg.ID, errs.ErrInvalid)
 	}
-	if s.life, err = begin(s.cfg.Data, hostOf(s.cfg.ID)); err != nil {
+	if s.life, err = begin(s.cfg.Data, hostOf(s.cfg.ID), s.clock.Wall()); err != nil {
 		return err
 	}
 	s.stack.PushCloser("lock", s.life.end)

@@ -45,7 +45,7 @@ func (f *Fleet) configure() error {
 		return err
 	}
 	for _, n := range f.nodes {
-		data := filepath.Join(f.Dir, "data", n.id)
+		data := f.data(n.id)
 		if err := os.Mkdir(data, 0o700); err != nil {
 			return fmt.Errorf("make folder: %w", err)
 		}
@@ -68,7 +68,7 @@ func (f *Fleet) blockd(n *node, data string, metads []string) *blockd.Config {
 		NBD:    blockd.NBD{Unix: f.Socket(n.id), TCP: at(n.address, portNBD), TLS: "required"},
 		Memory: blockd.Memory{WriteBuffer: writeBuffer}, Volume: blockd.VolumeLimits{SealIdle: config.Duration(sealIdle)}}
 	for i := range f.o.Stores {
-		c.Stores = append(c.Stores, blockd.Store{Path: filepath.Join(data, fmt.Sprintf("s%d", i+1)), Size: storeSize, Format: true})
+		c.Stores = append(c.Stores, blockd.Store{Path: f.store(n.id, i), Size: storeSize, Format: true})
 	}
 	c.EnsureDefaults()
 	c.Log.EnsureDefaults()

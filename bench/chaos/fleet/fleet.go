@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"ashlar.dev/bench/e2e/cluster"
+	"ashlar.dev/blockd/chunk"
+	"ashlar.dev/pkg/vfs"
 )
 
 // Options say which fleet is wanted. Zeros are 3 metads, 3 blockds, 2 stores each.
@@ -185,6 +187,39 @@ func (f *Fleet) Resume(id string) error {
 	return err
 }
 
+// Store is a store of a blockd and where it lies.
+type Store struct {
+	ID  string
+	Dir string
+}
+
+// Stores are what a blockd keeps its data in.
+func (f *Fleet) Stores(id string) (out []Store, err error) {
+	for i := range f.o.Stores {
+		dir := f.store(id, i)
+		s, err := chunk.ReadIdentity(vfs.OS, dir)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, Store{ID: s.ID.String(), Dir: dir})
+	}
+	return out, nil
+}
+
+// WipeStore takes a store of a dead daemon away; its next start formats another in its place.
+func (f *Fleet) WipeStore(s Store) error { return os.RemoveAll(s.Dir) }
+
+// WipeData takes away all that a dead daemon had on its disks, save its certificate and config.
+func (f *Fleet) WipeData(id string) error {
+	return errors.Join(os.RemoveAll(f.data(id)), os.Mkdir(f.data(id), 0o700))
+}
+
+// Addresses are where a metad is reached by clients and by its peers.
+func (f *Fleet) Addresses(id string) (api, raft string) {
+	n := f.node(id)
+	return at(n.address, portAPI), at(n.address, portRaft)
+}
+
 // Cut drops everything between a daemon and the others named; oneWay leaves what the daemon itself sends.
 func (f *Fleet) Cut(id string, from []string, oneWay bool) error {
 	return f.wires.cut(id, from, oneWay)
@@ -250,6 +285,10 @@ func (f *Fleet) Close() error {
 
 func (f *Fleet) log(id string) string    { return filepath.Join(f.Dir, "log", id+".log") }
 func (f *Fleet) config(id string) string { return filepath.Join(f.Dir, "config", id+".yaml") }
+func (f *Fleet) data(id string) string   { return filepath.Join(f.Dir, "data", id) }
+func (f *Fleet) store(id string, n int) string {
+	return filepath.Join(f.data(id), fmt.Sprintf("s%d", n+1))
+}
 
 // command runs a program and shows what it said if it failed.
 func command(stdin string, name string, args ...string) error {
