@@ -56,7 +56,7 @@ func (c *Core) nextAsk(now time.Duration) Ask {
 	case c.opening != nil:
 		return c.nextOpeningAsk(now)
 	case now >= c.asker.addAt && c.wantsSuccessor() && (len(c.ensembles) < c.limits.Ensembles || c.usable() < quorum):
-		return Ask{Kind: AskAdd, Exclude: c.exclude(now)}
+		return Ask{Kind: AskAdd, Exclude: c.exclude(now), Better: !c.damaged()}
 	}
 	for _, e := range c.ensembles {
 		if e.closed {
@@ -118,13 +118,11 @@ func (c *Core) filled() bool {
 	return c.opening.filled && len(c.ensembles) > 0
 }
 
-func (c *Core) wantsSuccessor() bool {
-	for _, m := range c.newest().members {
-		if m.bad || m.lost {
-			return true
-		}
-	}
-	return c.grow
+func (c *Core) wantsSuccessor() bool { return c.damaged() || c.grow }
+
+// damaged tells whether a store of the newest ensemble is given up.
+func (c *Core) damaged() bool {
+	return slices.ContainsFunc(c.newest().members, func(m *member) bool { return m.bad || m.lost })
 }
 
 // exclude gives the stores that the successor must not have, and remembers them
@@ -178,7 +176,11 @@ func (c *Core) Answer(now time.Duration, r AskResult, fx *Effects) {
 		c.Fence(fx)
 		return
 	default:
-		if errors.Is(r.Err, errs.ErrNoSpace) || errors.Is(r.Err, errs.ErrUnavailable) {
+		refused := errors.Is(r.Err, errs.ErrNoSpace) || errors.Is(r.Err, errs.ErrUnavailable)
+		switch {
+		case refused && r.Ask.Better:
+			c.grow, c.narrow = false, false
+		case refused:
 			// Better a store that failed lately than none.
 			clear(c.shunned)
 			c.grow, c.scarce = false, true

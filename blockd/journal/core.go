@@ -33,7 +33,8 @@ type Core struct {
 	asker   asker
 	down    map[id.Store]bool
 	shunned map[id.Store]time.Duration // not asked for before
-	grow    bool                       // a third store may be had
+	grow    bool                       // a better ensemble may be had
+	narrow  bool                       // the shell says so
 	scarce  bool                       // metad found no two stores
 	growAt  time.Duration              // not before
 	drops   []owedDrop
@@ -154,8 +155,13 @@ func (c *Core) Tick(now time.Duration, fx *Effects) {
 	for s, until := range c.shunned {
 		if until <= now {
 			delete(c.shunned, s)
-			c.mayGrow(now)
+			if e := c.newest(); e != nil && len(e.members) <= quorum {
+				c.mayGrow(now)
+			}
 		}
+	}
+	if c.narrow {
+		c.mayGrow(now)
 	}
 	c.nudge(now, fx)
 	c.askConfirms(now, fx)
@@ -217,7 +223,7 @@ func (c *Core) StoreUp(now time.Duration, s id.Store, fx *Effects) {
 			c.drops[i].at, c.drops[i].tries = now, 0
 		}
 	}
-	if e := c.newest(); e != nil && e.of(s) == nil {
+	if e := c.newest(); e != nil && e.of(s) == nil && len(e.members) <= quorum {
 		c.mayGrow(now)
 	}
 	for _, e := range c.ensembles {
@@ -241,10 +247,13 @@ func (c *Core) StoreUp(now time.Duration, s id.Store, fx *Effects) {
 	c.advance(now, fx)
 }
 
-// mayGrow lets an ensemble of two be followed by one of three; now and then, for
-// metad may have its reasons to give two.
+// Narrow says whether the newest ensemble could be on more hosts than it is.
+func (c *Core) Narrow(yes bool) { c.narrow = yes }
+
+// mayGrow lets an ensemble of two, or one on too few hosts, be followed by a better one; now
+// and then, for metad may have its reasons not to give one.
 func (c *Core) mayGrow(now time.Duration) {
-	if c.opening != nil || c.grow || len(c.newest().members) > quorum || now < c.growAt {
+	if c.opening != nil || c.grow || now < c.growAt {
 		return
 	}
 	c.grow, c.growAt = true, now+shunFor*c.limits.ReplaceAfter

@@ -161,6 +161,7 @@ type Ask struct {
 	Epoch     id.Epoch
 	Version   uint64
 	Exclude   []id.Store               // AskAdd
+	Better    bool                     // AskAdd: only one on more hosts than the newest, or on as many with more stores
 	Ensemble  id.Ensemble              // AskClose
 	From, To  [storeproto.Kinds]id.LSN // AskClose
 	Holders   []Member                 // AskClose: two
@@ -172,7 +173,7 @@ type Ask struct {
 //
 // Classes of Err: ErrStaleEpoch: the volume's epoch is not the asker's any more.
 // ErrConflict: the version is another; nothing was done. ErrNoSpace: there are
-// not two stores to be had; nothing was done. ErrInvalid, ErrNotFound: refused.
+// not two stores to be had, or none better; nothing was done. ErrInvalid, ErrNotFound: refused.
 // Any other, as ErrTimeout or ErrUnavailable: the outcome is unknown. After every
 // error but a stale epoch the list is read again before anything else is asked.
 type AskResult struct {

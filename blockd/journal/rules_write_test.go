@@ -458,6 +458,41 @@ func TestEnsembleOfTwoGrows(t *testing.T) {
 	}
 }
 
+// Without this an ensemble with two stores on one host, formed while the others were away,
+// would stay when they are back, and the loss of that host would lose the disk; or metad would
+// be asked for ever.
+func TestNarrowEnsembleIsFollowedByAWiderOne(t *testing.T) {
+	d := newDesk(t, 1, 2, 3)
+	d.core.Narrow(true)
+	d.pass(simLimits.AskAfter)
+	a := d.ask(AskAdd)
+	if !a.Better {
+		t.Error("any other would do")
+	}
+	d.answer(a, errs.ErrUnavailable)
+	adds := func() (n int) {
+		for range 4 {
+			d.pass(shunFor * simLimits.ReplaceAfter)
+			for len(d.fx.Asks) > 0 {
+				a := d.fx.Asks[0]
+				d.fx.Asks = d.fx.Asks[1:]
+				if a.Kind == AskAdd {
+					n++
+				}
+				d.answer(a, nil)
+			}
+		}
+		return n
+	}
+	if n := adds(); n != 0 {
+		t.Errorf("asked %d times though nothing has changed", n)
+	}
+	d.core.Narrow(true)
+	if adds() == 0 {
+		t.Error("not asked when more hosts are there")
+	}
+}
+
 // Without this records of a dead holder would wait for the next crash unnoticed.
 func TestExposedTellsOfADeadHolder(t *testing.T) {
 	d := newDesk(t, 1, 2, 3)

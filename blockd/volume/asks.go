@@ -81,7 +81,7 @@ func AskList(ctx context.Context, m Metad, a journal.Ask) (*cluster.Volume, erro
 	at := client.ListVersion{Volume: a.Volume, Epoch: a.Epoch, Version: a.Version}
 	switch a.Kind {
 	case journal.AskAdd:
-		return m.AddEnsemble(ctx, client.AddEnsemble{At: at, Exclude: a.Exclude})
+		return m.AddEnsemble(ctx, client.AddEnsemble{At: at, Exclude: a.Exclude, Better: a.Better})
 	case journal.AskClose:
 		return m.CloseEnsemble(ctx, closeOf(at, a))
 	case journal.AskRemove:

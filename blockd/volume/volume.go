@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -413,6 +414,28 @@ func (v *Volume) hints(now time.Duration, t *cluster.Topology, fx *core.Effects)
 			}
 		})
 	}
+	if v.opener == nil {
+		v.core.Journal(now, fx, func(c *journal.Core, _ *journal.Effects) { c.Narrow(narrow(t, c.Newest())) })
+	}
+}
+
+// ensembleWidth is how many stores, each of another host, an ensemble should have.
+const ensembleWidth = 3
+
+// narrow tells whether an ensemble of these stores is on fewer hosts than one of the stores
+// that are up could be.
+func narrow(t *cluster.Topology, newest []id.Store) bool {
+	have, up := make(map[id.Host]bool), make(map[id.Host]bool)
+	for i := range t.Stores {
+		s := &t.Stores[i]
+		if slices.Contains(newest, s.Store) {
+			have[s.Host] = true
+		}
+		if s.State == cluster.StoreUp {
+			up[s.Host] = true
+		}
+	}
+	return len(have) < min(ensembleWidth, len(up))
 }
 
 // TopologyChanged makes the volume look at metad's topology now instead of at its next tick.

@@ -7,15 +7,17 @@ import (
 	"ashlar.dev/pkg/cluster"
 )
 
-// Ensemble chooses want stores for an ensemble: of different hosts first, then of
-// different zones, then the least loaded. If fewer than want are there it takes them
-// all, as long as they are at least fallback; else false. It takes stores of one host
-// only when there are no others.
+// Ensemble chooses want stores for an ensemble: each of another host, then of different
+// zones, then the least loaded. If there are fewer hosts it takes one store of each, as
+// long as they are at least fallback: two answers that come from one host would be lost
+// with it. Only when there are fewer hosts than fallback does it take several stores of
+// one. False: there are fewer stores than fallback.
 func Ensemble(candidates []Candidate, want, fallback int, seed uint64) ([]cluster.StoreRef, bool) {
 	cs := sorted(candidates)
-	if len(cs) < want {
-		want = len(cs)
+	if n := Hosts(cs); n >= fallback {
+		want = min(want, n)
 	}
+	want = min(want, len(cs))
 	if want < fallback || want <= 0 {
 		return nil, false
 	}
@@ -35,4 +37,13 @@ func Ensemble(candidates []Candidate, want, fallback int, seed uint64) ([]cluste
 		cs = slices.DeleteFunc(cs, func(c Candidate) bool { return c.Ref == best.Ref })
 	}
 	return out, true
+}
+
+// Hosts counts the hosts of some stores.
+func Hosts(candidates []Candidate) int {
+	hosts := make(map[string]bool)
+	for _, c := range candidates {
+		hosts[byHost(c)] = true
+	}
+	return len(hosts)
 }

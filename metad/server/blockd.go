@@ -413,7 +413,7 @@ func (b *blockdService) AddEnsemble(ctx context.Context, q *api.AddEnsembleReque
 	if err = errors.Join(err, excludeErr, seedErr); err != nil {
 		return nil, b.s.fail(err)
 	}
-	c := &state.AddEnsemble{At: a, Want: uint8(min(q.GetWant(), 255)), Fallback: uint8(min(q.GetFallback(), 255)), Seed: seed}
+	c := &state.AddEnsemble{At: a, Want: uint8(min(q.GetWant(), 255)), Fallback: uint8(min(q.GetFallback(), 255)), Seed: seed, Better: q.GetBetter()}
 	if c.Want == 0 {
 		c.Want = ensembleWant
 	}
@@ -421,6 +421,11 @@ func (b *blockdService) AddEnsemble(ctx context.Context, q *api.AddEnsembleReque
 		c.Fallback = min(ensembleFallback, c.Want)
 	}
 	c.Candidates = reconcile.EnsembleCandidates(r.refresh(), exclude)
+	worth := true // spares the log what would be refused, again and again while hosts are away
+	b.s.node.View(func(m *state.Machine) { worth = m.WorthAdding(c) })
+	if !worth {
+		return nil, b.s.fail(&final{fmt.Errorf("there are no stores for a better ensemble than the newest: %w", errs.ErrUnavailable)})
+	}
 	return b.record(ctx, c)
 }
 

@@ -45,6 +45,7 @@ const (
 	kindForgetVersions
 	kindRemoveStore
 	kindSetQoS
+	kindAddBetter
 )
 
 // The kinds of roster.go and rebuild.go, apart from the others so that both lists may grow.
@@ -79,6 +80,8 @@ func empty(k kind) Command {
 		return &Release{}
 	case kindAddEnsemble:
 		return &AddEnsemble{}
+	case kindAddBetter:
+		return &AddEnsemble{Better: true}
 	case kindCloseEnsemble:
 		return &CloseEnsemble{}
 	case kindRemoveEnsembles:
@@ -214,6 +217,7 @@ type (
 		Candidates     []EnsembleCandidate
 		Want, Fallback uint8
 		Seed           uint64
+		Better         bool // only if it is on more hosts than the newest, or on as many with more stores
 	}
 	// EnsembleCandidate is a store that the leader finds usable.
 	EnsembleCandidate struct {
@@ -298,14 +302,19 @@ type (
 	RemoveStore struct{ Store cluster.StoreRef }
 )
 
-func (*Init) kind() kind             { return kindInit }
-func (*RegisterHost) kind() kind     { return kindRegisterHost }
-func (*CreateVolume) kind() kind     { return kindCreateVolume }
-func (*ResizeVolume) kind() kind     { return kindResizeVolume }
-func (*DeleteVolume) kind() kind     { return kindDeleteVolume }
-func (*Acquire) kind() kind          { return kindAcquire }
-func (*Release) kind() kind          { return kindRelease }
-func (*AddEnsemble) kind() kind      { return kindAddEnsemble }
+func (*Init) kind() kind         { return kindInit }
+func (*RegisterHost) kind() kind { return kindRegisterHost }
+func (*CreateVolume) kind() kind { return kindCreateVolume }
+func (*ResizeVolume) kind() kind { return kindResizeVolume }
+func (*DeleteVolume) kind() kind { return kindDeleteVolume }
+func (*Acquire) kind() kind      { return kindAcquire }
+func (*Release) kind() kind      { return kindRelease }
+func (c *AddEnsemble) kind() kind {
+	if c.Better {
+		return kindAddBetter
+	}
+	return kindAddEnsemble
+}
 func (*CloseEnsemble) kind() kind    { return kindCloseEnsemble }
 func (*RemoveEnsembles) kind() kind  { return kindRemoveEnsembles }
 func (*ReplaceList) kind() kind      { return kindReplaceList }

@@ -43,9 +43,39 @@ func (m *Machine) addEnsemble(c *AddEnsemble) Result {
 	if !ok {
 		return refuse(errs.ErrUnavailable, "an ensemble needs %d stores", c.Fallback)
 	}
+	if c.Better && len(v.List) > 0 && !m.better(stores, v.List[len(v.List)-1].Stores) {
+		return refuse(errs.ErrUnavailable, "there are no stores for a better ensemble than the newest")
+	}
 	v.lastN++
 	v.List = append(v.List, cluster.Ensemble{ID: id.Ensemble{Epoch: v.Epoch, N: v.lastN}, Stores: stores})
 	return m.putList(v)
+}
+
+// better tells whether a is on more hosts than b, or on as many with more stores.
+func (m *Machine) better(a, b []cluster.StoreRef) bool {
+	hosts := func(refs []cluster.StoreRef) int {
+		set := make(map[id.Host]bool)
+		for _, r := range refs {
+			if m.Alive(r) {
+				set[m.stores[r.Store].Host] = true
+			}
+		}
+		return len(set)
+	}
+	if x, y := hosts(a), hosts(b); x != y {
+		return x > y
+	}
+	return len(a) > len(b)
+}
+
+// WorthAdding tells whether an AddEnsemble that must be better could be.
+func (m *Machine) WorthAdding(c *AddEnsemble) bool {
+	v, _ := m.listAt(c.At)
+	if !c.Better || v == nil || len(v.List) == 0 {
+		return true
+	}
+	stores, ok := placement.Ensemble(m.ensembleCandidates(c.Candidates), int(c.Want), int(c.Fallback), c.Seed)
+	return ok && m.better(stores, v.List[len(v.List)-1].Stores)
 }
 
 // ensembleCandidates are the stores of the leader's choice that are present memories,

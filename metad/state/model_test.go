@@ -110,7 +110,7 @@ func (s *script) command() Command {
 	case 7:
 		return &Release{Volume: v.ID, Epoch: s.epoch(v), By: v.Owner}
 	case 8, 9:
-		c := &AddEnsemble{At: s.at(v), Want: 3, Fallback: 2, Seed: uint64(s.pick("seed", 100))}
+		c := &AddEnsemble{At: s.at(v), Want: 3, Fallback: 2, Seed: uint64(s.pick("seed", 100)), Better: s.pick("better", 4) == 0}
 		for _, x := range s.m.Stores() {
 			if s.pick("up", 4) > 0 {
 				c.Candidates = append(c.Candidates, EnsembleCandidate{StoreRef: x.StoreRef, Load: uint64(s.pick("load", 3))})

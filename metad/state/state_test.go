@@ -702,6 +702,45 @@ func TestEnsembleNeedsStores(t *testing.T) {
 	w.refused(errs.ErrInvalid, &AddEnsemble{At: w.at(v), Candidates: w.all(), Want: 2, Fallback: 3})
 }
 
+// Two answers from one host are lost with it: with two hosts an ensemble has one store of
+// each, and it is followed by another when a third host is there, not before.
+func TestEnsembleTakesOneStoreOfEachHost(t *testing.T) {
+	w := newWorld(t, 3, 2)
+	v := w.create("disk")
+	w.acquire(v, holder(1, 1))
+	var two []EnsembleCandidate
+	for _, c := range w.all() {
+		if s, _ := w.Store(c.Store); s.Host != holder(3, 1).Host {
+			two = append(two, c)
+		}
+	}
+	add := func(from []EnsembleCandidate, better bool) *AddEnsemble {
+		return &AddEnsemble{At: w.at(v), Candidates: from, Want: 3, Fallback: 2, Better: better}
+	}
+	hosts := func(r Result) int {
+		set := make(map[id.Host]bool)
+		for _, ref := range r.Volume.List[len(r.Volume.List)-1].Stores {
+			s, _ := w.Store(ref.Store)
+			set[s.Host] = true
+		}
+		if n := len(r.Volume.List[len(r.Volume.List)-1].Stores); n != len(set) {
+			t.Fatalf("%d stores on %d hosts", n, len(set))
+		}
+		return len(set)
+	}
+	if n := hosts(w.ok(add(two, false))); n != 2 {
+		t.Fatalf("with two hosts up: %d", n)
+	}
+	if w.WorthAdding(add(two, true)) {
+		t.Error("another on two hosts is worth it")
+	}
+	w.refused(errs.ErrUnavailable, add(two, true))
+	if n := hosts(w.ok(add(w.all(), true))); n != 3 {
+		t.Fatalf("with three hosts up: %d", n)
+	}
+	w.refused(errs.ErrUnavailable, add(w.all(), true))
+}
+
 // A list that is never tidied is bounded: the engine has to close and remove.
 func TestListIsBounded(t *testing.T) {
 	w := newWorld(t, 3, 1)

@@ -2313,6 +2313,7 @@ type AddEnsembleRequest struct {
 	ExcludeStores [][]byte               `protobuf:"bytes,4,rep,name=exclude_stores,json=excludeStores,proto3" json:"exclude_stores,omitempty"`
 	Want          uint32                 `protobuf:"varint,5,opt,name=want,proto3" json:"want,omitempty"`         // 0: 3
 	Fallback      uint32                 `protobuf:"varint,6,opt,name=fallback,proto3" json:"fallback,omitempty"` // 0: 2; fewer than this many stores to choose from: Unavailable
+	Better        bool                   `protobuf:"varint,7,opt,name=better,proto3" json:"better,omitempty"`     // only if it is on more hosts than the newest, or on as many with more stores; else Unavailable
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2387,6 +2388,13 @@ func (x *AddEnsembleRequest) GetFallback() uint32 {
 		return x.Fallback
 	}
 	return 0
+}
+
+func (x *AddEnsembleRequest) GetBetter() bool {
+	if x != nil {
+		return x.Better
+	}
+	return false
 }
 
 type CloseEnsembleRequest struct {
@@ -3333,14 +3341,15 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x14ReleaseVolumeRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12)\n" +
-	"\x06holder\x18\x03 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"\xbc\x01\n" +
+	"\x06holder\x18\x03 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"\xd4\x01\n" +
 	"\x12AddEnsembleRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +
 	"\flist_version\x18\x03 \x01(\x04R\vlistVersion\x12%\n" +
 	"\x0eexclude_stores\x18\x04 \x03(\fR\rexcludeStores\x12\x12\n" +
 	"\x04want\x18\x05 \x01(\rR\x04want\x12\x1a\n" +
-	"\bfallback\x18\x06 \x01(\rR\bfallback\"\xb1\x02\n" +
+	"\bfallback\x18\x06 \x01(\rR\bfallback\x12\x16\n" +
+	"\x06better\x18\a \x01(\bR\x06better\"\xb1\x02\n" +
 	"\x14CloseEnsembleRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12!\n" +

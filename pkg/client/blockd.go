@@ -248,7 +248,7 @@ func (b *Blockd) Release(ctx context.Context, v id.Volume, e id.Epoch, by id.Hol
 // AddEnsemble is part of Metad.
 func (b *Blockd) AddEnsemble(ctx context.Context, a AddEnsemble) (*cluster.Volume, error) {
 	req := &api.AddEnsembleRequest{Volume: a.At.Volume[:], Epoch: uint64(a.At.Epoch), ListVersion: a.At.Version,
-		ExcludeStores: storeBytes(a.Exclude), Want: uint32(max(a.Want, 0)), Fallback: uint32(max(a.Fallback, 0))}
+		ExcludeStores: storeBytes(a.Exclude), Want: uint32(max(a.Want, 0)), Fallback: uint32(max(a.Fallback, 0)), Better: a.Better}
 	return b.record(ctx, retryUnknown, func(ctx context.Context, c api.BlockdClient) (*api.VolumeRecord, error) {
 		return c.AddEnsemble(ctx, req)
 	})

@@ -247,6 +247,8 @@ type AddEnsemble struct {
 	Exclude []id.Store
 	// Want stores (0: 3); if there are not as many to choose from, at least Fallback (0: 2), else ErrUnavailable.
 	Want, Fallback int
+	// Better asks for one on more hosts than the newest, or on as many with more stores; else ErrUnavailable.
+	Better bool
 }
 
 // CloseEnsemble closes an ensemble that has a successor: the bounds of what counts in
