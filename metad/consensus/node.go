@@ -167,7 +167,7 @@ func (n *Node) observe() {
 	events := make(chan raft.Observation, 64)
 	o := raft.NewObserver(events, false, func(o *raft.Observation) bool {
 		switch o.Data.(type) {
-		case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation, raft.RaftState:
+		case raft.FailedHeartbeatObservation, raft.ResumedHeartbeatObservation, raft.PeerObservation, raft.RaftState:
 			return true
 		}
 		return false
@@ -198,6 +198,8 @@ func (n *Node) observed(data any) {
 	case raft.ResumedHeartbeatObservation:
 		delete(n.mu.down, string(d.PeerID))
 		n.o.Log.Info("member answers again", "member", string(d.PeerID))
+	case raft.PeerObservation: // it is new here, or gone; raft knows nothing of its earlier silence
+		delete(n.mu.down, string(d.Peer.ID))
 	case raft.RaftState:
 		clear(n.mu.down)
 	}

@@ -501,6 +501,38 @@ func TestUnownedJournalsAreRescued(t *testing.T) {
 	}
 }
 
+// The disk of a host that never comes back would be its own for ever, its last writes
+// unpacked, and the cluster would never be well again.
+func TestDisksOfAGoneOwnerAreRescued(t *testing.T) {
+	s := newScene(t, 0, 1, 1, 1)
+	s.beat(1, 2, 3, 4)
+	v := s.disk("d", 1)
+	var r Rescuer
+	asked := func() (n int) {
+		s.now += second
+		s.beat(2, 3, 4)
+		all, _ := r.Plan(s.now, s.m, s.l, s.top())
+		for h, vs := range all {
+			if h == holder(1).Host || vs[0].Volume != v.ID {
+				t.Fatalf("%s is asked for %v", h, vs)
+			}
+			n += len(vs)
+		}
+		return n
+	}
+	for range 30 {
+		if asked() != 0 {
+			t.Fatal("at once: it may only have been started again")
+		}
+	}
+	for range 40 {
+		asked()
+	}
+	if asked() != 1 {
+		t.Fatal("not after a minute")
+	}
+}
+
 // Many volumes are taken in turns.
 func TestRescuesAreBounded(t *testing.T) {
 	s := newScene(t, 1, 1, 1, 1)

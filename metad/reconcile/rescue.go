@@ -10,20 +10,23 @@ import (
 )
 
 const (
-	// rescueAfter is how long a store may be away before journals of volumes that nobody
-	// owns are copied off its ensembles. A restart takes less; a lost store is not waited for.
+	// rescueAfter is how long a store or an owner may be away before journals of volumes that
+	// nobody looks after are copied. A restart takes less; what is lost or out is not waited for.
 	rescueAfter = 60 * time.Second
 	rescueEvery = time.Second
 	rescuesMax  = 4 // asked of one host at a time
 )
 
-// Rescuer finds volumes that nobody owns and whose journal has lost a store: their
-// unpacked writes are one or two losses from being gone, and no engine looks after
-// them. A host that is asked to open one copies the journal to a full ensemble. The zero value is ready.
+// Rescuer finds volumes that no engine looks after, because nobody owns them or the owner is
+// gone, and whose journal has lost a store: their unpacked writes are one or two losses from
+// being gone. A host that is asked to open one copies the journal to a full ensemble. One
+// whose owner stays away is opened too: it is packed and let go, as its owner would have done.
+// The zero value is ready.
 type Rescuer struct {
-	down  map[cluster.StoreRef]time.Duration // since when
-	next  time.Duration
-	round int
+	down   map[cluster.StoreRef]time.Duration // since when
+	silent map[id.Host]time.Duration          // since when
+	next   time.Duration
+	round  int
 }
 
 // Rescue names a volume to be opened, as long as it is at Epoch: at a later one
@@ -40,14 +43,14 @@ func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clus
 	}
 	r.next = now + rescueEvery
 	r.round++
-	missing := r.missing(now, t)
+	missing, absent := r.missing(now, t), r.absent(now, t)
 	hosts := exporters(t)
-	if len(missing) == 0 || len(hosts) == 0 {
+	if len(missing) == 0 && len(absent) == 0 || len(hosts) == 0 {
 		return nil, true
 	}
 	var needy []*state.Volume
 	for _, v := range m.Volumes() {
-		if !v.Deleted && unowned(now, m, l, v) && r.needs(t, missing, v) {
+		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host]) {
 			needy = append(needy, v)
 		}
 	}
@@ -84,6 +87,27 @@ func (r *Rescuer) missing(now time.Duration, t *cluster.Topology) map[cluster.St
 	return missing
 }
 
+// absent are the hosts that have been silent for long, or of which a store was given up.
+func (r *Rescuer) absent(now time.Duration, t *cluster.Topology) map[id.Host]bool {
+	silent := make(map[id.Host]time.Duration)
+	absent := make(map[id.Host]bool)
+	for _, h := range t.Hosts {
+		if h.Up {
+			continue
+		}
+		since, known := r.silent[h.Host]
+		if !known {
+			since = now
+		}
+		silent[h.Host] = since
+		if now-since >= rescueAfter || slices.ContainsFunc(t.Stores, func(s cluster.Store) bool { return s.Host == h.Host && s.State.Leaves() }) {
+			absent[h.Host] = true
+		}
+	}
+	r.silent = silent
+	return absent
+}
+
 func exporters(t *cluster.Topology) (out []id.Host) {
 	for _, h := range t.Hosts {
 		if h.Up && h.Exports {
@@ -102,10 +126,10 @@ func unowned(now time.Duration, m *state.Machine, l *Liveness, v *state.Volume) 
 	return h.HolderNumber > v.Owner.Number || l.OwnerGone(now, v.Owner, v.ID, v.Epoch)
 }
 
-// needs: some ensemble misses a store, all of them can be recovered now, and there are
-// enough stores for a better one.
-func (r *Rescuer) needs(t *cluster.Topology, missing map[cluster.StoreRef]bool, v *state.Volume) bool {
-	short := false
+// needs: the owner stays away or some ensemble misses a store, all of them can be recovered
+// now, and there are enough stores for another one.
+func needs(t *cluster.Topology, missing map[cluster.StoreRef]bool, v *state.Volume, ownerless bool) bool {
+	short := ownerless
 	for _, e := range v.List {
 		stores, need := recovery(e)
 		have := 0

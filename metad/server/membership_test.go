@@ -113,6 +113,42 @@ func TestMemberIsReplaced(t *testing.T) {
 	})
 }
 
+// Without this a member that was silent, was taken out and came back empty under its old name
+// would count as silent until the next election.
+func TestMemberComesBackUnderItsName(t *testing.T) {
+	g := newGroup(t, 3)
+	m := g.members()
+	gone := "m1"
+	if g.leader() == gone {
+		gone = "m2"
+	}
+	up := func() (n int) {
+		all, err := m.List(g.ctx())
+		if err != nil {
+			return -1
+		}
+		for _, x := range all {
+			if x.Up {
+				n++
+			}
+		}
+		return n
+	}
+	g.kill(gone)
+	must(t, os.RemoveAll(g.dirs[gone]))
+	g.until("its silence to be noticed", func() bool { return up() == 2 })
+	must(t, m.Remove(g.ctx(), gone))
+	var p Peer
+	for _, x := range g.peers {
+		if x.ID == gone {
+			p = x
+		}
+	}
+	g.startAlone(p)
+	must(t, m.Add(g.ctx(), p.ID, p.API, p.Raft))
+	g.until("all to answer", func() bool { return up() == 3 })
+}
+
 // Without the hand-over a leader told to go would leave its followers waiting, and its own
 // removal might be the entry that nobody commits.
 func TestRemovedLeaderHandsOverFirst(t *testing.T) {
