@@ -44,6 +44,8 @@ type Config struct {
 	OpenVolume func(ctx context.Context, rec *cluster.Volume, ended func(*volume.Volume, error)) (*volume.Volume, error)
 	Clock      clock.Clock
 	Log        *slog.Logger
+	// Tell says what happened to a disk, for people to read afterwards; nil: to nobody.
+	Tell func(s client.Severity, kind, about, subject, format string, args ...any)
 }
 
 // Exports are all disks as this host serves them. Safe for concurrent use.
@@ -127,6 +129,7 @@ func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol 
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	x.tell(client.Info, "disk_serves", got.Volume.Name, "serves under %s after %s", vol.Epoch(), (x.cfg.Clock.Now() - started).Round(time.Millisecond))
 	x.cfg.Log.Info("disk open", "volume", d.id.String(), "epoch", uint64(vol.Epoch()), "took", x.cfg.Clock.Now()-started)
 	gate = x.newDoor(vol, got.Volume.QoS)
 	d.mu.Lock()
@@ -170,10 +173,17 @@ func (x *Exports) ended(vol *volume.Volume, err error) {
 	if errors.Is(err, errs.ErrStaleEpoch) {
 		x.cfg.Log.Info("disk has a new owner", "volume", vol.ID().String(), "epoch", uint64(vol.Epoch()))
 	} else {
+		x.tell(client.Trouble, "disk_failed", vol.Name(), "cannot be served under %s: %v", vol.Epoch(), err)
 		x.cfg.Log.Error("disk cannot be served", "volume", vol.ID().String(), "epoch", uint64(vol.Epoch()), "err", err)
 	}
 	vol.Abandon()
 	x.forget(vol)
+}
+
+func (x *Exports) tell(s client.Severity, kind, disk, format string, args ...any) {
+	if x.cfg.Tell != nil {
+		x.cfg.Tell(s, kind, "disk", disk, format, args...)
+	}
 }
 
 // forget takes a volume that ended out of its disk.

@@ -36,6 +36,8 @@ type Config struct {
 	Pace     *Pace // shared by the stores of a host; nil: no limit
 	Clock    clock.Clock
 	Log      *slog.Logger
+	// Filled hears of a group of which segments were rebuilt here, and nothing is missing now; may be nil.
+	Filled func(pg id.PG, segments int, bytes uint64)
 	// Timeout of one request. 0: 15 s.
 	Timeout time.Duration
 	// Every is how often the worker looks whether there is something to do; 0: 500 ms.
@@ -208,6 +210,9 @@ func (w *Worker) fill(ctx context.Context, t Task) {
 	})
 	if w.rebuildAll(ctx, t, missing) && err == nil && ctx.Err() == nil {
 		w.note(t.PG, func(p *Progress) { p.Whole = true })
+		if w.cfg.Filled != nil && len(missing) > 0 {
+			w.cfg.Filled(t.PG, len(missing), bytes)
+		}
 		w.cfg.Log.Info("group filled in", "store", w.cfg.Self.Store.String(), "group", int(t.PG), "version", t.Version, "segments", len(missing), "bytes", bytes)
 	}
 }

@@ -103,6 +103,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 	if err != nil {
 		return err
 	}
+	s.tales.taken(reply.EventsTaken)
 	for _, n := range reply.Volumes {
 		s.exports.News(n)
 	}
@@ -126,7 +127,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 
 func (s *server) heartbeat(page []pages) client.Heartbeat {
 	use := telemetry.ReadUsage()
-	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Memory: s.memory()}
+	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Memory: s.memory(), Events: s.tales.next()}
 	for i, st := range s.local {
 		u := st.Stats()
 		b := client.StoreBeat{

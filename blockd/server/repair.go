@@ -7,6 +7,7 @@ import (
 	"ashlar.dev/blockd/chunk"
 	"ashlar.dev/blockd/repair"
 	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 )
@@ -21,6 +22,9 @@ func (s *server) startRepairs() {
 		w := repair.New(repair.Config{
 			Self: refOf(st), Local: st, Stores: s.stores, Topology: s.metad.Topology, Pace: pace, Clock: s.clock, Log: s.log,
 			ScrubPace: scrub, ScrubEvery: s.cfg.ScrubEvery.Std(),
+			Filled: func(pg id.PG, segments int, bytes uint64) {
+				s.tales.tell(client.Info, "group_filled", "repair", st.ID().String(), "group %d: %d segments rebuilt here, %s", pg, segments, config.ByteSize(bytes).Human())
+			},
 		})
 		s.repairs = append(s.repairs, filler{w})
 		s.repairing.Go("repair", w.Run)
@@ -45,6 +49,7 @@ func (s *server) leaveOut(refused map[id.Store]string) error {
 	s.local = slices.DeleteFunc(s.local, func(st *chunk.Store) bool {
 		why, is := refused[st.ID()]
 		if is {
+			s.tales.tell(client.Warning, "store_left_out", "store", st.ID().String(), "metad does not take it: %s", why)
 			s.log.Warn("store left out, metad does not take it", "store", st.ID().String(), "why", why)
 			s.stores.removeLocal(st.ID())
 		}

@@ -73,6 +73,7 @@ type server struct {
 	purging  sync.Map // of client.Purge: on their way
 
 	repairing *lifecycle.Group
+	tales     tales
 }
 
 // Run serves until ctx ends, then hands its disks off and stops. An error says what could not be started or failed.
@@ -81,6 +82,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		cfg: cfg, log: log, clock: clock.System, rpcStats: &rpc.Stats{}, registry: telemetry.NewRegistry("blockd"),
 		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()),
 	}
+	s.tales.clock = s.clock
 	s.stack = lifecycle.NewStack(s.clock, log)
 	drains, stopDrains := notifyDrains()
 	defer stopDrains()
@@ -225,7 +227,7 @@ func (s *server) startEngine() {
 	s.leases = volume.NewLeases(ctx, s.life.holder, s.settings.LeaseTerm/6, s.stores, s.clock)
 	s.stack.PushCloser("leases", s.leases.Close)
 	s.exports = export.New(export.Config{
-		Holder: s.life.holder, Metad: s.metad, Proxy: s.stores, OpenVolume: s.openVolume, Corks: s.stores.Corks, Clock: s.clock, Log: s.log,
+		Holder: s.life.holder, Metad: s.metad, Proxy: s.stores, OpenVolume: s.openVolume, Corks: s.stores.Corks, Clock: s.clock, Log: s.log, Tell: s.tales.tell,
 	})
 	s.stack.Push("disks", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, drainTimeout)

@@ -169,6 +169,9 @@ func (v *Volume) ID() id.Volume { return v.id }
 // Epoch is the epoch the volume is open under.
 func (v *Volume) Epoch() id.Epoch { return v.epoch }
 
+// Name is the disk's, as it was when the volume was opened.
+func (v *Volume) Name() string { return v.cfg.Record.Name }
+
 // Err tells why the volume ended by itself; nil while it serves.
 func (v *Volume) Err() error {
 	v.mu.Lock()

@@ -266,6 +266,11 @@ func (n *Node) NotLeader() error {
 // Apply commits c and gives its result. An error that is no *NotLeaderError leaves the
 // outcome unknown; it is of class ErrUnavailable, ErrTimeout or ErrClosed.
 func (n *Node) Apply(ctx context.Context, c state.Command) (state.Result, error) {
+	var unready error
+	n.View(func(m *state.Machine) { unready = m.Ready(c) })
+	if unready != nil {
+		return state.Result{}, unready
+	}
 	f := n.raft.Apply(state.Encode(c), enqueueTimeout)
 	if err := n.wait(ctx, f); err != nil {
 		return state.Result{}, fmt.Errorf("commit: %w", err)

@@ -76,9 +76,11 @@ func (b *blockdService) RegisterHost(ctx context.Context, q *api.RegisterHostReq
 	for _, x := range c.Stores {
 		if why := res.Refused[x.Store]; why != "" {
 			rep.Refused = append(rep.Refused, &api.RefusedStore{Ref: api.FromRef(x.StoreRef), Reason: why})
+			b.s.note(state.Warning, "store_refused", aboutStore, x.Store.String(), string(holder.Host), "%s", why)
 			b.s.log.Warn("store refused", "host", string(holder.Host), "store", x.Store.String(), "why", why)
 		}
 	}
+	b.s.note(state.Info, "host_started", aboutHost, string(holder.Host), "", "blockd started for the %d. time, with %d stores", holder.Number, len(c.Stores))
 	b.s.log.Info("host registered", "host", string(holder.Host), "life", holder.Number, "stores", len(c.Stores))
 	rep.Topology = api.FromTopology(r.refresh())
 	return rep, nil
@@ -136,6 +138,12 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 	})
 	if err != nil {
 		return nil, b.s.fail(err)
+	}
+	if len(q.Events) > 0 {
+		if err := b.s.hostEvents(beat.Holder, q.Events); err != nil {
+			return nil, b.s.fail(err)
+		}
+		b.s.node.View(func(m *state.Machine) { rep.EventsTaken = m.Heard(beat.Holder) })
 	}
 	r.poke()
 	top, _ := r.topology()
@@ -357,8 +365,19 @@ func (b *blockdService) AcquireVolume(ctx context.Context, q *api.AcquireVolumeR
 		return &api.AcquireVolumeReply{Refused: b.refused(r, res)}, nil
 	}
 	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) { l.Granted(now, v, res.Volume.Epoch) })
+	b.s.note(state.Info, acquiredKind(q.GetWhy()), aboutDisk, res.Volume.Name, string(by.Host), "%s goes to %s under %s", v, by.Host, res.Volume.Epoch)
 	b.s.log.Info("volume acquired", "volume", v.String(), "epoch", res.Volume.Epoch.String(), "holder", by.String(), "why", q.GetWhy().String())
 	return &api.AcquireVolumeReply{Granted: api.FromVolume(&res.Volume.Volume)}, nil
+}
+
+func acquiredKind(why api.AcquireWhy) string {
+	switch why {
+	case api.AcquireWhy_ACQUIRE_WHY_TAKEOVER:
+		return "disk_taken_over"
+	case api.AcquireWhy_ACQUIRE_WHY_HANDOFF:
+		return "disk_moved"
+	}
+	return "disk_opened"
 }
 
 func (b *blockdService) refused(r *reign, res state.Result) *api.AcquireRefused {

@@ -93,6 +93,7 @@ func (c *clusterService) CreateDisk(ctx context.Context, q *api.CreateDiskReques
 	if err != nil {
 		return nil, err
 	}
+	c.s.note(state.Info, "disk_created", aboutDisk, res.Volume.Name, caller(ctx).String(), "disk %s of %d bytes", res.Volume.ID, res.Volume.Size)
 	c.s.log.Info("disk created", "volume", res.Volume.ID.String(), "name", res.Volume.Name, "bytes", res.Volume.Size, "by", caller(ctx).String())
 	return c.answer(r, res.Volume), nil
 }
@@ -150,6 +151,7 @@ func (c *clusterService) ResizeDisk(ctx context.Context, q *api.ResizeDiskReques
 	if err != nil {
 		return nil, err
 	}
+	c.s.note(state.Info, "disk_resized", aboutDisk, v.Name, caller(ctx).String(), "disk %s from %d to %d bytes", v.ID, v.Size, q.GetSizeBytes())
 	c.s.log.Info("disk resized", "volume", v.ID.String(), "bytes", q.GetSizeBytes(), "by", caller(ctx).String())
 	return c.answer(r, res.Volume), nil
 }
@@ -183,6 +185,7 @@ func (c *clusterService) DeleteDisk(ctx context.Context, q *api.DeleteDiskReques
 		return nil, err
 	}
 	r.with(func(l *reconcile.Liveness, _ *state.Machine, _ time.Duration) { l.Forget(v.ID) })
+	c.s.note(state.Info, "disk_deleted", aboutDisk, v.Name, caller(ctx).String(), "disk %s of %d bytes deleted", v.ID, v.Size)
 	c.s.log.Info("disk deleted", "volume", v.ID.String(), "name", v.Name, "forced", q.GetForce(), "by", caller(ctx).String())
 	return &api.DeleteDiskReply{DiskId: v.ID.String()}, nil
 }
@@ -283,6 +286,7 @@ func (c *clusterService) DeclareStoreLost(ctx context.Context, q *api.DeclareSto
 	if _, err := c.s.commit(ctx, &state.LoseStore{Store: ref}); err != nil {
 		return nil, err
 	}
+	c.s.note(state.Warning, "store_given_up", aboutStore, ref.Store.String(), caller(ctx).String(), "an operator gave the store up")
 	c.s.log.Warn("store declared lost", "store", ref.String(), "by", caller(ctx).String())
 	return &api.DeclareStoreLostReply{}, nil
 }
@@ -315,6 +319,11 @@ func (c *clusterService) DrainStore(ctx context.Context, q *api.DrainStoreReques
 	if _, err := c.s.commit(ctx, &state.MarkStore{Store: s.StoreRef, Leaving: !q.GetStop(), Out: s.Out}); err != nil {
 		return nil, err
 	}
+	if q.GetStop() {
+		c.s.note(state.Info, "drain_stopped", aboutStore, s.Store.String(), caller(ctx).String(), "the store on %s stays", s.Host)
+	} else {
+		c.s.note(state.Info, "drain_begun", aboutStore, s.Store.String(), caller(ctx).String(), "the store on %s is to be emptied: %d groups, %d journals", s.Host, rep.Pgs, rep.Ensembles)
+	}
 	c.s.log.Info("store is to be emptied", "store", s.StoreRef.String(), "stop", q.GetStop(), "by", caller(ctx).String())
 	return rep, nil
 }
@@ -329,6 +338,7 @@ func (c *clusterService) AcceptLoss(ctx context.Context, q *api.AcceptLossReques
 	if err != nil {
 		return nil, err
 	}
+	c.s.note(state.Warning, "loss_accepted", aboutDisk, v.Name, caller(ctx).String(), "an operator accepted that writes of %s in ensemble %s may be gone", v.ID, e)
 	c.s.log.Warn("loss accepted", "volume", v.ID.String(), "ensemble", e.String(), "by", caller(ctx).String())
 	return c.answer(r, res.Volume), nil
 }

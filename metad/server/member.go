@@ -26,7 +26,7 @@ type memberService struct {
 func (m *memberService) Describe(context.Context, *api.DescribeRequest) (*api.DescribeReply, error) {
 	n := m.s.node
 	cid := m.s.truth()
-	return &api.DescribeReply{Id: n.ID(), LastIndex: n.LastIndex(), Joining: n.Joining(), ClusterId: cid[:], JoinAddress: m.s.joinAddress}, nil
+	return &api.DescribeReply{Id: n.ID(), LastIndex: n.LastIndex(), Joining: n.Joining(), ClusterId: cid[:], JoinAddress: m.s.joinAddress, Level: uint32(state.LevelNewest)}, nil
 }
 
 // truth names the state: a cluster, and how often it began anew.
@@ -55,6 +55,7 @@ func (m *memberService) UseToken(ctx context.Context, q *api.UseTokenRequest) (*
 		return nil, err
 	}
 	m.s.log.Info("join token used", "token", c.ID.String(), "name", c.Use.Name, "roles", c.Use.Roles, "signer", caller(ctx).Name)
+	m.s.note(state.Info, "host_joined", aboutIdentity, c.Use.Name, caller(ctx).String(), "certificates for %s as %v by join token %s", c.Use.Name, c.Use.Roles, c.ID)
 	rep := &api.UseTokenReply{}
 	for _, x := range m.s.node.Members() {
 		rep.Members = append(rep.Members, &api.MemberAddress{Id: x.ID, ApiAddress: x.API, RaftAddress: x.Raft})

@@ -69,6 +69,7 @@ func (m *membershipService) AddMember(ctx context.Context, q *api.AddMemberReque
 	if err := m.s.node.AddNonvoter(ctx, p); err != nil {
 		return nil, m.s.fail(err)
 	}
+	m.s.note(state.Info, "member_added", aboutMember, p.ID, caller(ctx).String(), "metad %s let in, Raft at %s", p.ID, p.Raft)
 	m.s.log.Info("member let in", "member", p.ID, "raft", p.Raft, "by", caller(ctx).String())
 	return &api.AddMemberReply{}, nil
 }
@@ -98,6 +99,11 @@ func (m *membershipService) welcome(ctx context.Context, p consensus.Peer) error
 	cid := m.s.truth()
 	if theirs := [16]byte(append(d.GetClusterId(), make([]byte, 16)...)); theirs != cid && theirs != [16]byte{} {
 		return fmt.Errorf("metad %s has data of another cluster, or of before this one was restored; empty its data folder first: %w", p.ID, errs.ErrConflict)
+	}
+	level := state.LevelFirst
+	m.s.node.View(func(x *state.Machine) { level = x.Level() })
+	if d.GetLevel() < uint32(level) && level > state.LevelFirst {
+		return fmt.Errorf("metad %s is of an earlier version than the group (level %d of %d); update it first: %w", p.ID, d.GetLevel(), level, errs.ErrConflict)
 	}
 	return nil
 }
@@ -131,6 +137,7 @@ func (m *membershipService) RemoveMember(ctx context.Context, q *api.RemoveMembe
 	if _, err := m.s.commit(ctx, &state.DropMember{ID: id}); err != nil {
 		return nil, err
 	}
+	m.s.note(state.Info, "member_removed", aboutMember, id, caller(ctx).String(), "metad %s taken out of the group", id)
 	m.s.log.Info("member taken out", "member", id, "by", caller(ctx).String())
 	return &api.RemoveMemberReply{}, nil
 }
@@ -199,6 +206,7 @@ func (r *reign) promoteAll(waiting []consensus.Member) {
 			continue
 		}
 		r.s.log.Info("member votes", "member", x.ID)
+		r.s.note(state.Info, "member_votes", aboutMember, x.ID, "", "metad %s has caught up and votes", x.ID)
 	}
 }
 

@@ -37,6 +37,8 @@ func (r *reign) mend() {
 
 // carryOut commits a plan; what is refused has been overtaken, and is planned anew.
 func (r *reign) carryOut(plan []state.Command) {
+	var done mended
+	defer func() { done.note(r.s) }()
 	for _, c := range plan {
 		ctx, cancel := context.WithTimeout(r.ctx, placeTimeout)
 		res, err := r.s.node.Apply(ctx, c)
@@ -46,6 +48,36 @@ func (r *reign) carryOut(plan []state.Command) {
 			return
 		}
 		r.tellMended(c)
+		done.add(c)
+	}
+}
+
+// mended counts what one plan did, so that the loss of a store with many groups is one event.
+type mended struct {
+	moved, whole int
+	removed      []string
+}
+
+func (d *mended) add(c state.Command) {
+	switch c := c.(type) {
+	case *state.MoveGroup:
+		d.moved++
+	case *state.ForgetVersions:
+		d.whole++
+	case *state.RemoveStore:
+		d.removed = append(d.removed, c.Store.Store.String())
+	}
+}
+
+func (d *mended) note(s *Server) {
+	if d.moved > 0 {
+		s.note(state.Info, "repair_begun", aboutRepair, "", "", "%d placement groups get stores that are to be filled in", d.moved)
+	}
+	if d.whole > 0 {
+		s.note(state.Info, "repair_done", aboutRepair, "", "", "%d placement groups are whole", d.whole)
+	}
+	for _, x := range d.removed {
+		s.note(state.Info, "store_removed", aboutStore, x, "", "store removed, nothing needs it")
 	}
 }
 

@@ -84,6 +84,7 @@ func (m *membershipService) FinishRebuild(ctx context.Context, q *api.FinishRebu
 		r.forget() // nobody was listened to meanwhile
 	}
 	rep := m.rebuildStatus()
+	m.s.note(state.Warning, "state_rebuilt", aboutCluster, "", caller(ctx).String(), "the state was rebuilt from what %d stores told: %d disks found, %d gone", len(rep.Told), len(rep.Found), len(rep.Gone))
 	m.s.log.Warn("state rebuilt", "stores", len(rep.Told), "without", q.GetWithoutStores(), "found", len(rep.Found), "gone", len(rep.Gone), "by", caller(ctx).String())
 	return rep, nil
 }

@@ -37,6 +37,7 @@ type reign struct {
 	wake chan struct{}
 	// settle is settlePart of the cluster's heartbeat timeout.
 	settle time.Duration
+	began  time.Duration
 
 	mu struct {
 		sync.Mutex
@@ -54,6 +55,10 @@ type reign struct {
 		rescues   map[id.Host][]reconcile.Rescue
 		mender    reconcile.Mender
 		mending   bool
+
+		raising        bool
+		raiseAt, sayAt time.Duration
+		told           told
 	}
 }
 
@@ -82,6 +87,7 @@ func (s *Server) rule(ctx context.Context) bool {
 	}
 	s.log.Info("leads", "term", r.term)
 	s.reign.Store(r)
+	s.note(state.Info, "leads", aboutMember, s.node.ID(), "", "metad %s leads", s.node.ID())
 	s.metrics.leading(true)
 	again := r.run()
 	s.reign.Store(nil)
@@ -123,7 +129,8 @@ func (r *reign) begin(ctx context.Context) error {
 	if err := r.writeAddresses(ctx); err != nil {
 		return err
 	}
-	r.settle = settings.HeartbeatTimeout / settlePart
+	r.settle, r.began = settings.HeartbeatTimeout/settlePart, r.s.clock.Now()
+	r.s.node.View(func(m *state.Machine) { r.mu.told = readTold(m) })
 	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
 	r.mu.changed = make(chan struct{})
 	r.mu.mender.OutAfter = r.s.outAfter
@@ -151,6 +158,7 @@ func (r *reign) run() bool {
 		r.refresh()
 		r.place()
 		r.promote()
+		r.raise()
 		r.mend()
 	}
 }
@@ -176,6 +184,7 @@ func (r *reign) refresh() *cluster.Topology {
 		}
 	})
 	if r.mu.top != nil && reconcile.Same(r.mu.top, next) {
+		r.sayStates(now)
 		return r.mu.top
 	}
 	r.mu.counter++
@@ -235,6 +244,9 @@ func (r *reign) place() {
 		if err != nil && r.ctx.Err() == nil && r.mu.confused != err.Error() {
 			r.mu.confused = err.Error()
 			r.s.log.Warn("placement groups cannot be formed", "err", err)
+			if f := new(final); errors.As(err, &f) { // not when leadership goes
+				r.s.note(state.Warning, "groups_not_formed", aboutRepair, "", "", "placement groups cannot be formed: %v", err)
+			}
 		}
 		return nil
 	})
@@ -262,6 +274,7 @@ func (r *reign) ensure(ctx context.Context, healthy []cluster.StoreRef) error {
 	}
 	if res.Added > 0 {
 		r.s.log.Info("placement groups formed", "groups", res.Added, "stores", len(healthy))
+		r.s.note(state.Info, "groups_formed", aboutRepair, "", "", "%d placement groups formed over %d stores", res.Added, len(healthy))
 	}
 	return nil
 }

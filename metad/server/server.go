@@ -70,6 +70,7 @@ type Server struct {
 	reign    atomic.Pointer[reign] // nil while another leads
 	stack    *lifecycle.Stack
 	address  string
+	events   teller
 
 	creds       *pki.Credentials
 	self        state.Member // where this member is reached, as its file says
@@ -87,6 +88,7 @@ func Open(o Options) (*Server, error) {
 	if s.settings == (cluster.Settings{}) {
 		s.settings = state.DefaultSettings
 	}
+	s.events.init()
 	if err := s.open(o); err != nil {
 		return nil, errors.Join(err, s.stack.Close(context.Background()))
 	}
@@ -133,6 +135,7 @@ func (s *Server) open(o Options) error {
 		return errors.Join(err, ln.Close())
 	}
 	s.group.Go("leadership", s.lead)
+	s.group.Go("events", s.writeEvents)
 	if o.Config.Bootstrap {
 		f := &founder{s: s, creds: o.Creds, id: o.Config.ID, peers: o.Config.Peers}
 		s.group.Go("founding", f.run)
@@ -161,6 +164,9 @@ func listen(given net.Listener, address string) (net.Listener, error) {
 // stopAPI hands leadership over first, so that clients find the next leader at once,
 // then lets calls end.
 func (s *Server) stopAPI(context.Context) error {
+	flush, cancel := context.WithTimeout(context.Background(), eventsFlushMax)
+	s.flushEvents(flush)
+	cancel()
 	if err := s.node.StepDown(); err != nil {
 		s.log.Info("leadership was not handed over", "err", err)
 	}

@@ -49,6 +49,7 @@ func (m *membershipService) AddToken(ctx context.Context, q *api.AddTokenRequest
 	if _, err := m.s.commit(ctx, &state.AddToken{Token: t, NowMS: now.UnixMilli()}); err != nil {
 		return nil, err
 	}
+	m.s.note(state.Info, "token_made", aboutIdentity, t.ID.String(), caller(ctx).String(), "join token for %v, %d uses, until %s", t.Roles, t.UsesMax, time.UnixMilli(t.ExpiresMS).UTC().Format(time.RFC3339))
 	m.s.log.Info("join token made", "token", t.ID.String(), "roles", t.Roles, "uses", t.UsesMax, "by", t.By)
 	return rep, nil
 }
@@ -85,6 +86,7 @@ func (m *membershipService) RevokeToken(ctx context.Context, q *api.RevokeTokenR
 	if _, err := m.s.commit(ctx, &state.RevokeToken{ID: t}); err != nil {
 		return nil, err
 	}
+	m.s.note(state.Info, "token_revoked", aboutIdentity, t.String(), caller(ctx).String(), "join token revoked")
 	m.s.log.Info("join token revoked", "token", t.String(), "by", caller(ctx).String())
 	return &api.RevokeTokenReply{}, nil
 }

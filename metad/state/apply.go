@@ -23,6 +23,9 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	if m.clusterID == [16]byte{} {
 		return refuse(errs.ErrUnavailable, "the cluster has no id yet")
 	}
+	if err := m.Ready(c); err != nil {
+		return Result{Err: err}
+	}
 	if m.Rebuilding() && !duringRebuild(c) {
 		return refuse(errs.ErrUnavailable, "the state is being rebuilt from what the stores have; see ashlar metad rebuild")
 	}

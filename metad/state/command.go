@@ -57,6 +57,8 @@ const (
 	kindUseToken
 	kindTellInventory
 	kindFinishRebuild
+	kindSetLevel
+	kindAddEvents
 )
 
 // commandVersion is the first byte of an encoded command.
@@ -133,6 +135,9 @@ func Decode(b []byte) (Command, error) {
 	}
 	c.read(&r)
 	r.End()
+	if l, ok := c.(*SetLevel); ok && r.Err() == nil {
+		return c, l.known()
+	}
 	return c, r.Err()
 }
 
@@ -380,13 +385,16 @@ func (c *RegisterHost) read(r *codec.Reader) {
 func (c *CreateVolume) append(b []byte) []byte {
 	b = codec.AppendString(append(b, c.ID[:]...), c.Name)
 	b = codec.AppendString(binary.LittleEndian.AppendUint64(b, c.Size), c.RequestID)
-	return appendQoS(binary.LittleEndian.AppendUint64(b, uint64(c.NowMS)), c.QoS)
+	if b = binary.LittleEndian.AppendUint64(b, uint64(c.NowMS)); c.QoS != (cluster.QoS{}) {
+		b = appendQoS(b, c.QoS)
+	}
+	return b
 }
 
 func (c *CreateVolume) read(r *codec.Reader) {
 	c.ID = readVolumeID(r)
 	c.Name, c.Size, c.RequestID, c.NowMS = r.String(NameMax), r.U64(), r.String(NameMax), int64(r.U64())
-	if r.Left() > 0 { // logs of before there was QoS end here
+	if r.Left() > 0 { // without limits it ends here
 		c.QoS = readQoS(r)
 	}
 }

@@ -62,6 +62,8 @@ type Machine struct {
 	members   map[string]Member
 	tokens    map[TokenID]*Token
 	rebuild   *Rebuild
+	level     uint16
+	events    eventLog
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
@@ -129,6 +131,7 @@ func New() *Machine {
 		inUse:    make(map[cluster.StoreRef]uint64),
 
 		nextSequence: 1,
+		level:        LevelFirst,
 	}
 }
 

@@ -148,7 +148,7 @@ func readQoS(r *codec.Reader) cluster.QoS {
 	return cluster.QoS{IOPS: r.Uvarint(), IOPSBurst: r.Uvarint(), Bytes: r.Uvarint(), BytesBurst: r.Uvarint()}
 }
 
-func appendVolume(b []byte, v *Volume) []byte {
+func appendVolume(b []byte, v *Volume, version uint16) []byte {
 	b = codec.AppendString(append(b, v.ID[:]...), v.Name)
 	b = codec.AppendString(binary.LittleEndian.AppendUint64(b, v.Size), v.requestID)
 	b = binary.LittleEndian.AppendUint64(b, uint64(v.Created.UnixMilli()))
@@ -179,7 +179,10 @@ func appendVolume(b []byte, v *Volume) []byte {
 			b = binary.LittleEndian.AppendUint64(b, x)
 		}
 	}
-	return appendQoS(appendRefs(b, v.purging), v.QoS)
+	if b = appendRefs(b, v.purging); version >= 3 {
+		b = appendQoS(b, v.QoS)
+	}
+	return b
 }
 
 func readTime(r *codec.Reader) time.Time { return time.UnixMilli(int64(r.U64())).UTC() }

@@ -79,9 +79,20 @@ func (s *script) holder() id.Holder {
 	return holder(h, max(x.HolderNumber, 1))
 }
 
+// later is a command of a later level, or what makes it known.
+func (s *script) later() Command {
+	if s.pick("raise", 2) == 0 {
+		return &SetLevel{Level: uint16(1 + s.pick("level", int(LevelNewest)))}
+	}
+	return &AddEvents{Events: []Event{{AtMS: 1, Severity: Severity(s.pick("severity", 5)), Kind: "k", About: "disk", Text: "x",
+		Origin: EventOrigin{Holder: s.holder(), N: uint64(s.pick("n", 4))}}}}
+}
+
 func (s *script) command() Command {
 	v := s.volume()
-	switch s.pick("command", 19) {
+	switch s.pick("command", 21) {
+	case 19, 20:
+		return s.later()
 	case 0:
 		h := s.holder()
 		c := &RegisterHost{Holder: h, Zone: fmt.Sprintf("z%d", s.pick("zone", 2))}
@@ -317,7 +328,7 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 // The golden log covers every command; its snapshot is the format's witness.
 func goldenLog() []Command {
 	ref := func(h, s int) cluster.StoreRef { return storeRef(h, s) }
-	log := []Command{&Init{ClusterID: [16]byte{0xA5, 1: 0x5A}, Settings: DefaultSettings}}
+	log := []Command{&Init{ClusterID: [16]byte{0xA5, 1: 0x5A}, Settings: DefaultSettings}, &SetLevel{Level: LevelEvents}}
 	for h := 1; h <= 3; h++ {
 		log = append(log, &RegisterHost{Holder: holder(h, 1), DataAddress: "10.0.0.1:7001", Zone: "z1", Exports: true, NBDUnixPath: "/run/nbd", NBDTCP: "10.0.0.1:10809", NBDTLS: true,
 			Stores: []RegisterStore{{StoreRef: ref(h, 1), Capacity: 1 << 40}, {StoreRef: ref(h, 2), Capacity: 1 << 40, MayMove: true}}})
@@ -360,6 +371,10 @@ func goldenLog() []Command {
 			Checkpoint: &cluster.Checkpoint{Epoch: 1, Meta: 9, Covered: 11, Opaque: []byte("roots")}, Streams: []StreamSighting{{Ensemble: id.Ensemble{Epoch: 1, N: 1}, Tail: 5, Meta: 6}}}},
 			Groups: []GroupSighting{{PG: 1, Version: 1, K: 4, M: 2, Index: 3}}, Known: []KnownGroup{{PG: 1, Version: cluster.PGVersion{Version: 1, K: 1, M: 1, Stores: all[:2]}}}, Last: true},
 		&FinishRebuild{Without: []id.Store{ref(1, 1).Store}},
+		&AddEvents{Events: []Event{
+			{AtMS: 1700000000123, Severity: Warning, Kind: "store_down", About: "store", Subject: "st-1", Text: "its host is silent"},
+			{AtMS: 1700000000124, Severity: Info, Kind: "disk_open", About: "disk", Subject: "golden", Text: "took 1s", By: "b1", Origin: EventOrigin{Holder: holder(1, 1), N: 7}},
+		}},
 		&RegisterHost{Holder: holder(4, 1), Stores: []RegisterStore{{StoreRef: ref(4, 1), Capacity: 1 << 40}, {StoreRef: ref(4, 2), Capacity: 1 << 40}}},
 		&MoveGroup{PG: 1, At: 1, Stores: []cluster.StoreRef{ref(1, 1), ref(1, 2), ref(2, 1), ref(4, 1), ref(3, 1), ref(4, 2)}},
 		&MarkStore{Store: ref(4, 1), Leaving: true, Out: true},

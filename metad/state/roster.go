@@ -315,6 +315,10 @@ func emptyRoster(k kind) Command {
 		return &TellInventory{}
 	case kindFinishRebuild:
 		return &FinishRebuild{}
+	case kindSetLevel:
+		return &SetLevel{}
+	case kindAddEvents:
+		return &AddEvents{}
 	}
 	return nil
 }
@@ -336,6 +340,10 @@ func (m *Machine) applyRoster(c Command) (Result, bool) {
 		return m.tellInventory(c), true
 	case *FinishRebuild:
 		return m.finishRebuild(c), true
+	case *SetLevel:
+		return m.setLevel(c), true
+	case *AddEvents:
+		return m.addEvents(c), true
 	}
 	return Result{}, false
 }

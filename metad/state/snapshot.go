@@ -14,14 +14,14 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 3 // 1 had no roster and no rebuilding, 2 no QoS
+	snapshotVersion = 3 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
 // FORMAT.md has them.
 func (m *Machine) Snapshot() []byte {
 	b := append(make([]byte, 0, 4096), snapshotMagic...)
-	b = binary.LittleEndian.AppendUint16(b, snapshotVersion)
+	b = binary.LittleEndian.AppendUint16(b, m.snapshotVersion())
 	b = binary.LittleEndian.AppendUint64(b, m.index)
 	b = appendSettings(append(b, m.clusterID[:]...), m.settings)
 	b = append(b, m.lastVolume[:]...)
@@ -49,10 +49,21 @@ func (m *Machine) Snapshot() []byte {
 	volumes := m.Volumes()
 	b = binary.AppendUvarint(b, uint64(len(volumes)))
 	for _, v := range volumes {
-		b = appendVolume(b, v)
+		b = appendVolume(b, v, m.snapshotVersion())
 	}
 	b = m.appendRebuild(m.appendRoster(b))
+	if m.level > LevelFirst {
+		b = m.appendLater(b)
+	}
 	return binary.LittleEndian.AppendUint32(b, codec.CRC(b))
+}
+
+// snapshotVersion is the one that all members read: at level 1 some may know version 2 only.
+func (m *Machine) snapshotVersion() uint16 {
+	if m.level > LevelFirst {
+		return snapshotVersion
+	}
+	return 2
 }
 
 // Restore reads a snapshot. An error is of class ErrCorrupt, or ErrInvalid for a
@@ -82,6 +93,11 @@ func Restore(b []byte) (*Machine, error) {
 	if version >= 2 {
 		m.readRoster(&r)
 		m.readRebuild(&r)
+	}
+	if version >= 3 {
+		if err := m.readLater(&r); err != nil {
+			return nil, fmt.Errorf("restore: %w", err)
+		}
 	}
 	r.End()
 	if r.Err() != nil {

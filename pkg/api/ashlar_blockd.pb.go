@@ -546,6 +546,7 @@ type HeartbeatRequest struct {
 	Memory        []*MemoryUse           `protobuf:"bytes,4,rep,name=memory,proto3" json:"memory,omitempty"`
 	CpuMs         uint64                 `protobuf:"varint,5,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"` // of the process since its start
 	ResidentBytes uint64                 `protobuf:"varint,6,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
+	Events        []*HostEvent           `protobuf:"bytes,40,rep,name=events,proto3" json:"events,omitempty"` // at most 32, in order of n; told again until they are taken
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -620,6 +621,13 @@ func (x *HeartbeatRequest) GetResidentBytes() uint64 {
 		return x.ResidentBytes
 	}
 	return 0
+}
+
+func (x *HeartbeatRequest) GetEvents() []*HostEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
 }
 
 type StoreBeat struct {
@@ -1111,6 +1119,7 @@ type HeartbeatReply struct {
 	// Volumes that nobody owns and whose journal misses a store: open each, which copies
 	// it to a full ensemble, and release it unless somebody attached meanwhile. 16 bytes each.
 	Rescues       [][]byte `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
+	EventsTaken   uint64   `protobuf:"varint,40,opt,name=events_taken,json=eventsTaken,proto3" json:"events_taken,omitempty"` // of this life: up to here they need not be told again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1178,6 +1187,13 @@ func (x *HeartbeatReply) GetRescues() [][]byte {
 		return x.Rescues
 	}
 	return nil
+}
+
+func (x *HeartbeatReply) GetEventsTaken() uint64 {
+	if x != nil {
+		return x.EventsTaken
+	}
+	return 0
 }
 
 type VolumeNews struct {
@@ -3161,7 +3177,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x14ashlar_figures.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3190,14 +3206,15 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\rR\x13heartbeatIntervalMs\x120\n" +
 	"\x14heartbeat_timeout_ms\x18\x03 \x01(\rR\x12heartbeatTimeoutMs\x12\x1f\n" +
 	"\vrange_count\x18\x04 \x01(\rR\n" +
-	"rangeCount\"\x88\x02\n" +
+	"rangeCount\"\xb6\x02\n" +
 	"\x10HeartbeatRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12,\n" +
 	"\x06stores\x18\x02 \x03(\v2\x14.ashlar.v1.StoreBeatR\x06stores\x12/\n" +
 	"\avolumes\x18\x03 \x03(\v2\x15.ashlar.v1.VolumeBeatR\avolumes\x12,\n" +
 	"\x06memory\x18\x04 \x03(\v2\x14.ashlar.v1.MemoryUseR\x06memory\x12\x15\n" +
 	"\x06cpu_ms\x18\x05 \x01(\x04R\x05cpuMs\x12%\n" +
-	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\"\x81\x04\n" +
+	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
+	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\"\x81\x04\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3249,13 +3266,14 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xde\x01\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\x81\x02\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
 	"\x06purges\x18\x03 \x03(\v2\x10.ashlar.v1.PurgeR\x06purges\x12,\n" +
 	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\x12\x18\n" +
-	"\arescues\x18\x05 \x03(\fR\arescues\"\xab\x01\n" +
+	"\arescues\x18\x05 \x03(\fR\arescues\x12!\n" +
+	"\fevents_taken\x18( \x01(\x04R\veventsTaken\"\xab\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3506,16 +3524,17 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*ConfirmPurgeReply)(nil),       // 45: ashlar.v1.ConfirmPurgeReply
 	(*Holder)(nil),                  // 46: ashlar.v1.Holder
 	(*StoreRef)(nil),                // 47: ashlar.v1.StoreRef
-	(*StoreTraffic)(nil),            // 48: ashlar.v1.StoreTraffic
-	(*GroupUse)(nil),                // 49: ashlar.v1.GroupUse
-	(*VolumeUsePage)(nil),           // 50: ashlar.v1.VolumeUsePage
-	(*EnsembleID)(nil),              // 51: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 52: ashlar.v1.Space
-	(*Cleaning)(nil),                // 53: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 54: ashlar.v1.Traffic
-	(*QoS)(nil),                     // 55: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 56: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 57: ashlar.v1.Checkpoint
+	(*HostEvent)(nil),               // 48: ashlar.v1.HostEvent
+	(*StoreTraffic)(nil),            // 49: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 50: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 51: ashlar.v1.VolumeUsePage
+	(*EnsembleID)(nil),              // 52: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 53: ashlar.v1.Space
+	(*Cleaning)(nil),                // 54: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 55: ashlar.v1.Traffic
+	(*QoS)(nil),                     // 56: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 57: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 58: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3529,82 +3548,83 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	9,  // 8: ashlar.v1.HeartbeatRequest.stores:type_name -> ashlar.v1.StoreBeat
 	12, // 9: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
 	13, // 10: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
-	47, // 11: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
-	11, // 12: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
-	10, // 13: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	48, // 14: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
-	49, // 15: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
-	50, // 16: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	51, // 17: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 18: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	52, // 19: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	53, // 20: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	54, // 21: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	15, // 22: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 23: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 24: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	55, // 25: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	51, // 26: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 27: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 28: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 29: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 30: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 31: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 32: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 33: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 34: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 35: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 36: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	56, // 37: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 38: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 39: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 40: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	51, // 41: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 42: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	51, // 43: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	51, // 44: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	57, // 45: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 46: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 47: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 48: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 49: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 50: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 51: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 52: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 53: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 54: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 55: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 56: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 57: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 58: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 59: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 60: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 61: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 62: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 63: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 64: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 65: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 66: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 67: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	56, // 68: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 69: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 70: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	56, // 71: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	56, // 72: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	56, // 73: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	56, // 74: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	56, // 75: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 76: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	56, // 77: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 78: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 79: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 80: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 81: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	65, // [65:82] is the sub-list for method output_type
-	48, // [48:65] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	48, // 11: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
+	47, // 12: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	11, // 13: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
+	10, // 14: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
+	49, // 15: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	50, // 16: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	51, // 17: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	52, // 18: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 19: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	53, // 20: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	54, // 21: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	55, // 22: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	15, // 23: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 24: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 25: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	56, // 26: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	52, // 27: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 28: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 29: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 30: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 31: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 32: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 33: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 34: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 35: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 36: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 37: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	57, // 38: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 39: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 40: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 41: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	52, // 42: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 43: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	52, // 44: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	52, // 45: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	58, // 46: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 47: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 48: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 49: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 50: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 51: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 52: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 53: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 54: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 55: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 56: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 57: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 58: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 59: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 60: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 61: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 62: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 63: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 64: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 65: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 66: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 67: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 68: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	57, // 69: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 70: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 71: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	57, // 72: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	57, // 73: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	57, // 74: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	57, // 75: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	57, // 76: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 77: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	57, // 78: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 79: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 80: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 81: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 82: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	66, // [66:83] is the sub-list for method output_type
+	49, // [49:66] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -3613,6 +3633,7 @@ func file_ashlar_blockd_proto_init() {
 		return
 	}
 	file_ashlar_common_proto_init()
+	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

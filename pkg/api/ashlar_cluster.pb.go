@@ -2596,7 +2596,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x14ashlar_figures.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -2848,7 +2848,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xfd\x06\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xc5\a\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2869,7 +2869,9 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"DrainStore\x12\x1c.ashlar.v1.DrainStoreRequest\x1a\x1a.ashlar.v1.DrainStoreReply\x12;\n" +
 	"\n" +
-	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.DiskB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
+	"\n" +
+	"ListEvents\x12\x1c.ashlar.v1.ListEventsRequest\x1a\x1a.ashlar.v1.ListEventsReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_cluster_proto_rawDescOnce sync.Once
@@ -2925,6 +2927,8 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*StoreTraffic)(nil),            // 36: ashlar.v1.StoreTraffic
 	(*Space)(nil),                   // 37: ashlar.v1.Space
 	(*QoS)(nil),                     // 38: ashlar.v1.QoS
+	(*ListEventsRequest)(nil),       // 39: ashlar.v1.ListEventsRequest
+	(*ListEventsReply)(nil),         // 40: ashlar.v1.ListEventsReply
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -2966,21 +2970,23 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	29, // 36: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
 	31, // 37: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
 	33, // 38: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	3,  // 39: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	14, // 40: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	16, // 41: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	17, // 42: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	20, // 43: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	17, // 44: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	17, // 45: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	17, // 46: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	25, // 47: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	27, // 48: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	30, // 49: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	32, // 50: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	17, // 51: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	39, // [39:52] is the sub-list for method output_type
-	26, // [26:39] is the sub-list for method input_type
+	39, // 39: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	3,  // 40: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	14, // 41: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	16, // 42: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	17, // 43: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	20, // 44: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	17, // 45: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	17, // 46: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	17, // 47: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	25, // 48: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	27, // 49: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	30, // 50: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	32, // 51: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	17, // 52: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	40, // 53: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	40, // [40:54] is the sub-list for method output_type
+	26, // [26:40] is the sub-list for method input_type
 	26, // [26:26] is the sub-list for extension type_name
 	26, // [26:26] is the sub-list for extension extendee
 	0,  // [0:26] is the sub-list for field type_name
@@ -2992,6 +2998,7 @@ func file_ashlar_cluster_proto_init() {
 		return
 	}
 	file_ashlar_common_proto_init()
+	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
 	file_ashlar_cluster_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}

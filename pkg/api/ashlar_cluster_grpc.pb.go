@@ -34,6 +34,7 @@ const (
 	Cluster_DeclareStoreLost_FullMethodName = "/ashlar.v1.Cluster/DeclareStoreLost"
 	Cluster_DrainStore_FullMethodName       = "/ashlar.v1.Cluster/DrainStore"
 	Cluster_AcceptLoss_FullMethodName       = "/ashlar.v1.Cluster/AcceptLoss"
+	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -63,6 +64,9 @@ type ClusterClient interface {
 	// Accepts that acknowledged writes may be gone: the ensemble lost two stores
 	// for good. The disk stays marked. Conflict when the ensemble can still answer.
 	AcceptLoss(ctx context.Context, in *AcceptLossRequest, opts ...grpc.CallOption) (*Disk, error)
+	// What happened, oldest first. With wait_ms it answers as soon as there is something after
+	// the number given, or with nothing when the time is up.
+	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsReply, error)
 }
 
 type clusterClient struct {
@@ -203,6 +207,16 @@ func (c *clusterClient) AcceptLoss(ctx context.Context, in *AcceptLossRequest, o
 	return out, nil
 }
 
+func (c *clusterClient) ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListEventsReply)
+	err := c.cc.Invoke(ctx, Cluster_ListEvents_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -230,6 +244,9 @@ type ClusterServer interface {
 	// Accepts that acknowledged writes may be gone: the ensemble lost two stores
 	// for good. The disk stays marked. Conflict when the ensemble can still answer.
 	AcceptLoss(context.Context, *AcceptLossRequest) (*Disk, error)
+	// What happened, oldest first. With wait_ms it answers as soon as there is something after
+	// the number given, or with nothing when the time is up.
+	ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -278,6 +295,9 @@ func (UnimplementedClusterServer) DrainStore(context.Context, *DrainStoreRequest
 }
 func (UnimplementedClusterServer) AcceptLoss(context.Context, *AcceptLossRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method AcceptLoss not implemented")
+}
+func (UnimplementedClusterServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -534,6 +554,24 @@ func _Cluster_AcceptLoss_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_ListEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListEventsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ListEvents(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ListEvents_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ListEvents(ctx, req.(*ListEventsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -592,6 +630,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AcceptLoss",
 			Handler:    _Cluster_AcceptLoss_Handler,
+		},
+		{
+			MethodName: "ListEvents",
+			Handler:    _Cluster_ListEvents_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

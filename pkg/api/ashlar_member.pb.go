@@ -68,6 +68,7 @@ type DescribeReply struct {
 	Joining       bool                   `protobuf:"varint,3,opt,name=joining,proto3" json:"joining,omitempty"`                           // does not vote yet: its disk was empty and it has not caught up
 	ClusterId     []byte                 `protobuf:"bytes,4,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`       // of its state; zeros or empty: none yet
 	JoinAddress   string                 `protobuf:"bytes,5,opt,name=join_address,json=joinAddress,proto3" json:"join_address,omitempty"` // where it signs certificates; empty: it does not
+	Level         uint32                 `protobuf:"varint,40,opt,name=level,proto3" json:"level,omitempty"`                              // of what it understands; 0: 1
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -135,6 +136,13 @@ func (x *DescribeReply) GetJoinAddress() string {
 		return x.JoinAddress
 	}
 	return ""
+}
+
+func (x *DescribeReply) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 type UseTokenRequest struct {
@@ -2138,7 +2146,7 @@ var File_ashlar_member_proto protoreflect.FileDescriptor
 const file_ashlar_member_proto_rawDesc = "" +
 	"\n" +
 	"\x13ashlar_member.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\"\x11\n" +
-	"\x0fDescribeRequest\"\x9a\x01\n" +
+	"\x0fDescribeRequest\"\xb0\x01\n" +
 	"\rDescribeReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2146,7 +2154,8 @@ const file_ashlar_member_proto_rawDesc = "" +
 	"\ajoining\x18\x03 \x01(\bR\ajoining\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x04 \x01(\fR\tclusterId\x12!\n" +
-	"\fjoin_address\x18\x05 \x01(\tR\vjoinAddress\"\x8d\x01\n" +
+	"\fjoin_address\x18\x05 \x01(\tR\vjoinAddress\x12\x14\n" +
+	"\x05level\x18( \x01(\rR\x05level\"\x8d\x01\n" +
 	"\x0fUseTokenRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1f\n" +
 	"\vsecret_hash\x18\x02 \x01(\fR\n" +

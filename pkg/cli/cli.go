@@ -37,6 +37,7 @@ type Cluster interface {
 	DeclareStoreLost(ctx context.Context, storeID, incarnation string, acceptLoss bool) error
 	DrainStore(ctx context.Context, storeID string, stop bool) (*api.DrainStoreReply, error)
 	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
+	Events(ctx context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error)
 	Close() error
 }
 
@@ -63,6 +64,7 @@ type grammar struct {
 
 	Dev     devCommand      `cmd:"" help:"Run a whole cluster on this machine, in the foreground."`
 	Status  statusCommand   `cmd:"" help:"Show the health of the cluster, with reasons."`
+	Events  eventsCommand   `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
 	Disk    diskCommands    `cmd:"" help:"Create, list, grow, delete and attach disks."`
 	Store   storeCommands   `cmd:"" help:"Look at the stores that hold the data."`
 	Cluster clusterCommands `cmd:"" help:"Make a cluster on several machines."`
@@ -142,6 +144,15 @@ func firstWords(path string) string {
 
 // with connects, runs f under the time limit and disconnects.
 func (s *session) with(ctx context.Context, f func(context.Context, Cluster) error) error {
+	return s.hold(func(c Cluster) error {
+		ctx, cancel := context.WithTimeout(ctx, s.flags.Timeout)
+		defer cancel()
+		return f(ctx, c)
+	})
+}
+
+// hold is with for what has no end of its own.
+func (s *session) hold(f func(Cluster) error) error {
 	if s.flags.Data == "" {
 		return &hinted{fmt.Errorf("which cluster is meant is not said: %w", errs.ErrInvalid),
 			"give --data DIR or set ASHLAR_DATA to the folder given to ashlar dev"}
@@ -150,7 +161,5 @@ func (s *session) with(ctx context.Context, f func(context.Context, Cluster) err
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.flags.Timeout)
-	defer cancel()
-	return errors.Join(f(ctx, c), c.Close())
+	return errors.Join(f(c), c.Close())
 }

@@ -40,6 +40,7 @@ type fake struct {
 	drainErr error
 	lost     []string
 	loss     id.Ensemble
+	events   []*api.Event
 	clock    clock.Clock
 }
 
@@ -121,6 +122,16 @@ func (f *fake) DiskEndpoints(_ context.Context, name string) (*api.DiskEndpoints
 			UnixUri: "nbd+unix:///" + d.Name + "?socket=/run/x/" + host + ".sock", TcpUri: "nbd://127.0.0.1:1000" + host[1:] + "/" + d.Name})
 	}
 	return r, nil
+}
+
+func (f *fake) Events(_ context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error) {
+	var out []*api.Event
+	for _, e := range f.events {
+		if e.Seq > after && e.AtUnixMs >= since.UnixMilli() && len(out) < limit {
+			out = append(out, e)
+		}
+	}
+	return out, uint64(len(f.events)), f.err
 }
 
 func (f *fake) DrainStore(_ context.Context, store string, stop bool) (*api.DrainStoreReply, error) {

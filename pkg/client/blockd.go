@@ -121,6 +121,10 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 			Sessions: v.Sessions, State: api.VolumeState(v.State), Problem: v.Problem, Space: api.FromSpace(v.Space),
 			Cleaning: api.FromCleaning(v.Cleaning), Traffic: api.FromTraffic(v.Traffic)})
 	}
+	for _, e := range h.Events {
+		req.Events = append(req.Events, &api.HostEvent{N: e.N, AtUnixMs: e.At.UnixMilli(), Severity: api.Severity(e.Severity), Kind: e.Kind, About: e.About,
+			Subject: e.Subject, Text: e.Text})
+	}
 	for _, m := range h.Memory {
 		req.Memory = append(req.Memory, &api.MemoryUse{Name: m.Name, LimitBytes: m.Limit, UsedBytes: m.Used})
 	}
@@ -128,7 +132,7 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 }
 
 func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
-	out.TopologyVersion = rep.TopologyVersion
+	out.TopologyVersion, out.EventsTaken = rep.TopologyVersion, rep.EventsTaken
 	for _, x := range rep.Volumes {
 		v, err := api.VolumeID(x.Volume)
 		if err != nil {

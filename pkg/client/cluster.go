@@ -62,6 +62,22 @@ func (c *Cluster) Stores(ctx context.Context) ([]*api.Store, error) {
 	return r.GetStores(), err
 }
 
+// EventsWaitMax is the longest that Events waits in one call.
+const EventsWaitMax = 2 * time.Second
+
+// Events gives up to limit events with a number above after, of since or later (zero: all that
+// are kept), oldest first, and the newest number there is. If there are none it waits for some, up to wait.
+func (c *Cluster) Events(ctx context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error) {
+	req := &api.ListEventsRequest{After: after, Limit: uint32(limit), WaitMs: uint32(min(wait, EventsWaitMax).Milliseconds())}
+	if !since.IsZero() {
+		req.SinceUnixMs = since.UnixMilli()
+	}
+	r, err := ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.ListEventsRequest) (*api.ListEventsReply, error) {
+		return x.ListEvents(ctx, r)
+	})
+	return r.GetEvents(), r.GetLast(), err
+}
+
 // CreateDisk makes a disk without limits; see CreateLimitedDisk.
 func (c *Cluster) CreateDisk(ctx context.Context, name string, sizeBytes uint64) (*api.Disk, error) {
 	return c.CreateLimitedDisk(ctx, name, sizeBytes, cluster.QoS{})

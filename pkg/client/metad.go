@@ -101,7 +101,30 @@ type Heartbeat struct {
 	Memory        []MemoryUse
 	CPU           time.Duration
 	ResidentBytes uint64
+	// Events are what happened here; each is told again until EventsTaken names it.
+	Events []Event
 }
+
+// Severity is how much an event matters.
+type Severity uint8
+
+// The severities.
+const (
+	Info    Severity = iota + 1
+	Warning          // unexpected; the cluster copes
+	Trouble          // somebody should look
+)
+
+// Event is one thing that happened on a host. N rises within one life of it.
+type Event struct {
+	N                          uint64
+	At                         time.Time
+	Severity                   Severity
+	Kind, About, Subject, Text string
+}
+
+// EventsPerBeatMax bounds Heartbeat.Events.
+const EventsPerBeatMax = 32
 
 // StoreBeat is one store of a Heartbeat.
 type StoreBeat struct {
@@ -182,6 +205,8 @@ type HeartbeatReply struct {
 	// copies its journal to a full ensemble; release it then, unless somebody attached.
 	// The same volume is named again until it is done.
 	Rescues []id.Volume
+	// EventsTaken: up to this number events need not be told again.
+	EventsTaken uint64
 }
 
 // VolumeNews tells an owner what metad has of a volume of its heartbeat. Unless Owned,

@@ -1,0 +1,87 @@
+package state
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/codec"
+	"ashlar.dev/pkg/errs"
+)
+
+// A group is updated one member after the other, and meanwhile some members do not know
+// the newest commands: one that is committed would stop them. So what came after level 1
+// is refused until all members have said that they know it, and the leader has committed
+// that level. It never falls, and a member that knows less is let in no more.
+
+// Levels of what a group understands.
+const (
+	LevelFirst  uint16 = 1
+	LevelEvents uint16 = 2 // events, limits of disks
+	LevelNewest        = LevelEvents
+)
+
+// Needs is the level that a command is of. Below it, it must not be committed.
+func Needs(c Command) uint16 {
+	switch c := c.(type) {
+	case *AddEvents, *SetQoS:
+		return LevelEvents
+	case *CreateVolume:
+		if c.QoS != (cluster.QoS{}) {
+			return LevelEvents
+		}
+	}
+	return LevelFirst
+}
+
+// SetLevel says that all members know a level.
+type SetLevel struct{ Level uint16 }
+
+// Level is what all members know.
+func (m *Machine) Level() uint16 { return m.level }
+
+func (m *Machine) setLevel(c *SetLevel) Result {
+	if c.Level <= m.level {
+		return Result{} // another leader was first
+	}
+	m.level = c.Level
+	return Result{}
+}
+
+// Ready refuses a command of a level that the group does not have yet: it is not to be
+// proposed, for who does not know it cannot even refuse it.
+func (m *Machine) Ready(c Command) error {
+	if need := Needs(c); m.level < need {
+		return fmt.Errorf("not before all metads are of this version (level %d of %d; ashlar metad list shows who answers): %w", m.level, need, errs.ErrUnavailable)
+	}
+	return nil
+}
+
+func (*SetLevel) kind() kind               { return kindSetLevel }
+func (c *SetLevel) append(b []byte) []byte { return binary.LittleEndian.AppendUint16(b, c.Level) }
+func (c *SetLevel) read(r *codec.Reader)   { c.Level = r.U16() }
+
+// known refuses a command of a level that this program does not have.
+func (c *SetLevel) known() error {
+	if c.Level == 0 || c.Level > LevelNewest {
+		return fmt.Errorf("the group is at level %d, this metad knows %d; update it: %w", c.Level, LevelNewest, errs.ErrInvalid)
+	}
+	return nil
+}
+
+// appendLater is the part of a snapshot that came with level 2.
+func (m *Machine) appendLater(b []byte) []byte {
+	return m.appendEvents(binary.LittleEndian.AppendUint16(b, m.level))
+}
+
+func (m *Machine) readLater(r *codec.Reader) error {
+	m.level = r.U16()
+	if r.Err() == nil && m.level <= LevelFirst {
+		r.Fail("level", uint64(LevelFirst)+1, uint64(m.level))
+	}
+	if r.Err() == nil && m.level > LevelNewest {
+		return (&SetLevel{m.level}).known()
+	}
+	m.readEvents(r)
+	return nil
+}
