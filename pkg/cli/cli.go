@@ -64,6 +64,7 @@ type grammar struct {
 
 	Dev     devCommand      `cmd:"" help:"Run a whole cluster on this machine, in the foreground."`
 	Status  statusCommand   `cmd:"" help:"Show the health of the cluster, with reasons."`
+	Top     topCommand      `cmd:"" help:"Follow what disks and stores do, live: IOPS, bandwidth, latency."`
 	Events  eventsCommand   `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
 	Disk    diskCommands    `cmd:"" help:"Create, list, grow, delete and attach disks."`
 	Store   storeCommands   `cmd:"" help:"Look at the stores that hold the data."`
