@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -42,20 +43,20 @@ const (
 	againAfterMax = 10 * time.Minute
 )
 
-// Health is how a store's shards are found to be.
-type Health struct {
-	storeproto.Care
-	Stuck   uint32 // shards that are wrong and cannot be mended now
-	Problem string // of one of these
-}
-
 // Health tells what was found of the store's shards.
-func (w *Worker) Health() Health {
+func (w *Worker) Health() cluster.Care {
 	c := &w.care
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	fade(&c.mu.state, w.cfg.Clock.Wall())
-	h := Health{Care: c.mu.state}
+	st := &c.mu.state
+	fade(st, w.cfg.Clock.Wall())
+	h := cluster.Care{Wrong: st.Wrong, Missing: st.Missing, Mended: st.Mended, Flagged: st.Flagged, PassShards: st.Shards, PassBytes: st.Bytes}
+	if st.BeganMS != 0 {
+		h.PassBegan = time.UnixMilli(st.BeganMS)
+	}
+	if st.EndedMS != 0 {
+		h.PassEnded = time.UnixMilli(st.EndedMS)
+	}
 	for _, s := range c.mu.pending {
 		if s.counted {
 			h.Stuck++

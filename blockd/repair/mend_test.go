@@ -270,7 +270,7 @@ func TestStoreWithAPatternIsFlaggedWithHysteresis(t *testing.T) {
 }
 
 // scrubbed asks a store for a scrub and waits for its end.
-func (b *bench) scrubbed(store int, v id.Volume) ScrubProgress {
+func (b *bench) scrubbed(store int, v id.Volume) cluster.ScrubProgress {
 	b.t.Helper()
 	w := b.workers[store]
 	q := Scrub{ID: [16]byte{byte(len(w.Scrubs()) + 1)}, Volume: v}
@@ -297,7 +297,7 @@ func TestScrubFindsWhatIsWrongAndWhatIsMissing(t *testing.T) {
 	b.stores[2].Damage(segs[4], first, 2, 0)
 	b.stores[2].LoseShard(shardOf(segs[1], 2))
 	p := b.scrubbed(2, id.Volume{})
-	if p.State != ScrubDone || p.Shards != 4 || p.AllShards != 4 || p.Bytes != p.AllBytes || p.Wrong != 2 || p.Missing != 1 || p.Mended != 3 || p.Stuck != 0 || p.NotCompared != 0 {
+	if p.State != cluster.ScrubDone || p.Shards != 4 || p.AllShards != 4 || p.Bytes != p.AllBytes || p.Wrong != 2 || p.Missing != 1 || p.Mended != 3 || p.Stuck != 0 || p.NotCompared != 0 {
 		t.Fatalf("%+v", p)
 	}
 	b.allRight(segs...)

@@ -19,36 +19,14 @@ type Scrub struct {
 	Volume id.Volume
 }
 
-// ScrubState is how far a scrub is.
-type ScrubState uint8
-
-// The states; the numbers are those of the wire.
-const (
-	ScrubWaiting ScrubState = iota + 1
-	ScrubRunning
-	ScrubDone
-)
-
-// ScrubProgress is what a scrub has found.
-type ScrubProgress struct {
-	Scrub
-	State           ScrubState
-	Shards, Bytes   uint64 // looked at
-	AllShards       uint64 // that there were when it began
-	AllBytes        uint64
-	Wrong, Missing  uint64 // shards
-	Mended, Stuck   uint64
-	Problem         string // of a shard that is stuck, or why stores could not be compared
-	NotCompared     uint64 // groups of which not all stores answered
-	began, finished time.Duration
+// scrub is one that was asked for.
+type scrub struct {
+	volume id.Volume
+	cluster.ScrubProgress
 }
-
-type scrub struct{ ScrubProgress }
 
 // Limits and times of scrubs.
 const (
-	// ScrubsMax bounds the scrubs that are remembered; the oldest that is done goes first.
-	ScrubsMax = 16
 	// settle is how long a shard must be missing: one that is being put is not.
 	settle = 10 * time.Second
 	// passRateMin is the slowest pace of the pass that nobody asked for, in bytes per second.
@@ -67,14 +45,14 @@ func (w *Worker) AskScrub(q Scrub) bool {
 			return true
 		}
 	}
-	if len(c.mu.scrubs) >= ScrubsMax {
-		i := slices.IndexFunc(c.mu.scrubs, func(s *scrub) bool { return s.State == ScrubDone })
+	if len(c.mu.scrubs) >= cluster.ScrubsMax {
+		i := slices.IndexFunc(c.mu.scrubs, func(s *scrub) bool { return s.State == cluster.ScrubDone })
 		if i < 0 {
 			return false
 		}
 		c.mu.scrubs = slices.Delete(c.mu.scrubs, i, i+1)
 	}
-	c.mu.scrubs = append(c.mu.scrubs, &scrub{ScrubProgress{Scrub: q, State: ScrubWaiting}})
+	c.mu.scrubs = append(c.mu.scrubs, &scrub{q.Volume, cluster.ScrubProgress{ID: q.ID, State: cluster.ScrubWaiting}})
 	select {
 	case c.wake <- struct{}{}:
 	default:
@@ -83,11 +61,11 @@ func (w *Worker) AskScrub(q Scrub) bool {
 }
 
 // Scrubs tells how far the scrubs are that were asked for.
-func (w *Worker) Scrubs() []ScrubProgress {
+func (w *Worker) Scrubs() []cluster.ScrubProgress {
 	c := &w.care
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	out := make([]ScrubProgress, 0, len(c.mu.scrubs))
+	out := make([]cluster.ScrubProgress, 0, len(c.mu.scrubs))
 	for _, s := range c.mu.scrubs {
 		out = append(out, s.ScrubProgress)
 	}
@@ -130,57 +108,59 @@ func (w *Worker) asked(ctx context.Context) {
 	c := &w.care
 	for ctx.Err() == nil {
 		c.mu.Lock()
-		i := slices.IndexFunc(c.mu.scrubs, func(s *scrub) bool { return s.State != ScrubDone })
+		i := slices.IndexFunc(c.mu.scrubs, func(s *scrub) bool { return s.State != cluster.ScrubDone })
 		if i < 0 {
 			c.mu.Unlock()
 			return
 		}
 		s := c.mu.scrubs[i]
-		s.State, s.began = ScrubRunning, w.cfg.Clock.Now()
+		s.State = cluster.ScrubRunning
 		c.mu.Unlock()
+		began := w.cfg.Clock.Now()
 		w.scrub(ctx, s)
 		if ctx.Err() != nil {
 			return
 		}
 		c.mu.Lock()
-		s.State, s.finished = ScrubDone, w.cfg.Clock.Now()
+		s.State = cluster.ScrubDone
 		p := s.ScrubProgress
 		c.mu.Unlock()
 		w.cfg.Log.Info("scrubbed", "store", w.cfg.Self.Store.String(), "shards", p.Shards, "bytes", p.Bytes, "wrong", p.Wrong, "missing", p.Missing,
-			"mended", p.Mended, "stuck", p.Stuck, "took", (p.finished - p.began).String())
+			"mended", p.Mended, "stuck", p.Stuck, "took", (w.cfg.Clock.Now() - began).String())
 	}
 }
 
 // scrub looks at the shards that one scrub asks for, and then for those that are missing.
 func (w *Worker) scrub(ctx context.Context, s *scrub) {
-	update := func(f func(p *ScrubProgress)) {
+	update := func(f func(p *cluster.ScrubProgress)) {
 		w.care.mu.Lock()
 		defer w.care.mu.Unlock()
 		f(&s.ScrubProgress)
 	}
-	_, err := w.eachOwn(ctx, storeproto.ShardName{}, s.Volume, func(x storeproto.ShardInfo) bool {
-		update(func(p *ScrubProgress) { p.AllShards++; p.AllBytes += bytesOf(x) })
+	_, err := w.eachOwn(ctx, storeproto.ShardName{}, s.volume, func(x storeproto.ShardInfo) bool {
+		update(func(p *cluster.ScrubProgress) { p.AllShards++; p.AllBytes += bytesOf(x) })
 		return true
 	})
 	if err == nil {
-		_, err = w.eachOwn(ctx, storeproto.ShardName{}, s.Volume, func(x storeproto.ShardInfo) bool {
+		_, err = w.eachOwn(ctx, storeproto.ShardName{}, s.volume, func(x storeproto.ShardInfo) bool {
 			found, problem := w.inspect(ctx, x, w.cfg.ScrubPace)
-			update(func(p *ScrubProgress) { p.Shards++; p.Bytes += bytesOf(x); p.count(found, problem) })
+			update(func(p *cluster.ScrubProgress) { p.Shards++; p.Bytes += bytesOf(x); count(p, found, problem) })
 			return ctx.Err() == nil
 		})
 	}
 	if err != nil {
-		update(func(p *ScrubProgress) { p.Problem = err.Error() })
+		update(func(p *cluster.ScrubProgress) { p.Problem = err.Error() })
 		return
 	}
-	w.lookForMissing(ctx, s.Volume, func(found outcome, problem string) {
-		update(func(p *ScrubProgress) { p.count(found, problem) })
+	w.lookForMissing(ctx, s.volume, func(found outcome, problem string) {
+		update(func(p *cluster.ScrubProgress) { count(p, found, problem) })
 	}, func(err error) {
-		update(func(p *ScrubProgress) { p.NotCompared++; p.Problem = err.Error() })
+		update(func(p *cluster.ScrubProgress) { p.NotCompared++; p.Problem = err.Error() })
 	})
 }
 
-func (p *ScrubProgress) count(found outcome, problem string) {
+// count adds what came of one shard.
+func count(p *cluster.ScrubProgress, found outcome, problem string) {
 	switch found {
 	case wrong:
 		p.Wrong++

@@ -116,6 +116,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 			})
 		}
 	}
+	s.takeScrubs(reply.Scrubs)
 	for _, d := range reply.Drops {
 		s.group.Go("drop", func(ctx context.Context) error { s.dropStreams(ctx, d); return nil })
 	}
@@ -142,6 +143,7 @@ func (s *server) heartbeat(page []pages) client.Heartbeat {
 		page[i].use(has, &b)
 		figuresOf(st, &u, &b)
 		b.Repairs = s.repairs[i].beats()
+		b.Care, b.Scrubs = s.repairs[i].worker.Health(), s.repairs[i].worker.Scrubs()
 		h.Stores = append(h.Stores, b)
 	}
 	s.exports.Owned(func(v *volume.Volume, handles int) {

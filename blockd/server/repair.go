@@ -63,5 +63,16 @@ func (s *server) leaveOut(refused map[id.Store]string) error {
 	return nil
 }
 
+// takeScrubs hands orders to the stores they are for; metad repeats those that are not told of.
+func (s *server) takeScrubs(orders []client.ScrubOrder) {
+	for _, o := range orders {
+		for i, st := range s.local {
+			if st.ID() == o.Store {
+				s.repairs[i].worker.AskScrub(repair.Scrub{ID: o.ID, Volume: o.Volume})
+			}
+		}
+	}
+}
+
 // stopRepairs waits for the workers.
 func (s *server) stopRepairs() error { return s.repairing.Close() }

@@ -121,6 +121,7 @@ func (r *Report) stores(m *state.Machine, t *cluster.Topology, l *Liveness, now 
 		case cluster.StoreLost:
 			r.add(Degraded, "store_lost", s.Store.String(), "store %s on %s is lost for good", s.Store, s.Host)
 		}
+		r.care(s, l)
 		switch {
 		case s.State != cluster.StoreUp:
 		case s.Full:
@@ -136,6 +137,22 @@ func (r *Report) stores(m *state.Machine, t *cluster.Topology, l *Liveness, now 
 		r.add(Unavailable, "too_few_stores", "", "%d stores are up; writing needs two", up)
 	case up == 2:
 		r.add(AtRisk, "two_stores", "", "only two stores are up: if one stops, writing stops")
+	}
+}
+
+// care judges what a store found of its own shards.
+func (r *Report) care(s cluster.Store, l *Liveness) {
+	b, ok := l.StoreBeat(s.StoreRef)
+	if !ok || !s.State.Serves() {
+		return
+	}
+	c := b.Care
+	if c.Stuck > 0 {
+		r.add(Unavailable, "shards_stuck", s.Store.String(), "store %s on %s has %d wrong shards that cannot be rebuilt now, too few others are right: %s", s.Store, s.Host, c.Stuck, c.Problem)
+	}
+	if c.Flagged {
+		r.add(Degraded, "store_bad_blocks", s.Store.String(), "store %s on %s had %d wrong and %d missing shards, %d are mended; so many in so short a time speak of a failing disk: ashlar store replace %s",
+			s.Store, s.Host, c.Wrong, c.Missing, c.Mended, s.Store)
 	}
 }
 

@@ -37,6 +37,8 @@ type StoreBeat struct {
 	Traffic              cluster.StoreTraffic
 	Groups               []cluster.GroupUse // by number
 	Use                  *cluster.VolumeUsePage
+	Care                 cluster.Care
+	Scrubs               []cluster.ScrubProgress
 }
 
 // VolumeBeat is one owned volume of a Beat.

@@ -130,6 +130,13 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 		rep.Volumes = volumeNews(m, beat)
 		rep.Purges = purges(m, beat)
 		rep.Drops, err = drops(m, q)
+		for _, o := range r.mu.scrubs.Beat(beat) {
+			order := &api.ScrubOrder{Store: o.Store[:], ScrubId: o.ID[:]}
+			if !o.Volume.IsZero() {
+				order.Volume = o.Volume[:]
+			}
+			rep.Scrubs = append(rep.Scrubs, order)
+		}
 		for _, x := range r.mu.rescues[beat.Holder.Host] {
 			if v, ok := m.Volume(x.Volume); ok && v.Epoch == x.Epoch {
 				rep.Rescues = append(rep.Rescues, x.Volume[:])
@@ -169,7 +176,11 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 		if err != nil {
 			return beat, err
 		}
-		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Free: x.FreeBytes, Traffic: x.Traffic.Value(), Groups: groups, Use: page, Capacity: x.CapacityBytes, Used: x.UsedBytes,
+		scrubs, err := readScrubs(x.Scrubs)
+		if err != nil {
+			return beat, err
+		}
+		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Care: x.Care.Value(), Scrubs: scrubs, Free: x.FreeBytes, Traffic: x.Traffic.Value(), Groups: groups, Use: page, Capacity: x.CapacityBytes, Used: x.UsedBytes,
 			LogUsed: x.LogUsedBytes, LogCapacity: x.LogCapacityBytes, Full: x.Full, Dead: x.Dead, Repairs: readRepairs(x.Repairs)})
 	}
 	for _, x := range q.Volumes {
@@ -184,6 +195,17 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 		beat.Memory = append(beat.Memory, reconcile.Memory{Name: x.Name, Limit: x.LimitBytes, Used: x.UsedBytes})
 	}
 	return beat, nil
+}
+
+func readScrubs(xs []*api.ScrubProgress) (out []cluster.ScrubProgress, err error) {
+	for _, x := range xs[:min(len(xs), cluster.ScrubsMax)] {
+		p, err := x.Value()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
 }
 
 func readRepairs(xs []*api.RepairBeat) []reconcile.RepairBeat {

@@ -53,6 +53,7 @@ type reign struct {
 		confused  string // the last complaint of placing, logged once
 		rescuer   reconcile.Rescuer
 		rescues   map[id.Host][]reconcile.Rescue
+		scrubs    reconcile.Scrubs
 		mender    reconcile.Mender
 		mending   bool
 

@@ -169,6 +169,7 @@ func stores(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now 
 			sum.Add(b, moving)
 			x.Repair, x.Problem = repair(sum), sum.Problem
 			x.LogUsedBytes, x.LogCapacityBytes = b.LogUsed, b.LogCapacity
+			x.Care = api.FromCare(b.Care)
 			x.Traffic, x.FreeBytes = api.FromStoreTraffic(b.Traffic), b.Free
 		}
 		if s.State == cluster.StoreDown || s.State == cluster.StoreOut {

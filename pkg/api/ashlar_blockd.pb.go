@@ -640,12 +640,14 @@ type StoreBeat struct {
 	Full             bool                   `protobuf:"varint,6,opt,name=full,proto3" json:"full,omitempty"` // above its mark: takes no new data
 	Dead             string                 `protobuf:"bytes,7,opt,name=dead,proto3" json:"dead,omitempty"`  // why the store died; empty: it serves
 	// A page of the streams the store has; it goes round them a page per beat.
-	Streams       []*StreamBeat  `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`
-	Repairs       []*RepairBeat  `protobuf:"bytes,9,rep,name=repairs,proto3" json:"repairs,omitempty"` // groups whose shards the store was given and fills in
-	Traffic       *StoreTraffic  `protobuf:"bytes,40,opt,name=traffic,proto3" json:"traffic,omitempty"`
-	Groups        []*GroupUse    `protobuf:"bytes,41,rep,name=groups,proto3" json:"groups,omitempty"`
-	Use           *VolumeUsePage `protobuf:"bytes,42,opt,name=use,proto3" json:"use,omitempty"`                               // goes round, a page per beat
-	FreeBytes     uint64         `protobuf:"varint,43,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"` // that it takes before it calls itself full
+	Streams       []*StreamBeat    `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`
+	Repairs       []*RepairBeat    `protobuf:"bytes,9,rep,name=repairs,proto3" json:"repairs,omitempty"` // groups whose shards the store was given and fills in
+	Care          *Care            `protobuf:"bytes,20,opt,name=care,proto3" json:"care,omitempty"`
+	Scrubs        []*ScrubProgress `protobuf:"bytes,21,rep,name=scrubs,proto3" json:"scrubs,omitempty"` // those asked for lately, at most 16
+	Traffic       *StoreTraffic    `protobuf:"bytes,40,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	Groups        []*GroupUse      `protobuf:"bytes,41,rep,name=groups,proto3" json:"groups,omitempty"`
+	Use           *VolumeUsePage   `protobuf:"bytes,42,opt,name=use,proto3" json:"use,omitempty"`                               // goes round, a page per beat
+	FreeBytes     uint64           `protobuf:"varint,43,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"` // that it takes before it calls itself full
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +741,20 @@ func (x *StoreBeat) GetStreams() []*StreamBeat {
 func (x *StoreBeat) GetRepairs() []*RepairBeat {
 	if x != nil {
 		return x.Repairs
+	}
+	return nil
+}
+
+func (x *StoreBeat) GetCare() *Care {
+	if x != nil {
+		return x.Care
+	}
+	return nil
+}
+
+func (x *StoreBeat) GetScrubs() []*ScrubProgress {
+	if x != nil {
+		return x.Scrubs
 	}
 	return nil
 }
@@ -1118,8 +1134,9 @@ type HeartbeatReply struct {
 	Drops           []*DropStreams         `protobuf:"bytes,4,rep,name=drops,proto3" json:"drops,omitempty"`     // streams of older epochs that are in no list any more
 	// Volumes that nobody owns and whose journal misses a store: open each, which copies
 	// it to a full ensemble, and release it unless somebody attached meanwhile. 16 bytes each.
-	Rescues       [][]byte `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
-	EventsTaken   uint64   `protobuf:"varint,40,opt,name=events_taken,json=eventsTaken,proto3" json:"events_taken,omitempty"` // of this life: up to here they need not be told again
+	Rescues       [][]byte      `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
+	EventsTaken   uint64        `protobuf:"varint,40,opt,name=events_taken,json=eventsTaken,proto3" json:"events_taken,omitempty"` // of this life: up to here they need not be told again
+	Scrubs        []*ScrubOrder `protobuf:"bytes,20,rep,name=scrubs,proto3" json:"scrubs,omitempty"`                               // that stores of this host have not told of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1194,6 +1211,13 @@ func (x *HeartbeatReply) GetEventsTaken() uint64 {
 		return x.EventsTaken
 	}
 	return 0
+}
+
+func (x *HeartbeatReply) GetScrubs() []*ScrubOrder {
+	if x != nil {
+		return x.Scrubs
+	}
+	return nil
 }
 
 type VolumeNews struct {
@@ -3177,7 +3201,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3214,7 +3238,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06memory\x18\x04 \x03(\v2\x14.ashlar.v1.MemoryUseR\x06memory\x12\x15\n" +
 	"\x06cpu_ms\x18\x05 \x01(\x04R\x05cpuMs\x12%\n" +
 	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
-	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\"\x81\x04\n" +
+	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\"\xd8\x04\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3225,7 +3249,9 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x04full\x18\x06 \x01(\bR\x04full\x12\x12\n" +
 	"\x04dead\x18\a \x01(\tR\x04dead\x12/\n" +
 	"\astreams\x18\b \x03(\v2\x15.ashlar.v1.StreamBeatR\astreams\x12/\n" +
-	"\arepairs\x18\t \x03(\v2\x15.ashlar.v1.RepairBeatR\arepairs\x121\n" +
+	"\arepairs\x18\t \x03(\v2\x15.ashlar.v1.RepairBeatR\arepairs\x12#\n" +
+	"\x04care\x18\x14 \x01(\v2\x0f.ashlar.v1.CareR\x04care\x120\n" +
+	"\x06scrubs\x18\x15 \x03(\v2\x18.ashlar.v1.ScrubProgressR\x06scrubs\x121\n" +
 	"\atraffic\x18( \x01(\v2\x17.ashlar.v1.StoreTrafficR\atraffic\x12+\n" +
 	"\x06groups\x18) \x03(\v2\x13.ashlar.v1.GroupUseR\x06groups\x12*\n" +
 	"\x03use\x18* \x01(\v2\x18.ashlar.v1.VolumeUsePageR\x03use\x12\x1d\n" +
@@ -3266,14 +3292,15 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\x81\x02\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xb0\x02\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
 	"\x06purges\x18\x03 \x03(\v2\x10.ashlar.v1.PurgeR\x06purges\x12,\n" +
 	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\x12\x18\n" +
 	"\arescues\x18\x05 \x03(\fR\arescues\x12!\n" +
-	"\fevents_taken\x18( \x01(\x04R\veventsTaken\"\xab\x01\n" +
+	"\fevents_taken\x18( \x01(\x04R\veventsTaken\x12-\n" +
+	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\"\xab\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3525,16 +3552,19 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*Holder)(nil),                  // 46: ashlar.v1.Holder
 	(*StoreRef)(nil),                // 47: ashlar.v1.StoreRef
 	(*HostEvent)(nil),               // 48: ashlar.v1.HostEvent
-	(*StoreTraffic)(nil),            // 49: ashlar.v1.StoreTraffic
-	(*GroupUse)(nil),                // 50: ashlar.v1.GroupUse
-	(*VolumeUsePage)(nil),           // 51: ashlar.v1.VolumeUsePage
-	(*EnsembleID)(nil),              // 52: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 53: ashlar.v1.Space
-	(*Cleaning)(nil),                // 54: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 55: ashlar.v1.Traffic
-	(*QoS)(nil),                     // 56: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 57: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 58: ashlar.v1.Checkpoint
+	(*Care)(nil),                    // 49: ashlar.v1.Care
+	(*ScrubProgress)(nil),           // 50: ashlar.v1.ScrubProgress
+	(*StoreTraffic)(nil),            // 51: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 52: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 53: ashlar.v1.VolumeUsePage
+	(*EnsembleID)(nil),              // 54: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 55: ashlar.v1.Space
+	(*Cleaning)(nil),                // 56: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 57: ashlar.v1.Traffic
+	(*ScrubOrder)(nil),              // 58: ashlar.v1.ScrubOrder
+	(*QoS)(nil),                     // 59: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 60: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 61: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3552,79 +3582,82 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	47, // 12: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
 	11, // 13: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
 	10, // 14: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	49, // 15: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
-	50, // 16: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
-	51, // 17: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	52, // 18: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 19: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	53, // 20: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	54, // 21: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	55, // 22: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	15, // 23: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 24: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 25: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	56, // 26: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	52, // 27: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 28: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 29: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 30: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 31: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 32: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 33: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 34: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 35: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 36: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 37: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	57, // 38: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 39: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 40: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 41: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	52, // 42: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 43: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	52, // 44: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	52, // 45: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	58, // 46: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 47: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 48: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 49: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 50: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 51: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 52: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 53: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 54: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 55: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 56: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 57: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 58: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 59: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 60: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 61: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 62: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 63: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 64: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 65: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 66: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 67: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 68: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	57, // 69: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 70: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 71: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	57, // 72: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	57, // 73: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	57, // 74: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	57, // 75: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	57, // 76: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 77: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	57, // 78: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 79: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 80: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 81: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 82: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	66, // [66:83] is the sub-list for method output_type
-	49, // [49:66] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	49, // 15: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
+	50, // 16: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
+	51, // 17: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	52, // 18: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	53, // 19: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	54, // 20: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 21: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	55, // 22: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	56, // 23: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	57, // 24: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	15, // 25: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 26: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 27: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	58, // 28: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	59, // 29: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	54, // 30: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 31: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 32: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 33: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 34: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 35: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 36: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 37: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 38: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 39: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 40: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	60, // 41: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 42: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 43: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 44: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	54, // 45: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 46: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	54, // 47: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	54, // 48: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	61, // 49: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 50: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 51: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 52: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 53: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 54: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 55: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 56: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 57: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 58: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 59: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 60: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 61: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 62: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 63: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 64: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 65: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 66: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 67: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 68: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 69: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 70: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 71: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	60, // 72: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 73: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 74: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	60, // 75: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	60, // 76: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	60, // 77: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	60, // 78: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	60, // 79: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 80: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	60, // 81: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 82: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 83: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 84: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 85: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	69, // [69:86] is the sub-list for method output_type
+	52, // [52:69] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -3632,6 +3665,7 @@ func file_ashlar_blockd_proto_init() {
 	if File_ashlar_blockd_proto != nil {
 		return
 	}
+	file_ashlar_care_proto_init()
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()

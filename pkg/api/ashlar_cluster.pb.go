@@ -1207,6 +1207,7 @@ type Store struct {
 	Ensembles        uint32                 `protobuf:"varint,13,opt,name=ensembles,proto3" json:"ensembles,omitempty"`
 	Repair           *Repair                `protobuf:"bytes,14,opt,name=repair,proto3" json:"repair,omitempty"`                            // what it is being given
 	PgsLeaving       uint32                 `protobuf:"varint,15,opt,name=pgs_leaving,json=pgsLeaving,proto3" json:"pgs_leaving,omitempty"` // groups that still need what it has although its place is given away
+	Care             *Care                  `protobuf:"bytes,20,opt,name=care,proto3" json:"care,omitempty"`
 	Traffic          *StoreTraffic          `protobuf:"bytes,40,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	FreeBytes        uint64                 `protobuf:"varint,41,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"` // until it calls itself full
 	unknownFields    protoimpl.UnknownFields
@@ -1346,6 +1347,13 @@ func (x *Store) GetPgsLeaving() uint32 {
 		return x.PgsLeaving
 	}
 	return 0
+}
+
+func (x *Store) GetCare() *Care {
+	if x != nil {
+		return x.Care
+	}
+	return nil
 }
 
 func (x *Store) GetTraffic() *StoreTraffic {
@@ -2596,7 +2604,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -2717,7 +2725,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\x98\x04\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xbd\x04\n" +
 	"\x05Store\x12\x19\n" +
 	"\bstore_id\x18\x01 \x01(\tR\astoreId\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x12\n" +
@@ -2736,7 +2744,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tensembles\x18\r \x01(\rR\tensembles\x12)\n" +
 	"\x06repair\x18\x0e \x01(\v2\x11.ashlar.v1.RepairR\x06repair\x12\x1f\n" +
 	"\vpgs_leaving\x18\x0f \x01(\rR\n" +
-	"pgsLeaving\x121\n" +
+	"pgsLeaving\x12#\n" +
+	"\x04care\x18\x14 \x01(\v2\x0f.ashlar.v1.CareR\x04care\x121\n" +
 	"\atraffic\x18( \x01(\v2\x17.ashlar.v1.StoreTrafficR\atraffic\x12\x1d\n" +
 	"\n" +
 	"free_bytes\x18) \x01(\x04R\tfreeBytes\"\x12\n" +
@@ -2848,7 +2857,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xc5\a\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xfe\a\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2871,7 +2880,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
 	"\n" +
-	"ListEvents\x12\x1c.ashlar.v1.ListEventsRequest\x1a\x1a.ashlar.v1.ListEventsReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"ListEvents\x12\x1c.ashlar.v1.ListEventsRequest\x1a\x1a.ashlar.v1.ListEventsReply\x127\n" +
+	"\x05Scrub\x12\x17.ashlar.v1.ScrubRequest\x1a\x15.ashlar.v1.ScrubReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_cluster_proto_rawDescOnce sync.Once
@@ -2924,11 +2934,14 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*AcceptLossRequest)(nil),       // 33: ashlar.v1.AcceptLossRequest
 	(*Cleaning)(nil),                // 34: ashlar.v1.Cleaning
 	(*Traffic)(nil),                 // 35: ashlar.v1.Traffic
-	(*StoreTraffic)(nil),            // 36: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 37: ashlar.v1.Space
-	(*QoS)(nil),                     // 38: ashlar.v1.QoS
-	(*ListEventsRequest)(nil),       // 39: ashlar.v1.ListEventsRequest
-	(*ListEventsReply)(nil),         // 40: ashlar.v1.ListEventsReply
+	(*Care)(nil),                    // 36: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 37: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 38: ashlar.v1.Space
+	(*QoS)(nil),                     // 39: ashlar.v1.QoS
+	(*ListEventsRequest)(nil),       // 40: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 41: ashlar.v1.ScrubRequest
+	(*ListEventsReply)(nil),         // 42: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 43: ashlar.v1.ScrubReply
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -2947,49 +2960,52 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	35, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
 	11, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
 	6,  // 15: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	36, // 16: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
-	10, // 17: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	12, // 18: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	37, // 19: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	34, // 20: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	35, // 21: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	38, // 22: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	38, // 23: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	17, // 24: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	28, // 25: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	2,  // 26: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	13, // 27: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	15, // 28: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	18, // 29: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	19, // 30: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	21, // 31: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	22, // 32: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	23, // 33: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	24, // 34: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	26, // 35: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	29, // 36: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	31, // 37: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	33, // 38: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	39, // 39: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	3,  // 40: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	14, // 41: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	16, // 42: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	17, // 43: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	20, // 44: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	17, // 45: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	17, // 46: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	17, // 47: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	25, // 48: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	27, // 49: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	30, // 50: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	32, // 51: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	17, // 52: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	40, // 53: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	40, // [40:54] is the sub-list for method output_type
-	26, // [26:40] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	36, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	37, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 18: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	12, // 19: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	38, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	34, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	35, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	39, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	39, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	17, // 25: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	28, // 26: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	2,  // 27: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	13, // 28: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	15, // 29: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	18, // 30: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	19, // 31: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	21, // 32: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	22, // 33: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	23, // 34: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	24, // 35: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	26, // 36: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	29, // 37: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	31, // 38: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	33, // 39: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	40, // 40: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	41, // 41: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	3,  // 42: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	14, // 43: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	16, // 44: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	17, // 45: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	20, // 46: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	17, // 47: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	17, // 48: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	17, // 49: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	25, // 50: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	27, // 51: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	30, // 52: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	32, // 53: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	17, // 54: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	42, // 55: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	43, // 56: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	42, // [42:57] is the sub-list for method output_type
+	27, // [27:42] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -2997,6 +3013,7 @@ func file_ashlar_cluster_proto_init() {
 	if File_ashlar_cluster_proto != nil {
 		return
 	}
+	file_ashlar_care_proto_init()
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()

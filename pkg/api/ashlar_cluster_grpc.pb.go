@@ -35,6 +35,7 @@ const (
 	Cluster_DrainStore_FullMethodName       = "/ashlar.v1.Cluster/DrainStore"
 	Cluster_AcceptLoss_FullMethodName       = "/ashlar.v1.Cluster/AcceptLoss"
 	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
+	Cluster_Scrub_FullMethodName            = "/ashlar.v1.Cluster/Scrub"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -67,6 +68,9 @@ type ClusterClient interface {
 	// What happened, oldest first. With wait_ms it answers as soon as there is something after
 	// the number given, or with nothing when the time is up.
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsReply, error)
+	// Has stores look at all their shards, or at those of a disk, and mend what is wrong; asked
+	// again, tells how far that is. The leader forgets old ones, and a new leader all: then it begins anew.
+	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error)
 }
 
 type clusterClient struct {
@@ -217,6 +221,16 @@ func (c *clusterClient) ListEvents(ctx context.Context, in *ListEventsRequest, o
 	return out, nil
 }
 
+func (c *clusterClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ScrubReply)
+	err := c.cc.Invoke(ctx, Cluster_Scrub_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -247,6 +261,9 @@ type ClusterServer interface {
 	// What happened, oldest first. With wait_ms it answers as soon as there is something after
 	// the number given, or with nothing when the time is up.
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error)
+	// Has stores look at all their shards, or at those of a disk, and mend what is wrong; asked
+	// again, tells how far that is. The leader forgets old ones, and a new leader all: then it begins anew.
+	Scrub(context.Context, *ScrubRequest) (*ScrubReply, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -298,6 +315,9 @@ func (UnimplementedClusterServer) AcceptLoss(context.Context, *AcceptLossRequest
 }
 func (UnimplementedClusterServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
+}
+func (UnimplementedClusterServer) Scrub(context.Context, *ScrubRequest) (*ScrubReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -572,6 +592,24 @@ func _Cluster_ListEvents_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_Scrub_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ScrubRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).Scrub(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_Scrub_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).Scrub(ctx, req.(*ScrubRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -634,6 +672,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEvents",
 			Handler:    _Cluster_ListEvents_Handler,
+		},
+		{
+			MethodName: "Scrub",
+			Handler:    _Cluster_Scrub_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

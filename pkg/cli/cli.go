@@ -38,6 +38,7 @@ type Cluster interface {
 	DrainStore(ctx context.Context, storeID string, stop bool) (*api.DrainStoreReply, error)
 	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
 	Events(ctx context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error)
+	Scrub(ctx context.Context, scrub [16]byte, target string) (*api.ScrubReply, error)
 	Close() error
 }
 
@@ -68,6 +69,7 @@ type grammar struct {
 	Events  eventsCommand   `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
 	Disk    diskCommands    `cmd:"" help:"Create, list, grow, delete and attach disks."`
 	Store   storeCommands   `cmd:"" help:"Look at the stores that hold the data."`
+	Scrub   scrubCommand    `cmd:"" help:"Have stores look at all their shards now, and mend what is wrong."`
 	Cluster clusterCommands `cmd:"" help:"Make a cluster on several machines."`
 	Host    hostCommands    `cmd:"" help:"Invite machines and let them join."`
 	Metad   metadCommands   `cmd:"" help:"Look after the metadata group."`

@@ -42,6 +42,8 @@ type fake struct {
 	loss     id.Ensemble
 	events   []*api.Event
 	clock    clock.Clock
+	scrubs   []*api.ScrubReply // answers, in order
+	scrubbed []string          // what was asked
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {

@@ -38,6 +38,38 @@ type storeView struct {
 	PGsLeaving       uint32     `json:"pgsLeaving"` // groups that still need what it has, though its place is given away
 	Repair           repairView `json:"repair"`
 	FreeBytes        uint64     `json:"freeBytes"` // until it calls itself full
+	Care             careView   `json:"care"`
+}
+
+// careView is what a store found of its own shards.
+type careView struct {
+	Wrong      uint64 `json:"wrong"`   // shards found wrong since the store was formatted
+	Missing    uint64 `json:"missing"` // shards that should have been there and were not
+	Mended     uint64 `json:"mended"`
+	Stuck      uint32 `json:"stuck"` // wrong now, and too few others are right
+	Problem    string `json:"problem,omitempty"`
+	Flagged    bool   `json:"flagged"` // so many, so fast that the disk is not to be trusted
+	PassBegan  string `json:"passBegan,omitempty"`
+	PassEnded  string `json:"passEnded,omitempty"`
+	PassBytes  uint64 `json:"passBytes"`
+	PassShards uint64 `json:"passShards"`
+}
+
+func viewCare(x *api.Care) careView {
+	return careView{Wrong: x.GetWrong(), Missing: x.GetMissing(), Mended: x.GetMended(), Stuck: x.GetStuck(), Problem: x.GetProblem(), Flagged: x.GetFlagged(),
+		PassBegan: rfc3339(x.GetPassBeganUnixMs()), PassEnded: rfc3339(x.GetPassEndedUnixMs()), PassBytes: x.GetPassBytes(), PassShards: x.GetPassShards()}
+}
+
+// found says in words what a store found of its shards; nothing if all were right.
+func found(x *api.Care) string {
+	if x.GetWrong()+x.GetMissing()+uint64(x.GetStuck()) == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("%d shards were wrong or missing, %d are mended", x.GetWrong()+x.GetMissing(), x.GetMended())
+	if x.GetFlagged() {
+		s += "; replace it"
+	}
+	return s
 }
 
 // repairView is what is being moved to where it belongs.
@@ -60,7 +92,7 @@ func viewRepair(x *api.Repair) repairView {
 func viewStore(x *api.Store) storeView {
 	return storeView{StoreID: x.StoreId, Incarnation: x.Incarnation, Host: x.Host, Zone: x.Zone, State: x.State, Problem: x.Problem,
 		CapacityBytes: x.CapacityBytes, UsedBytes: x.UsedBytes, LogUsedBytes: x.LogUsedBytes, LogCapacityBytes: x.LogCapacityBytes,
-		Full: x.Full, PGs: x.Pgs, Ensembles: x.Ensembles, PGsLeaving: x.PgsLeaving, Repair: viewRepair(x.Repair), FreeBytes: x.FreeBytes}
+		Full: x.Full, PGs: x.Pgs, Ensembles: x.Ensembles, PGsLeaving: x.PgsLeaving, Repair: viewRepair(x.Repair), Care: viewCare(x.Care), FreeBytes: x.FreeBytes}
 }
 
 type storeList struct{}
@@ -88,7 +120,7 @@ func (c *storeList) Run(ctx context.Context, s *session) error {
 					state += ", full"
 				}
 				rows = append(rows, []string{x.StoreId, x.Host, dash(x.Zone), state, size(x.UsedBytes), size(x.CapacityBytes), percent(x.UsedBytes, x.CapacityBytes),
-					percent(x.LogUsedBytes, x.LogCapacityBytes), strconv.Itoa(int(x.Pgs)), strings.TrimSpace(moving(x) + " " + x.Problem)})
+					percent(x.LogUsedBytes, x.LogCapacityBytes), strconv.Itoa(int(x.Pgs)), strings.Join(strings.Fields(moving(x)+" "+x.Problem+" "+found(x.Care)), " ")})
 			}
 			table(w, []string{"STORE", "BLOCKD", "ZONE", "STATE", "USED", "SIZE", "", "JOURNAL", "GROUPS", ""}, rows)
 		})

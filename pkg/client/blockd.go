@@ -114,6 +114,10 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 			beat.Repairs = append(beat.Repairs, &api.RepairBeat{Pg: uint32(x.PG), Version: x.Version, Whole: x.Whole, SegmentsDone: x.Done, SegmentsLeft: x.Left,
 				BytesDone: x.BytesDone, BytesLeft: x.BytesLeft, BytesPerSecond: x.BytesPerSecond, Stuck: x.Stuck, Problem: x.Problem})
 		}
+		beat.Care = api.FromCare(s.Care)
+		for _, p := range s.Scrubs {
+			beat.Scrubs = append(beat.Scrubs, api.FromScrub(p))
+		}
 		req.Stores = append(req.Stores, beat)
 	}
 	for _, v := range h.Volumes {
@@ -158,6 +162,9 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 		}
 		out.Rescues = append(out.Rescues, v)
 	}
+	if out.Scrubs, err = toScrubs(rep.Scrubs); err != nil {
+		return out, err
+	}
 	for _, x := range rep.Drops {
 		s, err := api.StoreID(x.Store)
 		if err != nil {
@@ -172,6 +179,25 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 			d.Keep = append(d.Keep, e.Value())
 		}
 		out.Drops = append(out.Drops, d)
+	}
+	return out, nil
+}
+
+func toScrubs(in []*api.ScrubOrder) (out []ScrubOrder, err error) {
+	for _, x := range in {
+		var o ScrubOrder
+		if o.Store, err = api.StoreID(x.Store); err != nil {
+			return nil, err
+		}
+		if o.ID, err = api.ScrubID(x.ScrubId); err != nil {
+			return nil, err
+		}
+		if len(x.Volume) > 0 {
+			if o.Volume, err = api.VolumeID(x.Volume); err != nil {
+				return nil, err
+			}
+		}
+		out = append(out, o)
 	}
 	return out, nil
 }

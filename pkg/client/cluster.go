@@ -190,6 +190,14 @@ func (c *Cluster) AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble
 	})
 }
 
+// Scrub has stores look at their shards: all, or those of a disk (by name or id), or one store's (by
+// id). Asked again with the same id, it tells how far that is.
+func (c *Cluster) Scrub(ctx context.Context, scrub [16]byte, target string) (*api.ScrubReply, error) {
+	return ask(ctx, c, &api.ScrubRequest{ScrubId: scrub[:], Target: target}, func(x api.ClusterClient, ctx context.Context, r *api.ScrubRequest) (*api.ScrubReply, error) {
+		return x.Scrub(ctx, r)
+	})
+}
+
 // WaitHealth asks until the cluster's health is want or better, or ctx ends; it returns the last status.
 func (c *Cluster) WaitHealth(ctx context.Context, want api.Health) (*api.StatusReply, error) {
 	for {

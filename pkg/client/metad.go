@@ -137,7 +137,9 @@ type StoreBeat struct {
 	Streams []VolumeEnsemble
 	// Repairs are the groups whose shards the store was given.
 	Repairs []RepairBeat
-	Free    uint64 // bytes it takes before it calls itself full
+	Care    cluster.Care
+	Scrubs  []cluster.ScrubProgress // asked for lately
+	Free    uint64                  // bytes it takes before it calls itself full
 	Traffic cluster.StoreTraffic
 	Groups  []cluster.GroupUse
 	Use     *cluster.VolumeUsePage // goes round; nil: nothing is told
@@ -207,6 +209,15 @@ type HeartbeatReply struct {
 	Rescues []id.Volume
 	// EventsTaken: up to this number events need not be told again.
 	EventsTaken uint64
+	// Scrubs are looks at all shards that are asked of stores here, again until they tell of them.
+	Scrubs []ScrubOrder
+}
+
+// ScrubOrder asks a store to look at all its shards, or at those of one volume.
+type ScrubOrder struct {
+	Store  id.Store
+	ID     [16]byte
+	Volume id.Volume // zero: all
 }
 
 // VolumeNews tells an owner what metad has of a volume of its heartbeat. Unless Owned,
