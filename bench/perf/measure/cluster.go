@@ -57,6 +57,9 @@ func (c *cluster) overlay() string { return filepath.Join(c.b.dir, "blockd.yaml"
 // packed after 2 s instead of minutes, so that reads between jobs come from the stores.
 func (c *cluster) writeOverlay(tls bool) error {
 	text := fmt.Sprintf("memory:\n  block_cache: %dMiB\n  write_buffer: %dMiB\nvolume:\n  seal_idle: 2s\n", c.b.plan.CacheMiB, c.b.plan.BufferMiB)
+	if c.b.plan.MapMiB > 0 {
+		text = strings.Replace(text, "memory:\n", fmt.Sprintf("memory:\n  map_cache: %dMiB\n", c.b.plan.MapMiB), 1)
+	}
 	if !tls {
 		text += "data_tls: \"off\"\n"
 	}

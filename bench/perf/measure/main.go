@@ -23,6 +23,7 @@ type plan struct {
 	SteadyFill time.Duration // longest wait for full buffers
 	Steady     time.Duration // window after that
 	Settle     time.Duration // longest wait for quiet servers between jobs
+	MapMiB     int           // map cache of each blockd; 0: what blockd takes by itself
 }
 
 var plans = map[string]plan{
@@ -30,6 +31,7 @@ var plans = map[string]plan{
 		SteadyFill: 60 * time.Second, Steady: 60 * time.Second, Settle: 6 * time.Second},
 	"quick": {Name: "quick", Rounds: 1, Job: 2 * time.Second, DiskMiB: 1024, CacheMiB: 48, CachedMiB: 16, BufferMiB: 512,
 		SteadyFill: 15 * time.Second, Steady: 10 * time.Second, Settle: 3 * time.Second},
+	"aging": {Name: "aging", DiskMiB: 4096, CacheMiB: 96, BufferMiB: 512},
 }
 
 func main() {
@@ -49,7 +51,7 @@ func run(ctx context.Context) (err error) {
 	}
 	p, ok := plans[name]
 	if !ok {
-		return fmt.Errorf("BENCH=%s: want full or quick", name)
+		return fmt.Errorf("BENCH=%s: want full, quick or aging", name)
 	}
 	root, err := os.Getwd()
 	if err != nil {
@@ -69,7 +71,11 @@ func run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	b := &bench{plan: p, root: root, dir: dir, disk: diskOf(dir)}
 	defer b.stop() // before its folder goes
-	if err := b.measure(ctx); err != nil {
+	measure := b.measure
+	if name == "aging" {
+		measure = b.aging
+	}
+	if err := measure(ctx); err != nil {
 		logs, _ := filepath.Glob(filepath.Join(dir, "c/log/*.log"))
 		for _, path := range logs { // the folder goes
 			text, _ := os.ReadFile(path)

@@ -18,7 +18,8 @@ type report struct {
 	Started time.Time     `json:"started"`
 	Took    float64       `json:"took_s"`
 	Results []result      `json:"results"`
-	Steady  *steadyResult `json:"steady"`
+	Steady  *steadyResult `json:"steady,omitempty"`
+	Aging   *agingResult  `json:"aging,omitempty"`
 }
 
 // write puts the JSON into results/ and replaces this plan's part of RESULTS.md; what
@@ -61,6 +62,9 @@ func replace(page, name, part string) string {
 }
 
 func (r *report) markdown() string {
+	if r.Aging != nil {
+		return r.agingMarkdown()
+	}
 	var w strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&w, format+"\n", args...) }
 	command := "make bench"

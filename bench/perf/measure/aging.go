@@ -1,0 +1,334 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"ashlar.dev/bench/chaos/load"
+	"ashlar.dev/pkg/nbd"
+)
+
+// agingResult is what a disk that lives for long costs.
+type agingResult struct {
+	Worn     wearResult       `json:"worn"`
+	Thin     wearResult       `json:"thin"`
+	Recovery []recoveryResult `json:"recovery"`
+}
+
+// wearResult is what random overwriting cost, cleaning and checkpoints included.
+type wearResult struct {
+	DiskGiB   float64 `json:"disk_gib"`
+	MapMiB    float64 `json:"map_cache_mib"`
+	ClientGiB float64 `json:"client_gib"`
+	LiveGiB   float64 `json:"live_gib"`
+	IOPS      float64 `json:"iops"`
+	CPU       float64 `json:"server_cpu_us"`
+	// Media are the bytes sent to storage by all stores for each byte the client wrote,
+	// until all was packed and quiet; Stored the bytes that stores hold for each live one.
+	Media       float64 `json:"media_per_client_byte"`
+	StoredEnd   float64 `json:"stored_per_live_byte"`
+	StoredWorst float64 `json:"stored_per_live_byte_worst"`
+	MemoryMiB   float64 `json:"owner_memory_mib"` // resident, at most
+}
+
+// recoveryResult is one death of the owner with full buffers.
+type recoveryResult struct {
+	UnpackedMiB float64 `json:"unpacked_mib"`
+	Open        float64 `json:"open_s"`   // from epoch to serving, as the log says
+	Silence     float64 `json:"silent_s"` // from the SIGKILL to the next answer; a second of it is ashlar dev's pause
+}
+
+const (
+	wornPasses   = 3
+	mapCacheMiB  = 16
+	thinGiB      = 256
+	recoveryRuns = 5
+	agingSettle  = 90 * time.Second
+)
+
+// aging writes a disk three times over at random, then far and wide over a thin disk whose
+// map is larger than its cache, then kills the owner with full buffers.
+func (b *bench) aging(ctx context.Context) error {
+	b.report.Plan, b.report.Machine, b.report.Started = b.plan, machine(b.root, b.dir), time.Now()
+	a := &agingResult{}
+	b.report.Aging = a
+	c, err := b.startCluster(ctx)
+	if err != nil {
+		return err
+	}
+	empty, err := c.used(ctx)
+	if err != nil {
+		return err
+	}
+	say("worn: a disk of %d MiB is filled, then overwritten at random %d times", b.plan.DiskMiB, wornPasses)
+	if err := b.fill(ctx, c.target); err != nil {
+		return err
+	}
+	c.quiet(ctx)
+	size := float64(b.plan.DiskMiB) / 1024
+	a.Worn = wearResult{DiskGiB: size, MapMiB: 256, LiveGiB: size}
+	if err := b.wear(ctx, c, &a.Worn, empty, fmt.Sprintf("--io_size=%dM", wornPasses*b.plan.DiskMiB)); err != nil {
+		return err
+	}
+	if err := b.recoveries(ctx, c, a); err != nil {
+		return err
+	}
+	if _, err := c.ashlar(ctx, "disk", "delete", diskName, "--force"); err != nil {
+		return err
+	}
+	return b.thin(ctx, c, a)
+}
+
+// thin writes a large disk here and there; each page of its map has few blocks.
+func (b *bench) thin(ctx context.Context, c *cluster, a *agingResult) error {
+	say("thin: random writes over %d GiB, with %d MiB for the map", thinGiB, mapCacheMiB)
+	c.stop()
+	b.plan.MapMiB = mapCacheMiB
+	if err := c.writeOverlay(true); err != nil {
+		return err
+	}
+	c.target.engine = nil // no disk yet
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	if err := c.purged(ctx); err != nil {
+		return err
+	}
+	empty, err := c.used(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := c.ashlar(ctx, "disk", "create", diskName, "--size", fmt.Sprintf("%dGiB", thinGiB)); err != nil {
+		return err
+	}
+	if err := c.attach(ctx); err != nil {
+		return err
+	}
+	a.Thin = wearResult{DiskGiB: thinGiB, MapMiB: mapCacheMiB, LiveGiB: float64(b.plan.DiskMiB) / 1024}
+	b.plan.DiskMiB, a.Thin.LiveGiB = thinGiB*1024, float64(b.plan.DiskMiB)/1024
+	return b.wear(ctx, c, &a.Thin, empty, fmt.Sprintf("--io_size=%dM", int(a.Thin.LiveGiB*1024)))
+}
+
+// wear runs fio's random writes and counts what they cost, until all is quiet again.
+func (b *bench) wear(ctx context.Context, c *cluster, w *wearResult, empty float64, size string) error {
+	before := b.snap(c.target)
+	done := make(chan error, 1)
+	var out *fioOutput
+	go func() {
+		j := randWrite32
+		j.once, j.extra = true, []string{size, "--norandommap", "--randrepeat=0"}
+		var err error
+		out, err = b.fio(ctx, c.target, j, 10*time.Minute)
+		done <- err
+	}()
+	look := func() error {
+		used, err := c.used(ctx)
+		w.StoredEnd = (used - empty) / (w.LiveGiB * (1 << 30))
+		w.StoredWorst = max(w.StoredWorst, w.StoredEnd)
+		for _, pid := range c.pids() {
+			w.MemoryMiB = max(w.MemoryMiB, residentMiB(pid))
+		}
+		return err
+	}
+	for running := true; running; {
+		select {
+		case err := <-done:
+			if err != nil {
+				return err
+			}
+			running = false
+		case <-time.After(2 * time.Second):
+		}
+		if err := look(); err != nil {
+			return err
+		}
+	}
+	c.quiet(ctx)
+	if err := look(); err != nil {
+		return err
+	}
+	after := b.snap(c.target)
+	side := out.Jobs[0].Write
+	w.ClientGiB, w.IOPS = side.Bytes/(1<<30), side.IOPS
+	w.CPU = (after.cpu - before.cpu) / side.IOs * 1e6
+	w.Media = float64(after.written-before.written) / side.Bytes
+	say("  %.0f IOPS, %.1f µs/IO, media %.2f per byte, stored %.2f per live byte (%.2f at worst), %.0f MiB resident at most", w.IOPS, w.CPU, w.Media, w.StoredEnd, w.StoredWorst, w.MemoryMiB)
+	return nil
+}
+
+// recoveries kill the owner with full buffers and wait for the next answer.
+func (b *bench) recoveries(ctx context.Context, c *cluster, a *agingResult) error {
+	say("recovery: the owner dies by SIGKILL with full buffers, %d times", recoveryRuns)
+	for range recoveryRuns {
+		r, err := b.recovery(ctx, c)
+		if err != nil {
+			return err
+		}
+		say("  %.0f MiB unpacked: open in %.2f s, silent for %.2f s", r.UnpackedMiB, r.Open, r.Silence)
+		a.Recovery = append(a.Recovery, *r)
+	}
+	return nil
+}
+
+func (b *bench) recovery(ctx context.Context, c *cluster) (*recoveryResult, error) {
+	owner, uri, err := c.owner(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c.target.engine = []string{"--ioengine=nbd", "--uri=" + uri}
+	writing, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { _, _ = b.fio(writing, c.target, randWrite32, time.Minute) }() // the kill ends it
+	r := &recoveryResult{}
+	limit := min(float64(b.plan.BufferMiB)/4, 128)
+	err = await(ctx, time.Minute, func() bool {
+		m := c.target.metrics()
+		r.UnpackedMiB = m["blockd_volume_unpacked_bytes"] / (1 << 20)
+		return r.UnpackedMiB >= 0.9*limit || m["blockd_volume_waiting_writes"] > 0
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fill the buffers: %w", err)
+	}
+	pid, err := os.ReadFile(filepath.Join(c.dir, "run", owner+".pid"))
+	if err != nil {
+		return nil, err
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+	if err != nil {
+		return nil, err
+	}
+	at := time.Now()
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		return nil, fmt.Errorf("kill %s: %w", owner, err)
+	}
+	stop()
+	err = load.Retry(ctx, func(ctx context.Context) error {
+		client, err := nbd.Dial(ctx, uri, nbd.ClientOptions{})
+		if err != nil {
+			return err
+		}
+		defer client.Hangup()
+		_, err = client.WriteAt(make([]byte, 4096), 0)
+		return err
+	})
+	r.Silence = time.Since(at).Seconds()
+	if err == nil {
+		r.Open, err = c.opened(owner)
+	}
+	c.quiet(ctx)
+	return r, err
+}
+
+var openTook = regexp.MustCompile(`msg="disk open".* took=(\S+)`)
+
+// opened is how long the last opening of a disk took at a blockd, as its log says, in seconds.
+func (c *cluster) opened(host string) (float64, error) {
+	text, err := os.ReadFile(filepath.Join(c.dir, "log", host+".log"))
+	if err != nil {
+		return 0, err
+	}
+	all := openTook.FindAllStringSubmatch(string(text), -1)
+	if len(all) == 0 {
+		return 0, fmt.Errorf("%s's log tells of no disk that was opened", host)
+	}
+	d, err := time.ParseDuration(all[len(all)-1][1])
+	return d.Seconds(), err
+}
+
+// used is what all stores hold, in bytes.
+func (c *cluster) used(ctx context.Context) (float64, error) {
+	text, err := c.ashlar(ctx, "status")
+	var s struct {
+		Used float64 `json:"usedBytes"`
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &s)
+	}
+	return s.Used, err
+}
+
+// purged waits until deleted disks have left the stores.
+func (c *cluster) purged(ctx context.Context) error {
+	var s struct {
+		Counts struct {
+			Deleting int `json:"disksDeleting"`
+		} `json:"counts"`
+	}
+	err := await(ctx, agingSettle, func() bool {
+		text, err := c.ashlar(ctx, "status")
+		return err == nil && json.Unmarshal(text, &s) == nil && s.Counts.Deleting == 0
+	})
+	c.quiet(ctx)
+	return err
+}
+
+// owner is the blockd that owns the disk, and where it serves it.
+func (c *cluster) owner(ctx context.Context) (host, uri string, err error) {
+	text, err := c.ashlar(ctx, "disk", "nbd", diskName)
+	var e struct {
+		All []struct{ Host, Unix string }
+	}
+	if err == nil {
+		err = json.Unmarshal(text, &e)
+	}
+	if err == nil && len(e.All) == 0 {
+		err = fmt.Errorf("nobody serves disk %s", diskName)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	return e.All[0].Host, e.All[0].Unix, nil
+}
+
+// quiet waits until nothing is unpacked and the stores' use stays the same for some
+// seconds; what takes longer is counted as it is.
+func (c *cluster) quiet(ctx context.Context) {
+	last, same := -1.0, 0
+	_ = await(ctx, agingSettle, func() bool { // a bound, not a failure
+		used, err := c.used(ctx)
+		if err != nil || used != last || c.target.metrics()["blockd_volume_unpacked_bytes"] > 0 {
+			last, same = used, 0
+			return false
+		}
+		same++
+		return same > 40 // looks of 100 ms
+	})
+}
+
+// residentMiB is a process's memory.
+func residentMiB(pid int) float64 {
+	kib, _ := strconv.ParseFloat(strings.TrimSuffix(field(fmt.Sprintf("/proc/%d/status", pid), "VmRSS"), " kB"), 64)
+	return kib / 1024
+}
+
+func (r *report) agingMarkdown() string {
+	var w strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&w, format+"\n", args...) }
+	a, m := r.Aging, r.Machine
+	p("\n## aging\n")
+	p("`make bench BENCH=aging` on %s, commit %s, %.0f s. %d cores of %s, %s, kernel %s.\n", r.Started.UTC().Format("2006-01-02 15:04 UTC"), m.Commit, r.Took, m.Cores, m.CPU, m.Memory, m.Kernel)
+	p("Random 4 KiB writes at q32, 4+2, cleaning and checkpoints on. *Media* is what all stores sent to storage for each byte")
+	p("the client wrote, until all was packed and quiet; *stored* what they hold for each live byte.\n")
+	p("| disk | map cache | written | IOPS | CPU for a write | media (mark 6.5) | stored (mark 2.2) | at worst | memory of a blockd |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+	for _, x := range []wearResult{a.Worn, a.Thin} {
+		p("| %.0f GiB | %.0f MiB | %.1f GiB | %.0f | %.0f µs | %.2f | %.2f | %.2f | %.0f MiB |", x.DiskGiB, x.MapMiB, x.ClientGiB, x.IOPS, x.CPU, x.Media, x.StoredEnd, x.StoredWorst, x.MemoryMiB)
+	}
+	var open, silent []float64
+	for _, x := range a.Recovery {
+		open, silent = append(open, x.Open), append(silent, x.Silence)
+	}
+	o, _ := median(open)
+	s, _ := median(silent)
+	p("\nThe owner killed by SIGKILL with full buffers (%.0f MiB), %d times: the disk opens in %.2f s (median, %.2f at most; mark 1 s),", a.Recovery[0].UnpackedMiB, len(open), o, slices.Max(open))
+	p("the next write is answered %.2f s after the kill (median), a second of which `ashlar dev` waits before it starts a daemon again.", s)
+	return w.String() + "\n"
+}
