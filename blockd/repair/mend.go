@@ -46,6 +46,9 @@ func (w *Worker) mend(ctx context.Context, n storeproto.ShardName) (outcome, err
 		return right, nil
 	case errors.Is(err, errs.ErrNotFound):
 		there = false
+		if len(p.Versions) > 1 {
+			return gone, nil // the group has a new store: Run brings it what it should have
+		}
 	case !errors.Is(err, errs.ErrCorrupt):
 		return stuck, err
 	}

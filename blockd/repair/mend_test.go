@@ -169,6 +169,24 @@ func TestMissingShardIsNotPutBackWhereItDoesNotBelong(t *testing.T) {
 	b.allRight(seg)
 }
 
+// Without this a store that has just taken another's place would count what it has not
+// been brought yet as lost, and be flagged for it.
+func TestMissingShardOfAMovingGroupIsLeftToTheRepair(t *testing.T) {
+	b := newBench(t, fourTwo)
+	seg := b.write(1, 100)
+	b.give(map[int]int{0: 6})
+	if err := b.read(6, seg, 0, 0); !errors.Is(err, errs.ErrNotFound) {
+		t.Fatal(err)
+	}
+	b.workers[6].CareRound(t.Context())
+	if h := b.workers[6].Health(); h.Missing != 0 || h.Stuck != 0 || b.shards(6) != 0 {
+		t.Errorf("%+v", h)
+	}
+	b.rounds()
+	b.forget()
+	b.allRight(seg)
+}
+
 // A put that is cut off leaves fewer than k shards; the others are not missing.
 func TestShardOfASegmentThatNeverCountedIsNotMissing(t *testing.T) {
 	b := newBench(t, fourTwo)

@@ -114,7 +114,7 @@ func (b *bench) thin(ctx context.Context, c *cluster, a *agingResult) error {
 		return err
 	}
 	a.Thin = wearResult{DiskGiB: thinGiB, MapMiB: mapCacheMiB, LiveGiB: float64(b.plan.DiskMiB) / 1024}
-	b.plan.DiskMiB, a.Thin.LiveGiB = thinGiB*1024, float64(b.plan.DiskMiB)/1024
+	b.plan.DiskMiB = thinGiB * 1024
 	return b.wear(ctx, c, &a.Thin, empty, fmt.Sprintf("--io_size=%dM", int(a.Thin.LiveGiB*1024)))
 }
 
