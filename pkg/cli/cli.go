@@ -74,6 +74,7 @@ type grammar struct {
 	Host    hostCommands    `cmd:"" help:"Invite machines and let them join."`
 	Metad   metadCommands   `cmd:"" help:"Look after the metadata group."`
 	Blockd  blockdCommands  `cmd:"" help:"Prepare a storage host."`
+	Debug   debugCommands   `cmd:"" help:"Gather what helps to find out what is wrong."`
 	Version versionCommand  `cmd:"" help:"Print the version."`
 }
 

@@ -62,3 +62,23 @@ type StoreConfig struct {
 	Format    bool            `yaml:"format"`
 	SyncDelay config.Duration `yaml:"sync_delay,omitempty"`
 }
+
+// DaemonPlace is where the files of one daemon of ashlar dev are.
+type DaemonPlace struct{ ID, Config, Log string }
+
+// Daemons are those of the cluster of ashlar dev in a folder; none if there is no such cluster.
+func Daemons(dir string) []DaemonPlace {
+	f, err := LoadFile(dir)
+	if err != nil || f.Dev == nil {
+		return nil
+	}
+	l := layout{dir}
+	var out []DaemonPlace
+	for _, m := range f.Dev.Metads {
+		out = append(out, DaemonPlace{m.ID, l.config(m.ID), l.log(m.ID)})
+	}
+	for _, b := range f.Dev.Blockds {
+		out = append(out, DaemonPlace{b.ID, l.config(b.ID), l.log(b.ID)})
+	}
+	return out
+}

@@ -41,6 +41,8 @@ const (
 	BlockdFile = "blockd.yaml"
 	caFolder   = "ca"
 	pkiFolder  = "pki"
+	// debugSocket lies in a daemon's own folder, which only its user can enter.
+	debugSocket = "debug.sock"
 )
 
 // Has tells whether the host has a role.
@@ -114,7 +116,8 @@ func (h *Host) writeConfigs(cluster string, others []devcluster.PeerConfig, firs
 	if h.Has(pki.RoleMetad) {
 		api, raft, join := h.metadAddresses()
 		peers = append(peers, devcluster.PeerConfig{ID: h.Name, API: api, Raft: raft})
-		c := devcluster.MetadConfig{ID: h.Name, Listen: api, RaftListen: raft, Data: filepath.Join(h.State, "metad"), TLS: h.files(pki.RoleMetad), Peers: peers, Bootstrap: first}
+		c := devcluster.MetadConfig{ID: h.Name, Listen: api, RaftListen: raft, Data: filepath.Join(h.State, "metad"), TLS: h.files(pki.RoleMetad), Peers: peers, Bootstrap: first,
+			DebugListen: "unix:" + filepath.Join(h.State, "metad", debugSocket)}
 		if first {
 			c.Join = &devcluster.JoinConfig{Listen: join, CA: filepath.Join(h.Dir, caFolder)}
 		}
@@ -128,7 +131,8 @@ func (h *Host) writeConfigs(cluster string, others []devcluster.PeerConfig, firs
 	}
 	if h.Has(pki.RoleBlockd) {
 		c := devcluster.BlockdConfig{ID: h.Name, Zone: h.Zone, Listen: h.at(h.BlockdPort), Metad: metads, Data: filepath.Join(h.State, "blockd"), TLS: h.files(pki.RoleBlockd),
-			NBD: devcluster.NBDConfig{Unix: filepath.Join(h.Run, "nbd.sock"), TCP: h.at(h.NBDPort), TLS: "required"}}
+			NBD:         devcluster.NBDConfig{Unix: filepath.Join(h.Run, "nbd.sock"), TCP: h.at(h.NBDPort), TLS: "required"},
+			DebugListen: "unix:" + filepath.Join(h.State, "blockd", debugSocket)}
 		for _, s := range h.Stores {
 			c.Stores = append(c.Stores, devcluster.StoreConfig{Path: s, Size: h.StoreSize})
 		}
