@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -92,6 +93,10 @@ func (s *Store) verifyPiece(n shardName, first uint16, dst []byte) (uint16, erro
 	if err := s.alive(); err != nil {
 		return 0, err
 	}
+	if err := s.turnToRead(storeproto.ClassScrub, id.Volume{}, len(dst)); err != nil {
+		return 0, err
+	}
+	defer s.leaveRead(storeproto.ClassScrub)
 	s.reads.inUse.RLock()
 	defer s.reads.inUse.RUnlock()
 	row, _, err := s.findShard(n)

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"ashlar.dev/blockd/chunk/extent"
+	"ashlar.dev/blockd/chunk/share"
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
@@ -16,26 +17,29 @@ import (
 	"ashlar.dev/pkg/vfs"
 )
 
-// putsWaitingMax bounds the shards that wait to be written; beyond it a put is
+// putsWaitingMax bounds the shards that are being written or wait for their turn; beyond it a put is
 // answered ErrUnavailable.
 const putsWaitingMax = 1024
 
 // puts is the pool of shard writers.
 type puts struct {
-	queue chan *putting
 	group *lifecycle.Group
+	wake  *sync.Cond // on mu: there is one to write, or the end has come
 
 	mu struct {
 		sync.Mutex
 		stopped bool
 		byName  map[shardName]*putting // under way
 		n       int
+		turns   *share.Core[*putting]
+		ready   []*putting // it is their turn
 	}
 }
 
 // putting is one PutShard on its way.
 type putting struct {
 	req     *storeproto.PutShard
+	class   storeproto.Class
 	name    shardName
 	row     shardRow
 	entries []byte // encoded
@@ -45,30 +49,59 @@ type putting struct {
 	waiters []*storeproto.PutShard
 }
 
-func (p *puts) init(*Store) {
-	p.queue = make(chan *putting, putsWaitingMax)
+func (p *puts) init(s *Store) {
+	p.wake = sync.NewCond(&p.mu)
 	p.mu.byName = make(map[shardName]*putting)
+	p.mu.turns = share.New[*putting](share.Config{Slots: s.opts.Putters, Most: background(s.opts.Putters / 2)})
+}
+
+// background lets repair, cleaning and scrubbing hold some slots each, at least one.
+func background(n int) (most [storeproto.Classes]int) {
+	most[storeproto.ClassRepair], most[storeproto.ClassClean], most[storeproto.ClassScrub] = max(n, 1), max(n, 1), max(n/2, 1)
+	return most
 }
 
 func (p *puts) start(s *Store) {
 	p.group = lifecycle.NewGroup(context.Background())
 	for range s.opts.Putters {
 		p.group.Go("shard writer", func(context.Context) error {
-			for q := range p.queue {
+			for q := p.take(); q != nil; q = p.take() {
 				s.put(q)
+				p.leave(q.class)
 			}
 			return nil
 		})
 	}
 }
 
+// take waits for a shard whose turn it is; nil: there will be none any more.
+func (p *puts) take() *putting {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.mu.ready) == 0 {
+		if p.mu.stopped && p.mu.turns.Idle() {
+			return nil
+		}
+		p.wake.Wait()
+	}
+	q := p.mu.ready[0]
+	p.mu.ready = append(p.mu.ready[:0], p.mu.ready[1:]...)
+	return q
+}
+
+// leave gives the turn on.
+func (p *puts) leave(k storeproto.Class) {
+	p.mu.Lock()
+	p.mu.ready = p.mu.turns.Leave(k, p.mu.ready)
+	p.mu.Unlock()
+	p.wake.Broadcast()
+}
+
 func (p *puts) stop() {
 	p.mu.Lock()
-	if !p.mu.stopped {
-		p.mu.stopped = true
-		close(p.queue)
-	}
+	p.mu.stopped = true
 	p.mu.Unlock()
+	p.wake.Broadcast()
 	p.group.Wait()
 }
 
@@ -97,7 +130,7 @@ func (s *Store) PutShard(req *storeproto.PutShard) {
 		return
 	}
 	h := req.Head
-	q := &putting{req: req, name: shardName{h.Segment, h.Generation, h.Index}}
+	q := &putting{req: req, class: req.Class, name: shardName{h.Segment, h.Generation, h.Index}}
 	p := &s.puts
 	p.mu.Lock()
 	if p.mu.stopped || p.mu.n >= putsWaitingMax {
@@ -113,7 +146,10 @@ func (s *Store) PutShard(req *storeproto.PutShard) {
 	}
 	p.mu.byName[q.name] = q
 	p.mu.n++
-	p.queue <- q // has room: at most putsWaitingMax are under way
+	if p.mu.turns.Enter(q.class, h.Volume, int(h.Blocks)*storeproto.BlockSize, q) {
+		p.mu.ready = append(p.mu.ready, q)
+		p.wake.Signal()
+	}
 	p.mu.Unlock()
 }
 
@@ -157,7 +193,7 @@ func (s *Store) put(q *putting) {
 		return
 	}
 	q.entries, q.sums = encodeEntries(h.Entries), encodeSums(h.Sums)
-	q.cached = &cachedShard{name: q.name, place: q.row.place, sums: append([]uint32(nil), h.Sums...)}
+	q.cached = &cachedShard{name: q.name, volume: h.Volume, place: q.row.place, sums: append([]uint32(nil), h.Sums...)}
 	if err := s.writePlace(q.row.place, q.req.Data); err != nil {
 		err = fmt.Errorf("put shard of %s: %w", h.Segment, err)
 		s.die(err)

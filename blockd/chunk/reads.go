@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"ashlar.dev/blockd/chunk/extent"
+	"ashlar.dev/blockd/chunk/share"
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -15,28 +16,42 @@ import (
 	"ashlar.dev/pkg/vfs"
 )
 
-// readsWaitingMax bounds the reads that wait for a reader; beyond it the caller waits.
-const readsWaitingMax = 4096
+// readSlots is how many reads may be at the disk at once, those on a ring too; more wait
+// for their turn, each with the buffer that its sender has bounded.
+const readSlots = 32
 
 // reads is the pool of shard readers.
 type reads struct {
-	queue chan *storeproto.ReadShard
-	cache sumCache
-	group *lifecycle.Group
+	queue   chan *storeproto.ReadShard // has room for all slots
+	cache   sumCache
+	group   *lifecycle.Group
+	pending sync.WaitGroup // reads taken and not answered
 	// inUse is held for reading from the look-up of a place to the end of the
 	// read, and taken for writing, empty, before the place is given to another
 	// shard: so no read sees another shard's bytes.
 	inUse sync.RWMutex
 
-	mu struct {
-		sync.RWMutex // over sends to queue and its end
+	// Lock order: taking, then turns.
+	taking struct {
+		sync.RWMutex // over the count of pending and the end
 		stopped      bool
+	}
+	turns struct {
+		sync.Mutex
+		core *share.Core[readTurn]
 	}
 }
 
+// readTurn is what waits for its turn: a read, or whoever looks at a piece of a shard.
+type readTurn struct {
+	q    *storeproto.ReadShard
+	wake chan struct{}
+}
+
 func (r *reads) init(s *Store) {
-	r.queue = make(chan *storeproto.ReadShard, readsWaitingMax)
+	r.queue = make(chan *storeproto.ReadShard, readSlots)
 	r.cache.init(s.opts.SumCacheBytes)
+	r.turns.core = share.New[readTurn](share.Config{Slots: readSlots, Most: background(readSlots / 4)})
 }
 
 func (r *reads) start(s *Store) {
@@ -45,7 +60,7 @@ func (r *reads) start(s *Store) {
 		r.group.Go("shard reader", func(context.Context) error {
 			for q := range r.queue {
 				s.read(q)
-				q.Done(q)
+				s.readDone(q)
 			}
 			return nil
 		})
@@ -54,35 +69,106 @@ func (r *reads) start(s *Store) {
 
 // stop lets what waits be read and ends the readers.
 func (r *reads) stop() {
-	r.mu.Lock()
-	if !r.mu.stopped {
-		r.mu.stopped = true
+	r.taking.Lock()
+	stopped := r.taking.stopped
+	r.taking.stopped = true
+	r.taking.Unlock()
+	if !stopped {
+		r.pending.Wait()
 		close(r.queue)
 	}
-	r.mu.Unlock()
 	r.group.Wait()
-	r.inUse.Lock() // reads that are on a ring
-	//lint:ignore SA2001 the lock is only waited for
-	r.inUse.Unlock()
 }
 
-// ReadShard is part of storeproto.Store. It waits only while readsWaitingMax
-// others wait for a reader.
+// take counts one more under way; false: the readers end.
+func (r *reads) take() bool {
+	r.taking.RLock()
+	defer r.taking.RUnlock()
+	if r.taking.stopped {
+		return false
+	}
+	r.pending.Add(1)
+	return true
+}
+
+// ReadShard is part of storeproto.Store. It does not wait: a read whose turn has not come
+// is carried out later.
 func (s *Store) ReadShard(q *storeproto.ReadShard) {
 	q.Err, q.Got = nil, id.Generation{}
-	s.reads.mu.RLock()
-	if !s.reads.mu.stopped && s.Err() == nil {
-		if s.viaRing(q) {
-			s.reads.mu.RUnlock()
-			return
-		}
-		s.reads.queue <- q
-		s.reads.mu.RUnlock()
+	if s.Err() != nil || !s.reads.take() {
+		q.Err = fmt.Errorf("store %s is down: %w", s.ident.ID, errs.ErrUnavailable)
+		q.Done(q)
 		return
 	}
-	s.reads.mu.RUnlock()
-	q.Err = fmt.Errorf("store %s is down: %w", s.ident.ID, errs.ErrUnavailable)
+	if s.enterRead(q) {
+		s.startRead(q)
+	}
+}
+
+// enterRead tells whether it is q's turn already. Whose disk it is of is asked only if it has to wait.
+func (s *Store) enterRead(q *storeproto.ReadShard) bool {
+	t := &s.reads.turns
+	bytes := int(q.Count) * storeproto.BlockSize
+	t.Lock()
+	if t.core.Free(q.Class) {
+		t.core.Enter(q.Class, id.Volume{}, bytes, readTurn{q: q})
+		t.Unlock()
+		return true
+	}
+	t.Unlock()
+	var v id.Volume // of shards that are not in the cache
+	if c := s.reads.cache.get(shardName{q.Segment, q.Generation, q.Index}); c != nil {
+		v = c.volume
+	}
+	t.Lock()
+	defer t.Unlock()
+	return t.core.Enter(q.Class, v, bytes, readTurn{q: q})
+}
+
+// startRead carries out a read whose turn has come.
+func (s *Store) startRead(q *storeproto.ReadShard) {
+	if !s.viaRing(q) {
+		s.reads.queue <- q
+	}
+}
+
+// readDone answers a read and gives its turn on.
+func (s *Store) readDone(q *storeproto.ReadShard) {
+	k := q.Class
 	q.Done(q)
+	s.leaveRead(k)
+}
+
+func (s *Store) leaveRead(k storeproto.Class) {
+	var few [4]readTurn
+	t := &s.reads.turns
+	t.Lock()
+	next := t.core.Leave(k, few[:0])
+	t.Unlock()
+	for _, n := range next {
+		if n.q != nil {
+			s.startRead(n.q)
+		} else {
+			close(n.wake)
+		}
+	}
+	s.reads.pending.Done()
+}
+
+// turnToRead waits for a turn of a class; leaveRead gives it back.
+func (s *Store) turnToRead(k storeproto.Class, v id.Volume, bytes int) error {
+	if !s.reads.take() {
+		return fmt.Errorf("store %s is down: %w", s.ident.ID, errs.ErrUnavailable)
+	}
+	t := &s.reads.turns
+	wake := make(chan struct{})
+	t.Lock()
+	entered := t.core.Enter(k, v, bytes, readTurn{wake: wake})
+	t.Unlock()
+	if !entered {
+		<-wake
+	}
+	return nil
 }
 
 // read carries out one read.
@@ -162,7 +248,7 @@ func (s *Store) lookUp(n shardName) (*cachedShard, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cachedShard{name: exact, place: row.place, sums: sums}
+	c := &cachedShard{name: exact, volume: row.head.Volume, place: row.place, sums: sums}
 	s.reads.cache.put(c)
 	return c, nil
 }

@@ -78,7 +78,7 @@ func (r *ringRead) answer(io *vfs.AsyncRead) {
 	s.reads.inUse.RUnlock()
 	r.s, r.q, r.c, io.Buf = nil, nil, nil, nil
 	ringReads.Put(r)
-	q.Done(q)
+	s.readDone(q)
 }
 
 // checkRead refuses a request that does not fit its shard.

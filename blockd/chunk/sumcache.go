@@ -4,13 +4,15 @@ import (
 	"sync"
 
 	"ashlar.dev/blockd/chunk/extent"
+	"ashlar.dev/pkg/id"
 )
 
 // cachedShard is what a read needs to know; never changed.
 type cachedShard struct {
-	name  shardName
-	place extent.Place
-	sums  []uint32
+	name   shardName
+	volume id.Volume
+	place  extent.Place
+	sums   []uint32
 }
 
 func (c *cachedShard) bytes() int64 { return int64(4*len(c.sums)) + 160 }

@@ -46,6 +46,7 @@ type Job struct {
 	PGVersion  uint32
 	K, M       uint8
 	Long       bool
+	Class      storeproto.Class
 	Blocks     []Block
 	// Slots, if set, are the entries of all slots of the segment, of which Blocks are
 	// those that are not empty: a generation that keeps only these.

@@ -136,7 +136,7 @@ func (q *put) fill(i int) {
 	if s.req.Done == nil {
 		s.req.Done = func(*storeproto.PutShard) { q.answered(s) }
 	}
-	s.req.Head, s.req.Epoch, s.req.Data, s.req.Err = &s.head, j.Epoch, s.data, nil
+	s.req.Head, s.req.Epoch, s.req.Class, s.req.Data, s.req.Err = &s.head, j.Epoch, j.Class, s.data, nil
 }
 
 var zeroBlock = buf.Get(storeproto.BlockSize).Bytes()

@@ -164,7 +164,7 @@ func (p *part) ask(o *other) bool {
 		return false
 	}
 	o.req = storeproto.ReadShard{
-		Segment: p.seg, Generation: p.where.Generation, Index: o.index, First: p.first, Count: p.count,
+		Segment: p.seg, Generation: p.where.Generation, Index: o.index, First: p.first, Count: p.count, Class: p.class,
 		Dst: o.bytes.Bytes(), Sums: make([]uint32, p.count),
 		Done: func(*storeproto.ReadShard) { o.answers <- o },
 	}

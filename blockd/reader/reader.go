@@ -93,6 +93,7 @@ type Request struct {
 	Where    Where
 	Dst      []byte
 	NoCache  bool // neither look into the cache nor fill it
+	Class    storeproto.Class
 	Done     func(*Request, error)
 
 	first uint16 // where the first slot lies among those that are kept
@@ -107,6 +108,7 @@ type part struct {
 	req     storeproto.ReadShard
 	seg     id.Segment
 	where   Where
+	class   storeproto.Class
 	layout  segment.Layout
 	index   uint8
 	first   uint16
@@ -176,7 +178,7 @@ func (r *Reader) spread(q *Request, l segment.Layout, first uint16) {
 // start sends one part to the store that has it.
 func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count uint16) {
 	p := r.pool.Get().(*part)
-	p.parent, p.seg, p.where, p.layout = q, q.Location.Segment(), q.Where, l
+	p.parent, p.seg, p.where, p.class, p.layout = q, q.Location.Segment(), q.Where, q.Class, l
 	p.index, p.first, p.count = shard, first, count
 	p.bytes = buf.Get(int(count) * storeproto.BlockSize)
 	if cap(p.sums) < int(count) {
@@ -196,7 +198,7 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 	r.link(p)
 	p.req.Segment, p.req.Generation, p.req.Index = p.seg, p.where.Generation, shard
 	p.req.First, p.req.Count, p.req.Dst, p.req.Sums = first, count, p.bytes.Bytes(), p.sums
-	p.req.Err, p.req.Got = nil, id.Generation{}
+	p.req.Err, p.req.Got, p.req.Class = nil, id.Generation{}, p.class
 	store.ReadShard(&p.req)
 }
 

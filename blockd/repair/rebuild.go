@@ -283,7 +283,7 @@ func entriesOf(t Task, s lack, others []source) ([]uint64, error) {
 // that came along and the head's. The sums are seeded with segment, shard and place.
 func (w *Worker) read(x source, s lack, first, n uint16, dst []byte) error {
 	done := make(chan struct{})
-	q := storeproto.ReadShard{Segment: s.name.Segment, Generation: s.name.Generation, Index: x.head.Index, First: first, Count: n,
+	q := storeproto.ReadShard{Segment: s.name.Segment, Generation: s.name.Generation, Index: x.head.Index, First: first, Count: n, Class: storeproto.ClassRepair,
 		Dst: dst, Sums: make([]uint32, n), Done: func(*storeproto.ReadShard) { close(done) }}
 	x.body.ReadShard(&q)
 	<-done
@@ -305,7 +305,7 @@ func (w *Worker) read(x source, s lack, first, n uint16, dst []byte) error {
 
 func (w *Worker) put(head *storeproto.ShardHead, data []byte) error {
 	done := make(chan struct{})
-	q := storeproto.PutShard{Head: head, Epoch: storeproto.RepairEpoch, Data: [][]byte{data}, Done: func(*storeproto.PutShard) { close(done) }}
+	q := storeproto.PutShard{Head: head, Epoch: storeproto.RepairEpoch, Class: storeproto.ClassRepair, Data: [][]byte{data}, Done: func(*storeproto.PutShard) { close(done) }}
 	w.cfg.Local.PutShard(&q)
 	<-done
 	return q.Err

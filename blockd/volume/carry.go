@@ -191,12 +191,23 @@ func whereOf(w core.Where) reader.Where {
 	return reader.Where{Generation: w.Generation, PGVersion: w.PGVersion, K: w.K, M: w.M, Slots: w.Slots, Kept: w.Kept}
 }
 
+// classOf says who waits for a job.
+func classOf(l core.Lane) storeproto.Class {
+	switch l {
+	case core.LaneLong:
+		return storeproto.ClassDemand
+	case core.LaneClean:
+		return storeproto.ClassClean
+	}
+	return storeproto.ClassPack
+}
+
 // pack hands a segment to the packer. Its outcome is the core's to hear even when
 // the volume is closed: the core owns the memory that stores may still read.
 func (v *Volume) pack(j *core.PackJob) {
 	w := &packer.Job{
 		Volume: v.id, Epoch: v.epoch, Segment: j.Segment, Generation: j.Entry.Generation, PGVersion: j.Entry.PGVersion,
-		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Encode: j.Encode, Blocks: j.Blocks, Slots: j.Slots,
+		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Class: classOf(j.Lane), Encode: j.Encode, Blocks: j.Blocks, Slots: j.Slots,
 		Freed: func(*packer.Job) {
 			v.mu.Lock()
 			v.core.PackFreed(j)

@@ -92,7 +92,7 @@ func (v *Volume) readPiece(ctx context.Context, kept *segment.Kept, order []*cor
 	done := make(chan error, 1)
 	v.cfg.Reader.Read(&reader.Request{
 		Location: id.MakeLocation(order[0].Location.Segment(), first), Count: uint32(count), Where: w,
-		Dst: piece[:int(count)*storeproto.BlockSize], NoCache: true, Done: func(_ *reader.Request, err error) { done <- err },
+		Dst: piece[:int(count)*storeproto.BlockSize], NoCache: true, Class: storeproto.ClassClean, Done: func(_ *reader.Request, err error) { done <- err },
 	})
 	if err := <-done; err != nil {
 		return 0, err

@@ -115,7 +115,7 @@ func checkServers(t reporter, tr *tree) {
 var pureRooms = []string{
 	"pkg/block", "pkg/errs", "pkg/codec", "pkg/record", "pkg/blockmap", "pkg/segment", "pkg/stripe", "pkg/cluster",
 	"pkg/storeproto/core", "metad/state", "metad/placement", "blockd/journal", "blockd/chunk/core",
-	"blockd/volume/core", "blockd/packer/core", "blockd/cleaner/core", "blockd/repair/core", "blockd/throttle/core",
+	"blockd/volume/core", "blockd/packer/core", "blockd/cleaner/core", "blockd/repair/core", "blockd/throttle/core", "blockd/chunk/share",
 	"snapshotd/retention", "computed/instance",
 }
 

@@ -126,6 +126,14 @@ func (c *Client) Start(call *Call) {
 	call.end(err)
 }
 
+// Version is that of the class's protocol on the present connection; 0: there is none.
+func (c *Client) Version() uint16 {
+	if cc := c.cur.Load(); cc != nil {
+		return cc.version
+	}
+	return 0
+}
+
 // Cork holds calls back until the next Uncork, whoever calls it, so that they leave together;
 // what has gathered beyond a limit leaves at once. Neither waits.
 func (c *Client) Cork() { c.corks.Add(1) }
@@ -375,7 +383,7 @@ func (c *Client) handshake(ctx context.Context, raw net.Conn) (*clientConn, erro
 	if err := c.accept(&answer, peer); err != nil {
 		return nil, err
 	}
-	cc := &clientConn{pacer: c.pacer, payloadMax: int(answer.payloadMax)}
+	cc := &clientConn{pacer: c.pacer, payloadMax: int(answer.payloadMax), version: answer.service}
 	cc.class, cc.place, cc.limits, cc.timing, cc.stats = c.cfg.Class, c.place, c.cfg.Limits, t, c.cfg.Stats
 	cc.corks = &c.corks
 	if cc.corker = c.cfg.Corker; cc.corker != nil {

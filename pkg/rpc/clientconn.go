@@ -12,7 +12,8 @@ import (
 type clientConn struct {
 	conn
 	pacer      *Pacer
-	payloadMax int // bytes, as the server says
+	version    uint16 // of the class's protocol
+	payloadMax int    // bytes, as the server says
 	corker     Corker
 	corked     bool // the reader's own
 

@@ -50,6 +50,7 @@ func BlockSum(crc uint32, s id.Segment, index uint8, place uint16) uint32 {
 type PutShard struct {
 	Head  *ShardHead
 	Epoch id.Epoch
+	Class Class
 	Data  [][]byte
 
 	Err  error
@@ -68,6 +69,7 @@ type ReadShard struct {
 	Index      uint8
 	First      uint16
 	Count      uint16
+	Class      Class
 	Dst        []byte
 	Sums       []uint32
 

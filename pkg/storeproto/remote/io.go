@@ -180,7 +180,7 @@ func (s *store) ReadShard(q *storeproto.ReadShard) {
 	c := readCalls.Get().(*readCall)
 	c.store, c.q, c.Caller = s, q, c
 	c.Op, c.Timeout = opReadShard, s.peer.timeouts.Read
-	c.Head = appendRead(append(c.Head[:0], s.ref[:]...), q)
+	c.Head = appendClass(appendRead(append(c.Head[:0], s.ref[:]...), q), s.peer.class(opReadShard, q.Class))
 	s.peer.client(opReadShard).Start(&c.Call)
 }
 
@@ -221,7 +221,7 @@ func (s *store) PutShard(p *storeproto.PutShard) {
 	c := putCalls.Get().(*putCall)
 	c.store, c.p, c.Caller = s, p, c
 	c.Op, c.Timeout, c.Payload = opPutShard, s.peer.timeouts.Put, p.Data
-	c.Head = appendPut(append(c.Head[:0], s.ref[:]...), p)
+	c.Head = appendClass(appendPut(append(c.Head[:0], s.ref[:]...), p), s.peer.class(opPutShard, p.Class))
 	s.peer.client(opPutShard).Start(&c.Call)
 }
 

@@ -11,8 +11,13 @@ import (
 	"ashlar.dev/pkg/storeproto"
 )
 
-// Version is the one version of the protocol.
-const Version = 1
+// Version is the newest version of the protocol, VersionMin the oldest still spoken.
+const (
+	Version    = 2
+	VersionMin = 1
+	// versionClass is the first in which puts and reads have a class.
+	versionClass = 2
+)
 
 // The operations. Values are those of the wire.
 const (
@@ -368,6 +373,26 @@ func readPut(r *codec.Reader) (e id.Epoch, h *storeproto.ShardHead) {
 	e, h = id.Epoch(r.U64()), new(storeproto.ShardHead)
 	readShardHead(r, h)
 	return e, h
+}
+
+// appendClass ends the head of a put or a read. Demand is not said: it is what version 1 has.
+func appendClass(b []byte, c storeproto.Class) []byte {
+	if c == storeproto.ClassDemand {
+		return b
+	}
+	return append(b, byte(c))
+}
+
+func readClass(r *codec.Reader) storeproto.Class {
+	if r.Left() == 0 {
+		return storeproto.ClassDemand
+	}
+	c := r.U8()
+	if c == 0 || c >= storeproto.Classes {
+		r.Fail("class", storeproto.Classes-1, uint64(c))
+		return storeproto.ClassDemand
+	}
+	return storeproto.Class(c)
 }
 
 func appendShardHeads(b []byte, heads []storeproto.ShardHead) []byte {

@@ -77,7 +77,7 @@ func NewPeer(cfg PeerConfig) (*Peer, error) {
 		cfg.Pacer = p.pacer
 	}
 	for _, class := range []rpc.Class{rpc.ClassLog, rpc.ClassBulk, rpc.ClassRead} {
-		rc := rpc.ClientConfig{Network: cfg.Network, Address: cfg.Address, Class: class, VersionMin: Version, VersionMax: Version,
+		rc := rpc.ClientConfig{Network: cfg.Network, Address: cfg.Address, Class: class, VersionMin: VersionMin, VersionMax: Version,
 			TLS: cfg.TLS, Insecure: cfg.Insecure, Self: cfg.Self, Peer: string(cfg.Host), Timing: cfg.Timing,
 			Clock: cfg.Clock, Log: cfg.Log, Stats: cfg.Stats, Pacer: cfg.Pacer, Corker: cfg.Corker}
 		if cfg.OnState != nil {
@@ -149,6 +149,14 @@ func (p *Peer) Cork() {
 func (p *Peer) Uncork() {
 	p.clients[rpc.ClassLog].Uncork()
 	p.clients[rpc.ClassRead].Uncork()
+}
+
+// class is what the peer is told of c: nothing if it does not know classes.
+func (p *Peer) class(op uint16, c storeproto.Class) storeproto.Class {
+	if c != storeproto.ClassDemand && p.client(op).Version() < versionClass {
+		return storeproto.ClassDemand
+	}
+	return c
 }
 
 func (p *Peer) client(op uint16) *rpc.Client { return p.clients[classOf(op)] }

@@ -28,6 +28,8 @@ type ServiceConfig struct {
 	LogBytesMax, BulkBytesMax, ReadBytesMax int
 	// Limits of each connection; a class that is missing gets the defaults.
 	Limits map[rpc.Class]rpc.Limits
+
+	versionMax uint16 // of tests that need an older server; 0: Version
 }
 
 // Service serves the stores of this host to its peers.
@@ -56,8 +58,12 @@ func NewService(cfg ServiceConfig) (*Service, error) {
 // Services are to be added to an rpc.ServerConfig.
 func (s *Service) Services() []rpc.Service {
 	var out []rpc.Service
+	newest := s.cfg.versionMax
+	if newest == 0 {
+		newest = Version
+	}
 	for _, class := range []rpc.Class{rpc.ClassLog, rpc.ClassBulk, rpc.ClassRead} {
-		out = append(out, rpc.Service{Class: class, VersionMin: Version, VersionMax: Version,
+		out = append(out, rpc.Service{Class: class, VersionMin: VersionMin, VersionMax: newest,
 			Limits: s.cfg.Limits[class], Process: s.budgets[class],
 			Accept: func(p rpc.Peer) (rpc.Handler, error) { return s.accept(class, p) }})
 	}

@@ -126,6 +126,7 @@ func prepareRead(r *rpc.Request, target storeproto.Store) error {
 	p.r, p.store = r, target
 	dec := codec.NewReader(r.Peer.Identity.Name, r.Head[refBytes:])
 	readRead(&dec, &p.q)
+	p.q.Class = readClass(&dec)
 	if dec.End(); dec.Err() != nil {
 		return dec.Err()
 	}
@@ -170,7 +171,7 @@ type putting struct {
 
 func preparePut(r *rpc.Request, target storeproto.Store) error {
 	p := &putting{r: r, store: target}
-	if err := args(r, func(d *codec.Reader) { p.p.Epoch, p.p.Head = readPut(d) }); err != nil {
+	if err := args(r, func(d *codec.Reader) { p.p.Epoch, p.p.Head = readPut(d); p.p.Class = readClass(d) }); err != nil {
 		return err
 	}
 	want := int(p.p.Head.Blocks) * storeproto.BlockSize
