@@ -35,6 +35,7 @@ type counters struct {
 	reads, cacheMisses, badBlocks, puts, putBytes atomic.Int64
 	deletes                                       atomic.Int64
 	indexBytes, fsAvailable, fsTotal              atomic.Int64
+	groups, groupTime                             atomic.Int64
 	wantFile                                      chan struct{}
 }
 
@@ -63,6 +64,12 @@ type Stats struct {
 	BadBlocks          int64 // that failed their check or could not be read
 	Puts, PutBytes     int64
 	Deletes            int64
+}
+
+// GroupTime tells how many groups of appends the store made durable, and how long these
+// took together: what clients wait for here.
+func (s *Store) GroupTime() (groups uint64, total time.Duration) {
+	return uint64(s.count.groups.Load()), time.Duration(s.count.groupTime.Load())
 }
 
 // Stats tells where the store stands.

@@ -47,7 +47,10 @@ func (s *Store) writer(context.Context) error {
 			s.die(err)
 		}
 		s.mu.Lock()
-		p.end(g.Records(), s.mu.core.Queued(), s.clock.Now())
+		now := s.clock.Now()
+		s.count.groups.Add(1)
+		s.count.groupTime.Add(int64(now - p.began))
+		p.end(g.Records(), s.mu.core.Queued(), now)
 		if err != nil {
 			s.mu.core.Kill(err)
 		}

@@ -134,14 +134,11 @@ func (w *Worker) mendFrom(ctx context.Context, t Task, s lack, there bool) (outc
 	sources, unknown := w.sources(ctx, t, s)
 	data := buf.Get(int(s.bytes()))
 	defer data.Release()
-	head, used, err := w.makeShard(t, s, sources, data.Bytes())
+	head, used, err := w.makeShard(ctx, t, s, sources, data.Bytes())
 	switch {
 	case err != nil && unknown != nil:
 		return stuck, fmt.Errorf("%v (%w)", err, unknown)
 	case err != nil:
-		return stuck, err
-	}
-	if err := w.cfg.Pace.Wait(ctx, w.cfg.Clock, len(data.Bytes())); err != nil {
 		return stuck, err
 	}
 	if !there {

@@ -37,16 +37,13 @@ func (w *Worker) rebuild(ctx context.Context, t Task, s lack) error {
 	sources, unknown := w.sources(ctx, t, s)
 	data := buf.Get(int(s.bytes()))
 	defer data.Release()
-	head, used, err := w.makeShard(t, s, sources, data.Bytes())
+	head, used, err := w.makeShard(ctx, t, s, sources, data.Bytes())
 	switch {
 	case err != nil && errors.Is(err, errs.ErrCorrupt) && (s.anchored < len(t.Anchors) || unknown == nil && anchored(t, sources) < len(t.Anchors)):
 		return nil // a store that has everything lacks it: it never counted, or is being deleted
 	case err != nil && unknown != nil:
 		return fmt.Errorf("%v (%w)", err, unknown)
 	case err != nil:
-		return err
-	}
-	if err := w.cfg.Pace.Wait(ctx, w.cfg.Clock, len(data.Bytes())); err != nil {
 		return err
 	}
 	switch err := w.put(head, data.Bytes()); {
@@ -59,11 +56,11 @@ func (w *Worker) rebuild(ctx context.Context, t Task, s lack) error {
 }
 
 // makeShard makes the shard: copied from an older holder of the slot, else coded from k others.
-func (w *Worker) makeShard(t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source, error) {
-	if head, used := w.copyShard(t, s, sources, dst); head != nil {
+func (w *Worker) makeShard(ctx context.Context, t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source, error) {
+	if head, used := w.copyShard(ctx, t, s, sources, dst); head != nil {
 		return head, used, nil
 	}
-	return w.code(t, s, sources, dst)
+	return w.code(ctx, t, s, sources, dst)
 }
 
 // anchored counts the anchors that have a shard now.
@@ -130,7 +127,7 @@ func (w *Worker) head(ctx context.Context, r cluster.StoreRef, s lack, slot uint
 }
 
 // copyShard reads the very shard from a store that had the slot before; nil if none has it right.
-func (w *Worker) copyShard(t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source) {
+func (w *Worker) copyShard(ctx context.Context, t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source) {
 	for _, x := range sources {
 		if x.head.Index != t.Slot {
 			continue
@@ -138,7 +135,7 @@ func (w *Worker) copyShard(t Task, s lack, sources []source, dst []byte) (*store
 		right := true
 		for first := uint16(0); right && first < s.info.Blocks; first += rangeBlocks {
 			n := min(rangeBlocks, s.info.Blocks-first)
-			right = w.read(x, s, first, n, dst[int(first)*storeproto.BlockSize:][:int(n)*storeproto.BlockSize]) == nil
+			right = w.pace(ctx, n) == nil && w.read(x, s, first, n, dst[int(first)*storeproto.BlockSize:][:int(n)*storeproto.BlockSize]) == nil
 		}
 		if right {
 			return &x.head, []source{x}
@@ -147,8 +144,14 @@ func (w *Worker) copyShard(t Task, s lack, sources []source, dst []byte) (*store
 	return nil, nil
 }
 
+// pace waits until some more blocks may be made. It is asked piece by piece, before any is
+// read: a whole shard at once would be a burst that clients notice at any rate.
+func (w *Worker) pace(ctx context.Context, blocks uint16) error {
+	return w.cfg.Pace.Wait(ctx, w.cfg.Clock, int(blocks)*storeproto.BlockSize)
+}
+
 // code rebuilds the shard from k others, range by range, each from k that are right.
-func (w *Worker) code(t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source, error) {
+func (w *Worker) code(ctx context.Context, t Task, s lack, sources []source, dst []byte) (*storeproto.ShardHead, []source, error) {
 	others := slices.DeleteFunc(slices.Clone(sources), func(x source) bool { return x.head.Index == t.Slot })
 	code, err := stripe.For(stripe.Profile{K: t.K, M: t.M})
 	if err != nil {
@@ -160,6 +163,9 @@ func (w *Worker) code(t Task, s lack, sources []source, dst []byte) (*storeproto
 	}
 	for first := uint16(0); first < s.info.Blocks; first += rangeBlocks {
 		n := min(rangeBlocks, s.info.Blocks-first)
+		if err := w.pace(ctx, n); err != nil {
+			return nil, nil, err
+		}
 		if err := w.codeHalves(code, t, s, others, first, n, dst[int(first)*storeproto.BlockSize:][:int(n)*storeproto.BlockSize]); err != nil {
 			return nil, nil, err
 		}

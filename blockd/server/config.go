@@ -42,6 +42,8 @@ type Config struct {
 	Memory Memory `yaml:"memory"`
 	// Bytes per second that all stores of this host together may be given by repair, so that clients are not crowded out. Default 64MiB.
 	RepairRate config.ByteSize `yaml:"repair_rate"`
+	// Bytes per second that repair gets of that even while clients wait longer for it. Between the two it is as fast as clients do not mind. Default 8MiB.
+	RepairReserve config.ByteSize `yaml:"repair_reserve"`
 	// Bytes per second that scrubs read from all stores of this host together when somebody asks for one. Default 64MiB.
 	ScrubRate config.ByteSize `yaml:"scrub_rate"`
 	// How often each store looks over all its shards by itself, at the pace that this needs. Default 336h: 14 days.
@@ -111,6 +113,9 @@ func (c *Config) EnsureDefaults() {
 	if c.RepairRate == 0 {
 		c.RepairRate = 64 << 20
 	}
+	if c.RepairReserve == 0 {
+		c.RepairReserve = min(8<<20, c.RepairRate)
+	}
 	if c.ScrubRate == 0 {
 		c.ScrubRate = 64 << 20
 	}
@@ -148,6 +153,9 @@ func (c *Config) Validate() error {
 		if _, _, err := net.SplitHostPort(c.NBD.TCP); err != nil {
 			return fmt.Errorf("nbd.tcp %q: want host:port: %w", c.NBD.TCP, errs.ErrInvalid)
 		}
+	}
+	if c.RepairReserve > c.RepairRate {
+		return fmt.Errorf("repair_reserve %s is above repair_rate %s: %w", c.RepairReserve, c.RepairRate, errs.ErrInvalid)
 	}
 	switch c.NBD.TLS {
 	case "required", "optional", "off":

@@ -41,6 +41,8 @@ var figures = []struct {
 	{"blockd_throttle_disks", "Disks open here that have limits.", nil},
 	{"blockd_throttle_waiting", "Requests that the disks' limits hold back now.", nil},
 	{"blockd_throttle_delayed_total", "Requests that were held back, of the disks open now.", nil},
+	{"blockd_repair_rate_bytes", "Bytes per second that repair may move on this host now.", nil},
+	{"blockd_repair_moved_bytes_total", "Bytes that repair moved on this host.", nil},
 	{"blockd_packer_segments_total", "Segments written.", nil},
 	{"blockd_packer_failures_total", "Segments that could not be written.", nil},
 	{"blockd_reader_reads_total", "Runs of slots read.", nil},
@@ -101,6 +103,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put("blockd_volume_pack_retries_total", counter, retries)
 	clean.put(put)
 	limited, held, delayed := c.s.exports.Throttled()
+	put("blockd_repair_rate_bytes", gauge, c.s.repairPace.Rate())
+	put("blockd_repair_moved_bytes_total", counter, float64(c.s.repairPace.Moved()))
 	put("blockd_throttle_disks", gauge, float64(limited))
 	put("blockd_throttle_waiting", gauge, float64(held))
 	put("blockd_throttle_delayed_total", counter, float64(delayed))

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"slices"
 
@@ -17,7 +18,8 @@ type filler struct{ worker *repair.Worker }
 
 // startRepairs starts a worker for each store of this host.
 func (s *server) startRepairs() {
-	pace, scrub := repair.NewPace(s.cfg.RepairRate.Int64()), repair.NewPace(s.cfg.ScrubRate.Int64())
+	pace, scrub := s.repairPace, repair.NewPace(s.cfg.ScrubRate.Int64())
+	s.repairing.Go("repair pace", func(ctx context.Context) error { return s.paceRepairs(ctx, pace) })
 	for _, st := range s.local {
 		w := repair.New(repair.Config{
 			Self: refOf(st), Local: st, Stores: s.stores, Topology: s.metad.Topology, Pace: pace, Clock: s.clock, Log: s.log,

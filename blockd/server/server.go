@@ -20,6 +20,7 @@ import (
 	"ashlar.dev/blockd/export"
 	"ashlar.dev/blockd/packer"
 	"ashlar.dev/blockd/reader"
+	"ashlar.dev/blockd/repair"
 	"ashlar.dev/blockd/volume"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/pkg/block"
@@ -72,8 +73,9 @@ type server struct {
 	stack    *lifecycle.Stack
 	purging  sync.Map // of client.Purge: on their way
 
-	repairing *lifecycle.Group
-	tales     tales
+	repairing  *lifecycle.Group
+	repairPace *repair.Pace
+	tales      tales
 }
 
 // Run serves until ctx ends, then hands its disks off and stops. An error says what could not be started or failed.
@@ -234,6 +236,7 @@ func (s *server) startEngine() {
 		defer cancel()
 		return s.exports.Close(ctx)
 	})
+	s.repairPace = repair.NewPace(s.cfg.RepairRate.Int64())
 	s.registry.MustRegister(newCollector(s))
 }
 
