@@ -80,7 +80,7 @@ func (b *blockdService) RegisterHost(ctx context.Context, q *api.RegisterHostReq
 			b.s.log.Warn("store refused", "host", string(holder.Host), "store", x.Store.String(), "why", why)
 		}
 	}
-	b.s.note(state.Info, "host_started", aboutHost, string(holder.Host), "", "blockd started for the %d. time, with %d stores", holder.Number, len(c.Stores))
+	b.s.note(state.Info, "host_started", aboutHost, string(holder.Host), "", "blockd started with %d stores, its life %d", len(c.Stores), holder.Number)
 	b.s.log.Info("host registered", "host", string(holder.Host), "life", holder.Number, "stores", len(c.Stores))
 	rep.Topology = api.FromTopology(r.refresh())
 	return rep, nil
