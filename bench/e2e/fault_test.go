@@ -297,7 +297,8 @@ func TestIOGoesOnWithoutMetad(t *testing.T) {
 	p.await("I/O without any metad", 1500)
 	through.await("I/O through a proxy without any metad", 200)
 	mark(t, "longest silence without any metad", p.disk.TakeGap(), time.Second)
-	for _, uri := range []string{e.Unix, strings.Replace(e.Unix, e.DiskID, "no-metad", 1)} { // whose connection broke just now
+	// Whose connection broke just now finds the disk, at its owner and at a proxy.
+	for _, uri := range []string{e.Unix, strings.Replace(e.Unix, e.DiskID, "no-metad", 1), e.All[1].Unix, strings.Replace(e.All[1].Unix, e.DiskID, "no-metad", 1)} {
 		again, err := nbd.Dial(t.Context(), uri, nbd.ClientOptions{})
 		must(t, err)
 		_, err = again.ReadAt(make([]byte, 4096), 0)

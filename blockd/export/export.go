@@ -74,6 +74,7 @@ type disk struct {
 	mu       sync.Mutex
 	vol      *volume.Volume // nil: not owned here
 	name     string         // of the disk, when vol was opened
+	away     elsewhere      // where a session was let in last
 	gate     *door          // of vol
 	opened   int            // handles
 	rescuing bool           // see Rescue
@@ -115,7 +116,7 @@ func (x *Exports) own(ctx context.Context, d *disk, why client.AcquireWhy) (vol 
 	if vol, gate = d.current(); vol != nil {
 		return vol, gate, nil, nil
 	}
-	got, err := x.cfg.Metad.Acquire(ctx, d.id, x.cfg.Holder, why)
+	got, err := x.acquire(ctx, d, why)
 	if err != nil {
 		return nil, nil, nil, fmt.Errorf("acquire disk %s: %w", d.id, err)
 	}
@@ -209,7 +210,7 @@ func (x *Exports) forget(vol *volume.Volume) {
 const retryOwner = 100 * time.Millisecond
 
 // attach lets a session in, here or at the owner, and waits for an owner as long as ctx allows.
-func (x *Exports) attach(ctx context.Context, v id.Volume, s volproto.Session) (nbd.Handle, error) {
+func (x *Exports) attach(ctx context.Context, v id.Volume, name string, s volproto.Session) (nbd.Handle, error) {
 	d, err := x.disk(v)
 	if err != nil {
 		return nil, err
@@ -221,12 +222,22 @@ func (x *Exports) attach(ctx context.Context, v id.Volume, s volproto.Session) (
 		switch {
 		case err != nil && !errors.Is(err, errs.ErrUnavailable) && !errors.Is(err, errs.ErrStaleEpoch):
 			return nil, err
+		case err != nil && d.elsewhere().host != "" && errors.Is(err, errs.ErrUnavailable):
+			// metad is away: whoever let a session in last may still be the owner, and knows if it is.
+			h, e := x.cfg.Proxy.Attach(ctx, d.elsewhere().host, v, s)
+			if e == nil || errors.Is(e, volproto.ErrStaleSession) {
+				return h, e
+			}
+			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", errors.Join(err, e))
 		case err != nil:
 			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", err)
 		case vol != nil:
 			return gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
 		default:
 			h, e := x.cfg.Proxy.Attach(ctx, refused.Owner.Host, v, s)
+			if e == nil {
+				d.setElsewhere(elsewhere{host: refused.Owner.Host, name: name, size: h.Size()})
+			}
 			if e == nil || errors.Is(e, volproto.ErrStaleSession) || errors.Is(e, errs.ErrNotFound) || errors.Is(e, errs.ErrDenied) {
 				return h, e
 			}

@@ -28,7 +28,7 @@ func (x *Exports) Open(ctx context.Context, name string, peer nbd.Peer) (nbd.Han
 	}
 	s, leave := x.sessions.join(found.id, attachment, peer)
 	for {
-		h, err := x.attach(ctx, found.id, s)
+		h, err := x.attach(ctx, found.id, found.name, s)
 		if err == nil {
 			return &sessionHandle{h, leave}, nil
 		}
