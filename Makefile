@@ -7,9 +7,11 @@ SHELL       := /bin/bash
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X ashlar.dev/pkg/telemetry.productVersion=$(VERSION)
 
-# Tests that start real daemons or measure are run by targets of their own; pkg/layers reads
-# the tree and gains nothing from the race detector.
-UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|pkg/layers)(/|$$)')
+# Tests that start real daemons or measure are run by targets of their own. Rooms and worlds
+# in which one goroutine does everything gain nothing from the race detector.
+SEQUENTIAL   := blockd/volume/coretest|metad/(state|placement|reconcile)|pkg/(layers|segment|record|codec|storeproto/core)
+UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|$(SEQUENTIAL))(/|$$)')
+UNIT_SEQUENTIAL = $$(go list ./... | grep -E '^ashlar.dev/($(SEQUENTIAL))$$')
 
 FUZZ_SECONDS  ?= 2
 CHAOS_SECONDS ?= 120
@@ -27,7 +29,7 @@ build: ## build ashlar, metad and blockd into ./bin
 
 unit: ## unit, model and crash tests with the race detector (under a minute when warm)
 	go test -race -timeout 10m $(UNIT_PACKAGES)
-	go test ./pkg/layers
+	go test -timeout 10m $(UNIT_SEQUENTIAL)
 
 fuzz: ## a short run of every fuzzer (FUZZ_SECONDS each)
 	deploy/dev/fuzz $(FUZZ_SECONDS)
