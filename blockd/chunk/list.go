@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/core"
 )
@@ -20,6 +21,9 @@ const listScanMax = 1 << 16
 // index. A put under an older version either passed the queue before, and is seen, or
 // is refused.
 func (s *Store) ListShards(ctx context.Context, q storeproto.ListShards) (list storeproto.ShardList, err error) {
+	if !q.Volume.IsZero() {
+		return s.listVolume(q)
+	}
 	if err := s.SetPGVersions(ctx, core.PGVersion{PG: q.PG, Version: q.Version}); err != nil {
 		return list, fmt.Errorf("list shards of group %d: %w", q.PG, err)
 	}
@@ -68,4 +72,44 @@ func (s *Store) RemoveShards(_ context.Context, names ...storeproto.ShardName) e
 		return err
 	}
 	return s.deleteShards(doomed)
+}
+
+// listVolume lists the shards of a volume, of all groups.
+func (s *Store) listVolume(q storeproto.ListShards) (list storeproto.ShardList, err error) {
+	if err := s.alive(); err != nil {
+		return list, err
+	}
+	limit := min(cmp.Or(q.Limit, storeproto.ListMax), storeproto.ListMax)
+	after := shardName{q.After.Segment, q.After.Generation, q.After.Index}
+	var names []shardName
+	err = s.index.scanFrom(volumeKey(keyOwner, q.Volume), ownerKey(q.Volume, after), func(key []byte, _ func() ([]byte, error)) error {
+		n, ok := decodeShardName(key[17:])
+		switch {
+		case !ok:
+			return badKey("owner", key)
+		case n == after:
+			return nil
+		case len(names) == limit:
+			list.More = true
+			return errStop
+		}
+		names = append(names, n)
+		list.Next = storeproto.ShardName{Segment: n.segment, Generation: n.generation, Index: n.index}
+		return nil
+	})
+	if errors.Is(err, errStop) {
+		err = nil
+	}
+	for _, n := range names {
+		row, _, findErr := s.findShard(n)
+		if errors.Is(findErr, errs.ErrNotFound) {
+			continue // deleted meanwhile
+		}
+		err = errors.Join(err, findErr)
+		list.Shards = append(list.Shards, row.head.Info())
+	}
+	if err != nil {
+		return storeproto.ShardList{}, fmt.Errorf("list shards of %s: %w", q.Volume, err)
+	}
+	return list, nil
 }

@@ -43,6 +43,7 @@ var figures = []struct {
 	{"blockd_throttle_delayed_total", "Requests that were held back, of the disks open now.", nil},
 	{"blockd_repair_rate_bytes", "Bytes per second that repair may move on this host now.", nil},
 	{"blockd_repair_moved_bytes_total", "Bytes that repair moved on this host.", nil},
+	{"blockd_volume_leftovers_total", "Segments that dead owners had put and not committed, found and deleted by the disks open now.", nil},
 	{"blockd_packer_segments_total", "Segments written.", nil},
 	{"blockd_packer_failures_total", "Segments that could not be written.", nil},
 	{"blockd_reader_reads_total", "Runs of slots read.", nil},
@@ -85,7 +86,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put := func(name string, kind prometheus.ValueType, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(c.descs[name], kind, v, labels...)
 	}
-	var volumes, unpacked, waiting, checkpoints, retries float64
+	var volumes, unpacked, waiting, checkpoints, retries, leftovers float64
 	var clean cleaning
 	c.s.exports.Owned(func(v *volume.Volume, _ int) {
 		st := v.Stats()
@@ -94,6 +95,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		waiting += float64(st.WaitingForRoom)
 		checkpoints += float64(st.Checkpoints)
 		retries += float64(st.PackRetries)
+		leftovers += float64(st.Leftovers)
 		clean.add(&st)
 	})
 	put("blockd_volumes", gauge, volumes)
@@ -101,6 +103,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	put("blockd_volume_waiting_writes", gauge, waiting)
 	put("blockd_volume_checkpoints_total", counter, checkpoints)
 	put("blockd_volume_pack_retries_total", counter, retries)
+	put("blockd_volume_leftovers_total", counter, leftovers)
 	clean.put(put)
 	limited, held, delayed := c.s.exports.Throttled()
 	put("blockd_repair_rate_bytes", gauge, c.s.repairPace.Rate())

@@ -22,6 +22,7 @@ func (v *Volume) carryAsks(fx *core.Effects) {
 		exclude := append([]id.Store(nil), fx.Placement...)
 		v.group.Go("placement", func(ctx context.Context) error { v.askPlacement(ctx, exclude); return nil })
 	}
+	v.carryReap(fx)
 	if k := fx.Checkpoint; k != nil {
 		v.group.Go("checkpoint", func(ctx context.Context) error { v.commitCheckpoint(ctx, *k); return nil })
 	}

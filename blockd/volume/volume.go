@@ -38,6 +38,7 @@ type Metad interface {
 	RemoveEnsembles(context.Context, client.RemoveEnsembles) (*cluster.Volume, error)
 	ReplaceList(ctx context.Context, at client.ListVersion, keep id.Ensemble) (*cluster.Volume, error)
 	AllocRange(ctx context.Context, v id.Volume, e id.Epoch) (client.Range, error)
+	ForgetSpans(ctx context.Context, v id.Volume, e, below id.Epoch) error
 	CommitCheckpoint(ctx context.Context, v id.Volume, e id.Epoch, c cluster.Checkpoint) error
 	EnsurePlacement(ctx context.Context, exclude []id.Store) (*cluster.Topology, error)
 	ReportStore(ctx context.Context, by id.Host, s cluster.StoreRef, problem string) error
@@ -96,6 +97,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	rec := cfg.Record
 	k, err := core.New(core.Config{
 		Volume: rec.ID, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: cfg.Budget, Memory: cfg.Memory, Limits: cfg.Limits,
+		Leftovers: leftovers(rec),
 	}, opaque(rec))
 	if err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", rec.ID, err)

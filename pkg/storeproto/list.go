@@ -46,11 +46,13 @@ func (h *ShardHead) Info() ShardInfo {
 // ListMax bounds the shards of one page.
 const ListMax = 1024
 
-// ListShards asks for the shards of a placement group whose names come after After, in
-// order, at most Limit (0: ListMax). Before it looks, the store raises the group's
+// ListShards asks for the shards whose names come after After, in order, at most Limit (0:
+// ListMax): those of a volume, if Volume is not zero, else those of a placement group. Of
+// a group: before it looks, the store raises the group's
 // version to Version, durably: no shard coded under an older one becomes visible after,
 // so pages taken after that miss none.
 type ListShards struct {
+	Volume  id.Volume
 	PG      id.PG
 	Version uint32
 	After   ShardName

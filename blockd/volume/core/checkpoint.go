@@ -283,6 +283,7 @@ func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx 
 	}
 	k.asking = nil
 	k.committed = position
+	c.reapReady(st.rec)
 	for _, s := range st.dead {
 		c.delete(s, fx)
 	}
@@ -317,6 +318,11 @@ func (c *Core) delete(s id.Segment, fx *Effects) {
 // DeleteDone: every store of the segment that still lives has confirmed. Until
 // then its space counts as used, and the shell goes on trying.
 func (c *Core) DeleteDone(now time.Duration, d Delete, fx *Effects) {
+	if d.leftover && c.state == stateServing {
+		c.reap.deletes--
+		c.reaped(fx)
+		return
+	}
 	if d.abandoned || c.state == stateFenced || c.state == stateDrained {
 		return
 	}

@@ -20,6 +20,8 @@ type Config struct {
 	Budget *blockmap.Budget
 	Memory *Memory // of the process; nil: only Limits.UnpackedBytesMax counts
 	Limits Limits
+	// Leftovers: older epochs took segment ids, and nobody has looked for what they left since.
+	Leftovers bool
 }
 
 // state is how far the volume is.
@@ -84,6 +86,7 @@ type Core struct {
 	deletes  map[id.Segment]bool // on their way
 	usage    usage
 	clean    cleanState
+	reap     reapState
 	drain    drainState
 	hurried  time.Duration // when an old ensemble was last worked for
 	load     loadState
@@ -121,6 +124,7 @@ type Stats struct {
 	BlocksCleaned      uint64
 	GenerationsDeleted uint64
 	CleanProblem       string
+	Leftovers          uint64 // segments of older epochs that nothing names, found and deleted
 	// CleanLeftBytes are dead beyond what may lie about; BlocksReclaimed were dropped by cleaning.
 	CleanLeftBytes  uint64
 	BlocksReclaimed uint64

@@ -35,6 +35,10 @@ type Effects struct {
 	AskPlace  bool
 	// Checkpoint is to be committed in metad (Core.CheckpointDone).
 	Checkpoint *Checkpoint
+	// Reap asks for what stores have of older epochs (Core.Leftovers, Core.ReapListed); Reaped:
+	// nothing of it is left.
+	Reap   bool
+	Reaped bool
 	// Again asks for another Core.Continue soon: work was cut to keep a step short.
 	Again bool
 	// Opened, Drained and Fenced are said once each: the volume serves; everything
@@ -128,6 +132,7 @@ type Delete struct {
 	replaced id.Generation // what has taken its place; zero: nothing
 
 	abandoned bool // never committed: not in any table
+	leftover  bool // of an older epoch, and counted by the reaping
 }
 
 // Checkpoint is what metad keeps of one: the numbers it compares and the record itself.

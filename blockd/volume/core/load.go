@@ -38,6 +38,7 @@ func New(cfg Config, checkpoint []byte) (*Core, error) {
 		pageWaiters: make(map[blockmap.Miss][]*Op), pageBusy: make(map[blockmap.Miss]bool),
 		pageSegs: make(map[id.Segment]blockmap.Entry), deletes: make(map[id.Segment]bool),
 	}
+	c.reap.wanted = cfg.Leftovers
 	c.groups.lively = make(map[id.PG]group)
 	c.groups.suspects = make(map[id.Store]time.Duration)
 	c.groups.versions, c.groups.down = make(map[id.PG]uint32), make(map[id.Store]bool)
@@ -114,6 +115,7 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 	c.assigned, c.acked = o.Next[storeproto.Journal]-1, o.Next[storeproto.Journal]-1
 	c.taken = c.assigned
 	c.meta.acked = o.Next[storeproto.Meta] - 1
+	c.reap.run = c.acked
 	l.run = o.Journal
 	for _, b := range o.Meta {
 		b.Release()

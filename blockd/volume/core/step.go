@@ -109,6 +109,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)
 	c.startClean(now, fx)
+	c.startReap(now, fx)
 	corks := c.corks
 	c.corks = 0 // a client that was slow between a Cork and its Uncork holds nobody up for long
 	c.pump(now, fx)

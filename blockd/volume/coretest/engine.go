@@ -68,6 +68,7 @@ func (w *World) open() *Engine {
 	}
 	e.Core, err = core.New(core.Config{
 		Volume: w.volume, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: w.budget, Memory: w.cfg.Memory, Limits: w.cfg.Limits,
+		Leftovers: slices.ContainsFunc(rec.Spans, func(s cluster.Span) bool { return s.Epoch < rec.Epoch }),
 	}, opaque)
 	if err != nil {
 		panic(err)
@@ -206,6 +207,7 @@ func (e *Engine) carry(fx *core.Effects) {
 		w.later(e.name+" delete", func() { e.delete(d) })
 	}
 	e.carryAsks(fx)
+	e.carryReap(fx)
 	if fx.Again {
 		w.later(e.name+" continue", func() { e.step(func(now time.Duration, fx *core.Effects) { e.Core.Continue(now, fx) }) })
 	}

@@ -312,8 +312,35 @@ func (f *Metad) AllocRange(_ context.Context, v id.Volume, e id.Epoch) (client.R
 	case r == nil || r.Epoch != e:
 		return client.Range{}, errs.ErrStaleEpoch
 	}
+	r := f.volumes[v]
 	f.next += 256
+	if n := len(r.Spans); n == 0 || r.Spans[n-1].Epoch != e {
+		r.Spans = append(r.Spans, cluster.Span{Epoch: e, First: f.next - 256})
+	}
+	r.Spans[len(r.Spans)-1].End = f.next
 	return client.Range{Epoch: e, First: f.next - 256, Count: 256}, nil
+}
+
+// ForgetSpans hears that nothing of older epochs is left.
+func (f *Metad) ForgetSpans(_ context.Context, v id.Volume, e, below id.Epoch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch r := f.volumes[v]; {
+	case f.away:
+		return errs.ErrUnavailable
+	case r == nil || r.Epoch != e || below > e:
+		return errs.ErrStaleEpoch
+	default:
+		r.Spans = slices.DeleteFunc(slices.Clone(r.Spans), func(s cluster.Span) bool { return s.Epoch < below })
+	}
+	return nil
+}
+
+// Spans are those that a volume's record has.
+func (f *Metad) Spans(v id.Volume) []cluster.Span {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.volumes[v].Spans)
 }
 
 // CommitCheckpoint takes a higher checkpoint, and the same one again.

@@ -64,6 +64,7 @@ type World struct {
 	sent     map[*journal.Send]*storeproto.Batch // what a store has a copy of
 	tasks    []task
 	calm     bool // no faults any more
+	unlisted bool // a store does not list what it has
 	steps    int
 	requests int // submitted and not completed
 	Done     int // requests completed

@@ -220,8 +220,10 @@ func (s *Store) SetPGVersions(ctx context.Context, versions ...core.PGVersion) e
 
 // ListShards is part of storeproto.Lister.
 func (s *Store) ListShards(ctx context.Context, q storeproto.ListShards) (list storeproto.ShardList, err error) {
-	if err := s.SetPGVersions(ctx, core.PGVersion{PG: q.PG, Version: q.Version}); err != nil {
-		return list, err
+	if q.Volume.IsZero() {
+		if err := s.SetPGVersions(ctx, core.PGVersion{PG: q.PG, Version: q.Version}); err != nil {
+			return list, err
+		}
 	}
 	done := make(chan error, 2)
 	s.enter(ListShards, func(err error, _ bool) { done <- err }, func() {

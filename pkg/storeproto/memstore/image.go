@@ -284,7 +284,7 @@ func (m *image) list(q storeproto.ListShards) (list storeproto.ShardList) {
 	var all []storeproto.ShardInfo
 	for seg, shards := range m.shards {
 		for _, sh := range shards {
-			if x := sh.head.Info(); seg.PG() == q.PG && x.Compare(q.After) > 0 {
+			if x := sh.head.Info(); (q.Volume.IsZero() && seg.PG() == q.PG || x.Volume == q.Volume) && x.Compare(q.After) > 0 {
 				all = append(all, x)
 			}
 		}

@@ -285,10 +285,11 @@ func readName(r *codec.Reader) storeproto.ShardName {
 	return storeproto.ShardName{Segment: id.Segment(r.U64()), Generation: readGeneration(r), Index: r.U8()}
 }
 
-// List: group, its version, the name after which to begin, the most to give.
+// List: group, its version, the name after which to begin, the most to give, the volume.
 func appendList(b []byte, q *storeproto.ListShards) []byte {
 	b = le.AppendUint32(le.AppendUint16(b, uint16(q.PG)), q.Version)
-	return le.AppendUint32(appendName(b, q.After), uint32(min(max(q.Limit, 0), storeproto.ListMax)))
+	b = le.AppendUint32(appendName(b, q.After), uint32(min(max(q.Limit, 0), storeproto.ListMax)))
+	return append(b, q.Volume[:]...)
 }
 
 func readList(r *codec.Reader) (q storeproto.ListShards) {
@@ -297,6 +298,7 @@ func readList(r *codec.Reader) (q storeproto.ListShards) {
 	if q.Limit = int(r.U32()); q.Limit > storeproto.ListMax {
 		r.Fail("shards to list", storeproto.ListMax, uint64(q.Limit))
 	}
+	q.Volume = readVolume(r)
 	return q
 }
 

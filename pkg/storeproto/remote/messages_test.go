@@ -34,7 +34,7 @@ var (
 	aDrop    = storeproto.Drop{Volume: storetest.Volume, Epoch: 4, Keep: []id.Ensemble{{Epoch: 3, N: 1}}}
 	aDelete  = storeproto.DeleteShards{Volume: storetest.Volume, Epoch: 4, Segments: []storeproto.SegmentGeneration{{Segment: 4097, Generation: id.Generation{Epoch: 3, N: 1}}},
 		Groups: []storeproto.GroupVersion{{PG: 1, Version: 2}}}
-	aList     = storeproto.ListShards{PG: 3, Version: 2, After: aName, Limit: 10}
+	aList     = storeproto.ListShards{PG: 3, Version: 2, After: aName, Limit: 10, Volume: id.Volume{9}}
 	aName     = storeproto.ShardName{Segment: 4099, Generation: id.Generation{Epoch: 3, N: 1}, Index: 5}
 	aListing  = storeproto.ShardList{Shards: []storeproto.ShardInfo{{ShardName: aName, Volume: storetest.Volume, K: 4, M: 2, PGVersion: 1, Slots: 64, Blocks: 16}}, Next: aName, More: true}
 	aFetch    = storeproto.Fetch{Stream: aStream, From: 5, BytesMax: 65536}

@@ -1,0 +1,93 @@
+package core
+
+import (
+	"time"
+
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/record"
+)
+
+// A packer, a cleaner or a repairer that dies between a put and the commit leaves shards
+// that nothing names: leftovers. The next owner finds them by their generation's epoch,
+// which is below its own, and by what it knows: whatever of an older epoch counts is in
+// its table, or nothing ever will.
+//
+// That is so once a checkpoint of its own epoch is committed in metad that covers the
+// whole recovered run. Before, a segment may be named by records of the run alone, which
+// are not in the table yet; after, no owner ever recovers from anything older. What an
+// older owner has under way then cannot count: its records are refused. And what is put
+// under the present epoch is never a leftover, for its commit may be under way.
+
+// Leftover is the highest generation of an older epoch that some store has of a segment.
+type Leftover struct {
+	Segment    id.Segment
+	Generation id.Generation
+}
+
+type reapState struct {
+	wanted  bool   // by Config.Leftovers, until it is done
+	run     id.LSN // the last record of the recovered run
+	ready   bool   // a checkpoint that covers it, of this epoch, is in metad
+	busy    bool   // the shell lists
+	whole   bool   // and every store has answered
+	again   time.Duration
+	deletes int // of leftovers, on their way
+}
+
+// reapRetry is when stores that could not be asked are asked again.
+const reapRetry = time.Minute
+
+// reapReady: metad has committed a checkpoint.
+func (c *Core) reapReady(k *record.Checkpoint) {
+	r := &c.reap
+	r.ready = r.ready || k.Epoch == c.cfg.Epoch && k.Covered >= r.run
+}
+
+// startReap asks the shell for what stores have of older epochs.
+func (c *Core) startReap(now time.Duration, fx *Effects) {
+	if r := &c.reap; r.wanted && r.ready && !r.busy && r.deletes == 0 && now >= r.again && c.state == stateServing {
+		r.busy = true
+		fx.Reap = true
+	}
+}
+
+// Leftovers judges some of what the shell found, while it goes on listing.
+func (c *Core) Leftovers(found []Leftover, fx *Effects) {
+	if c.state != stateServing {
+		return
+	}
+	for _, x := range found {
+		if x.Generation.Epoch >= c.cfg.Epoch || c.knows(x.Segment) {
+			continue
+		}
+		c.reap.deletes++
+		c.stats.Leftovers++
+		fx.Deletes = append(fx.Deletes, Delete{Segment: x.Segment, Upto: x.Generation, abandoned: true, leftover: true})
+	}
+}
+
+// knows tells whether anything refers to a segment, or did until it began to be deleted.
+func (c *Core) knows(s id.Segment) bool {
+	if _, ok := c.table.Get(s); ok {
+		return true
+	}
+	if _, ok := c.pageSegs[s]; ok {
+		return true
+	}
+	return c.long.known[s] != nil || c.deletes[s]
+}
+
+// ReapListed: the shell has listed what every store has, or not all of them.
+func (c *Core) ReapListed(now time.Duration, whole bool, fx *Effects) {
+	r := &c.reap
+	r.busy, r.whole, r.again = false, whole, now+reapRetry
+	c.reaped(fx)
+}
+
+// reaped: when all stores were asked and all leftovers are gone, metad may forget that there were any.
+func (c *Core) reaped(fx *Effects) {
+	if r := &c.reap; r.wanted && r.whole && r.deletes == 0 {
+		r.wanted = false
+		fx.Reaped = true
+	}
+}
