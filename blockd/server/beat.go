@@ -24,7 +24,7 @@ func hostOf(name string) id.Host { return id.Host(name) }
 func (s *server) register(ctx context.Context) error {
 	var err error
 	s.metad, err = client.NewBlockd(client.Options{
-		Addresses: s.cfg.Metad, TLS: s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}}), Clock: s.clock, Log: s.log,
+		Addresses: s.cfg.Metad, LiveTLS: s.creds.Dialer(pki.Expect{Roles: []pki.Role{pki.RoleMetad}}), Clock: s.clock, Log: s.log,
 	})
 	if err != nil {
 		return err
@@ -104,6 +104,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 		return err
 	}
 	s.tales.taken(reply.EventsTaken)
+	s.trust.Store(&reply.TrustHash)
 	for _, n := range reply.Volumes {
 		s.exports.News(n)
 	}
@@ -128,7 +129,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 
 func (s *server) heartbeat(page []pages) client.Heartbeat {
 	use := telemetry.ReadUsage()
-	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Memory: s.memory(), Events: s.tales.next()}
+	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Memory: s.memory(), Events: s.tales.next(), Identity: s.identity()}
 	for i, st := range s.local {
 		u := st.Stats()
 		b := client.StoreBeat{

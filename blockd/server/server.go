@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -76,6 +77,7 @@ type server struct {
 	repairing  *lifecycle.Group
 	repairPace *repair.Pace
 	tales      tales
+	trust      atomic.Pointer[[]byte] // hash of the cluster's CAs, as metad told it last
 }
 
 // Run serves until ctx ends, then hands its disks off and stops. An error says what could not be started or failed.
@@ -145,6 +147,7 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.group.Go("heartbeat", s.heartbeats)
+	s.group.Go("identity", s.keepIdentity)
 	s.group.Go("hedge", s.hedge)
 	return nil
 }

@@ -152,7 +152,7 @@ func (s *stores) connect(h *cluster.Host) {
 	log := s.log.With("peer", string(h.Host))
 	tls := s.clientTLS(h.Host)
 	p, err := remote.NewPeer(remote.PeerConfig{
-		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Insecure: s.plain, Self: s.creds.Self(),
+		Host: h.Host, Network: "tcp", Address: h.DataAddress, LiveTLS: tls, Insecure: s.plain, Self: s.creds.Self(),
 		Timeouts: remote.Timeouts{Put: putTimeout}, Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer, Corker: s.burst,
 	})
 	if err != nil {
@@ -160,7 +160,7 @@ func (s *stores) connect(h *cluster.Host) {
 		return
 	}
 	v, err := volproto.NewPeer(volproto.PeerConfig{
-		Host: h.Host, Network: "tcp", Address: h.DataAddress, TLS: tls, Insecure: s.plain, Self: s.creds.Self(),
+		Host: h.Host, Network: "tcp", Address: h.DataAddress, LiveTLS: tls, Insecure: s.plain, Self: s.creds.Self(),
 		Clock: s.clock, Log: log, Stats: s.stats, Pacer: s.pacer, Corker: s.burst,
 	})
 	if err != nil {
@@ -190,11 +190,11 @@ func (s *stores) Attach(ctx context.Context, owner id.Host, v id.Volume, session
 }
 
 // clientTLS dials one blockd and nobody else; nil where there is no TLS.
-func (s *stores) clientTLS(host id.Host) *tls.Config {
+func (s *stores) clientTLS(host id.Host) func() *tls.Config {
 	if s.plain {
 		return nil
 	}
-	return s.creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}, Name: string(host)})
+	return s.creds.Dialer(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}, Name: string(host)})
 }
 
 func (s *stores) closePeer(p *peer) {

@@ -79,10 +79,13 @@ func newStream(o Options, where func(id string) []Peer, speak func() []string) *
 
 func (s *stream) listen(ctx context.Context) error {
 	cfg := s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad}})
-	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
-		now := cfg.Clone()
-		now.GetConfigForClient, now.NextProtos = nil, s.speak()
-		return now, nil
+	present := cfg.GetConfigForClient
+	cfg.GetConfigForClient = func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		now, err := present(h)
+		if err == nil {
+			now.NextProtos = s.speak()
+		}
+		return now, err
 	}
 	slots := make(chan struct{}, handshakesMax)
 	for {

@@ -62,6 +62,12 @@ type Risk struct {
 	Margin                    int    // how many more stores may be lost, whichever they are
 }
 
+// Add adds a reason that is not of this room; the worst stay first.
+func (r *Report) Add(l Level, code, subject, format string, args ...any) {
+	r.add(l, code, subject, format, args...)
+	slices.SortStableFunc(r.Reasons, func(a, b Reason) int { return cmp.Compare(b.Level, a.Level) })
+}
+
 func (r *Report) add(l Level, code, subject, format string, args ...any) {
 	r.Level = max(r.Level, l)
 	r.Reasons = append(r.Reasons, Reason{Code: code, Level: l, Subject: subject, Text: fmt.Sprintf(format, args...)})

@@ -23,6 +23,7 @@ type Beat struct {
 	Memory        []Memory
 	CPU           time.Duration
 	ResidentBytes uint64
+	Identity      *cluster.Identity // nil: nothing was said
 }
 
 // StoreBeat is one store of a Beat.

@@ -26,6 +26,7 @@ var roles = map[string][]pki.Role{
 	api.Member_ServiceDesc.ServiceName:     {pki.RoleMetad},
 	api.Rebuild_ServiceDesc.ServiceName:    {pki.RoleBlockd},
 	api.Membership_ServiceDesc.ServiceName: {pki.RoleOperator},
+	api.Identity_ServiceDesc.ServiceName:   {pki.RoleMetad, pki.RoleBlockd, pki.RoleOperator},
 }
 
 type callerKey struct{}
@@ -49,7 +50,10 @@ func authorize(ctx context.Context, method string) (context.Context, error) {
 }
 
 // gate refuses callers, and says so in the log.
-type gate struct{ log *slog.Logger }
+type gate struct {
+	log     *slog.Logger
+	callers *callers
+}
 
 func (g gate) enter(ctx context.Context, method string) (context.Context, error) {
 	in, err := authorize(ctx, method)
@@ -60,6 +64,9 @@ func (g gate) enter(ctx context.Context, method string) (context.Context, error)
 		}
 		g.log.Info("call refused", "peer", from, "err", err)
 		return nil, api.ToStatus(err, nil)
+	}
+	if cert, err := certificateOf(ctx); err == nil {
+		g.callers.note(caller(in), cert)
 	}
 	return in, nil
 }

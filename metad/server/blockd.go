@@ -15,6 +15,7 @@ import (
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/pki"
 )
 
 // blockdService answers blockd.
@@ -126,6 +127,7 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 			s, ok := m.Store(x.Store)
 			return !ok || s.Host != beat.Holder.Host || s.Incarnation != x.Incarnation || s.Lost
 		})
+		b.s.noteRenewal(l, &beat)
 		l.Beat(now, beat)
 		rep.Volumes = volumeNews(m, beat)
 		rep.Purges = purges(m, beat)
@@ -152,6 +154,10 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 		}
 		b.s.node.View(func(m *state.Machine) { rep.EventsTaken = m.Heard(beat.Holder) })
 	}
+	if t := b.s.trust(); len(t.CAs) > 0 {
+		hash := pki.HashOf(t.CAs)
+		rep.TrustHash = hash[:]
+	}
 	r.poke()
 	top, _ := r.topology()
 	rep.TopologyVersion = top.Version
@@ -160,6 +166,7 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 
 func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 	beat := reconcile.Beat{Holder: q.GetHolder().Value(), CPU: time.Duration(q.GetCpuMs()) * time.Millisecond, ResidentBytes: q.GetResidentBytes()}
+	beat.Identity = q.GetIdentity().Value()
 	if len(q.Stores) > state.StoresPerHostMax || len(q.Volumes) > state.VolumesMax || len(q.Memory) > 64 {
 		return beat, fmt.Errorf("heartbeat of %s: too many parts: %w", beat.Holder, errs.ErrInvalid)
 	}

@@ -227,9 +227,11 @@ type host struct {
 	mu      sync.Mutex
 	volumes []client.VolumeBeat
 	uses    []cluster.VolumeUse
-	replies []client.HeartbeatReply
-	quiet   context.CancelFunc
-	done    chan struct{}
+
+	identity *cluster.Identity
+	replies  []client.HeartbeatReply
+	quiet    context.CancelFunc
+	done     chan struct{}
 }
 
 func newRef() (r cluster.StoreRef) {
@@ -301,7 +303,7 @@ func (h *host) silence() {
 func (h *host) beat() client.Heartbeat {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	b := client.Heartbeat{Holder: h.holder, Volumes: h.volumes, Memory: []client.MemoryUse{{Name: "buffers", Limit: 100, Used: 7}}}
+	b := client.Heartbeat{Holder: h.holder, Volumes: h.volumes, Identity: h.identity, Memory: []client.MemoryUse{{Name: "buffers", Limit: 100, Used: 7}}}
 	for _, s := range h.stores {
 		b.Stores = append(b.Stores, client.StoreBeat{StoreRef: s, Capacity: 1 << 30, Used: 1 << 20, Free: 1 << 29,
 			Use: &cluster.VolumeUsePage{Uses: h.uses, Last: true}})

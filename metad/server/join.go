@@ -32,7 +32,6 @@ const (
 type joinService struct {
 	api.UnimplementedJoinServer
 	s      *Server
-	ca     *pki.CA
 	leader *client.Members
 }
 
@@ -42,41 +41,21 @@ func (s *Server) startJoin(o Options) error {
 	if cfg.Listen == "" && o.JoinListener == nil {
 		return nil
 	}
-	ca := o.CA
-	if ca == nil {
-		var err error
-		if ca, err = pki.LoadCA(s.clock, cfg.CA); err != nil {
-			return err
-		}
-	}
-	if ca.Cluster() != o.Creds.Self().Cluster {
-		return fmt.Errorf("the CA in %s is of cluster %s, this metad of %s: %w", cfg.CA, ca.Cluster(), o.Creds.Self().Cluster, errs.ErrInvalid)
-	}
-	tls, err := o.Creds.JoinServer(ca.CertPEM())
-	if err != nil {
+	var err error
+	if s.signer, err = newSigner(s.clock, o.Creds.Self().Cluster, cfg.CA, o.CA); err != nil {
 		return err
 	}
 	ln, err := listen(o.JoinListener, cfg.Listen)
 	if err != nil {
 		return err
 	}
-	var addresses []string
-	for _, p := range o.Config.Peers {
-		addresses = append(addresses, p.API)
-	}
-	leader, err := client.NewMembers(client.Options{Addresses: addresses, Clock: s.clock,
-		TLS: o.Creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}})})
-	if err != nil {
-		return err
-	}
-	s.stack.PushCloser("join client", leader.Close)
 	s.joinAddress = ln.Addr().String()
 	if cfg.Listen != "" {
 		s.joinAddress = cfg.Listen
 	}
-	s.join = grpc.NewServer(grpc.Creds(credentials.NewTLS(tls)), grpc.MaxRecvMsgSize(joinBytesMax), grpc.MaxConcurrentStreams(joinCallsMax),
+	s.join = grpc.NewServer(grpc.Creds(credentials.NewTLS(o.Creds.JoinServer())), grpc.MaxRecvMsgSize(joinBytesMax), grpc.MaxConcurrentStreams(joinCallsMax),
 		grpc.ConnectionTimeout(joinConnection), grpc.WaitForHandlers(true))
-	api.RegisterJoinServer(s.join, &joinService{s: s, ca: ca, leader: leader})
+	api.RegisterJoinServer(s.join, &joinService{s: s, leader: s.askMembers})
 	s.group.Go("join", func(context.Context) error {
 		if err := s.join.Serve(ln); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			return fmt.Errorf("serve hosts that join: %w", err)
@@ -84,6 +63,14 @@ func (s *Server) startJoin(o Options) error {
 		return nil
 	})
 	return nil
+}
+
+// bundle are the CAs that one who joins is to trust: all of the cluster's, the one that signs first.
+func (s *Server) bundle(ca *pki.CA) []byte {
+	if t := s.trust(); len(t.CAs) > 0 {
+		return pki.Bundle(t.CAs)
+	}
+	return ca.CertPEM()
 }
 
 // Join signs a host's keys after the leader took a use of its token. What is refused is
@@ -127,13 +114,17 @@ func (j *joinService) join(ctx context.Context, q *api.JoinRequest) (*api.JoinRe
 	if err != nil {
 		return nil, err
 	}
-	rep := &api.JoinReply{Cluster: j.ca.Cluster(), CaPem: j.ca.CertPEM(), Members: members}
+	ca, err := j.s.signs()
+	if err != nil {
+		return nil, err
+	}
+	rep := &api.JoinReply{Cluster: ca.Cluster(), CaPem: j.s.bundle(ca), Members: members}
 	for _, k := range q.Keys {
 		r := pki.Request{Role: pki.Role(k.GetRole()), Name: q.GetName(), Hosts: q.GetHosts()}
 		if r.Role == pki.RoleNBD {
 			r.Disks = []string{pki.AllDisks}
 		}
-		cert, err := j.ca.Sign(k.GetCsr(), r)
+		cert, err := ca.Sign(k.GetCsr(), r)
 		if err != nil {
 			return nil, err
 		}

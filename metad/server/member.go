@@ -26,7 +26,16 @@ type memberService struct {
 func (m *memberService) Describe(context.Context, *api.DescribeRequest) (*api.DescribeReply, error) {
 	n := m.s.node
 	cid := m.s.truth()
-	return &api.DescribeReply{Id: n.ID(), LastIndex: n.LastIndex(), Joining: n.Joining(), ClusterId: cid[:], JoinAddress: m.s.joinAddress, Level: uint32(state.LevelNewest)}, nil
+	return &api.DescribeReply{Id: n.ID(), LastIndex: n.LastIndex(), Joining: n.Joining(), ClusterId: cid[:], JoinAddress: m.s.signsAt(), Level: uint32(state.LevelNewest),
+		Identity: m.s.identity()}, nil
+}
+
+// signsAt is where this member signs for hosts that join; empty while it cannot.
+func (s *Server) signsAt() string {
+	if _, err := s.signs(); err != nil {
+		return ""
+	}
+	return s.joinAddress
 }
 
 // truth names the state: a cluster, and how often it began anew.

@@ -24,6 +24,7 @@ import (
 	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
@@ -71,6 +72,11 @@ type Server struct {
 	stack    *lifecycle.Stack
 	address  string
 	events   teller
+
+	signer     *signer     // nil: this member signs nothing
+	ownRequest pki.Request // what its own certificate says
+	callers    callers
+	askMembers *client.Members
 
 	creds       *pki.Credentials
 	self        state.Member // where this member is reached, as its file says
@@ -122,7 +128,7 @@ func (s *Server) open(o Options) error {
 	s.address = ln.Addr().String()
 	s.grpc = grpc.NewServer(
 		grpc.Creds(telling{credentials.NewTLS(o.Creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleOperator}})), s.log}),
-		grpc.UnaryInterceptor(gate{s.log}.unary), grpc.StreamInterceptor(gate{s.log}.stream),
+		grpc.UnaryInterceptor(gate{s.log, &s.callers}.unary), grpc.StreamInterceptor(gate{s.log, &s.callers}.stream),
 		grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax), grpc.MaxConcurrentStreams(streamsMax),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
@@ -131,6 +137,10 @@ func (s *Server) open(o Options) error {
 	api.RegisterMemberServer(s.grpc, &memberService{s: s})
 	api.RegisterRebuildServer(s.grpc, &rebuildService{s: s})
 	api.RegisterMembershipServer(s.grpc, &membershipService{s: s})
+	api.RegisterIdentityServer(s.grpc, &identityService{s: s})
+	if err := s.startIdentity(o); err != nil {
+		return errors.Join(err, ln.Close())
+	}
 	if err := s.startJoin(o); err != nil {
 		return errors.Join(err, ln.Close())
 	}

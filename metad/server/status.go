@@ -46,6 +46,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		top := reconcile.Topology(m, l, now)
 		rep.ClusterId = clusterName(m.ClusterID())
 		health := reconcile.Health(m, top, l, known, now)
+		c.s.sayCertificates(health, l, m)
 		fillHealth(rep, health)
 		rep.Hosts = hosts(m, l, top, now)
 		stores := stores(m, l, top, now)

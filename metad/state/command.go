@@ -59,6 +59,7 @@ const (
 	kindFinishRebuild
 	kindSetLevel
 	kindAddEvents
+	kindChangeTrust
 )
 
 // commandVersion is the first byte of an encoded command.

@@ -64,6 +64,7 @@ type Machine struct {
 	rebuild   *Rebuild
 	level     uint16
 	events    eventLog
+	trust     Trust
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}

@@ -17,14 +17,14 @@ import (
 // Levels of what a group understands.
 const (
 	LevelFirst  uint16 = 1
-	LevelEvents uint16 = 2 // events, limits of disks
+	LevelEvents uint16 = 2 // events, limits of disks, change of CA
 	LevelNewest        = LevelEvents
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
 func Needs(c Command) uint16 {
 	switch c := c.(type) {
-	case *AddEvents, *SetQoS:
+	case *AddEvents, *SetQoS, *ChangeTrust:
 		return LevelEvents
 	case *CreateVolume:
 		if c.QoS != (cluster.QoS{}) {
@@ -71,7 +71,8 @@ func (c *SetLevel) known() error {
 
 // appendLater is the part of a snapshot that came with level 2.
 func (m *Machine) appendLater(b []byte) []byte {
-	return m.appendEvents(binary.LittleEndian.AppendUint16(b, m.level))
+	b = appendTrust(binary.AppendUvarint(binary.LittleEndian.AppendUint16(b, m.level), m.trust.Version), &m.trust)
+	return m.appendEvents(b)
 }
 
 func (m *Machine) readLater(r *codec.Reader) error {
@@ -82,6 +83,9 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	if r.Err() == nil && m.level > LevelNewest {
 		return (&SetLevel{m.level}).known()
 	}
+	version := r.Uvarint()
+	m.trust = readTrust(r)
+	m.trust.Version = version
 	m.readEvents(r)
 	return nil
 }

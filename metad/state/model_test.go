@@ -371,6 +371,7 @@ func goldenLog() []Command {
 			Checkpoint: &cluster.Checkpoint{Epoch: 1, Meta: 9, Covered: 11, Opaque: []byte("roots")}, Streams: []StreamSighting{{Ensemble: id.Ensemble{Epoch: 1, N: 1}, Tail: 5, Meta: 6}}}},
 			Groups: []GroupSighting{{PG: 1, Version: 1, K: 4, M: 2, Index: 3}}, Known: []KnownGroup{{PG: 1, Version: cluster.PGVersion{Version: 1, K: 1, M: 1, Stores: all[:2]}}}, Last: true},
 		&FinishRebuild{Without: []id.Store{ref(1, 1).Store}},
+		&ChangeTrust{Next: Trust{Phase: TrustSpread, CAs: [][]byte{[]byte("the old CA"), []byte("the new CA")}}},
 		&AddEvents{Events: []Event{
 			{AtMS: 1700000000123, Severity: Warning, Kind: "store_down", About: "store", Subject: "st-1", Text: "its host is silent"},
 			{AtMS: 1700000000124, Severity: Info, Kind: "disk_open", About: "disk", Subject: "golden", Text: "took 1s", By: "b1", Origin: EventOrigin{Holder: holder(1, 1), N: 7}},

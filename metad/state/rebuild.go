@@ -154,7 +154,7 @@ func (r *Rebuild) told(s id.Store) bool {
 // duringRebuild tells whether a command may be carried out while the state is behind.
 func duringRebuild(c Command) bool {
 	switch c.(type) {
-	case *TellInventory, *FinishRebuild, *LoseStore, *SetMember, *DropMember, *AddToken, *RevokeToken, *UseToken, *SetLevel, *AddEvents:
+	case *TellInventory, *FinishRebuild, *LoseStore, *SetMember, *DropMember, *AddToken, *RevokeToken, *UseToken, *SetLevel, *AddEvents, *ChangeTrust:
 		return true
 	}
 	return false

@@ -319,6 +319,8 @@ func emptyRoster(k kind) Command {
 		return &SetLevel{}
 	case kindAddEvents:
 		return &AddEvents{}
+	case kindChangeTrust:
+		return &ChangeTrust{}
 	}
 	return nil
 }
@@ -344,6 +346,8 @@ func (m *Machine) applyRoster(c Command) (Result, bool) {
 		return m.setLevel(c), true
 	case *AddEvents:
 		return m.addEvents(c), true
+	case *ChangeTrust:
+		return m.changeTrust(c), true
 	}
 	return Result{}, false
 }

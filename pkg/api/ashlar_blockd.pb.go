@@ -547,6 +547,7 @@ type HeartbeatRequest struct {
 	CpuMs         uint64                 `protobuf:"varint,5,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"` // of the process since its start
 	ResidentBytes uint64                 `protobuf:"varint,6,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
 	Events        []*HostEvent           `protobuf:"bytes,40,rep,name=events,proto3" json:"events,omitempty"` // at most 32, in order of n; told again until they are taken
+	Identity      *IdentityBeat          `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,6 +627,13 @@ func (x *HeartbeatRequest) GetResidentBytes() uint64 {
 func (x *HeartbeatRequest) GetEvents() []*HostEvent {
 	if x != nil {
 		return x.Events
+	}
+	return nil
+}
+
+func (x *HeartbeatRequest) GetIdentity() *IdentityBeat {
+	if x != nil {
+		return x.Identity
 	}
 	return nil
 }
@@ -1136,6 +1144,7 @@ type HeartbeatReply struct {
 	// it to a full ensemble, and release it unless somebody attached meanwhile. 16 bytes each.
 	Rescues       [][]byte      `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
 	EventsTaken   uint64        `protobuf:"varint,40,opt,name=events_taken,json=eventsTaken,proto3" json:"events_taken,omitempty"` // of this life: up to here they need not be told again
+	TrustHash     []byte        `protobuf:"bytes,41,opt,name=trust_hash,json=trustHash,proto3" json:"trust_hash,omitempty"`        // of the CAs that the cluster trusts: if one's own differs, GetTrust; empty: never changed
 	Scrubs        []*ScrubOrder `protobuf:"bytes,20,rep,name=scrubs,proto3" json:"scrubs,omitempty"`                               // that stores of this host have not told of
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1211,6 +1220,13 @@ func (x *HeartbeatReply) GetEventsTaken() uint64 {
 		return x.EventsTaken
 	}
 	return 0
+}
+
+func (x *HeartbeatReply) GetTrustHash() []byte {
+	if x != nil {
+		return x.TrustHash
+	}
+	return nil
 }
 
 func (x *HeartbeatReply) GetScrubs() []*ScrubOrder {
@@ -3201,7 +3217,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x15ashlar_identity.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3230,7 +3246,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\rR\x13heartbeatIntervalMs\x120\n" +
 	"\x14heartbeat_timeout_ms\x18\x03 \x01(\rR\x12heartbeatTimeoutMs\x12\x1f\n" +
 	"\vrange_count\x18\x04 \x01(\rR\n" +
-	"rangeCount\"\xb6\x02\n" +
+	"rangeCount\"\xeb\x02\n" +
 	"\x10HeartbeatRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12,\n" +
 	"\x06stores\x18\x02 \x03(\v2\x14.ashlar.v1.StoreBeatR\x06stores\x12/\n" +
@@ -3238,7 +3254,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06memory\x18\x04 \x03(\v2\x14.ashlar.v1.MemoryUseR\x06memory\x12\x15\n" +
 	"\x06cpu_ms\x18\x05 \x01(\x04R\x05cpuMs\x12%\n" +
 	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
-	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\"\xd8\x04\n" +
+	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\x123\n" +
+	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\"\xd8\x04\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3292,14 +3309,16 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xb0\x02\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xcf\x02\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
 	"\x06purges\x18\x03 \x03(\v2\x10.ashlar.v1.PurgeR\x06purges\x12,\n" +
 	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\x12\x18\n" +
 	"\arescues\x18\x05 \x03(\fR\arescues\x12!\n" +
-	"\fevents_taken\x18( \x01(\x04R\veventsTaken\x12-\n" +
+	"\fevents_taken\x18( \x01(\x04R\veventsTaken\x12\x1d\n" +
+	"\n" +
+	"trust_hash\x18) \x01(\fR\ttrustHash\x12-\n" +
 	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\"\xab\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
@@ -3552,19 +3571,20 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*Holder)(nil),                  // 46: ashlar.v1.Holder
 	(*StoreRef)(nil),                // 47: ashlar.v1.StoreRef
 	(*HostEvent)(nil),               // 48: ashlar.v1.HostEvent
-	(*Care)(nil),                    // 49: ashlar.v1.Care
-	(*ScrubProgress)(nil),           // 50: ashlar.v1.ScrubProgress
-	(*StoreTraffic)(nil),            // 51: ashlar.v1.StoreTraffic
-	(*GroupUse)(nil),                // 52: ashlar.v1.GroupUse
-	(*VolumeUsePage)(nil),           // 53: ashlar.v1.VolumeUsePage
-	(*EnsembleID)(nil),              // 54: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 55: ashlar.v1.Space
-	(*Cleaning)(nil),                // 56: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 57: ashlar.v1.Traffic
-	(*ScrubOrder)(nil),              // 58: ashlar.v1.ScrubOrder
-	(*QoS)(nil),                     // 59: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 60: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 61: ashlar.v1.Checkpoint
+	(*IdentityBeat)(nil),            // 49: ashlar.v1.IdentityBeat
+	(*Care)(nil),                    // 50: ashlar.v1.Care
+	(*ScrubProgress)(nil),           // 51: ashlar.v1.ScrubProgress
+	(*StoreTraffic)(nil),            // 52: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 53: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 54: ashlar.v1.VolumeUsePage
+	(*EnsembleID)(nil),              // 55: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 56: ashlar.v1.Space
+	(*Cleaning)(nil),                // 57: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 58: ashlar.v1.Traffic
+	(*ScrubOrder)(nil),              // 59: ashlar.v1.ScrubOrder
+	(*QoS)(nil),                     // 60: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 61: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 62: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3579,85 +3599,86 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	12, // 9: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
 	13, // 10: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
 	48, // 11: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
-	47, // 12: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
-	11, // 13: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
-	10, // 14: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	49, // 15: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
-	50, // 16: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
-	51, // 17: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
-	52, // 18: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
-	53, // 19: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	54, // 20: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 21: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	55, // 22: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	56, // 23: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	57, // 24: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	15, // 25: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 26: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 27: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	58, // 28: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	59, // 29: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	54, // 30: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 31: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 32: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 33: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 34: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 35: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 36: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 37: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 38: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 39: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 40: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	60, // 41: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 42: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 43: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 44: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	54, // 45: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 46: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	54, // 47: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	54, // 48: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	61, // 49: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 50: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 51: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 52: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 53: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 54: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 55: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 56: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 57: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 58: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 59: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 60: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 61: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 62: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 63: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 64: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 65: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 66: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 67: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 68: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 69: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 70: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 71: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	60, // 72: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 73: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 74: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	60, // 75: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	60, // 76: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	60, // 77: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	60, // 78: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	60, // 79: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 80: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	60, // 81: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 82: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 83: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 84: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 85: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	69, // [69:86] is the sub-list for method output_type
-	52, // [52:69] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	49, // 12: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
+	47, // 13: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	11, // 14: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
+	10, // 15: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
+	50, // 16: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
+	51, // 17: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
+	52, // 18: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	53, // 19: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	54, // 20: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	55, // 21: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 22: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	56, // 23: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	57, // 24: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	58, // 25: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	15, // 26: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 27: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 28: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	59, // 29: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	60, // 30: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	55, // 31: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 32: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 33: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 34: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 35: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 36: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 37: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 38: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 39: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 40: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 41: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	61, // 42: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 43: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 44: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 45: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	55, // 46: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 47: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	55, // 48: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	55, // 49: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	62, // 50: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 51: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 52: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 53: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 54: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 55: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 56: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 57: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 58: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 59: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 60: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 61: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 62: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 63: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 64: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 65: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 66: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 67: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 68: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 69: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 70: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 71: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 72: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	61, // 73: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 74: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 75: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	61, // 76: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	61, // 77: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	61, // 78: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	61, // 79: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	61, // 80: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 81: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	61, // 82: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 83: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 84: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 85: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 86: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	70, // [70:87] is the sub-list for method output_type
+	53, // [53:70] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -3669,6 +3690,7 @@ func file_ashlar_blockd_proto_init() {
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
+	file_ashlar_identity_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -25,6 +25,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Member_Describe_FullMethodName = "/ashlar.v1.Member/Describe"
 	Member_UseToken_FullMethodName = "/ashlar.v1.Member/UseToken"
+	Member_MakeCA_FullMethodName   = "/ashlar.v1.Member/MakeCA"
 )
 
 // MemberClient is the client API for Member service.
@@ -38,6 +39,8 @@ type MemberClient interface {
 	// (raft) The leader takes one use of a join token, on behalf of the member that signs.
 	// The same use again is fine. Denied says why the token does not help.
 	UseToken(ctx context.Context, in *UseTokenRequest, opts ...grpc.CallOption) (*UseTokenReply, error)
+	// A member that signs makes the CA that is to be the next one; asked again it gives the same.
+	MakeCA(ctx context.Context, in *MakeCARequest, opts ...grpc.CallOption) (*MakeCAReply, error)
 }
 
 type memberClient struct {
@@ -68,6 +71,16 @@ func (c *memberClient) UseToken(ctx context.Context, in *UseTokenRequest, opts .
 	return out, nil
 }
 
+func (c *memberClient) MakeCA(ctx context.Context, in *MakeCARequest, opts ...grpc.CallOption) (*MakeCAReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MakeCAReply)
+	err := c.cc.Invoke(ctx, Member_MakeCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // MemberServer is the server API for Member service.
 // All implementations must embed UnimplementedMemberServer
 // for forward compatibility.
@@ -79,6 +92,8 @@ type MemberServer interface {
 	// (raft) The leader takes one use of a join token, on behalf of the member that signs.
 	// The same use again is fine. Denied says why the token does not help.
 	UseToken(context.Context, *UseTokenRequest) (*UseTokenReply, error)
+	// A member that signs makes the CA that is to be the next one; asked again it gives the same.
+	MakeCA(context.Context, *MakeCARequest) (*MakeCAReply, error)
 	mustEmbedUnimplementedMemberServer()
 }
 
@@ -94,6 +109,9 @@ func (UnimplementedMemberServer) Describe(context.Context, *DescribeRequest) (*D
 }
 func (UnimplementedMemberServer) UseToken(context.Context, *UseTokenRequest) (*UseTokenReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method UseToken not implemented")
+}
+func (UnimplementedMemberServer) MakeCA(context.Context, *MakeCARequest) (*MakeCAReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method MakeCA not implemented")
 }
 func (UnimplementedMemberServer) mustEmbedUnimplementedMemberServer() {}
 func (UnimplementedMemberServer) testEmbeddedByValue()                {}
@@ -152,6 +170,24 @@ func _Member_UseToken_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Member_MakeCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MakeCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MemberServer).MakeCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Member_MakeCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MemberServer).MakeCA(ctx, req.(*MakeCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Member_ServiceDesc is the grpc.ServiceDesc for Member service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -167,6 +203,10 @@ var Member_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "UseToken",
 			Handler:    _Member_UseToken_Handler,
 		},
+		{
+			MethodName: "MakeCA",
+			Handler:    _Member_MakeCA_Handler,
+		},
 	},
 	Streams:  []grpc.StreamDesc{},
 	Metadata: "ashlar_member.proto",
@@ -179,6 +219,8 @@ const (
 	Membership_AddToken_FullMethodName      = "/ashlar.v1.Membership/AddToken"
 	Membership_ListTokens_FullMethodName    = "/ashlar.v1.Membership/ListTokens"
 	Membership_RevokeToken_FullMethodName   = "/ashlar.v1.Membership/RevokeToken"
+	Membership_ShowCA_FullMethodName        = "/ashlar.v1.Membership/ShowCA"
+	Membership_ChangeCA_FullMethodName      = "/ashlar.v1.Membership/ChangeCA"
 	Membership_Backup_FullMethodName        = "/ashlar.v1.Membership/Backup"
 	Membership_RebuildStatus_FullMethodName = "/ashlar.v1.Membership/RebuildStatus"
 	Membership_FinishRebuild_FullMethodName = "/ashlar.v1.Membership/FinishRebuild"
@@ -199,6 +241,10 @@ type MembershipClient interface {
 	AddToken(ctx context.Context, in *AddTokenRequest, opts ...grpc.CallOption) (*AddTokenReply, error)
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensReply, error)
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenReply, error)
+	// The CAs, who has certificates of which, and what a change waits for.
+	ShowCA(ctx context.Context, in *ShowCARequest, opts ...grpc.CallOption) (*CAReply, error)
+	// (raft) One step of changing the CA. Conflict says what it waits for.
+	ChangeCA(ctx context.Context, in *ChangeCARequest, opts ...grpc.CallOption) (*CAReply, error)
 	// The state as of now, in the form of metad's FORMAT.md, in pieces.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error)
 	// How far the rebuilding of a restored state is.
@@ -277,6 +323,26 @@ func (c *membershipClient) RevokeToken(ctx context.Context, in *RevokeTokenReque
 	return out, nil
 }
 
+func (c *membershipClient) ShowCA(ctx context.Context, in *ShowCARequest, opts ...grpc.CallOption) (*CAReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CAReply)
+	err := c.cc.Invoke(ctx, Membership_ShowCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *membershipClient) ChangeCA(ctx context.Context, in *ChangeCARequest, opts ...grpc.CallOption) (*CAReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CAReply)
+	err := c.cc.Invoke(ctx, Membership_ChangeCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *membershipClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupPart], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Membership_ServiceDesc.Streams[0], Membership_Backup_FullMethodName, cOpts...)
@@ -331,6 +397,10 @@ type MembershipServer interface {
 	AddToken(context.Context, *AddTokenRequest) (*AddTokenReply, error)
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensReply, error)
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenReply, error)
+	// The CAs, who has certificates of which, and what a change waits for.
+	ShowCA(context.Context, *ShowCARequest) (*CAReply, error)
+	// (raft) One step of changing the CA. Conflict says what it waits for.
+	ChangeCA(context.Context, *ChangeCARequest) (*CAReply, error)
 	// The state as of now, in the form of metad's FORMAT.md, in pieces.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error
 	// How far the rebuilding of a restored state is.
@@ -366,6 +436,12 @@ func (UnimplementedMembershipServer) ListTokens(context.Context, *ListTokensRequ
 }
 func (UnimplementedMembershipServer) RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeToken not implemented")
+}
+func (UnimplementedMembershipServer) ShowCA(context.Context, *ShowCARequest) (*CAReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ShowCA not implemented")
+}
+func (UnimplementedMembershipServer) ChangeCA(context.Context, *ChangeCARequest) (*CAReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeCA not implemented")
 }
 func (UnimplementedMembershipServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupPart]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
@@ -505,6 +581,42 @@ func _Membership_RevokeToken_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Membership_ShowCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ShowCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).ShowCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_ShowCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).ShowCA(ctx, req.(*ShowCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Membership_ChangeCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(MembershipServer).ChangeCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Membership_ChangeCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(MembershipServer).ChangeCA(ctx, req.(*ChangeCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Membership_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(BackupRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -582,6 +694,14 @@ var Membership_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeToken",
 			Handler:    _Membership_RevokeToken_Handler,
+		},
+		{
+			MethodName: "ShowCA",
+			Handler:    _Membership_ShowCA_Handler,
+		},
+		{
+			MethodName: "ChangeCA",
+			Handler:    _Membership_ChangeCA_Handler,
 		},
 		{
 			MethodName: "RebuildStatus",

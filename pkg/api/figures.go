@@ -63,6 +63,23 @@ func (x *StoreTraffic) Value() cluster.StoreTraffic {
 	return cluster.StoreTraffic{Syncs: x.GetSyncs(), Writes: x.GetWrites(), WriteBytes: x.GetWriteBytes(), Reads: x.GetReads(), ReadBytes: x.GetReadBytes()}
 }
 
+// FromIdentity makes the message of i; nil stays nil.
+func FromIdentity(i *cluster.Identity) *IdentityBeat {
+	if i == nil {
+		return nil
+	}
+	return &IdentityBeat{TrustHash: i.TrustHash[:], Issuer: i.Issuer[:], ExpiresUnixMs: i.Expires.UnixMilli()}
+}
+
+// Value reads the message; nil if it says nothing that can be understood.
+func (x *IdentityBeat) Value() *cluster.Identity {
+	i := &cluster.Identity{Expires: time.UnixMilli(x.GetExpiresUnixMs())}
+	if copy(i.TrustHash[:], x.GetTrustHash()) != len(i.TrustHash) || copy(i.Issuer[:], x.GetIssuer()) != len(i.Issuer) {
+		return nil
+	}
+	return i
+}
+
 // FromGroupUses makes the messages of a list.
 func FromGroupUses(in []cluster.GroupUse) []*GroupUse {
 	out := make([]*GroupUse, len(in))

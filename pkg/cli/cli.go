@@ -72,6 +72,7 @@ type grammar struct {
 	Scrub   scrubCommand    `cmd:"" help:"Have stores look at all their shards now, and mend what is wrong."`
 	Cluster clusterCommands `cmd:"" help:"Make a cluster on several machines."`
 	Host    hostCommands    `cmd:"" help:"Invite machines and let them join."`
+	CA      caCommands      `cmd:"" name:"ca" help:"Look after certificates and the CA."`
 	Metad   metadCommands   `cmd:"" help:"Look after the metadata group."`
 	Blockd  blockdCommands  `cmd:"" help:"Prepare a storage host."`
 	Debug   debugCommands   `cmd:"" help:"Gather what helps to find out what is wrong."`

@@ -27,6 +27,7 @@ type Members interface {
 	FinishRebuild(ctx context.Context, without []string) (*api.RebuildStatusReply, error)
 	// CA is the fingerprint of the cluster's.
 	CA() pki.Fingerprint
+	Identities
 	Close() error
 }
 

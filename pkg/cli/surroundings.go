@@ -8,12 +8,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/devcluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/pki"
+	"ashlar.dev/pkg/telemetry"
 )
 
 // RealSurroundings are those of the process.
@@ -51,10 +53,27 @@ func connect(dir string) (Cluster, error) {
 // groupClient is a real Members.
 type groupClient struct {
 	*client.Members
-	ca pki.Fingerprint
+	keeper *pki.Keeper
 }
 
-func (g *groupClient) CA() pki.Fingerprint { return g.ca }
+// CA is the one that signs, first among those that the operator trusts.
+func (g *groupClient) CA() pki.Fingerprint {
+	cas, err := pki.ReadBundle(g.keeper.Creds.Trusted())
+	if err != nil {
+		panic("cli: credentials without a CA: " + err.Error()) // they were made of one
+	}
+	return cas[0].Fingerprint
+}
+
+func (g *groupClient) OwnCAs() []byte { return g.keeper.Creds.Trusted() }
+
+func (g *groupClient) Refresh(ctx context.Context, atAnyRate bool) (time.Time, error) {
+	bundle, err := g.TrustedCAs(ctx)
+	if err == nil {
+		err = g.keeper.Refresh(ctx, bundle, atAnyRate)
+	}
+	return g.keeper.Creds.Expires(), err
+}
 
 func connectMembers(dir string) (Members, error) {
 	f, err := devcluster.LoadFile(dir)
@@ -64,15 +83,15 @@ func connectMembers(dir string) (Members, error) {
 	if err != nil {
 		return nil, err
 	}
-	ca, err := f.Fingerprint(dir)
+	creds, files, err := f.Credentials(clock.System, dir)
 	if err != nil {
 		return nil, err
 	}
-	m, err := f.ConnectMembers(clock.System, dir)
+	m, err := f.ConnectMembers(clock.System, creds)
 	if err != nil {
 		return nil, err
 	}
-	return &groupClient{m, ca}, nil
+	return &groupClient{m, &pki.Keeper{Creds: creds, Files: files, Clock: clock.System, Log: telemetry.Discard(), Sign: m.RenewCertificate}}, nil
 }
 
 func binaryFolder() (string, error) {

@@ -125,6 +125,7 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 			Sessions: v.Sessions, State: api.VolumeState(v.State), Problem: v.Problem, Space: api.FromSpace(v.Space),
 			Cleaning: api.FromCleaning(v.Cleaning), Traffic: api.FromTraffic(v.Traffic)})
 	}
+	req.Identity = api.FromIdentity(h.Identity)
 	for _, e := range h.Events {
 		req.Events = append(req.Events, &api.HostEvent{N: e.N, AtUnixMs: e.At.UnixMilli(), Severity: api.Severity(e.Severity), Kind: e.Kind, About: e.About,
 			Subject: e.Subject, Text: e.Text})
@@ -137,6 +138,7 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 
 func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 	out.TopologyVersion, out.EventsTaken = rep.TopologyVersion, rep.EventsTaken
+	out.TrustHash = rep.TrustHash
 	for _, x := range rep.Volumes {
 		v, err := api.VolumeID(x.Volume)
 		if err != nil {

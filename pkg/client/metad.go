@@ -103,6 +103,8 @@ type Heartbeat struct {
 	ResidentBytes uint64
 	// Events are what happened here; each is told again until EventsTaken names it.
 	Events []Event
+	// Identity is the host's certificate; nil: not told.
+	Identity *cluster.Identity
 }
 
 // Severity is how much an event matters.
@@ -209,6 +211,9 @@ type HeartbeatReply struct {
 	Rescues []id.Volume
 	// EventsTaken: up to this number events need not be told again.
 	EventsTaken uint64
+	// TrustHash is of the CAs that the cluster trusts: if the host's own differs it asks for
+	// them. Empty: the cluster has never changed its CA.
+	TrustHash []byte
 	// Scrubs are looks at all shards that are asked of stores here, again until they tell of them.
 	Scrubs []ScrubOrder
 }

@@ -27,7 +27,10 @@ type Options struct {
 	// Addresses are the API addresses (host:port) of the members; at least one that lives.
 	Addresses []string
 	// TLS is for dialling a member; nil means plain text, for tests on loopback only.
-	TLS   *tls.Config
+	TLS *tls.Config
+	// LiveTLS, instead of TLS, is asked for each connection: certificates change while one runs.
+	LiveTLS func() *tls.Config
+
 	Clock clock.Clock  // nil: clock.System
 	Log   *slog.Logger // nil: silent
 }
@@ -99,7 +102,10 @@ func (p *pool) close() error {
 
 func (p *pool) dial(address string) (*target, error) {
 	creds := insecure.NewCredentials()
-	if p.o.TLS != nil {
+	switch {
+	case p.o.LiveTLS != nil:
+		creds = live{p.o.LiveTLS}
+	case p.o.TLS != nil:
 		creds = credentials.NewTLS(p.o.TLS.Clone())
 	}
 	conn, err := grpc.NewClient("passthrough:///"+address,

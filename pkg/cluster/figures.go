@@ -62,6 +62,13 @@ type StoreTraffic struct {
 	Reads, ReadBytes          uint64
 }
 
+// Identity is what a daemon says of its certificate.
+type Identity struct {
+	TrustHash [32]byte // of the CAs that it trusts
+	Issuer    [32]byte // the CA that signed its certificate
+	Expires   time.Time
+}
+
 // GroupUse is the room that shards of one placement group take on a store.
 type GroupUse struct {
 	PG    id.PG

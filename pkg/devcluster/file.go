@@ -62,31 +62,29 @@ func (f *File) Connect(c clock.Clock, dir string) (*client.Cluster, error) {
 	return client.NewCluster(o)
 }
 
-// ConnectMembers is Connect for who changes the metadata group.
-func (f *File) ConnectMembers(c clock.Clock, dir string) (*client.Members, error) {
-	o, err := f.options(c, dir)
-	if err != nil {
-		return nil, err
-	}
-	return client.NewMembers(o)
+// ConnectMembers is Connect for who changes the metadata group, and perhaps these
+// credentials while it does.
+func (f *File) ConnectMembers(c clock.Clock, creds *pki.Credentials) (*client.Members, error) {
+	return client.NewMembers(f.with(c, creds))
 }
 
-// Fingerprint is that of the cluster's CA.
-func (f *File) Fingerprint(dir string) (pki.Fingerprint, error) {
-	b, err := os.ReadFile(within(dir, f.TLS.CA))
-	if err != nil {
-		return pki.Fingerprint{}, fmt.Errorf("read CA certificate: %w", err)
-	}
-	return pki.FingerprintOf(b)
+// Credentials are those of the file's certificates, and where these lie.
+func (f *File) Credentials(c clock.Clock, dir string) (*pki.Credentials, pki.Files, error) {
+	files := pki.Files{CA: within(dir, f.TLS.CA), Cert: within(dir, f.TLS.Cert), Key: within(dir, f.TLS.Key)}
+	creds, err := pki.Load(c, files)
+	return creds, files, err
 }
 
 func (f *File) options(c clock.Clock, dir string) (client.Options, error) {
-	files := pki.Files{CA: within(dir, f.TLS.CA), Cert: within(dir, f.TLS.Cert), Key: within(dir, f.TLS.Key)}
-	creds, err := pki.Load(c, files)
+	creds, _, err := f.Credentials(c, dir)
 	if err != nil {
 		return client.Options{}, err
 	}
-	return client.Options{Addresses: f.Metad, TLS: creds.Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}}), Clock: c}, nil
+	return f.with(c, creds), nil
+}
+
+func (f *File) with(c clock.Clock, creds *pki.Credentials) client.Options {
+	return client.Options{Addresses: f.Metad, LiveTLS: creds.Dialer(pki.Expect{Roles: []pki.Role{pki.RoleMetad}}), Clock: c}
 }
 
 func within(dir, path string) string {

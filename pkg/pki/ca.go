@@ -242,11 +242,18 @@ func encodeKey(key *ecdsa.PrivateKey) (Secret, error) {
 }
 
 func parseCert(data []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(data)
+	cert, _, err := nextCert(data)
+	return cert, err
+}
+
+// nextCert reads the first certificate and gives what comes after it.
+func nextCert(data []byte) (*x509.Certificate, []byte, error) {
+	block, rest := pem.Decode(data)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, fmt.Errorf("no PEM certificate in it: %w", errs.ErrInvalid)
+		return nil, nil, fmt.Errorf("%w: %w", errNoPEM, errs.ErrInvalid)
 	}
-	return x509.ParseCertificate(block.Bytes)
+	cert, err := x509.ParseCertificate(block.Bytes)
+	return cert, rest, err
 }
 
 func parseKey(data Secret) (*ecdsa.PrivateKey, error) {

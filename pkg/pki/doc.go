@@ -11,8 +11,14 @@
 // ashlar://CLUSTER/disk/NAME, where the name * means all.
 //
 // Keys are ECDSA P-256. Key files are 0600 and are not loaded otherwise. There is no
-// revocation list: certificates are short-lived and a lost key is answered by a new CA.
+// revocation list: a lost key is answered by a new CA (ashlar ca rotate).
+//
+// Certificates and the CAs that are trusted change while a process runs: Credentials can be
+// replaced, Server and Dialer follow connection by connection, what is connected stays. A
+// Keeper does it: it renews after two thirds of a certificate's life, with a new key, and
+// follows the CAs that the cluster agrees on. A renewal is for the same role, name, hosts and
+// disks, and asks for nothing else.
 // Private keys print as [secret] whatever formats them.
 //
-// Everything loaded is immutable and safe for concurrent use.
+// All but a Keeper is safe for concurrent use.
 package pki

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"net"
 
@@ -101,14 +100,13 @@ func (ca *CA) Sign(csr []byte, r Request) ([]byte, error) {
 
 // JoinServer is the configuration of a port for hosts without certificates: it shows its
 // own with the CA's behind it, and asks for none.
-func (c *Credentials) JoinServer(caPEM []byte) (*tls.Config, error) {
-	block, _ := pem.Decode(caPEM)
-	if block == nil {
-		return nil, fmt.Errorf("no PEM certificate of the CA: %w", errs.ErrInvalid)
-	}
-	pair := c.pair
-	pair.Certificate = append(append([][]byte(nil), pair.Certificate[0]), block.Bytes)
-	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, Time: c.clock.Wall}, nil
+func (c *Credentials) JoinServer() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, Time: c.clock.Wall, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		m := c.now.Load()
+		pair := m.pair
+		pair.Certificate = [][]byte{pair.Certificate[0], last(m.chain).Raw}
+		return &pair, nil
+	}}
 }
 
 // Pinned is the configuration to dial such a port with: the server must show a chain to the

@@ -174,7 +174,7 @@ func TestClientsRefuseImpostors(t *testing.T) {
 	elsewhere := server
 	elsewhere.Hosts = []string{"elsewhere"}
 	open := func(c *Credentials) *tls.Config { // a server that takes anyone
-		return &tls.Config{Certificates: []tls.Certificate{c.pair}, Time: w.clock.Wall}
+		return &tls.Config{Certificates: []tls.Certificate{c.now.Load().pair}, Time: w.clock.Wall}
 	}
 	expect := Expect{Roles: []Role{RoleBlockd}, Name: "b1"}
 	for name, tc := range map[string]struct {

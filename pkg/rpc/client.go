@@ -23,7 +23,9 @@ type ClientConfig struct {
 	// VersionMin and VersionMax are the versions of the class's protocol that the caller speaks.
 	VersionMin, VersionMax uint16
 	// TLS is needed unless Insecure; the certificates then tell who both sides are.
-	TLS      *tls.Config
+	TLS *tls.Config
+	// LiveTLS, instead of TLS, is asked for each connection.
+	LiveTLS  func() *tls.Config
 	Insecure bool
 	Self     pki.Identity // as in the own certificate
 	Peer     string       // the name that the server must have; empty takes any
@@ -49,7 +51,7 @@ func (c *ClientConfig) validate() error {
 		return err
 	}
 	switch {
-	case c.TLS == nil != c.Insecure:
+	case (c.TLS == nil && c.LiveTLS == nil) != c.Insecure:
 		return fmt.Errorf("want TLS or Insecure, one of both: %w", errs.ErrInvalid)
 	case c.VersionMin == 0 || c.VersionMax < c.VersionMin:
 		return fmt.Errorf("protocol versions %d to %d: %w", c.VersionMin, c.VersionMax, errs.ErrInvalid)
@@ -345,13 +347,21 @@ func (c *Client) connect(ctx context.Context) (*clientConn, error) {
 	return cc, nil
 }
 
+// tls is the configuration for a new connection; nil: none.
+func (c *Client) tls() *tls.Config {
+	if c.cfg.LiveTLS != nil {
+		return c.cfg.LiveTLS()
+	}
+	return c.cfg.TLS
+}
+
 func (c *Client) handshake(ctx context.Context, raw net.Conn) (*clientConn, error) {
 	w := newWire(raw)
 	var sec *tls.Conn
 	var rw net.Conn = w
 	peer := pki.Identity{}
-	if c.cfg.TLS != nil {
-		cfg := c.cfg.TLS.Clone()
+	if base := c.tls(); base != nil {
+		cfg := base.Clone()
 		cfg.DynamicRecordSizingDisabled = true
 		if cfg.ServerName == "" && c.cfg.Network != "unix" {
 			cfg.ServerName, _, _ = net.SplitHostPort(c.cfg.Address) // without a port the dial would have failed
@@ -400,7 +410,7 @@ func (c *Client) accept(h *serverHello, cert pki.Identity) error {
 		return fmt.Errorf("refused: %w", errs.FromCode(h.code, h.text))
 	}
 	who := h.self
-	if c.cfg.TLS != nil && (cert.Cluster != who.Cluster || cert.Role != who.Role || cert.Name != who.Name) {
+	if !c.cfg.Insecure && (cert.Cluster != who.Cluster || cert.Role != who.Role || cert.Name != who.Name) {
 		return fmt.Errorf("server says it is %s, its certificate %s: %w", who, cert, errs.ErrDenied)
 	}
 	switch {

@@ -22,7 +22,8 @@ import (
 type PeerConfig struct {
 	Host             id.Host // the name in its certificate
 	Network, Address string
-	TLS              *tls.Config // or Insecure
+	TLS              *tls.Config        // or Insecure
+	LiveTLS          func() *tls.Config // instead of TLS, asked for each connection
 	Insecure         bool
 	Self             pki.Identity
 	// IO is how long one request may take; 5 min if zero. A dead owner is noticed long before.
@@ -48,7 +49,7 @@ func NewPeer(cfg PeerConfig) (*Peer, error) {
 		cfg.IO = 5 * time.Minute
 	}
 	c, err := rpc.NewClient(rpc.ClientConfig{Network: cfg.Network, Address: cfg.Address, Class: rpc.ClassVolume,
-		VersionMin: Version, VersionMax: Version, TLS: cfg.TLS, Insecure: cfg.Insecure, Self: cfg.Self, Peer: string(cfg.Host),
+		VersionMin: Version, VersionMax: Version, TLS: cfg.TLS, LiveTLS: cfg.LiveTLS, Insecure: cfg.Insecure, Self: cfg.Self, Peer: string(cfg.Host),
 		Timing: cfg.Timing, Clock: cfg.Clock, Log: cfg.Log, Stats: cfg.Stats, Pacer: cfg.Pacer, Corker: cfg.Corker})
 	if err != nil {
 		return nil, fmt.Errorf("configure peer %s: %w", cfg.Host, err)

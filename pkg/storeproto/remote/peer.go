@@ -19,7 +19,8 @@ import (
 type PeerConfig struct {
 	Host             id.Host // the name in its certificate
 	Network, Address string
-	TLS              *tls.Config // or Insecure
+	TLS              *tls.Config        // or Insecure
+	LiveTLS          func() *tls.Config // instead of TLS, asked for each connection
 	Insecure         bool
 	Self             pki.Identity
 	Timeouts         Timeouts
@@ -78,7 +79,7 @@ func NewPeer(cfg PeerConfig) (*Peer, error) {
 	}
 	for _, class := range []rpc.Class{rpc.ClassLog, rpc.ClassBulk, rpc.ClassRead} {
 		rc := rpc.ClientConfig{Network: cfg.Network, Address: cfg.Address, Class: class, VersionMin: VersionMin, VersionMax: Version,
-			TLS: cfg.TLS, Insecure: cfg.Insecure, Self: cfg.Self, Peer: string(cfg.Host), Timing: cfg.Timing,
+			TLS: cfg.TLS, LiveTLS: cfg.LiveTLS, Insecure: cfg.Insecure, Self: cfg.Self, Peer: string(cfg.Host), Timing: cfg.Timing,
 			Clock: cfg.Clock, Log: cfg.Log, Stats: cfg.Stats, Pacer: cfg.Pacer, Corker: cfg.Corker}
 		if cfg.OnState != nil {
 			rc.OnState = func(up bool) { cfg.OnState(class, up) }
