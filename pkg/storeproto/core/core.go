@@ -68,6 +68,7 @@ type Core struct {
 	volumes map[id.Volume]*volume
 	streams map[storeproto.Stream]*Stream
 	holders map[id.Host]*holder
+	order   []*holder // those of holders, so that answers have one order
 
 	naming uint64       // the last number given
 	named  []namedEntry // by naming; entries of volumes named again later are stale
@@ -155,7 +156,7 @@ func (c *Core) Kill(cause error) {
 		}
 	}
 	c.fences = nil
-	for _, h := range c.holders {
+	for _, h := range c.order {
 		if h.held != nil {
 			h.held.Err = c.dead
 			c.replies = append(c.replies, Reply{Lease: h.held})

@@ -12,6 +12,7 @@ import (
 
 // holder is the newest life of a host that this store has heard of.
 type holder struct {
+	host   id.Host
 	number uint64
 	expiry time.Duration // of its last grant, by the store's clock
 	acked  uint64
@@ -42,8 +43,9 @@ func (c *Core) knownHolder(h id.Holder) uint64 {
 func (c *Core) noteHolder(l id.Holder) *holder {
 	h := c.holders[l.Host]
 	if h == nil {
-		h = &holder{number: l.Number}
+		h = &holder{host: l.Host, number: l.Number}
 		c.holders[l.Host] = h
+		c.order = append(c.order, h)
 		return h
 	}
 	if l.Number <= h.number {
@@ -53,7 +55,7 @@ func (c *Core) noteHolder(l id.Holder) *holder {
 		h.held.Err = fmt.Errorf("lease of %s#%d, a later life has number %d: %w", l.Host, h.number, l.Number, errs.ErrStaleEpoch)
 		c.replies = append(c.replies, Reply{Lease: h.held})
 	}
-	*h = holder{number: l.Number, young: true}
+	*h = holder{host: l.Host, number: l.Number, young: true}
 	for _, f := range c.fences {
 		delete(f.waits, l.Host)
 	}
@@ -133,8 +135,8 @@ func (c *Core) mustName(l *storeproto.Lease) (must bool) {
 
 // answerHeld answers the requests that the fence of another host must not leave held.
 func (c *Core) answerHeld(now time.Duration, by id.Host) {
-	for host, h := range c.holders {
-		if h.held != nil && host != by {
+	for _, h := range c.order {
+		if h.held != nil && h.host != by {
 			c.answerLease(now, h)
 		}
 	}
@@ -168,7 +170,7 @@ func (c *Core) Tick(now time.Duration) {
 	if c.dead != nil {
 		return
 	}
-	for _, h := range c.holders {
+	for _, h := range c.order {
 		if h.held != nil && h.until <= now {
 			c.answerLease(now, h)
 		}
@@ -190,7 +192,7 @@ func (c *Core) NextTick() (due time.Duration, ok bool) {
 			due, ok = t, true
 		}
 	}
-	for _, h := range c.holders {
+	for _, h := range c.order {
 		if h.held != nil {
 			note(h.until)
 		}
