@@ -24,6 +24,8 @@ type Ensemble struct {
 	// LossAccepted: an operator lets openings go on without the answers and records
 	// that this ensemble lost.
 	LossAccepted bool
+	// Found: a restored metad did not know of it, stores had it. It counts whatever its epoch.
+	Found bool
 }
 
 // quorum is how many members make a record acknowledged, a grant or a round count.
@@ -52,9 +54,10 @@ func (e *Ensemble) need() int {
 // List is a volume's ensembles as metad has them, oldest first. Every change is a
 // compare-and-set on {epoch, Version}.
 //
-// The ensembles in force are those of the first one's epoch. Later ones of higher
-// epochs are targets of openings that never finished: nothing was ever
-// acknowledged there, and the next ReplaceList removes them.
+// The ensembles in force are those of the first one's epoch, and those that a rebuilt
+// metad found on stores. Others, of higher epochs, are targets of openings that never
+// finished: nothing was ever acknowledged there, and the next grant or ReplaceList
+// removes them.
 type List struct {
 	Version   uint64
 	Ensembles []Ensemble
@@ -65,7 +68,7 @@ func ListOf(v *cluster.Volume) List {
 	l := List{Version: v.ListVersion}
 	for i := range v.List {
 		c := v.List[i].Clone()
-		e := Ensemble{ID: c.ID, Closed: c.Closed, Members: c.Stores, Holders: c.Holders, LossAccepted: c.LossAccepted}
+		e := Ensemble{ID: c.ID, Closed: c.Closed, Members: c.Stores, Holders: c.Holders, LossAccepted: c.LossAccepted, Found: c.Found}
 		e.From = [storeproto.Kinds]id.LSN{storeproto.Journal: c.From, storeproto.Meta: c.MetaFrom}
 		e.To = [storeproto.Kinds]id.LSN{storeproto.Journal: c.To, storeproto.Meta: c.MetaTo}
 		l.Ensembles = append(l.Ensembles, e)
@@ -83,14 +86,19 @@ func (l List) Clone() List {
 	return l
 }
 
-// InForce is the part of the list that an opening recovers.
-func (l List) InForce() []Ensemble {
+// InForce is the part of the list that an opening recovers: see cluster.InForce.
+func (l List) InForce() []Ensemble { return l.split(true) }
+
+// targets are those of openings that never finished.
+func (l List) targets() []Ensemble { return l.split(false) }
+
+func (l List) split(inForce bool) (out []Ensemble) {
 	for i := range l.Ensembles {
-		if l.Ensembles[i].ID.Epoch != l.Ensembles[0].ID.Epoch {
-			return l.Ensembles[:i]
+		if e := &l.Ensembles[i]; (e.ID.Epoch == l.Ensembles[0].ID.Epoch || e.Found) == inForce {
+			out = append(out, *e)
 		}
 	}
-	return l.Ensembles
+	return out
 }
 
 func (l List) find(e id.Ensemble) *Ensemble {

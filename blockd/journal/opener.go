@@ -414,7 +414,7 @@ func (o *Opener) finish(now time.Duration, fx *Effects) {
 		for _, f := range o.fences {
 			c.oweDrop(now, DropSend{Store: f.store, Drop: d})
 		}
-		for _, en := range o.cfg.List.Ensembles[len(o.inForce):] {
+		for _, en := range o.cfg.List.targets() {
 			for _, m := range en.Members {
 				c.oweDrop(now, DropSend{Store: m.Store, Drop: d})
 			}

@@ -218,6 +218,22 @@ func TestLSNRecursUnderALaterEpoch(t *testing.T) {
 	}
 }
 
+// A restored metad knows an old list, and stores that have streams of a later epoch: of
+// these alone is what was acknowledged since the backup.
+func TestFoundEnsemblesAreRecovered(t *testing.T) {
+	e1, e2 := ens(1, 1, 1, 2, 3), ens(5, 1, 4, 5, 6)
+	e2.Found = true
+	d := openAt(t, 9, List{Version: 2, Ensembles: []Ensemble{e1, e2}}, nil)
+	if len(d.fx.Fences) != 6 {
+		t.Fatalf("%d stores are fenced, want those of both", len(d.fx.Fences))
+	}
+	d.put(4, e2, [3]uint64{5, 1, 8})
+	d.put(5, e2, [3]uint64{5, 1, 8})
+	d.fenced(1, 2, 4, 5)
+	d.read(0)
+	d.wantRun([3]uint64{5, 1, 8})
+}
+
 // Without this a crash in the middle of a recovery would leave a list that is
 // missing records: the old one stays in force until the new one is whole.
 func TestHalfDoneRecoveryLeavesTheOldListInForce(t *testing.T) {

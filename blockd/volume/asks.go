@@ -105,19 +105,4 @@ func closeOf(at client.ListVersion, a journal.Ask) client.CloseEnsemble {
 }
 
 // ListOf is metad's list in the journal's words.
-func ListOf(rec *cluster.Volume) journal.List {
-	l := journal.List{Version: rec.ListVersion, Ensembles: make([]journal.Ensemble, len(rec.List))}
-	for i, e := range rec.List {
-		x := &l.Ensembles[i]
-		x.ID, x.Closed = e.ID, e.Closed
-		x.From = [storeproto.Kinds]id.LSN{storeproto.Journal: e.From, storeproto.Meta: e.MetaFrom}
-		x.To = [storeproto.Kinds]id.LSN{storeproto.Journal: e.To, storeproto.Meta: e.MetaTo}
-		for _, s := range e.Stores {
-			x.Members = append(x.Members, journal.Member(s))
-		}
-		for _, h := range e.Holders {
-			x.Holders = append(x.Holders, journal.Member(h))
-		}
-	}
-	return l
-}
+func ListOf(rec *cluster.Volume) journal.List { return journal.ListOf(rec) }

@@ -141,9 +141,6 @@ func (v *Volume) beginOpening() error {
 		Volume: v.id, Epoch: v.epoch, Holder: v.cfg.Holder, List: ListOf(rec), Prior: rec.Prior, MetaFrom: v.core.MetaFrom(),
 		Leases: v.cfg.Leases.table, Limits: v.cfg.Journal, Completed: v.sent, Confirmed: v.confirmed,
 	}
-	for _, e := range rec.List {
-		cfg.AcceptLoss = cfg.AcceptLoss || e.LossAccepted
-	}
 	t := v.cfg.Metad.Topology()
 	if t != nil {
 		for i := range t.Stores {

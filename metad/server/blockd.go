@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -293,6 +294,9 @@ func drops(m *state.Machine, q *api.HeartbeatRequest) ([]*api.DropStreams, error
 			for _, l := range v.List {
 				d.Keep = append(d.Keep, api.FromEnsembleID(l.ID))
 			}
+			// A store spares what is newer than all that it is to keep; below the present epoch
+			// there is no such thing but targets of openings that broke off.
+			d.Keep = append(d.Keep, api.FromEnsembleID(id.Ensemble{Epoch: v.Epoch - 1, N: math.MaxUint32}))
 			out = append(out, d)
 		}
 	}

@@ -148,7 +148,7 @@ func TestDropsSpareThePresentEpoch(t *testing.T) {
 		t.Fatalf("streams of the present epoch are dropped: %v", got)
 	}
 	got := beat(stream(3, 1), stream(2, 1), stream(1, 1))
-	if len(got) != 1 || got[0].Epoch != 2 || len(got[0].Keep) != 1 || got[0].Keep[0].Epoch != 3 {
+	if len(got) != 1 || got[0].Epoch != 2 || len(got[0].Keep) != 2 || got[0].Keep[0].Epoch != 3 {
 		t.Fatalf("leftovers are dropped as %v", got)
 	}
 	unknown := &api.StreamBeat{Volume: make([]byte, 16), Ensemble: &api.EnsembleID{Epoch: 1, N: 1}}

@@ -183,6 +183,12 @@ func (m *Machine) acquire(c *Acquire) Result {
 	}
 	v.Epoch++
 	v.Owner, v.OpenComplete, v.lastN = c.By, false, 0
+	// No list can become that of an opening that broke off: kept, such targets would fill it
+	// up, and no opening could add its own.
+	if kept := cluster.InForce(v.List); len(kept) < len(v.List) {
+		v.List = kept
+		v.ListVersion++
+	}
 	return m.put(v)
 }
 

@@ -118,7 +118,7 @@ func readCheckpoint(r *codec.Reader) cluster.Checkpoint {
 
 func appendEnsemble(b []byte, e cluster.Ensemble) []byte {
 	b = appendRefs(appendEnsembleID(b, e.ID), e.Stores)
-	b = appendBool(appendBool(b, e.Closed), e.LossAccepted)
+	b = append(appendBool(b, e.Closed), ensembleFlags(e))
 	if e.Closed {
 		for _, v := range []id.LSN{e.From, e.To, e.MetaFrom, e.MetaTo} {
 			b = binary.LittleEndian.AppendUint64(b, uint64(v))
@@ -128,8 +128,29 @@ func appendEnsemble(b []byte, e cluster.Ensemble) []byte {
 	return b
 }
 
+// The flags of an ensemble in a list.
+const (
+	flagLossAccepted = 1 << iota
+	flagFound
+)
+
+func ensembleFlags(e cluster.Ensemble) (b byte) {
+	if e.LossAccepted {
+		b |= flagLossAccepted
+	}
+	if e.Found {
+		b |= flagFound
+	}
+	return b
+}
+
 func readEnsemble(r *codec.Reader) cluster.Ensemble {
-	e := cluster.Ensemble{ID: readEnsembleID(r), Stores: readRefs(r, EnsembleWidthMax), Closed: readBool(r), LossAccepted: readBool(r)}
+	e := cluster.Ensemble{ID: readEnsembleID(r), Stores: readRefs(r, EnsembleWidthMax), Closed: readBool(r)}
+	flags := r.U8()
+	if flags&^(flagLossAccepted|flagFound) != 0 {
+		r.Fail("flags of an ensemble", flagLossAccepted|flagFound, uint64(flags))
+	}
+	e.LossAccepted, e.Found = flags&flagLossAccepted != 0, flags&flagFound != 0
 	if e.Closed {
 		e.From, e.To, e.MetaFrom, e.MetaTo = readLSN(r), readLSN(r), readLSN(r), readLSN(r)
 		e.Holders = readRefs(r, EnsembleWidthMax)

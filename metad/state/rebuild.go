@@ -323,8 +323,13 @@ func (m *Machine) raise(v *Volume, s *seen, first id.Sequence) {
 	m.put(v)
 }
 
-// takeEnsembles adds to the list what is on stores and younger than it, open: recovery
-// then looks at the union of all, which is what it does after attempts that broke off.
+// foundMax bounds the list of a volume that was rebuilt.
+const foundMax = EnsemblesMax / 2
+
+// takeEnsembles adds to the list what is on stores and younger than it, open and marked
+// as found: recovery then looks at the union of all. Which of them were the list, and
+// which the targets of openings that broke off, nobody knows; what the former have and
+// the latter lack, the union has.
 func (m *Machine) takeEnsembles(v *Volume, s *seen) {
 	var last id.Ensemble
 	if e, ok := v.Newest(); ok {
@@ -338,14 +343,14 @@ func (m *Machine) takeEnsembles(v *Volume, s *seen) {
 		slices.SortFunc(tails, func(a, b tail) int {
 			return cmp.Or(cmp.Compare(b.journal, a.journal), cmp.Compare(b.meta, a.meta), compareRefs(a.store, b.store))
 		})
-		x := cluster.Ensemble{ID: e}
+		x := cluster.Ensemble{ID: e, Found: true}
 		for _, t := range tails[:min(len(tails), EnsembleWidthMax)] {
 			x.Stores = append(x.Stores, t.store)
 		}
 		v.List = append(v.List, x)
 	}
-	if n := len(v.List); n > EnsemblesMax {
-		v.List = v.List[n-EnsemblesMax:]
+	if n := len(v.List); n > foundMax {
+		v.List = v.List[n-foundMax:] // the opening must be able to add its own
 	}
 }
 

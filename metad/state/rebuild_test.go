@@ -89,8 +89,13 @@ func TestRestoredStateTakesTheHighestOfEverything(t *testing.T) {
 	if len(v.Prior) != 3 {
 		t.Fatalf("a fence would wait for %v only; all may have served", v.Prior)
 	}
-	if g := r.acquire(old, holder(1, 1)); g.Epoch <= last.Epoch {
+	g := r.acquire(old, holder(1, 1))
+	if g.Epoch <= last.Epoch {
 		t.Fatalf("epoch %s is granted again; %s was", g.Epoch, last.Epoch)
+	}
+	// What was acknowledged since the backup lies in the list that the backup does not know.
+	if in := cluster.InForce(g.List); len(in) != 2 || in[1].ID != last.List[0].ID {
+		t.Fatalf("an opening recovers %+v of %+v", in, g.List)
 	}
 	if first := r.ok(&AllocRange{Volume: old, Epoch: r.at(old).Epoch}).First; first < sequence {
 		t.Fatalf("sequence %d is handed out again; all below %d were", first, sequence)

@@ -198,7 +198,9 @@ type Ensemble struct {
 	ToMeta   uint64                 `protobuf:"varint,7,opt,name=to_meta,json=toMeta,proto3" json:"to_meta,omitempty"`
 	Holders  []*StoreRef            `protobuf:"bytes,8,rep,name=holders,proto3" json:"holders,omitempty"`
 	// An operator accepted that this ensemble lost two stores for good.
-	LossAccepted  bool `protobuf:"varint,9,opt,name=loss_accepted,json=lossAccepted,proto3" json:"loss_accepted,omitempty"`
+	LossAccepted bool `protobuf:"varint,9,opt,name=loss_accepted,json=lossAccepted,proto3" json:"loss_accepted,omitempty"`
+	// A restored metad did not know of it, stores had it: it counts whatever its epoch.
+	Found         bool `protobuf:"varint,10,opt,name=found,proto3" json:"found,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +294,13 @@ func (x *Ensemble) GetHolders() []*StoreRef {
 func (x *Ensemble) GetLossAccepted() bool {
 	if x != nil {
 		return x.LossAccepted
+	}
+	return false
+}
+
+func (x *Ensemble) GetFound() bool {
+	if x != nil {
+		return x.Found
 	}
 	return false
 }
@@ -815,7 +824,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x01n\x18\x02 \x01(\rR\x01n\"4\n" +
 	"\x06Holder\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x16\n" +
-	"\x06number\x18\x02 \x01(\x04R\x06number\"\xb2\x02\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\"\xc8\x02\n" +
 	"\bEnsemble\x12%\n" +
 	"\x02id\x18\x01 \x01(\v2\x15.ashlar.v1.EnsembleIDR\x02id\x12+\n" +
 	"\x06stores\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x06stores\x12\x16\n" +
@@ -825,7 +834,9 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\tfrom_meta\x18\x06 \x01(\x04R\bfromMeta\x12\x17\n" +
 	"\ato_meta\x18\a \x01(\x04R\x06toMeta\x12-\n" +
 	"\aholders\x18\b \x03(\v2\x13.ashlar.v1.StoreRefR\aholders\x12#\n" +
-	"\rloss_accepted\x18\t \x01(\bR\flossAccepted\"\x80\x01\n" +
+	"\rloss_accepted\x18\t \x01(\bR\flossAccepted\x12\x14\n" +
+	"\x05found\x18\n" +
+	" \x01(\bR\x05found\"\x80\x01\n" +
 	"\n" +
 	"Checkpoint\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12#\n" +

@@ -106,12 +106,12 @@ func (x *Holder) Value() id.Holder {
 func fromEnsemble(e cluster.Ensemble) *Ensemble {
 	return &Ensemble{Id: FromEnsembleID(e.ID), Stores: FromRefs(e.Stores), Closed: e.Closed,
 		FromLsn: uint64(e.From), ToLsn: uint64(e.To), FromMeta: uint64(e.MetaFrom), ToMeta: uint64(e.MetaTo),
-		Holders: FromRefs(e.Holders), LossAccepted: e.LossAccepted}
+		Holders: FromRefs(e.Holders), LossAccepted: e.LossAccepted, Found: e.Found}
 }
 
 // Value reads the message.
 func (x *Ensemble) Value() (cluster.Ensemble, error) {
-	e := cluster.Ensemble{ID: x.GetId().Value(), Closed: x.GetClosed(), LossAccepted: x.GetLossAccepted(),
+	e := cluster.Ensemble{ID: x.GetId().Value(), Closed: x.GetClosed(), LossAccepted: x.GetLossAccepted(), Found: x.GetFound(),
 		From: id.LSN(x.GetFromLsn()), To: id.LSN(x.GetToLsn()), MetaFrom: id.LSN(x.GetFromMeta()), MetaTo: id.LSN(x.GetToMeta())}
 	var err error
 	if e.Stores, err = Refs(x.GetStores()); err != nil {

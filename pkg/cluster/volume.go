@@ -34,6 +34,21 @@ type Ensemble struct {
 	Holders          []StoreRef
 	// LossAccepted: it lost two stores for good and an operator said to go on.
 	LossAccepted bool
+	// Found: a restored metad did not know of it, stores had it. It counts whatever its epoch.
+	Found bool
+}
+
+// InForce is the part of a journal list that an opening recovers: the ensembles of the
+// first one's epoch, and those that were found. The others are targets of openings that
+// never finished: nothing was acknowledged there, and no list can become theirs.
+func InForce(list []Ensemble) []Ensemble {
+	var out []Ensemble
+	for _, e := range list {
+		if e.ID.Epoch == list[0].ID.Epoch || e.Found {
+			out = append(out, e)
+		}
+	}
+	return out
 }
 
 // Checkpoint is the last one committed for a volume: the numbers that metad
