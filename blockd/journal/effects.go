@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"time"
+
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -79,6 +81,7 @@ func (fx *Effects) Empty() bool {
 type Send struct {
 	Member
 	Append storeproto.Append
+	Sent   time.Duration // when the shell gave it to the store; the shell's own
 
 	to    *member
 	index uint64 // of the batch in its stream

@@ -3,6 +3,7 @@ package reader
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/errs"
@@ -34,6 +35,22 @@ func (p *part) hedge() {
 		}
 		b.Release()
 	}
+	p.drop()
+}
+
+// around reads a part from others although its own store, which is slow, would answer; that
+// is asked if the others cannot.
+func (p *part) around(store storeproto.Store) {
+	b, err := p.gather(errSlow)
+	if err != nil {
+		p.started = time.Duration(p.r.ticked.Load())
+		p.send(store)
+		return
+	}
+	p.r.stats.degraded.Add(1)
+	p.deliver(b.Bytes())
+	b.Release()
+	p.end(nil)
 	p.drop()
 }
 
@@ -159,7 +176,7 @@ type other struct {
 }
 
 func (p *part) ask(o *other) bool {
-	store, ok := p.r.storeOf(p.seg, p.where, o.index, o.nth)
+	store, _, ok := p.r.storeOf(p.seg, p.where, o.index, o.nth)
 	if !ok {
 		return false
 	}

@@ -187,7 +187,7 @@ func (r *Reader) learned(s id.Segment, w Where, entries []uint64) ([]uint64, err
 func (r *Reader) head(ctx context.Context, s id.Segment, w Where, shard uint8) (h *storeproto.ShardHead, err error) {
 	h, err = r.headOf(ctx, s, w, shard, 0)
 	for nth := 1; err != nil; nth++ {
-		if _, more := r.storeOf(s, w, shard, nth); !more {
+		if _, _, more := r.storeOf(s, w, shard, nth); !more {
 			break
 		}
 		h, err = r.headOf(ctx, s, w, shard, nth)
@@ -196,7 +196,7 @@ func (r *Reader) head(ctx context.Context, s id.Segment, w Where, shard uint8) (
 }
 
 func (r *Reader) headOf(ctx context.Context, s id.Segment, w Where, shard uint8, nth int) (*storeproto.ShardHead, error) {
-	store, ok := r.storeOf(s, w, shard, nth)
+	store, _, ok := r.storeOf(s, w, shard, nth)
 	if !ok {
 		return nil, fmt.Errorf("shard %d: its store is not known: %w", shard, errs.ErrUnavailable)
 	}

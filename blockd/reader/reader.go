@@ -29,6 +29,8 @@ type Config struct {
 	// HedgeAfter is how long one store may take before the others are asked too, give or
 	// take the time between two calls of Tick. 0: 25 ms.
 	HedgeAfter time.Duration
+	// Took, if set, hears how long a store took for a read, in steps of the time between two calls of Tick.
+	Took func(id.Store, time.Duration)
 }
 
 // Reader reads slots. Safe for concurrent use.
@@ -38,6 +40,8 @@ type Reader struct {
 	stats struct{ reads, hedged, degraded, failed atomic.Uint64 }
 
 	kept keptCache
+
+	passed atomic.Uint32 // reads that a slow store was to be spared
 
 	flight struct { // reads on their way, the oldest first
 		sync.Mutex
@@ -109,6 +113,7 @@ type part struct {
 	seg     id.Segment
 	where   Where
 	class   storeproto.Class
+	store   id.Store // that was asked
 	layout  segment.Layout
 	index   uint8
 	first   uint16
@@ -185,19 +190,42 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 		p.sums = make([]uint32, count)
 	}
 	p.sums = p.sums[:count]
+	p.store = id.Store{}
 	p.state.Store(0)
 	p.refs.Store(1)
 	p.hedged = false
-	store, ok := r.storeOf(p.seg, p.where, shard, 0)
+	store, ref, ok := r.storeOf(p.seg, p.where, shard, 0)
 	if !ok {
 		p.req.Err = fmt.Errorf("shard %d of %s: its store is not known: %w", shard, p.seg, errs.ErrUnavailable)
 		p.answered(&p.req)
 		return
 	}
-	p.started = time.Duration(r.ticked.Load())
+	p.started, p.store = time.Duration(r.ticked.Load()), ref.Store
+	if ref.Slow && r.pass(p, store) {
+		return
+	}
+	p.send(store)
+}
+
+// probeShare is how many reads are made without a slow store for each that it is asked, to see
+// whether it is quick again.
+const probeShare = 32
+
+// pass reads around a slow store, unless it is its turn to show how it fares.
+func (r *Reader) pass(p *part, store storeproto.Store) bool {
+	if r.passed.Add(1)%probeShare == 0 || p.where.M == 0 {
+		return false
+	}
+	go p.around(store)
+	return true
+}
+
+// send asks the part's own store.
+func (p *part) send(store storeproto.Store) {
+	r := p.r
 	r.link(p)
-	p.req.Segment, p.req.Generation, p.req.Index = p.seg, p.where.Generation, shard
-	p.req.First, p.req.Count, p.req.Dst, p.req.Sums = first, count, p.bytes.Bytes(), p.sums
+	p.req.Segment, p.req.Generation, p.req.Index = p.seg, p.where.Generation, p.index
+	p.req.First, p.req.Count, p.req.Dst, p.req.Sums = p.first, p.count, p.bytes.Bytes(), p.sums
 	p.req.Err, p.req.Got, p.req.Class = nil, id.Generation{}, p.class
 	store.ReadShard(&p.req)
 }
@@ -205,34 +233,42 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 // storeOf finds the store of a shard: the nth of those that may have it and answer. The
 // first is the one that had the slot when the segment was coded; if the slot was given
 // to another store since, that one comes after, for it may not have the shard yet.
-func (r *Reader) storeOf(s id.Segment, w Where, shard uint8, nth int) (storeproto.Store, bool) {
+func (r *Reader) storeOf(s id.Segment, w Where, shard uint8, nth int) (storeproto.Store, asked, bool) {
 	t := r.cfg.Topology()
 	if t == nil {
-		return nil, false
+		return nil, asked{}, false
 	}
 	g, ok := t.PG(s.PG())
 	if !ok {
-		return nil, false
+		return nil, asked{}, false
 	}
 	if v := g.Current(); len(g.Versions) == 1 && v.K == w.K && v.M == w.M && int(shard) < len(v.Stores) {
 		return r.answering(t, v.Stores[shard], nth) // as nearly always, and without a list
 	}
 	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
-		if body, ok := r.answering(t, ref, 0); !ok {
+		if body, a, ok := r.answering(t, ref, 0); !ok {
 			continue
 		} else if nth--; nth < 0 {
-			return body, true
+			return body, a, true
 		}
 	}
-	return nil, false
+	return nil, asked{}, false
+}
+
+// asked is a store that may be asked, and whether it is known to be slow.
+type asked struct {
+	id.Store
+	Slow bool
 }
 
 // answering gives the body of a store unless it is known not to answer, or to be another memory.
-func (r *Reader) answering(t *cluster.Topology, ref cluster.StoreRef, nth int) (storeproto.Store, bool) {
-	if st, known := t.Store(ref.Store); nth > 0 || known && (!st.State.Serves() || st.Incarnation != ref.Incarnation) {
-		return nil, false
+func (r *Reader) answering(t *cluster.Topology, ref cluster.StoreRef, nth int) (storeproto.Store, asked, bool) {
+	st, known := t.Store(ref.Store)
+	if nth > 0 || known && (!st.State.Serves() || st.Incarnation != ref.Incarnation) {
+		return nil, asked{}, false
 	}
-	return r.cfg.Stores.Store(ref.Store)
+	body, ok := r.cfg.Stores.Store(ref.Store)
+	return body, asked{ref.Store, known && st.Slow}, ok
 }
 
 // answered takes a store's answer.
@@ -240,6 +276,9 @@ func (p *part) answered(q *storeproto.ReadShard) {
 	r := p.r
 	r.unlink(p)
 	err := q.Err
+	if r.cfg.Took != nil && err == nil {
+		r.cfg.Took(p.store, time.Duration(r.ticked.Load())-p.started)
+	}
 	if err == nil {
 		err = p.checkBlocks(p.index, q, p.bytes.Bytes())
 	}

@@ -129,7 +129,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 
 func (s *server) heartbeat(page []pages) client.Heartbeat {
 	use := telemetry.ReadUsage()
-	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Memory: s.memory(), Events: s.tales.next(), Identity: s.identity()}
+	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Waits: s.storeWaits.take(), Memory: s.memory(), Events: s.tales.next(), Identity: s.identity()}
 	for i, st := range s.local {
 		u := st.Stats()
 		b := client.StoreBeat{

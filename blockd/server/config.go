@@ -42,7 +42,7 @@ type Config struct {
 	Memory Memory `yaml:"memory"`
 	// Bytes per second that all stores of this host together may be given by repair, so that clients are not crowded out. Default 64MiB.
 	RepairRate config.ByteSize `yaml:"repair_rate"`
-	// Bytes per second that repair gets of that even while clients wait longer for it. Between the two it is as fast as clients do not mind. Default 8MiB.
+	// Bytes per second that repair gets of that even while clients wait longer for it. Between the two it is as fast as clients do not mind. Default 4MiB.
 	RepairReserve config.ByteSize `yaml:"repair_reserve"`
 	// Bytes per second that scrubs read from all stores of this host together when somebody asks for one. Default 64MiB.
 	ScrubRate config.ByteSize `yaml:"scrub_rate"`
@@ -114,7 +114,7 @@ func (c *Config) EnsureDefaults() {
 		c.RepairRate = 64 << 20
 	}
 	if c.RepairReserve == 0 {
-		c.RepairReserve = min(8<<20, c.RepairRate)
+		c.RepairReserve = min(4<<20, c.RepairRate)
 	}
 	if c.ScrubRate == 0 {
 		c.ScrubRate = 64 << 20

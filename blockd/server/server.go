@@ -76,6 +76,7 @@ type server struct {
 
 	repairing  *lifecycle.Group
 	repairPace *repair.Pace
+	storeWaits *storeWaits
 	tales      tales
 	trust      atomic.Pointer[[]byte] // hash of the cluster's CAs, as metad told it last
 }
@@ -84,7 +85,7 @@ type server struct {
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	s := &server{
 		cfg: cfg, log: log, clock: clock.System, rpcStats: &rpc.Stats{}, registry: telemetry.NewRegistry("blockd"),
-		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()),
+		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()), storeWaits: newStoreWaits(),
 	}
 	s.tales.clock = s.clock
 	s.stack = lifecycle.NewStack(s.clock, log)
@@ -224,7 +225,7 @@ func (s *server) listenData() (net.Listener, error) {
 func (s *server) startEngine() {
 	ctx := context.Background()
 	s.cache = reader.NewCache(s.cfg.Memory.BlockCache.Int64())
-	s.reader = reader.New(reader.Config{Stores: s.stores, Topology: s.metad.Topology, Cache: s.cache, Clock: s.clock})
+	s.reader = reader.New(reader.Config{Stores: s.stores, Topology: s.metad.Topology, Cache: s.cache, Clock: s.clock, Took: s.storeWaits.took})
 	s.packer = packer.New(ctx, packer.Config{Stores: s.stores, Topology: s.metad.Topology})
 	s.stack.PushCloser("packer", s.packer.Close)
 	s.budget = blockmap.NewBudget(int(s.cfg.Memory.MapCache / blockmap.PageSize))
@@ -259,7 +260,7 @@ func (s *server) followTopology() func() error {
 func (s *server) openVolume(ctx context.Context, rec *cluster.Volume, ended func(*volume.Volume, error)) (*volume.Volume, error) {
 	return volume.Open(ctx, volume.Config{
 		Record: rec, Holder: s.life.holder, Metad: s.metad, Stores: s.stores, Reader: s.reader, Packer: s.packer, Leases: s.leases,
-		Budget: s.budget, Memory: s.buffers, Clock: s.clock, Log: s.log, Ended: ended,
+		Budget: s.budget, Memory: s.buffers, Clock: s.clock, Log: s.log, Ended: ended, Took: s.storeWaits.took,
 		Limits: core.Limits{
 			UnpackedBytesMax: min(s.cfg.Memory.WriteBuffer.Int64()/4, 128<<20), SealIdle: s.cfg.Volume.SealIdle.Std(),
 			LongBlocksMin: int(s.cfg.Volume.LongWrite >> block.Shift),

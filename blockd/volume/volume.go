@@ -62,6 +62,8 @@ type Config struct {
 	// Ended is called once, from its own goroutine, when a volume that Open has given
 	// stops by itself: a later epoch is in force.
 	Ended func(*Volume, error)
+	// Took, if set, hears how long a store took for an append.
+	Took func(id.Store, time.Duration)
 }
 
 // Volume is one open volume. Safe for concurrent use.
@@ -244,8 +246,10 @@ func (v *Volume) send() {
 			return
 		}
 		v.mu.Unlock()
+		now := v.cfg.Clock.Now()
 		for i, s := range batch {
 			batch[i] = nil
+			s.Sent = now
 			store, err := bodyOf(v.cfg.Stores, cluster.StoreRef(s.Member))
 			if err != nil {
 				s.Append.Err = err
@@ -324,6 +328,9 @@ func (v *Volume) sent(s *journal.Send) {
 	fx := effects.Get().(*core.Effects)
 	v.mu.Lock()
 	now := v.cfg.Clock.Now()
+	if v.cfg.Took != nil && s.Append.Err == nil {
+		v.cfg.Took(s.Store, now-s.Sent)
+	}
 	if v.opener != nil {
 		v.opener.Done(now, s, &fx.Journal)
 	} else {
@@ -395,6 +402,7 @@ func (v *Volume) look(tick bool) {
 
 // hints tells the journal which stores metad finds up, down or lost.
 func (v *Volume) hints(now time.Duration, t *cluster.Topology, fx *core.Effects) {
+	quick := t.QuickHosts() >= cluster.JournalHosts
 	for i := range t.Stores {
 		s := &t.Stores[i]
 		if o := v.opener; o != nil {
@@ -409,7 +417,8 @@ func (v *Volume) hints(now time.Duration, t *cluster.Topology, fx *core.Effects)
 			continue
 		}
 		v.core.Journal(now, fx, func(c *journal.Core, jfx *journal.Effects) {
-			if s.State == cluster.StoreUp {
+			// A slow store is as good as down to a journal that can do without it.
+			if s.State == cluster.StoreUp && !(s.Slow && quick) {
 				c.StoreUp(now, s.Store, jfx)
 			} else {
 				c.StoreDown(now, s.Store, jfx)

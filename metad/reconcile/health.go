@@ -128,6 +128,10 @@ func (r *Report) stores(m *state.Machine, t *cluster.Topology, l *Liveness, now 
 			r.add(Degraded, "store_lost", s.Store.String(), "store %s on %s is lost for good", s.Store, s.Host)
 		}
 		r.care(s, l)
+		if mean, others, slow := l.Slow(s.Store); slow && s.State == cluster.StoreUp {
+			r.add(Degraded, "store_slow", s.Store.String(), "store %s on %s answers slowly: %v on average where others take %v; %s", s.Store, s.Host,
+				mean.Round(time.Millisecond), others.Round(100*time.Microsecond), leftOut(s, t))
+		}
 		switch {
 		case s.State != cluster.StoreUp:
 		case s.Full:
@@ -144,6 +148,17 @@ func (r *Report) stores(m *state.Machine, t *cluster.Topology, l *Liveness, now 
 	case up == 2:
 		r.add(AtRisk, "two_stores", "", "only two stores are up: if one stops, writing stops")
 	}
+}
+
+// leftOut says what becomes of a slow store.
+func leftOut(s cluster.Store, t *cluster.Topology) string {
+	switch {
+	case s.Slow && t.QuickHosts() >= cluster.JournalHosts:
+		return "journals and reads pass it by until it is quick again"
+	case s.Slow:
+		return "reads pass it by until it is quick again"
+	}
+	return "it is used all the same, because too few others are quick"
 }
 
 // care judges what a store found of its own shards.

@@ -23,7 +23,8 @@ type Beat struct {
 	Memory        []Memory
 	CPU           time.Duration
 	ResidentBytes uint64
-	Identity      *cluster.Identity // nil: nothing was said
+	Identity      *cluster.Identity   // nil: nothing was said
+	Waits         []cluster.StoreWait // since the beat before
 }
 
 // StoreBeat is one store of a Beat.
@@ -82,6 +83,7 @@ type Liveness struct {
 	reports           map[cluster.StoreRef]map[id.Host]report
 	held              map[id.Volume]hold
 	use               map[cluster.StoreRef]volumeUse
+	slow              *slowness
 }
 
 // hold is when an owner was last known to hold its volume: granted to it, or spoken of.
@@ -122,12 +124,13 @@ func NewLiveness(start time.Duration, s cluster.Settings) *Liveness {
 	return &Liveness{start: start, interval: s.HeartbeatInterval, timeout: s.HeartbeatTimeout,
 		hosts: make(map[id.Host]*hostLife), stores: make(map[cluster.StoreRef]*storeLife),
 		reports: make(map[cluster.StoreRef]map[id.Host]report), held: make(map[id.Volume]hold),
-		use: make(map[cluster.StoreRef]volumeUse)}
+		use: make(map[cluster.StoreRef]volumeUse), slow: newSlowness()}
 }
 
 // Beat takes a heartbeat. The caller has checked that it is of the host's present life.
 func (l *Liveness) Beat(now time.Duration, b Beat) {
 	h := &hostLife{seen: now, spoke: true, beat: b}
+	l.slow.observe(now, b.Holder.Host, b.Waits)
 	h.carryPaces(l.hosts[b.Holder.Host])
 	l.hosts[b.Holder.Host] = h
 	for _, s := range b.Stores {

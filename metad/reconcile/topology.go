@@ -36,6 +36,7 @@ func Topology(m *state.Machine, l *Liveness, now time.Duration) *cluster.Topolog
 		good[s.StoreRef] = x.State == cluster.StoreUp && !x.Full
 		t.Stores = append(t.Stores, x)
 	}
+	l.leaveOut(now, t.Stores)
 	best := -1
 	schemes := make([]placement.Scheme, len(m.PGs()))
 	for i, p := range m.PGs() {
@@ -105,8 +106,9 @@ const fullLoad = 1 << 32
 // EnsembleCandidates are the stores an ensemble may be given.
 func EnsembleCandidates(t *cluster.Topology, exclude []id.Store) []state.EnsembleCandidate {
 	var out []state.EnsembleCandidate
+	quick := t.QuickHosts() >= cluster.JournalHosts
 	for _, s := range t.Stores {
-		if s.State != cluster.StoreUp || slices.Contains(exclude, s.Store) {
+		if s.State != cluster.StoreUp || slices.Contains(exclude, s.Store) || s.Slow && quick {
 			continue
 		}
 		c := state.EnsembleCandidate{StoreRef: s.StoreRef}

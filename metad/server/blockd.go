@@ -199,6 +199,10 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 		beat.Volumes = append(beat.Volumes, reconcile.VolumeBeat{Volume: v, Epoch: id.Epoch(x.Epoch), Unpacked: x.UnpackedBytes,
 			Sessions: x.Sessions, State: reconcile.VolumeState(x.State), Problem: firstBytes(x.Problem, 256), Space: x.Space.Value(), Cleaning: x.Cleaning.Value(), Traffic: x.Traffic.Value()})
 	}
+	var err error
+	if beat.Waits, err = api.StoreWaits(q.Waits); err != nil {
+		return beat, err
+	}
 	for _, x := range q.Memory {
 		beat.Memory = append(beat.Memory, reconcile.Memory{Name: x.Name, Limit: x.LimitBytes, Used: x.UsedBytes})
 	}

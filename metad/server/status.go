@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -175,6 +176,9 @@ func stores(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now 
 		}
 		if s.State == cluster.StoreDown || s.State == cluster.StoreOut {
 			_, x.Problem = l.StoreUp(now, s.StoreRef, s.Host)
+		}
+		if mean, others, slow := l.Slow(s.Store); slow && x.Problem == "" {
+			x.Problem = fmt.Sprintf("slow: %v on average, others %v", mean.Round(time.Millisecond), others.Round(100*time.Microsecond))
 		}
 		out = append(out, x)
 	}

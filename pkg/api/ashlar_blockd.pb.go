@@ -548,6 +548,7 @@ type HeartbeatRequest struct {
 	ResidentBytes uint64                 `protobuf:"varint,6,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
 	Events        []*HostEvent           `protobuf:"bytes,40,rep,name=events,proto3" json:"events,omitempty"` // at most 32, in order of n; told again until they are taken
 	Identity      *IdentityBeat          `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
+	Waits         []*StoreWait           `protobuf:"bytes,60,rep,name=waits,proto3" json:"waits,omitempty"` // for stores here and elsewhere, since the beat before; at most 4,096
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -634,6 +635,13 @@ func (x *HeartbeatRequest) GetEvents() []*HostEvent {
 func (x *HeartbeatRequest) GetIdentity() *IdentityBeat {
 	if x != nil {
 		return x.Identity
+	}
+	return nil
+}
+
+func (x *HeartbeatRequest) GetWaits() []*StoreWait {
+	if x != nil {
+		return x.Waits
 	}
 	return nil
 }
@@ -1674,6 +1682,7 @@ type StoreInfo struct {
 	Full          bool                   `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
 	CapacityBytes uint64                 `protobuf:"varint,6,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
 	UsedBytes     uint64                 `protobuf:"varint,7,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	Slow          bool                   `protobuf:"varint,60,opt,name=slow,proto3" json:"slow,omitempty"` // it lives, but answers so slowly that new ensembles and reads pass it by
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1755,6 +1764,13 @@ func (x *StoreInfo) GetUsedBytes() uint64 {
 		return x.UsedBytes
 	}
 	return 0
+}
+
+func (x *StoreInfo) GetSlow() bool {
+	if x != nil {
+		return x.Slow
+	}
+	return false
 }
 
 type PlacementGroup struct {
@@ -3246,7 +3262,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\rR\x13heartbeatIntervalMs\x120\n" +
 	"\x14heartbeat_timeout_ms\x18\x03 \x01(\rR\x12heartbeatTimeoutMs\x12\x1f\n" +
 	"\vrange_count\x18\x04 \x01(\rR\n" +
-	"rangeCount\"\xeb\x02\n" +
+	"rangeCount\"\x97\x03\n" +
 	"\x10HeartbeatRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12,\n" +
 	"\x06stores\x18\x02 \x03(\v2\x14.ashlar.v1.StoreBeatR\x06stores\x12/\n" +
@@ -3255,7 +3271,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06cpu_ms\x18\x05 \x01(\x04R\x05cpuMs\x12%\n" +
 	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
 	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\x123\n" +
-	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\"\xd8\x04\n" +
+	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\x12*\n" +
+	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\"\xd8\x04\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3353,7 +3370,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\aexports\x18\x06 \x01(\bR\aexports\x12\"\n" +
 	"\rnbd_unix_path\x18\a \x01(\tR\vnbdUnixPath\x12&\n" +
 	"\x0fnbd_tcp_address\x18\b \x01(\tR\rnbdTcpAddress\x12\x1e\n" +
-	"\vnbd_tcp_tls\x18\t \x01(\bR\tnbdTcpTls\"\xe1\x01\n" +
+	"\vnbd_tcp_tls\x18\t \x01(\bR\tnbdTcpTls\"\xf5\x01\n" +
 	"\tStoreInfo\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12\x12\n" +
 	"\x04host\x18\x02 \x01(\tR\x04host\x12\x12\n" +
@@ -3362,7 +3379,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x04full\x18\x05 \x01(\bR\x04full\x12%\n" +
 	"\x0ecapacity_bytes\x18\x06 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\a \x01(\x04R\tusedBytes\"\x92\x01\n" +
+	"used_bytes\x18\a \x01(\x04R\tusedBytes\x12\x12\n" +
+	"\x04slow\x18< \x01(\bR\x04slow\"\x92\x01\n" +
 	"\x0ePlacementGroup\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x120\n" +
 	"\bversions\x18\x02 \x03(\v2\x14.ashlar.v1.PGVersionR\bversions\x12\x1c\n" +
@@ -3572,19 +3590,20 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*StoreRef)(nil),                // 47: ashlar.v1.StoreRef
 	(*HostEvent)(nil),               // 48: ashlar.v1.HostEvent
 	(*IdentityBeat)(nil),            // 49: ashlar.v1.IdentityBeat
-	(*Care)(nil),                    // 50: ashlar.v1.Care
-	(*ScrubProgress)(nil),           // 51: ashlar.v1.ScrubProgress
-	(*StoreTraffic)(nil),            // 52: ashlar.v1.StoreTraffic
-	(*GroupUse)(nil),                // 53: ashlar.v1.GroupUse
-	(*VolumeUsePage)(nil),           // 54: ashlar.v1.VolumeUsePage
-	(*EnsembleID)(nil),              // 55: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 56: ashlar.v1.Space
-	(*Cleaning)(nil),                // 57: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 58: ashlar.v1.Traffic
-	(*ScrubOrder)(nil),              // 59: ashlar.v1.ScrubOrder
-	(*QoS)(nil),                     // 60: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 61: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 62: ashlar.v1.Checkpoint
+	(*StoreWait)(nil),               // 50: ashlar.v1.StoreWait
+	(*Care)(nil),                    // 51: ashlar.v1.Care
+	(*ScrubProgress)(nil),           // 52: ashlar.v1.ScrubProgress
+	(*StoreTraffic)(nil),            // 53: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 54: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 55: ashlar.v1.VolumeUsePage
+	(*EnsembleID)(nil),              // 56: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 57: ashlar.v1.Space
+	(*Cleaning)(nil),                // 58: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 59: ashlar.v1.Traffic
+	(*ScrubOrder)(nil),              // 60: ashlar.v1.ScrubOrder
+	(*QoS)(nil),                     // 61: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 62: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 63: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3600,85 +3619,86 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	13, // 10: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
 	48, // 11: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
 	49, // 12: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
-	47, // 13: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
-	11, // 14: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
-	10, // 15: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	50, // 16: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
-	51, // 17: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
-	52, // 18: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
-	53, // 19: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
-	54, // 20: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	55, // 21: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 22: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	56, // 23: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	57, // 24: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	58, // 25: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	15, // 26: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 27: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 28: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	59, // 29: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	60, // 30: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	55, // 31: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 32: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 33: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 34: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 35: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 36: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 37: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 38: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 39: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 40: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 41: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	61, // 42: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 43: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 44: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 45: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	55, // 46: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 47: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	55, // 48: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	55, // 49: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	62, // 50: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 51: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 52: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 53: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 54: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 55: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 56: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 57: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 58: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 59: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 60: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 61: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 62: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 63: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 64: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 65: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 66: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 67: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 68: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 69: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 70: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 71: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 72: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	61, // 73: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 74: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 75: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	61, // 76: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	61, // 77: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	61, // 78: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	61, // 79: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	61, // 80: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 81: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	61, // 82: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 83: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 84: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 85: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 86: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	70, // [70:87] is the sub-list for method output_type
-	53, // [53:70] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	50, // 13: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
+	47, // 14: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	11, // 15: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
+	10, // 16: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
+	51, // 17: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
+	52, // 18: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
+	53, // 19: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	54, // 20: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	55, // 21: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	56, // 22: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 23: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	57, // 24: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	58, // 25: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	59, // 26: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	15, // 27: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 28: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 29: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	60, // 30: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	61, // 31: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	56, // 32: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 33: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 34: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 35: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 36: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 37: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 38: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 39: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 40: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 41: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 42: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	62, // 43: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 44: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 45: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 46: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	56, // 47: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 48: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	56, // 49: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	56, // 50: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	63, // 51: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 52: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 53: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 54: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 55: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 56: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 57: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 58: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 59: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 60: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 61: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 62: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 63: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 64: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 65: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 66: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 67: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 68: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 69: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 70: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 71: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 72: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 73: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	62, // 74: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 75: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 76: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	62, // 77: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	62, // 78: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	62, // 79: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	62, // 80: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	62, // 81: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 82: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	62, // 83: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 84: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 85: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 86: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 87: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	71, // [71:88] is the sub-list for method output_type
+	54, // [54:71] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }

@@ -546,6 +546,67 @@ func (x *VolumeUse) GetBytes() uint64 {
 	return 0
 }
 
+// StoreWait is how long a host waited for answers of a store: appends and reads.
+type StoreWait struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Store         []byte                 `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"` // 16 bytes
+	Count         uint64                 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	TotalUs       uint64                 `protobuf:"varint,3,opt,name=total_us,json=totalUs,proto3" json:"total_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreWait) Reset() {
+	*x = StoreWait{}
+	mi := &file_ashlar_figures_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreWait) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreWait) ProtoMessage() {}
+
+func (x *StoreWait) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_figures_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreWait.ProtoReflect.Descriptor instead.
+func (*StoreWait) Descriptor() ([]byte, []int) {
+	return file_ashlar_figures_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StoreWait) GetStore() []byte {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
+func (x *StoreWait) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *StoreWait) GetTotalUs() uint64 {
+	if x != nil {
+		return x.TotalUs
+	}
+	return 0
+}
+
 var File_ashlar_figures_proto protoreflect.FileDescriptor
 
 const file_ashlar_figures_proto_rawDesc = "" +
@@ -601,7 +662,11 @@ const file_ashlar_figures_proto_rawDesc = "" +
 	"\x04last\x18\x03 \x01(\bR\x04last\"9\n" +
 	"\tVolumeUse\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
-	"\x05bytes\x18\x02 \x01(\x04R\x05bytesB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\"R\n" +
+	"\tStoreWait\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\fR\x05store\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x19\n" +
+	"\btotal_us\x18\x03 \x01(\x04R\atotalUsB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_figures_proto_rawDescOnce sync.Once
@@ -615,7 +680,7 @@ func file_ashlar_figures_proto_rawDescGZIP() []byte {
 	return file_ashlar_figures_proto_rawDescData
 }
 
-var file_ashlar_figures_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_ashlar_figures_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_ashlar_figures_proto_goTypes = []any{
 	(*Space)(nil),         // 0: ashlar.v1.Space
 	(*Cleaning)(nil),      // 1: ashlar.v1.Cleaning
@@ -624,6 +689,7 @@ var file_ashlar_figures_proto_goTypes = []any{
 	(*GroupUse)(nil),      // 4: ashlar.v1.GroupUse
 	(*VolumeUsePage)(nil), // 5: ashlar.v1.VolumeUsePage
 	(*VolumeUse)(nil),     // 6: ashlar.v1.VolumeUse
+	(*StoreWait)(nil),     // 7: ashlar.v1.StoreWait
 }
 var file_ashlar_figures_proto_depIdxs = []int32{
 	6, // 0: ashlar.v1.VolumeUsePage.uses:type_name -> ashlar.v1.VolumeUse
@@ -645,7 +711,7 @@ func file_ashlar_figures_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_figures_proto_rawDesc), len(file_ashlar_figures_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -224,7 +224,7 @@ func FromTopology(t *cluster.Topology) *Topology {
 	}
 	for _, s := range t.Stores {
 		x.Stores = append(x.Stores, &StoreInfo{Ref: FromRef(s.StoreRef), Host: string(s.Host), Zone: s.Zone, State: StoreState(s.State),
-			Full: s.Full, CapacityBytes: s.Capacity, UsedBytes: s.Used})
+			Full: s.Full, Slow: s.Slow, CapacityBytes: s.Capacity, UsedBytes: s.Used})
 	}
 	for _, p := range t.PGs {
 		pg := &PlacementGroup{Number: uint32(p.Number), Preferred: p.Preferred, Healthy: p.Healthy}
@@ -249,7 +249,7 @@ func (x *Topology) Value() (*cluster.Topology, error) {
 			return nil, err
 		}
 		t.Stores = append(t.Stores, cluster.Store{StoreRef: ref, Host: id.Host(s.Host), Zone: s.Zone, State: cluster.StoreState(s.State),
-			Full: s.Full, Capacity: s.CapacityBytes, Used: s.UsedBytes})
+			Full: s.Full, Slow: s.Slow, Capacity: s.CapacityBytes, Used: s.UsedBytes})
 	}
 	for _, p := range x.GetPgs() {
 		if p.GetNumber() > uint32(id.PGMax) || len(p.GetVersions()) == 0 {

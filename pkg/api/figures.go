@@ -146,3 +146,30 @@ func (x *VolumeUsePage) Value() (*cluster.VolumeUsePage, error) {
 	}
 	return p, nil
 }
+
+// FromStoreWaits makes the messages of a list.
+func FromStoreWaits(in []cluster.StoreWait) []*StoreWait {
+	var out []*StoreWait
+	for _, w := range in {
+		out = append(out, &StoreWait{Store: w.Store[:], Count: w.Count, TotalUs: uint64(w.Total.Microseconds())})
+	}
+	return out
+}
+
+// StoreWaits reads a list of at most cluster.StoreWaitsMax.
+func StoreWaits(in []*StoreWait) ([]cluster.StoreWait, error) {
+	if len(in) > cluster.StoreWaitsMax {
+		return nil, fmt.Errorf("waits for %d stores, at most %d: %w", len(in), cluster.StoreWaitsMax, errs.ErrInvalid)
+	}
+	var out []cluster.StoreWait
+	for _, x := range in {
+		s, err := StoreID(x.GetStore())
+		if err != nil {
+			return nil, err
+		}
+		// Nobody waits for longer than a day between two heartbeats.
+		total := time.Duration(min(x.GetTotalUs(), uint64((24*time.Hour).Microseconds()))) * time.Microsecond
+		out = append(out, cluster.StoreWait{Store: s, Count: min(x.GetCount(), 1<<32), Total: total})
+	}
+	return out, nil
+}

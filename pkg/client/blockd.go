@@ -102,7 +102,7 @@ func (b *Blockd) Heartbeat(ctx context.Context, h Heartbeat) (HeartbeatReply, er
 }
 
 func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
-	req := &api.HeartbeatRequest{Holder: api.FromHolder(h.Holder), CpuMs: uint64(h.CPU.Milliseconds()), ResidentBytes: h.ResidentBytes}
+	req := &api.HeartbeatRequest{Holder: api.FromHolder(h.Holder), CpuMs: uint64(h.CPU.Milliseconds()), ResidentBytes: h.ResidentBytes, Waits: api.FromStoreWaits(h.Waits)}
 	for _, s := range h.Stores {
 		beat := &api.StoreBeat{Ref: api.FromRef(s.StoreRef), CapacityBytes: s.Capacity, UsedBytes: s.Used, LogUsedBytes: s.LogUsed,
 			LogCapacityBytes: s.LogCapacity, Full: s.Full, Dead: s.Dead, FreeBytes: s.Free,

@@ -101,6 +101,7 @@ type Heartbeat struct {
 	Memory        []MemoryUse
 	CPU           time.Duration
 	ResidentBytes uint64
+	Waits         []cluster.StoreWait // for stores here and elsewhere, since the heartbeat before
 	// Events are what happened here; each is told again until EventsTaken names it.
 	Events []Event
 	// Identity is the host's certificate; nil: not told.

@@ -91,3 +91,13 @@ type VolumeUsePage struct {
 
 // VolumeUsesMax bounds a page.
 const VolumeUsesMax = 1024
+
+// StoreWait is how long a host waited for answers of a store: appends and reads.
+type StoreWait struct {
+	Store id.Store
+	Count uint64
+	Total time.Duration
+}
+
+// StoreWaitsMax bounds those of one heartbeat.
+const StoreWaitsMax = 4096

@@ -57,12 +57,29 @@ type Host struct {
 // Store is one chunk store.
 type Store struct {
 	StoreRef
-	Host     id.Host
-	Zone     string
-	State    StoreState
-	Full     bool
+	Host  id.Host
+	Zone  string
+	State StoreState
+	Full  bool
+	// Slow: it lives, but answers so slowly that what can be kept from it is: new ensembles, reads.
+	Slow     bool
 	Capacity uint64 // bytes
 	Used     uint64 // bytes
+}
+
+// JournalHosts is how many hosts a journal is spread over where there are as many. With fewer quick
+// ones it keeps a slow store: an acknowledgement needs two of three, so that one costs no time.
+const JournalHosts = 3
+
+// QuickHosts counts the hosts that have a store which is up and not slow.
+func (t *Topology) QuickHosts() int {
+	seen := make(map[id.Host]bool)
+	for i := range t.Stores {
+		if s := &t.Stores[i]; s.State == StoreUp && !s.Slow {
+			seen[s.Host] = true
+		}
+	}
+	return len(seen)
 }
 
 // PGVersion is one membership of a placement group. Stores has k+m entries in shard order.
