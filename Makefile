@@ -18,7 +18,7 @@ CHAOS_SECONDS ?= 120
 SEED          ?=
 MUTANT        ?=
 
-.PHONY: help build unit fuzz e2e test lint bench chaos mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e test lint bench chaos upgrade mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -46,7 +46,7 @@ lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, com
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null)); \
 	if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w on:"; echo "$$bad"; exit 1; fi
 	go vet ./...
-	go vet -tags e2e,chaos,mutants ./bench/...
+	go vet -tags e2e,chaos,mutants,upgrade ./bench/...
 	bin/tools/staticcheck ./...
 	go test ./pkg/layers/...
 	deploy/dev/tracked-files
@@ -57,6 +57,9 @@ bench: build tools ## measure speed beside other servers; results go where bench
 
 chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS_SECONDS, SEED)
 	CHAOS_SECONDS=$(CHAOS_SECONDS) SEED=$(SEED) go test -tags chaos -count=1 -v -run TestChaos -timeout $$(( $(CHAOS_SECONDS) + 600 ))s ./bench/chaos
+
+upgrade: build tools ## a cluster of an earlier commit becomes one of this tree, daemon by daemon, under I/O (UPGRADE_FROM)
+	go test -tags upgrade -count=1 -v -timeout 15m ./bench/upgrade
 
 mutants: ## break one rule after the other and see that the simulations notice (MUTANT: part of a name)
 	MUTANT="$(MUTANT)" go test -tags mutants -count=1 -v -timeout 30m -run TestEveryMutantIsCaught ./bench/mutants

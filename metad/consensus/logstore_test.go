@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -237,6 +238,11 @@ func TestLogStoreRefusesUnknownFormat(t *testing.T) {
 	must(t, s.Close())
 	if _, err := OpenLogStore(LogStoreOptions{Dir: "raft", FS: disk, Log: telemetry.Discard()}); !errors.Is(err, errs.ErrInvalid) {
 		t.Fatalf("format 9 gave %v", err)
+	}
+	entry := encodeEntry(entry(1, 1))
+	entry[0] = entryVersion + 1
+	if err := decodeEntry(1, entry, new(raft.Log)); err == nil || !strings.Contains(err.Error(), "later version") {
+		t.Fatalf("an entry of a later version gave %v", err)
 	}
 }
 

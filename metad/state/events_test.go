@@ -120,6 +120,17 @@ func TestLevelOfALaterVersionIsRefusedLoudly(t *testing.T) {
 	}
 	w := newWorld(t, 1, 1)
 	w.ok(&SetLevel{Level: LevelEvents})
+	b := w.Snapshot()
+	b[len(snapshotMagic)] = snapshotVersion + 1
+	if _, err := Restore(seal(b)); !errors.Is(err, errs.ErrInvalid) {
+		t.Fatalf("a snapshot of a later version: %v", err)
+	}
+	if _, err := Decode([]byte{commandVersion + 1, byte(kindInit)}); !errors.Is(err, errs.ErrInvalid) {
+		t.Fatalf("a command of a later version: %v", err)
+	}
+	if _, err := Decode([]byte{commandVersion, 200}); !errors.Is(err, errs.ErrInvalid) {
+		t.Fatalf("a command of a later kind: %v", err)
+	}
 	w.level = LevelNewest + 1
 	if _, err := Restore(w.Snapshot()); !errors.Is(err, errs.ErrInvalid) || !strings.Contains(err.Error(), "update it") {
 		t.Fatalf("restore: %v", err)

@@ -2,10 +2,13 @@ package cluster
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
+	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 )
 
@@ -41,4 +44,14 @@ func FuzzDecodeBackup(f *testing.F) {
 			t.Error("a backup has two forms")
 		}
 	})
+}
+
+// A backup of a later version may mean other things by the same bytes.
+func TestBackupOfALaterVersionIsRefused(t *testing.T) {
+	file := testBackup().Encode()
+	file[len(backupMagic)] = backupVersion + 1
+	binary.LittleEndian.PutUint32(file[len(file)-4:], codec.CRC(file[:len(file)-4]))
+	if _, err := DecodeBackup(file); !errors.Is(err, errs.ErrInvalid) || !strings.Contains(err.Error(), "version 2") {
+		t.Fatalf("decoded: %v", err)
+	}
 }

@@ -9,6 +9,7 @@ package errs
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 var (
@@ -47,7 +48,11 @@ type Corrupt struct {
 }
 
 func (c *Corrupt) Error() string {
-	return fmt.Sprintf("corrupt %s at offset %d: %s: want %#x, got %#x", c.Place, c.Offset, c.What, c.Want, c.Got)
+	text := fmt.Sprintf("corrupt %s at offset %d: %s: want %#x, got %#x", c.Place, c.Offset, c.What, c.Want, c.Got)
+	if strings.Contains(c.What, "version") && c.Got > c.Want {
+		text += ", written by a later version of this program; update it"
+	}
+	return text
 }
 
 // Is makes errors.Is(err, ErrCorrupt) true.

@@ -27,6 +27,8 @@ const (
 type Options struct {
 	// Dir is the data folder; empty makes one, which Stop removes unless something failed.
 	Dir string
+	// Bin has the binaries; empty: BinDir.
+	Bin string
 	// Args go to ashlar dev.
 	Args []string
 	// Allowed are the warnings that this cluster's tests provoke.
@@ -74,9 +76,12 @@ func BinDir() (string, error) {
 
 // Start starts a cluster and returns when it serves.
 func Start(o Options) (*Cluster, error) {
-	bin, err := BinDir()
-	if err != nil {
-		return nil, err
+	var err error
+	bin := o.Bin
+	if bin == "" {
+		if bin, err = BinDir(); err != nil {
+			return nil, err
+		}
 	}
 	c := &Cluster{Dir: o.Dir, bin: bin, o: o, extra: make(map[string]*exec.Cmd)}
 	if c.Dir == "" {
@@ -250,8 +255,26 @@ func (c *Cluster) Pid(daemon string) int {
 	return c.pidOf(daemon)
 }
 
+// Use takes commands from other binaries from now on.
+func (c *Cluster) Use(bin string) { c.bin = bin }
+
+// UpdateDaemon ends a daemon in order and starts it from other binaries. It is for clusters
+// with --no-restart.
+func (c *Cluster) UpdateDaemon(daemon, bin string) error {
+	pid := c.Pid(daemon)
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		return fmt.Errorf("end %s: %w", daemon, err)
+	}
+	if err := Wait(daemon+" to end", stopTimeout, func() bool { return syscall.Kill(pid, 0) != nil }); err != nil {
+		return err
+	}
+	return c.startDaemon(daemon, bin)
+}
+
 // StartDaemon starts a dead daemon as ashlar dev would, at once. It is for clusters with --no-restart.
-func (c *Cluster) StartDaemon(daemon string) error {
+func (c *Cluster) StartDaemon(daemon string) error { return c.startDaemon(daemon, c.bin) }
+
+func (c *Cluster) startDaemon(daemon, bin string) error {
 	program := "blockd"
 	if strings.HasPrefix(daemon, "m") {
 		program = "metad"
@@ -261,7 +284,7 @@ func (c *Cluster) StartDaemon(daemon string) error {
 		return fmt.Errorf("start %s: %w", daemon, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(filepath.Join(c.bin, program), "--config", filepath.Join(c.Dir, "config", daemon+".yaml"))
+	cmd := exec.Command(filepath.Join(bin, program), "--config", filepath.Join(c.Dir, "config", daemon+".yaml"))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

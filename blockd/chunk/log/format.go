@@ -2,6 +2,7 @@ package log
 
 import (
 	"encoding/binary"
+	"fmt"
 
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
@@ -97,6 +98,9 @@ func DecodeHeader(place string, b []byte, inc id.Incarnation, limit int64) (Head
 		return h, &errs.Corrupt{Place: place, What: "log head sum", Want: uint64(want), Got: uint64(got)}
 	}
 	switch {
+	case le.Uint16(b[4:]) > version:
+		// Its sum is right, so it is no torn write: taken for one it would be cut off.
+		return h, fmt.Errorf("%s: log write of version %d, this program knows %d; update it, nothing was changed: %w", place, le.Uint16(b[4:]), version, errs.ErrInvalid)
 	case le.Uint16(b[4:]) != version:
 		return h, &errs.Corrupt{Place: place, What: "log version", Want: version, Got: uint64(le.Uint16(b[4:]))}
 	case h.Kind >= kindEnd || b[7] != 0 || le.Uint64(b[52:]) != 0:

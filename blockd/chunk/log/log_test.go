@@ -1,11 +1,15 @@
 package log
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/core"
@@ -204,6 +208,30 @@ func TestTornTailEndsStream(t *testing.T) {
 			scan = d.open()
 			d.expect("after another append", streamA, scan.Streams[streamA], 3, false, 1, 2, 3)
 		})
+	}
+}
+
+// Without this a blockd that was put back to an earlier version would take what the later
+// one wrote for a torn tail, and cut acknowledged records off.
+func TestLogOfALaterVersionIsRefused(t *testing.T) {
+	d := newLab(t, 256<<10, 4)
+	for range 3 {
+		d.write(1, streamA)
+	}
+	w := d.writes[2]
+	head := d.swap(w.slot, w.off, zeros())
+	later := append([]byte(nil), head...)
+	binary.LittleEndian.PutUint16(later[4:], version+1)
+	n := binary.LittleEndian.Uint32(later[40:])
+	binary.LittleEndian.PutUint32(later[60:], headCRC(later[:n]))
+	d.swap(w.slot, w.off, later)
+	d.l.Close()
+	d.l = nil
+	if _, _, err := Open(d.o, map[storeproto.Stream]Origin{streamA: {Base: 1}, streamB: {Base: 1}}); !errors.Is(err, errs.ErrInvalid) || !strings.Contains(err.Error(), "update it") {
+		t.Fatalf("opened: %v", err)
+	}
+	if now := d.swap(w.slot, w.off, later); string(now) != string(later) {
+		t.Fatal("what the later version wrote was changed")
 	}
 }
 

@@ -106,6 +106,8 @@ type scanner struct {
 	out Scan
 	buf *buf.Buffer // a whole file
 	raw []byte      // what of it was read
+
+	newer error // of a log write by a later version of this program
 }
 
 func (s *scanner) load(f *file) error {
@@ -132,6 +134,13 @@ func (s *scanner) load(f *file) error {
 
 // run applies the scan rule. See FORMAT.md.
 func (s *scanner) run() error {
+	if err := s.scan(); err != nil {
+		return err
+	}
+	return s.newer // what it wrote must not pass for the end of the log
+}
+
+func (s *scanner) scan() error {
 	newest, table, err := s.newest()
 	if err != nil {
 		return err
@@ -174,6 +183,7 @@ func (s *scanner) headless() error {
 		}
 		for off := int64(0); off < s.l.o.FileBytes; off += Block {
 			h, err := DecodeHeader(f.name, s.raw[off:], s.l.o.Incarnation, s.l.o.FileBytes-off)
+			s.note(err)
 			if err != nil || h.Kind == Blank {
 				continue
 			}
@@ -284,9 +294,17 @@ func (s *scanner) hole(format string, args ...any) {
 	s.out.Holes = append(s.out.Holes, fmt.Sprintf(format, args...))
 }
 
+// note keeps that a later version of this program has written here.
+func (s *scanner) note(err error) {
+	if err != nil && !errors.Is(err, errs.ErrCorrupt) && s.newer == nil {
+		s.newer = err
+	}
+}
+
 // write decodes the log write at off if it is one of f's from sequence next on.
 func (s *scanner) write(f *file, off int64, next uint64) (Header, bool) {
 	h, err := DecodeHeader(f.name, s.raw[off:], s.l.o.Incarnation, s.l.o.FileBytes-off)
+	s.note(err)
 	return h, err == nil && h.Kind != Blank && h.FileSeq == f.seq && h.Seq >= next
 }
 
