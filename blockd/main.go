@@ -14,12 +14,8 @@ import (
 )
 
 func main() {
-	if len(os.Args) > 2 && os.Args[1] == "store" && os.Args[2] == "format" {
-		if err := server.FormatStore(os.Args[3:], os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "blockd:", err)
-			os.Exit(1)
-		}
-		return
+	if code, is := server.Command(os.Args[1:], os.Stdout, os.Stderr); is {
+		os.Exit(code)
 	}
 	file := flag.String("config", "", "configuration `FILE` (YAML); required")
 	version := flag.Bool("version", false, "print the version and exit")

@@ -84,6 +84,13 @@ func TestScrubMendsWhatRots(t *testing.T) {
 	must(t, err)
 	must(t, os.Truncate(extentFile(t, c, "b1/s2"), 1<<20))
 	rot(t, extentFile(t, c, "b1/s1"), 32<<20)
+	for dir, code := range map[string]int{"b1/s1": 1, "b2/s1": 2} { // rotten, and in use
+		r, err := c.CLI("blockd", "check", filepath.Join(c.Dir, "data", dir))
+		must(t, err)
+		if r.Code != code {
+			t.Errorf("check of %s: %+v, want exit code %d", dir, r, code)
+		}
+	}
 	must(t, c.StartDaemon("b1"))
 	must(t, cluster.Wait("all stores to be up", patience, func() bool {
 		st, err := c.Status()

@@ -88,7 +88,7 @@ func (s *Store) VerifyShard(ctx context.Context, n storeproto.ShardName, pace fu
 	return nil
 }
 
-// verifyPiece checks some blocks and gives how many the shard has.
+// verifyPiece is checkPiece when it is the scrub's turn to read.
 func (s *Store) verifyPiece(n shardName, first uint16, dst []byte) (uint16, error) {
 	if err := s.alive(); err != nil {
 		return 0, err
@@ -97,6 +97,11 @@ func (s *Store) verifyPiece(n shardName, first uint16, dst []byte) (uint16, erro
 		return 0, err
 	}
 	defer s.leaveRead(storeproto.ClassScrub)
+	return s.checkPiece(n, first, dst)
+}
+
+// checkPiece checks a head and some blocks and gives how many the shard has.
+func (s *Store) checkPiece(n shardName, first uint16, dst []byte) (uint16, error) {
 	s.reads.inUse.RLock()
 	defer s.reads.inUse.RUnlock()
 	row, _, err := s.findShard(n)

@@ -251,6 +251,7 @@ func (c *storeLost) remove(ctx context.Context, s *session, cl Cluster, x *api.S
 
 type blockdCommands struct {
 	Store blockdStore `cmd:"" help:"Prepare the folder of a store."`
+	Check blockdCheck `cmd:"" help:"Look at the folder of a store that no blockd has open, and write nothing."`
 }
 
 type blockdStore struct {
@@ -265,4 +266,20 @@ type blockdFormat struct {
 // Run is called by kong.
 func (c *blockdFormat) Run(ctx context.Context, s *session) error {
 	return s.Exec(ctx, "blockd", "store", "format", "--size", c.Size.String(), c.Dir)
+}
+
+type blockdCheck struct {
+	Dir string `arg:"" help:"Folder of the store." type:"path"`
+}
+
+// Help is printed by kong below the summary.
+func (c *blockdCheck) Help() string {
+	return `Reads the index, the journal log, and the head and every block of every shard. The exit code is 0
+if all is right, 1 if something is wrong, 2 if it could not look: the store is in use, or is none.
+ashlar scrub looks at stores that are in use, and mends what is wrong.`
+}
+
+// Run is called by kong.
+func (c *blockdCheck) Run(ctx context.Context, s *session) error {
+	return s.Exec(ctx, "blockd", "check", "-o", s.flags.Output, c.Dir)
 }
