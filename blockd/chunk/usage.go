@@ -66,8 +66,8 @@ type Stats struct {
 	Deletes            int64
 }
 
-// GroupTime tells how many groups of appends the store made durable, and how long these
-// took together: what clients wait for here.
+// GroupTime tells how many groups with journal records the store made durable, and how long
+// these took together: what clients wait for here. Groups of shards' rows alone are not counted.
 func (s *Store) GroupTime() (groups uint64, total time.Duration) {
 	return uint64(s.count.groups.Load()), time.Duration(s.count.groupTime.Load())
 }

@@ -48,8 +48,10 @@ func (s *Store) writer(context.Context) error {
 		}
 		s.mu.Lock()
 		now := s.clock.Now()
-		s.count.groups.Add(1)
-		s.count.groupTime.Add(int64(now - p.began))
+		if g.Journal > 0 {
+			s.count.groups.Add(1)
+			s.count.groupTime.Add(int64(now - p.began))
+		}
 		p.end(g.Records(), s.mu.core.Queued(), now)
 		if err != nil {
 			s.mu.core.Kill(err)
