@@ -31,6 +31,8 @@ type Config struct {
 	Join Join `yaml:"join"`
 	// How long a store may be away before what it has is rebuilt on others; a reboot should take less. Default 10m.
 	StoreOutAfter config.Duration `yaml:"store_out_after"`
+	// Backups of the cluster's state on a schedule, by this member.
+	Backup BackupSchedule `yaml:"backup"`
 	// Where to serve /metrics, /healthz and pprof, host:port or unix:PATH; empty: nowhere.
 	DebugListen string `yaml:"debug_listen"`
 	// What is logged to standard error, and how.

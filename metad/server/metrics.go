@@ -14,6 +14,7 @@ type metrics struct {
 	commits *prometheus.CounterVec
 	took    prometheus.Histogram
 	refused *prometheus.CounterVec
+	backup  prometheus.Gauge
 }
 
 func newMetrics(reg *prometheus.Registry) *metrics {
@@ -27,8 +28,9 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		took: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "metad_commit_seconds", Help: "From the request to the applied command.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14)}),
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "metad_calls_failed_total", Help: "Calls answered with an error, by class."}, []string{"class"}),
+		backup:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "metad_backup_timestamp_seconds", Help: "When this member wrote its last scheduled backup; 0: not since it started."}),
 	}
-	reg.MustRegister(m.leader, m.commits, m.took, m.refused)
+	reg.MustRegister(m.backup, m.leader, m.commits, m.took, m.refused)
 	return m
 }
 
@@ -45,6 +47,12 @@ func (m *metrics) leading(yes bool) {
 	m.leader.Set(0)
 	if yes {
 		m.leader.Set(1)
+	}
+}
+
+func (m *metrics) backedUp(at time.Time) {
+	if m != nil {
+		m.backup.Set(float64(at.Unix()))
 	}
 }
 

@@ -146,6 +146,9 @@ func (s *Server) open(o Options) error {
 	}
 	s.group.Go("leadership", s.lead)
 	s.group.Go("events", s.writeEvents)
+	if o.Config.Backup.Folder != "" {
+		s.group.Go("backups", func(ctx context.Context) error { return s.keepBackups(ctx, o.Config.Backup) })
+	}
 	if o.Config.Bootstrap {
 		f := &founder{s: s, creds: o.Creds, id: o.Config.ID, peers: o.Config.Peers}
 		s.group.Go("founding", f.run)

@@ -20,6 +20,12 @@ type MetadConfig struct {
 	Join          *JoinConfig     `yaml:"join,omitempty"`
 	DebugListen   string          `yaml:"debug_listen,omitempty"`
 	StoreOutAfter config.Duration `yaml:"store_out_after,omitempty"`
+	Backup        *BackupConfig   `yaml:"backup,omitempty"`
+}
+
+// BackupConfig is where a metad writes backups.
+type BackupConfig struct {
+	Folder string `yaml:"folder"`
 }
 
 // PeerConfig is one member of metad.

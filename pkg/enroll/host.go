@@ -117,7 +117,7 @@ func (h *Host) writeConfigs(cluster string, others []devcluster.PeerConfig, firs
 		api, raft, join := h.metadAddresses()
 		peers = append(peers, devcluster.PeerConfig{ID: h.Name, API: api, Raft: raft})
 		c := devcluster.MetadConfig{ID: h.Name, Listen: api, RaftListen: raft, Data: filepath.Join(h.State, "metad"), TLS: h.files(pki.RoleMetad), Peers: peers, Bootstrap: first,
-			DebugListen: "unix:" + filepath.Join(h.State, "metad", debugSocket)}
+			DebugListen: "unix:" + filepath.Join(h.State, "metad", debugSocket), Backup: &devcluster.BackupConfig{Folder: filepath.Join(h.State, "backups")}}
 		if first {
 			c.Join = &devcluster.JoinConfig{Listen: join, CA: filepath.Join(h.Dir, caFolder)}
 		}
