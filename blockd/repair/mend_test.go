@@ -344,14 +344,14 @@ func TestShardBeingPutIsNotMissing(t *testing.T) {
 	b := newBench(t, fourTwo)
 	seg := b.write(1, 50, 3)
 	h := b.heads[shardOf(seg, 3)]
-	done := make(chan struct{})
+	ended, end := context.WithCancel(t.Context())
 	w := b.workers[3]
 	go func() {
 		w.lookForMissing(t.Context(), id.Volume{}, func(outcome, string) { t.Error("found") }, func(err error) { t.Error(err) })
-		close(done)
+		end()
 	}()
-	if err := b.clock.AwaitPending(t.Context(), 1); err != nil {
-		t.Fatal(err)
+	if b.clock.AwaitPending(ended, 1) != nil {
+		t.Fatal("it did not wait")
 	}
 	data := make([]byte, 0)
 	for i := range int(h.Blocks) {
@@ -365,7 +365,7 @@ func TestShardBeingPutIsNotMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.clock.Advance(settle)
-	<-done
+	<-ended.Done()
 	if h := w.Health(); h.Missing != 0 {
 		t.Fatalf("%+v", h)
 	}
