@@ -165,8 +165,8 @@ func (c *Config) Validate() error {
 	if c.DataTLS != "required" && c.DataTLS != "off" {
 		return fmt.Errorf("data_tls %q: want required or off: %w", c.DataTLS, errs.ErrInvalid)
 	}
-	if c.ScrubRate < 0 || c.ScrubEvery < config.Duration(time.Hour) {
-		return fmt.Errorf("scrub_rate %s, scrub_every %s: want a positive rate and an hour or more: %w", c.ScrubRate, c.ScrubEvery, errs.ErrInvalid)
+	if c.ScrubEvery < config.Duration(time.Hour) {
+		return fmt.Errorf("scrub_every %s: want an hour or more: %w", c.ScrubEvery, errs.ErrInvalid)
 	}
 	if c.Memory.WriteBuffer < writeBufferMin {
 		return fmt.Errorf("memory.write_buffer %s: want at least %s: %w", c.Memory.WriteBuffer, writeBufferMin, errs.ErrInvalid)
