@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -231,4 +233,39 @@ func waitUsed(t *testing.T, used func() int64, what string, ok func(int64) bool)
 		return fmt.Errorf("%w: %d bytes are used", err, n)
 	}
 	return nil
+}
+
+// Without this a host could not be emptied of disks in peace: its clients would wait for
+// timeouts and a recovery instead of a handoff.
+func TestDiskMovesInOrder(t *testing.T) {
+	needTools(t, "nbdcopy")
+	c := undisturbed(t)
+	disk(t, c, "moving", "16MiB")
+	want := pattern(9, 16)
+	in, out := scratch(t, "in"), scratch(t, "out")
+	must(t, os.WriteFile(in, want, 0o600))
+	e := endpoints(t, c, "moving")
+	run(t, "nbdcopy", in, e.Unix)
+	from := endpoints(t, c, "moving").All[0].Host
+	for _, to := range []string{"b2", "b3", from} {
+		r, err := c.CLI("disk", "move", "moving", "--to", to)
+		must(t, err)
+		if r.Code != 0 {
+			t.Fatalf("move to %s: exit code %d: %s", to, r.Code, r.Stderr)
+		}
+		d, err := c.Disk("moving")
+		must(t, err)
+		if d.Owner != to {
+			t.Fatalf("the owner is %s, want %s", d.Owner, to)
+		}
+		run(t, "nbdcopy", e.Unix, out) // by the way it came, whoever owns it now
+		got, err := os.ReadFile(out)
+		must(t, err)
+		if !bytes.Equal(got, want) {
+			t.Fatalf("on %s the disk has other bytes", to)
+		}
+	}
+	if r, err := c.CLI("disk", "move", "moving", "--to", "b9"); err != nil || r.Code != 3 {
+		t.Errorf("to a host that is not there: exit code %d, %v", r.Code, err)
+	}
 }

@@ -121,6 +121,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 	for _, d := range reply.Drops {
 		s.group.Go("drop", func(ctx context.Context) error { s.dropStreams(ctx, d); return nil })
 	}
+	s.moveDisks(reply.Handoffs, reply.Opens)
 	for _, v := range reply.Rescues {
 		s.group.Go("rescue", func(ctx context.Context) error { s.rescue(ctx, v); return nil })
 	}

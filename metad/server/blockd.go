@@ -140,6 +140,7 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 			}
 			rep.Scrubs = append(rep.Scrubs, order)
 		}
+		rep.Handoffs, rep.Opens = r.orders(now, m, beat.Holder.Host)
 		for _, x := range r.mu.rescues[beat.Holder.Host] {
 			if v, ok := m.Volume(x.Volume); ok && v.Epoch == x.Epoch {
 				rep.Rescues = append(rep.Rescues, x.Volume[:])
@@ -393,6 +394,9 @@ func (b *blockdService) AcquireVolume(ctx context.Context, q *api.AcquireVolumeR
 	}
 	if err != nil {
 		return nil, b.s.fail(err)
+	}
+	if to, address := r.movedTo(v, by.Host); to != (id.Holder{}) {
+		return &api.AcquireVolumeReply{Refused: &api.AcquireRefused{Owner: api.FromHolder(to), DataAddress: address, RetryAfterMs: uint32(retryAfterMin.Milliseconds())}}, nil
 	}
 	res, err := b.s.commit(ctx, &state.Acquire{Volume: v, By: by, Gone: r.goneOwner(v)})
 	if err != nil {

@@ -57,6 +57,7 @@ type reign struct {
 		mender    reconcile.Mender
 		mending   bool
 
+		moves          map[id.Volume]move
 		raising        bool
 		raiseAt, sayAt time.Duration
 		told           told

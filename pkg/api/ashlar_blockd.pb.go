@@ -1152,6 +1152,8 @@ type HeartbeatReply struct {
 	// it to a full ensemble, and release it unless somebody attached meanwhile. 16 bytes each.
 	Rescues       [][]byte      `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
 	EventsTaken   uint64        `protobuf:"varint,40,opt,name=events_taken,json=eventsTaken,proto3" json:"events_taken,omitempty"` // of this life: up to here they need not be told again
+	Handoffs      [][]byte      `protobuf:"bytes,42,rep,name=handoffs,proto3" json:"handoffs,omitempty"`                           // owned volumes that are to go to another host: hand each off. 16 bytes each
+	Opens         [][]byte      `protobuf:"bytes,43,rep,name=opens,proto3" json:"opens,omitempty"`                                 // volumes that another host has handed off to this one: open each, and keep it
 	TrustHash     []byte        `protobuf:"bytes,41,opt,name=trust_hash,json=trustHash,proto3" json:"trust_hash,omitempty"`        // of the CAs that the cluster trusts: if one's own differs, GetTrust; empty: never changed
 	Scrubs        []*ScrubOrder `protobuf:"bytes,20,rep,name=scrubs,proto3" json:"scrubs,omitempty"`                               // that stores of this host have not told of
 	unknownFields protoimpl.UnknownFields
@@ -1228,6 +1230,20 @@ func (x *HeartbeatReply) GetEventsTaken() uint64 {
 		return x.EventsTaken
 	}
 	return 0
+}
+
+func (x *HeartbeatReply) GetHandoffs() [][]byte {
+	if x != nil {
+		return x.Handoffs
+	}
+	return nil
+}
+
+func (x *HeartbeatReply) GetOpens() [][]byte {
+	if x != nil {
+		return x.Opens
+	}
+	return nil
 }
 
 func (x *HeartbeatReply) GetTrustHash() []byte {
@@ -3326,14 +3342,16 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xcf\x02\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\x81\x03\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
 	"\x06purges\x18\x03 \x03(\v2\x10.ashlar.v1.PurgeR\x06purges\x12,\n" +
 	"\x05drops\x18\x04 \x03(\v2\x16.ashlar.v1.DropStreamsR\x05drops\x12\x18\n" +
 	"\arescues\x18\x05 \x03(\fR\arescues\x12!\n" +
-	"\fevents_taken\x18( \x01(\x04R\veventsTaken\x12\x1d\n" +
+	"\fevents_taken\x18( \x01(\x04R\veventsTaken\x12\x1a\n" +
+	"\bhandoffs\x18* \x03(\fR\bhandoffs\x12\x14\n" +
+	"\x05opens\x18+ \x03(\fR\x05opens\x12\x1d\n" +
 	"\n" +
 	"trust_hash\x18) \x01(\fR\ttrustHash\x12-\n" +
 	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\"\xab\x01\n" +

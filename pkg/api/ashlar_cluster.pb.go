@@ -2600,6 +2600,58 @@ func (x *AcceptLossRequest) GetEnsembleN() uint32 {
 	return 0
 }
 
+type MoveDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NameOrId      string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
+	Host          string                 `protobuf:"bytes,2,opt,name=host,proto3" json:"host,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveDiskRequest) Reset() {
+	*x = MoveDiskRequest{}
+	mi := &file_ashlar_cluster_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveDiskRequest) ProtoMessage() {}
+
+func (x *MoveDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveDiskRequest.ProtoReflect.Descriptor instead.
+func (*MoveDiskRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *MoveDiskRequest) GetNameOrId() string {
+	if x != nil {
+		return x.NameOrId
+	}
+	return ""
+}
+
+func (x *MoveDiskRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
 var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
@@ -2851,13 +2903,17 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12%\n" +
 	"\x0eensemble_epoch\x18\x02 \x01(\x04R\rensembleEpoch\x12\x1d\n" +
 	"\n" +
-	"ensemble_n\x18\x03 \x01(\rR\tensembleN*p\n" +
+	"ensemble_n\x18\x03 \x01(\rR\tensembleN\"C\n" +
+	"\x0fMoveDiskRequest\x12\x1c\n" +
+	"\n" +
+	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x12\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host*p\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xfe\a\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xb7\b\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2878,7 +2934,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"DrainStore\x12\x1c.ashlar.v1.DrainStoreRequest\x1a\x1a.ashlar.v1.DrainStoreReply\x12;\n" +
 	"\n" +
-	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
+	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.Disk\x127\n" +
+	"\bMoveDisk\x12\x1a.ashlar.v1.MoveDiskRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
 	"\n" +
 	"ListEvents\x12\x1c.ashlar.v1.ListEventsRequest\x1a\x1a.ashlar.v1.ListEventsReply\x127\n" +
 	"\x05Scrub\x12\x17.ashlar.v1.ScrubRequest\x1a\x15.ashlar.v1.ScrubReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
@@ -2896,7 +2953,7 @@ func file_ashlar_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_ashlar_cluster_proto_goTypes = []any{
 	(Health)(0),                     // 0: ashlar.v1.Health
 	(*Reason)(nil),                  // 1: ashlar.v1.Reason
@@ -2932,16 +2989,17 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*DrainStoreRequest)(nil),       // 31: ashlar.v1.DrainStoreRequest
 	(*DrainStoreReply)(nil),         // 32: ashlar.v1.DrainStoreReply
 	(*AcceptLossRequest)(nil),       // 33: ashlar.v1.AcceptLossRequest
-	(*Cleaning)(nil),                // 34: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 35: ashlar.v1.Traffic
-	(*Care)(nil),                    // 36: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 37: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 38: ashlar.v1.Space
-	(*QoS)(nil),                     // 39: ashlar.v1.QoS
-	(*ListEventsRequest)(nil),       // 40: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 41: ashlar.v1.ScrubRequest
-	(*ListEventsReply)(nil),         // 42: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 43: ashlar.v1.ScrubReply
+	(*MoveDiskRequest)(nil),         // 34: ashlar.v1.MoveDiskRequest
+	(*Cleaning)(nil),                // 35: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 36: ashlar.v1.Traffic
+	(*Care)(nil),                    // 37: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 38: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 39: ashlar.v1.Space
+	(*QoS)(nil),                     // 40: ashlar.v1.QoS
+	(*ListEventsRequest)(nil),       // 41: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 42: ashlar.v1.ScrubRequest
+	(*ListEventsReply)(nil),         // 43: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 44: ashlar.v1.ScrubReply
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -2955,20 +3013,20 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	17, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
 	6,  // 9: ashlar.v1.StatusReply.repair:type_name -> ashlar.v1.Repair
 	4,  // 10: ashlar.v1.StatusReply.room:type_name -> ashlar.v1.Room
-	34, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
+	35, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
 	5,  // 12: ashlar.v1.StatusReply.risk:type_name -> ashlar.v1.Risk
-	35, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
+	36, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
 	11, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
 	6,  // 15: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	36, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	37, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	37, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	38, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
 	10, // 18: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
 	12, // 19: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	38, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	34, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	35, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	39, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	39, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	39, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	35, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	36, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	40, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	40, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
 	17, // 25: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
 	28, // 26: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
 	2,  // 27: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
@@ -2984,25 +3042,27 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	29, // 37: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
 	31, // 38: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
 	33, // 39: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	40, // 40: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	41, // 41: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	3,  // 42: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	14, // 43: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	16, // 44: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	17, // 45: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	20, // 46: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	17, // 47: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	17, // 48: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	17, // 49: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	25, // 50: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	27, // 51: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	30, // 52: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	32, // 53: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	17, // 54: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	42, // 55: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	43, // 56: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	42, // [42:57] is the sub-list for method output_type
-	27, // [27:42] is the sub-list for method input_type
+	34, // 40: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	41, // 41: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	42, // 42: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	3,  // 43: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	14, // 44: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	16, // 45: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	17, // 46: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	20, // 47: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	17, // 48: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	17, // 49: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	17, // 50: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	25, // 51: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	27, // 52: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	30, // 53: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	32, // 54: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	17, // 55: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	17, // 56: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	43, // 57: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	44, // 58: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	43, // [43:59] is the sub-list for method output_type
+	27, // [27:43] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name
@@ -3024,7 +3084,7 @@ func file_ashlar_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_cluster_proto_rawDesc), len(file_ashlar_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,6 +34,7 @@ const (
 	Cluster_DeclareStoreLost_FullMethodName = "/ashlar.v1.Cluster/DeclareStoreLost"
 	Cluster_DrainStore_FullMethodName       = "/ashlar.v1.Cluster/DrainStore"
 	Cluster_AcceptLoss_FullMethodName       = "/ashlar.v1.Cluster/AcceptLoss"
+	Cluster_MoveDisk_FullMethodName         = "/ashlar.v1.Cluster/MoveDisk"
 	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
 	Cluster_Scrub_FullMethodName            = "/ashlar.v1.Cluster/Scrub"
 )
@@ -65,6 +66,9 @@ type ClusterClient interface {
 	// Accepts that acknowledged writes may be gone: the ensemble lost two stores
 	// for good. The disk stays marked. Conflict when the ensemble can still answer.
 	AcceptLoss(ctx context.Context, in *AcceptLossRequest, opts ...grpc.CallOption) (*Disk, error)
+	// Has the owner hand a disk off to another host, which opens it; clients are hung up on and
+	// come again. Answers when it is under way: look with GetDisk. Conflict: the host is down.
+	MoveDisk(ctx context.Context, in *MoveDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// What happened, oldest first. With wait_ms it answers as soon as there is something after
 	// the number given, or with nothing when the time is up.
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsReply, error)
@@ -211,6 +215,16 @@ func (c *clusterClient) AcceptLoss(ctx context.Context, in *AcceptLossRequest, o
 	return out, nil
 }
 
+func (c *clusterClient) MoveDisk(ctx context.Context, in *MoveDiskRequest, opts ...grpc.CallOption) (*Disk, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Disk)
+	err := c.cc.Invoke(ctx, Cluster_MoveDisk_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListEventsReply)
@@ -258,6 +272,9 @@ type ClusterServer interface {
 	// Accepts that acknowledged writes may be gone: the ensemble lost two stores
 	// for good. The disk stays marked. Conflict when the ensemble can still answer.
 	AcceptLoss(context.Context, *AcceptLossRequest) (*Disk, error)
+	// Has the owner hand a disk off to another host, which opens it; clients are hung up on and
+	// come again. Answers when it is under way: look with GetDisk. Conflict: the host is down.
+	MoveDisk(context.Context, *MoveDiskRequest) (*Disk, error)
 	// What happened, oldest first. With wait_ms it answers as soon as there is something after
 	// the number given, or with nothing when the time is up.
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error)
@@ -312,6 +329,9 @@ func (UnimplementedClusterServer) DrainStore(context.Context, *DrainStoreRequest
 }
 func (UnimplementedClusterServer) AcceptLoss(context.Context, *AcceptLossRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method AcceptLoss not implemented")
+}
+func (UnimplementedClusterServer) MoveDisk(context.Context, *MoveDiskRequest) (*Disk, error) {
+	return nil, status.Error(codes.Unimplemented, "method MoveDisk not implemented")
 }
 func (UnimplementedClusterServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
@@ -574,6 +594,24 @@ func _Cluster_AcceptLoss_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_MoveDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MoveDiskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).MoveDisk(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_MoveDisk_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).MoveDisk(ctx, req.(*MoveDiskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_ListEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEventsRequest)
 	if err := dec(in); err != nil {
@@ -668,6 +706,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "AcceptLoss",
 			Handler:    _Cluster_AcceptLoss_Handler,
+		},
+		{
+			MethodName: "MoveDisk",
+			Handler:    _Cluster_MoveDisk_Handler,
 		},
 		{
 			MethodName: "ListEvents",

@@ -37,6 +37,7 @@ type Cluster interface {
 	DeclareStoreLost(ctx context.Context, storeID, incarnation string, acceptLoss bool) error
 	DrainStore(ctx context.Context, storeID string, stop bool) (*api.DrainStoreReply, error)
 	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
+	MoveDisk(ctx context.Context, nameOrID, host string) (*api.Disk, error)
 	Events(ctx context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error)
 	Scrub(ctx context.Context, scrub [16]byte, target string) (*api.ScrubReply, error)
 	Close() error

@@ -126,6 +126,14 @@ func (f *fake) DiskEndpoints(_ context.Context, name string) (*api.DiskEndpoints
 	return r, nil
 }
 
+func (f *fake) MoveDisk(_ context.Context, name, host string) (*api.Disk, error) {
+	d, err := f.find(name)
+	if err == nil {
+		d.OwnerHost = host
+	}
+	return d, err
+}
+
 func (f *fake) Events(_ context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error) {
 	var out []*api.Event
 	for _, e := range f.events {

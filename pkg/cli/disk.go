@@ -23,6 +23,7 @@ type diskCommands struct {
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
 	Set        diskSet        `cmd:"" help:"Limit how fast a disk may be, while it is in use too."`
 	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it."`
+	Move       diskMove       `cmd:"" help:"Let another host own a disk: it is handed over in order, and its clients connect again."`
 	NBD        diskNBD        `cmd:"" name:"nbd" help:"Print where to attach a disk. Every blockd serves every disk; the first is the best."`
 	AcceptLoss diskAcceptLoss `cmd:"" help:"Let a disk open although records of it are lost for good (see ashlar status)."`
 }

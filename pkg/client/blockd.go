@@ -167,6 +167,18 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 	if out.Scrubs, err = toScrubs(rep.Scrubs); err != nil {
 		return out, err
 	}
+	for _, list := range []struct {
+		from [][]byte
+		to   *[]id.Volume
+	}{{rep.Handoffs, &out.Handoffs}, {rep.Opens, &out.Opens}} {
+		for _, x := range list.from {
+			v, err := api.VolumeID(x)
+			if err != nil {
+				return out, err
+			}
+			*list.to = append(*list.to, v)
+		}
+	}
 	for _, x := range rep.Drops {
 		s, err := api.StoreID(x.Store)
 		if err != nil {

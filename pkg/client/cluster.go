@@ -62,6 +62,13 @@ func (c *Cluster) Stores(ctx context.Context) ([]*api.Store, error) {
 	return r.GetStores(), err
 }
 
+// MoveDisk has a disk handed off to a host. It returns when that is under way.
+func (c *Cluster) MoveDisk(ctx context.Context, nameOrID, host string) (*api.Disk, error) {
+	return ask(ctx, c, &api.MoveDiskRequest{NameOrId: nameOrID, Host: host}, func(x api.ClusterClient, ctx context.Context, r *api.MoveDiskRequest) (*api.Disk, error) {
+		return x.MoveDisk(ctx, r)
+	})
+}
+
 // EventsWaitMax is the longest that Events waits in one call.
 const EventsWaitMax = 2 * time.Second
 

@@ -210,6 +210,9 @@ type HeartbeatReply struct {
 	// copies its journal to a full ensemble; release it then, unless somebody attached.
 	// The same volume is named again until it is done.
 	Rescues []id.Volume
+	// Handoffs are owned volumes that are to go to another host, Opens those that another
+	// has handed off to this one, which opens and keeps them.
+	Handoffs, Opens []id.Volume
 	// EventsTaken: up to this number events need not be told again.
 	EventsTaken uint64
 	// TrustHash is of the CAs that the cluster trusts: if the host's own differs it asks for
