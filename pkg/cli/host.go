@@ -22,6 +22,7 @@ type hostCommands struct {
 	Tokens hostTokens `cmd:"" help:"List join tokens and who used them."`
 	Revoke hostRevoke `cmd:"" help:"Make a join token useless."`
 	Join   hostJoin   `cmd:"" help:"Make this machine a host of a cluster, by a token."`
+	Drain  hostDrain  `cmd:"" help:"Move all disks off a host, and on demand what its stores have: before a reboot, or for good."`
 }
 
 type hostToken struct {
