@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -334,44 +333,25 @@ func (s *server) serveNBD() error {
 		}
 		return nil
 	})
-	if path := s.cfg.NBD.Unix; path != "" {
-		l, err := listenUnix(path)
-		if err != nil {
-			return err
-		}
-		s.group.Go("nbd unix", func(context.Context) error { return s.nbd.Serve(l, nbd.Endpoint{}) })
+	inherited, err := lifecycle.Inherited()
+	if err != nil {
+		return err
 	}
-	if addr := s.cfg.NBD.TCP; addr != "" {
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			return fmt.Errorf("listen for nbd clients: %w", err)
-		}
+	d, err := openDoors(s.cfg.NBD, inherited)
+	if err != nil {
+		return err
+	}
+	if d.unix != nil {
+		s.group.Go("nbd unix", func(context.Context) error { return s.nbd.Serve(d.unix, nbd.Endpoint{}) })
+	}
+	if d.tcp != nil {
 		ep := nbd.Endpoint{TLSRequired: s.cfg.NBD.TLS == "required"}
 		if s.cfg.NBD.TLS != "off" {
 			ep.TLS = s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleNBD, pki.RoleOperator, pki.RoleBlockd}})
 		}
-		s.group.Go("nbd tcp", func(context.Context) error { return s.nbd.Serve(l, ep) })
+		s.group.Go("nbd tcp", func(context.Context) error { return s.nbd.Serve(d.tcp, ep) })
 	}
 	return nil
-}
-
-// listenUnix makes the socket, in the place of one that a dead process left. The
-// data folder's lock has been taken, so none of ours lives.
-func listenUnix(path string) (net.Listener, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("make socket folder: %w", err)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("remove old socket: %w", err)
-	}
-	l, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, fmt.Errorf("listen for nbd clients: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(fmt.Errorf("protect socket: %w", err), l.Close())
-	}
-	return l, nil
 }
 
 // hedge looks for reads that wait too long.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -48,6 +49,7 @@ type Cluster struct {
 	waitErr error
 	said    strings.Builder
 	extra   map[string]*exec.Cmd // daemons started by StartDaemon
+	held    map[string]*os.File  // their sockets, by HoldSocket
 }
 
 // BinDir is where the binaries of this tree are: ASHLAR_BIN, or bin beside go.mod.
@@ -83,7 +85,7 @@ func Start(o Options) (*Cluster, error) {
 			return nil, err
 		}
 	}
-	c := &Cluster{Dir: o.Dir, bin: bin, o: o, extra: make(map[string]*exec.Cmd)}
+	c := &Cluster{Dir: o.Dir, bin: bin, o: o, extra: make(map[string]*exec.Cmd), held: make(map[string]*os.File)}
 	if c.Dir == "" {
 		if c.Dir, err = os.MkdirTemp("", "ashlar-e2e-"); err != nil {
 			return nil, fmt.Errorf("make data folder: %w", err)
@@ -271,6 +273,34 @@ func (c *Cluster) UpdateDaemon(daemon, bin string) error {
 	return c.startDaemon(daemon, bin)
 }
 
+// HoldSocket makes the NBD socket of a dead blockd and keeps it open from now on, as a
+// service manager does: every StartDaemon passes it on.
+func (c *Cluster) HoldSocket(daemon string) error {
+	path := filepath.Join(c.Dir, "run", daemon+".sock")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("hold socket: %w", err)
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return fmt.Errorf("hold socket: %w", err)
+	}
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held[daemon] = f
+	return errors.Join(err, l.Close())
+}
+
+// LetSocketGo ends HoldSocket; the daemon that runs keeps the socket until it ends.
+func (c *Cluster) LetSocketGo(daemon string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.held[daemon]
+	delete(c.held, daemon)
+	return f.Close()
+}
+
 // StartDaemon starts a dead daemon as ashlar dev would, at once. It is for clusters with --no-restart.
 func (c *Cluster) StartDaemon(daemon string) error { return c.startDaemon(daemon, c.bin) }
 
@@ -287,6 +317,11 @@ func (c *Cluster) startDaemon(daemon, bin string) error {
 	cmd := exec.Command(filepath.Join(bin, program), "--config", filepath.Join(c.Dir, "config", daemon+".yaml"))
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.Dir, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	c.mu.Lock()
+	if f := c.held[daemon]; f != nil {
+		cmd.ExtraFiles, cmd.Env = []*os.File{f}, append(os.Environ(), "LISTEN_FDS=1")
+	}
+	c.mu.Unlock()
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start %s: %w", daemon, err)
 	}
