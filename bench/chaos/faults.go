@@ -57,13 +57,13 @@ func (r *runner) fault(f Fault, row *Row) error {
 		w.Close(ctx)
 		cancel()
 	}
-	if err := r.recovered(ended); err != nil {
-		return err
-	}
 	if f.Kind.loses() {
 		if err := r.fleet.CLI.WaitHealthy(healTimeout); err != nil {
 			return fmt.Errorf("after what was lost for good: %w", err)
 		}
+	}
+	if err := r.recovered(ended); err != nil {
+		return err
 	}
 	row.Recovery = time.Since(ended)
 	for _, d := range r.disks {

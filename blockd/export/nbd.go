@@ -32,7 +32,8 @@ func (x *Exports) Open(ctx context.Context, name string, peer nbd.Peer) (nbd.Han
 		if err == nil {
 			return &sessionHandle{h, leave}, nil
 		}
-		if errors.Is(err, volproto.ErrStaleSession) && ctx.Err() == nil {
+		gone := peer.HungUp != nil && peer.HungUp() // then it must not shut its successor out
+		if errors.Is(err, volproto.ErrStaleSession) && ctx.Err() == nil && !gone {
 			s = x.sessions.raise(found.id, s)
 			continue
 		}

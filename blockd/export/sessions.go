@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 
@@ -24,9 +25,11 @@ func splitName(name string) (disk, attachment string) {
 // A client names its attachment in the export's name, or is known by its process if
 // it came through the unix socket; otherwise every connection is an attachment of
 // its own, and nothing shuts out what an older one may still have under way. While
-// a connection of an attachment is open here further ones join its session, so that
-// the connections of a multi-conn client are one; after the last one has gone the
-// next gets a higher number. Numbers are microseconds of the wall clock, so that they
+// a client's connections to an attachment are open here further ones join its session, so
+// that the connections of a multi-conn client are one. But when one of them was closed by
+// the client and has requests under way still, or they are another process's or another
+// host's, then the next is a client that came back, or its successor: it gets a higher
+// number, which shuts all of them out, as it does after the last one has gone. Numbers are microseconds of the wall clock, so that they
 // rise from host to host too; a clock that lags is corrected by raise.
 type sessions struct {
 	clock clock.Clock
@@ -43,7 +46,34 @@ type sessionKey struct {
 
 type joined struct {
 	number uint64
-	conns  int
+	conns  map[*member]struct{}
+}
+
+// member is one connection of a session.
+type member struct {
+	from   string      // the process or the host it comes from
+	hungUp func() bool // nil: nobody can tell
+}
+
+func memberOf(peer nbd.Peer) *member {
+	m := &member{hungUp: peer.HungUp}
+	switch host, _, err := net.SplitHostPort(fmt.Sprint(peer.Addr)); {
+	case peer.Process != nil:
+		m.from = fmt.Sprintf("process %d", peer.Process.PID)
+	case err == nil:
+		m.from = "host " + host
+	}
+	return m
+}
+
+// takes tells whether one more connection may be of the session.
+func (j *joined) takes(m *member) bool {
+	for x := range j.conns {
+		if x.from != m.from || x.hungUp != nil && x.hungUp() {
+			return false
+		}
+	}
+	return true
 }
 
 func newSessions(cfg Config) *sessions {
@@ -74,21 +104,23 @@ func (s *sessions) join(v id.Volume, name string, peer nbd.Peer) (volproto.Sessi
 	key := sessionKey{v, s.attachmentOf(name, peer)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	m := memberOf(peer)
 	j := s.open[key]
-	if j == nil {
-		j = &joined{number: uint64(s.clock.Wall().UnixMicro())}
+	if j == nil || !j.takes(m) {
+		number := uint64(s.clock.Wall().UnixMicro())
+		if j != nil {
+			number = max(number, j.number+1)
+		}
+		j = &joined{number: number, conns: make(map[*member]struct{})}
 		s.open[key] = j
 	}
-	j.conns++
-	var once sync.Once
+	j.conns[m] = struct{}{}
 	return volproto.Session{Attachment: key.attachment, Number: j.number}, func() {
-		once.Do(func() {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			if j.conns--; j.conns == 0 && s.open[key] == j {
-				delete(s.open, key)
-			}
-		})
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if delete(j.conns, m); len(j.conns) == 0 && s.open[key] == j {
+			delete(s.open, key)
+		}
 	}
 }
 

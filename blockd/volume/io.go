@@ -1,6 +1,8 @@
 package volume
 
 import (
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -255,6 +257,9 @@ func (q *request) end(err error, batch *nbd.Batch) {
 	}
 	if e := q.err.Load(); e != nil {
 		err = *e
+	}
+	if errors.Is(err, errs.ErrClosed) {
+		err = fmt.Errorf("%w: %w", nbd.ErrHangup, err) // the disk moves: its client finds it where it went
 	}
 	r := q.r
 	q.v.traffic.end(&q.tap, r, err, q.v.cfg.Clock)

@@ -52,6 +52,9 @@ type Peer struct {
 	Certificate *x509.Certificate
 	// Process is who connected to a unix socket, as the kernel says; nil elsewhere.
 	Process *Process
+	// HungUp tells whether the peer has closed its end or the connection is gone, though not
+	// all that it sent before may have been read. Nil where nobody can tell.
+	HungUp func() bool
 }
 
 // Process is the other end of a unix socket at the time it connected.

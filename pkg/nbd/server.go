@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -245,7 +246,7 @@ func (s *Server) admit(raw net.Conn, ep Endpoint) *conn {
 	s.mu.lastConn++
 	c.id = s.mu.lastConn
 	roomy(raw)
-	c.peer = Peer{Conn: c.id, Addr: raw.RemoteAddr(), Process: processOf(raw)}
+	c.peer = Peer{Conn: c.id, Addr: raw.RemoteAddr(), Process: processOf(raw), HungUp: hungUpOf(raw)}
 	s.mu.conns[c.id] = c
 	s.group.Add(1)
 	s.mu.Unlock()
@@ -286,6 +287,31 @@ func processOf(raw net.Conn) *Process {
 		return nil
 	}
 	return &Process{PID: cred.Pid, UID: cred.Uid, GID: cred.Gid}
+}
+
+// hungUpOf asks the kernel without reading: what the peer sent before it closed its end is kept.
+func hungUpOf(raw net.Conn) func() bool {
+	c, ok := raw.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	sc, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return func() bool {
+		gone := false
+		err := sc.Control(func(fd uintptr) {
+			p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+			for {
+				if _, err := unix.Poll(p, 0); err != unix.EINTR {
+					break
+				}
+			}
+			gone = p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+		})
+		return gone || err != nil // closed on our side
+	}
 }
 
 // share is what the connections of one export may have in flight together.
