@@ -88,12 +88,10 @@ func (b *backups) mine() ([]string, error) {
 
 // taken is when a backup was, by its name.
 func (b *backups) taken(name string) (time.Time, bool) {
-	at, ok := strings.CutPrefix(name, b.prefix())
-	if at, ok = strings.CutSuffix(at, backupSuffix); !ok {
-		return time.Time{}, false
-	}
+	at, mine := strings.CutPrefix(name, b.prefix())
+	at, backup := strings.CutSuffix(at, backupSuffix)
 	t, err := time.Parse(backupTime, at)
-	return t, err == nil && strings.HasPrefix(name, b.prefix())
+	return t, mine && backup && err == nil
 }
 
 // due tells whether the last one is old enough. One from the future was made under a clock
