@@ -18,7 +18,7 @@ CHAOS_SECONDS ?= 120
 SEED          ?=
 MUTANT        ?=
 
-.PHONY: help build unit fuzz e2e test lint bench chaos upgrade mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e test lint bench bench-sharing chaos upgrade mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -54,6 +54,11 @@ lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, com
 
 bench: build tools ## measure speed beside other servers; results go where bench/perf/README.md says
 	bench/perf/run
+
+bench-sharing: build tools ## measure limits, neighbours and repair beside clients (WHAT: qos, cost, neighbour, repair; BEFORE: binaries to compare)
+	@mkdir -p bin/bench
+	CGO_ENABLED=0 go build -o bin/bench/sharing ./bench/perf/sharing
+	BEFORE="$(BEFORE)" bin/bench/sharing $(WHAT)
 
 chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS_SECONDS, SEED)
 	CHAOS_SECONDS=$(CHAOS_SECONDS) SEED=$(SEED) go test -tags chaos -count=1 -v -run TestChaos -timeout $$(( $(CHAOS_SECONDS) + 600 ))s ./bench/chaos
