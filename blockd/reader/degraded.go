@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/stripe"
 )
@@ -70,7 +72,7 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 		return b, nil
 	}
 	answers := make(chan *other, total)
-	failures := []error{fmt.Errorf("shard %d: %w", p.index, cause)}
+	failures := []error{fmt.Errorf("shard %d: %w", p.index, p.r.perhaps(p.seg, p.where, p.index, cause))}
 	asked := 0
 	for i := range total {
 		if i == int(p.index) {
@@ -93,7 +95,7 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 				asked++
 				continue
 			}
-			failures = append(failures, e)
+			failures = append(failures, p.r.perhaps(p.seg, p.where, o.index, e))
 			o.bytes.Release()
 			continue
 		}
@@ -134,6 +136,26 @@ func (p *part) elsewhere(cause error) (*buf.Buffer, bool) {
 		o.bytes.Release()
 	}
 	return nil, false
+}
+
+// perhaps is err, or of class ErrUnavailable if it says that a shard is gone though a
+// store that may have it was not asked, because it is away: the one that was asked was
+// given the slot and may not have been filled in yet.
+func (r *Reader) perhaps(s id.Segment, w Where, shard uint8, err error) error {
+	t := r.cfg.Topology()
+	if t == nil || !errors.Is(err, errs.ErrNotFound) {
+		return err
+	}
+	g, ok := t.PG(s.PG())
+	if !ok {
+		return err
+	}
+	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
+		if st, known := t.Store(ref.Store); known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost && !st.State.Serves() {
+			return fmt.Errorf("%v, but store %s is away and may have it: %w", err, ref.Store, errs.ErrUnavailable)
+		}
+	}
+	return err
 }
 
 // tooFew is the error when fewer than k shards are right. Its class tells the caller

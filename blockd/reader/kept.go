@@ -134,7 +134,7 @@ func (r *Reader) Entries(ctx context.Context, s id.Segment, w Where) ([]uint64, 
 		h, err := r.head(ctx, s, w, uint8(i))
 		switch {
 		case err != nil:
-			failures = append(failures, err)
+			failures = append(failures, r.perhaps(s, w, uint8(i), err))
 			continue
 		case len(h.Entries) == int(w.Slots):
 			return r.learned(s, w, h.Entries)

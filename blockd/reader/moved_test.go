@@ -1,10 +1,12 @@
 package reader_test
 
 import (
+	"errors"
 	"testing"
 
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/memstore"
@@ -71,4 +73,15 @@ func TestReaderFindsTheRebuiltShard(t *testing.T) {
 	next := &cluster.Topology{Version: 9, Stores: b.topo.Stores, PGs: []cluster.PG{p}}
 	b.topo = next.Index()
 	b.good()
+}
+
+// A store that was given a slot lacks what it has not rebuilt yet. That the older holder is
+// away for a moment does not make the shard gone: a read that took it so would fail a
+// client's request, where waiting helps (bench/sim, seed 7).
+func TestShardOfAStoreThatIsAwayIsNotGone(t *testing.T) {
+	b := newBench(t)
+	b.move(3, cluster.StoreDown)
+	if _, err := b.read(0, slots); !errors.Is(err, errs.ErrUnavailable) {
+		t.Errorf("the read fails with %v", err)
+	}
 }
