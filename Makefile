@@ -9,7 +9,7 @@ LDFLAGS := -s -w -X ashlar.dev/pkg/telemetry.productVersion=$(VERSION)
 
 # Tests that start real daemons or measure are run by targets of their own. Rooms and worlds
 # in which one goroutine does everything gain nothing from the race detector.
-SEQUENTIAL   := blockd/volume/coretest|metad/(state|placement|reconcile)|pkg/(layers|segment|record|codec|storeproto/core)
+SEQUENTIAL   := bench/sim|blockd/volume/coretest|metad/(state|placement|reconcile)|pkg/(layers|segment|record|codec|storeproto/core)
 UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|$(SEQUENTIAL))(/|$$)')
 UNIT_SEQUENTIAL = $$(go list ./... | grep -E '^ashlar.dev/($(SEQUENTIAL))$$')
 
@@ -17,8 +17,9 @@ FUZZ_SECONDS  ?= 2
 CHAOS_SECONDS ?= 120
 SEED          ?=
 MUTANT        ?=
+SEEDS         ?= 1000
 
-.PHONY: help build unit fuzz e2e test lint bench bench-sharing chaos upgrade mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e test lint bench bench-sharing chaos upgrade sim mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -65,6 +66,9 @@ chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS
 
 upgrade: build tools ## a cluster of an earlier commit becomes one of this tree, daemon by daemon, under I/O (UPGRADE_FROM)
 	go test -tags upgrade -count=1 -v -timeout 15m ./bench/upgrade
+
+sim: ## the whole cluster under one seed after the other, everything going wrong (SEEDS, SEED for one)
+	SEEDS=$(SEEDS) SEED=$(SEED) go test -count=1 -v -timeout 60m -run 'TestWorlds|TestSameSeedSameTrace' ./bench/sim
 
 mutants: ## break one rule after the other and see that the simulations notice (MUTANT: part of a name)
 	MUTANT="$(MUTANT)" go test -tags mutants -count=1 -v -timeout 30m -run TestEveryMutantIsCaught ./bench/mutants

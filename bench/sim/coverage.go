@@ -1,0 +1,127 @@
+package sim
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+)
+
+// Kind is one kind of fault.
+type Kind uint8
+
+// The faults, those that are injected one by one before those that the network and
+// crashes bring along.
+const (
+	PowerLoss Kind = iota + 1
+	PowerLossAtIO
+	PowerLossOfAll
+	ProcessKill
+	SyncError
+	StoreLost
+	StoreOut
+	LogDamage
+	ShardFlipped
+	ShardLost
+	ShardMisdirected
+	StoreFull
+	SlowDisk
+	SlowNetwork
+	OneWayCut
+	Partition
+	Pause
+	Zombie
+	ClockJump
+	MetadClockJump
+	MetadAway
+	MetadLeader
+	Takeover
+	Handoff
+	Drain
+
+	TornWrite
+	LostMessage
+	LateMessage
+	Duplicate
+	BrokenLink
+	MetadLate
+	MetadAnswerLost
+	Rescue
+	kinds
+)
+
+// active are those that count towards the faults of a world.
+const active = Drain
+
+var kindNames = [kinds]string{
+	PowerLoss: "host loses power", PowerLossAtIO: "host loses power at a chosen I/O", PowerLossOfAll: "all hosts lose power",
+	ProcessKill: "process is killed", SyncError: "a sync fails", StoreLost: "disk lost and replaced", StoreOut: "host away until its stores are out",
+	LogDamage: "journal log damaged (lost, flipped, misdirected)", ShardFlipped: "bit flipped in a shard", ShardLost: "write of a shard lost",
+	ShardMisdirected: "write of a shard misdirected", StoreFull: "stores full", SlowDisk: "disk slow", SlowNetwork: "network slow", OneWayCut: "network cut one way",
+	Partition: "owner alone with one store", Pause: "process paused", Zombie: "owner paused until it is replaced", ClockJump: "clock of a host jumps",
+	MetadClockJump: "clock of metad's leader jumps", MetadAway: "metad away", MetadLeader: "metad's leader changes", Takeover: "another host wants the disk",
+	Handoff: "disk handed over", Drain: "store drained",
+	TornWrite: "log write torn", LostMessage: "message lost", LateMessage: "message late, past a newer link", Duplicate: "message twice", BrokenLink: "link breaks",
+	MetadLate: "question lands at metad after its end", MetadAnswerLost: "answer of metad lost", Rescue: "journal rescued",
+}
+
+func (k Kind) String() string { return kindNames[k] }
+
+// Coverage counts the faults of a world, or of many.
+type Coverage struct {
+	Worlds   int
+	Injected [kinds]uint64
+	Seeds    [kinds]uint64 // worlds that had it
+	IOs      uint64
+	Messages uint64
+	Steps    uint64
+	Requests uint64
+	Orphans  uint64
+	Cleaned  uint64 // segments rewritten or merged
+	Opened   uint64
+	Repaired uint64 // groups that were moved
+}
+
+func (c *Coverage) add(k Kind) { c.Injected[k]++ }
+
+// faults counts those that were injected one by one.
+func (c *Coverage) faults() (n uint64) {
+	for k := Kind(1); k <= active; k++ {
+		n += c.Injected[k]
+	}
+	return n
+}
+
+// Merge adds a world's coverage.
+func (c *Coverage) Merge(o *Coverage) {
+	c.Worlds++
+	for k := Kind(1); k < kinds; k++ {
+		c.Injected[k] += o.Injected[k]
+		if o.Injected[k] > 0 {
+			c.Seeds[k]++
+		}
+	}
+	c.IOs, c.Messages, c.Steps, c.Requests = c.IOs+o.IOs, c.Messages+o.Messages, c.Steps+o.Steps, c.Requests+o.Requests
+	c.Orphans, c.Cleaned, c.Opened, c.Repaired = c.Orphans+o.Orphans, c.Cleaned+o.Cleaned, c.Opened+o.Opened, c.Repaired+o.Repaired
+}
+
+// Missing are the kinds that no world had.
+func (c *Coverage) Missing() (out []Kind) {
+	for k := Kind(1); k < kinds; k++ {
+		if c.Seeds[k] == 0 {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+// WriteTo writes the table for people.
+func (c *Coverage) WriteTo(w io.Writer) (int64, error) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(t, "FAULT\tINJECTED\tIN SEEDS\n") //lint:ignore errcheck the writer's Flush tells
+	for k := Kind(1); k < kinds; k++ {
+		fmt.Fprintf(t, "%s\t%d\t%d of %d\n", k, c.Injected[k], c.Seeds[k], c.Worlds)
+	}
+	fmt.Fprintf(t, "\t\t\ndisk I/Os\t%d\t\nmessages\t%d\t\nclient requests\t%d\t\nopenings\t%d\t\nsegments cleaned\t%d\t\ngroups moved and filled\t%d\t\norphans left by crashes\t%d\t\n",
+		c.IOs, c.Messages, c.Requests, c.Opened, c.Cleaned, c.Repaired, c.Orphans)
+	return 0, t.Flush()
+}

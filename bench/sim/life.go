@@ -1,0 +1,312 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/block"
+)
+
+// watchEvery is how often everything is counted again.
+const watchEvery = 400 * time.Millisecond
+
+// Live runs the world to its end: it works while things go wrong, until there was enough
+// of both; then all that passes is healed and everything that was promised is demanded.
+func (w *World) Live() error {
+	for _, part := range []func(){w.warmUp, w.suffer, w.heal, w.withoutMetad, w.loseAllPower, w.giveBack} {
+		if w.err == nil {
+			part()
+		}
+	}
+	w.close()
+	return w.err
+}
+
+// Coverage is what the world had to bear.
+func (w *World) Coverage() *Coverage {
+	c := w.cover
+	c.IOs, c.Messages, c.Steps = w.ios, w.messages, w.steps
+	for _, d := range w.disks {
+		c.Requests += uint64(d.done)
+		c.Opened += uint64(w.epochOf(d))
+	}
+	return &c
+}
+
+// demand waits for cond, which must come true in a world without faults.
+func (w *World) demand(check Check, limit time.Duration, what string, cond func() bool) {
+	if w.err == nil && !w.until(limit, cond) {
+		w.fail(check, "%s, not after %v: %s", what, limit, w.state())
+	}
+}
+
+func (w *World) warmUp() {
+	w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
+	w.watch()
+	w.run(200 * time.Millisecond)
+}
+
+// suffer goes on until there were enough I/Os and faults.
+func (w *World) suffer() {
+	w.menu.begin()
+	w.until(10*time.Minute, func() bool {
+		return w.ios >= w.cfg.IOs && (w.cfg.Calm || w.cfg.Only != 0 || w.cover.faults() >= w.cfg.Faults)
+	})
+	if w.err == nil && w.ios < w.cfg.IOs {
+		w.fail(CheckWorld, "only %d I/Os and %d faults: %s", w.ios, w.cover.faults(), w.state())
+	}
+}
+
+// heal ends what passes and replaces what is spoiled: then all must become whole.
+func (w *World) heal() {
+	w.log("all is healed")
+	w.menu.calm = true
+	w.net.heal()
+	w.metad.away = false
+	for _, h := range w.hosts {
+		h.resume()
+		died := false
+		for _, st := range h.stores {
+			st.slow, st.crashIn, st.fs.err = 0, 0, nil
+			st.setFull(false)
+			died = died || st.died != ""
+		}
+		if died {
+			h.crash(false)
+		}
+		if !h.up {
+			h.boot()
+		}
+	}
+	if m := &w.menu; m.victim != nil && m.rotten && !m.victim.gone() {
+		w.replace(m.victim)
+	}
+	w.demand(CheckHeal, 3*time.Minute, "everything is whole and served", func() bool {
+		if w.menu.leaves != nil {
+			w.menu.left()
+		}
+		return w.menu.leaves == nil && w.whole() && w.served()
+	})
+	w.menu.filled = false
+	w.run(200 * time.Millisecond)
+	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
+	w.idle()
+	w.checkReachable()
+	w.checkWhole()
+}
+
+// served tells whether every disk has an owner that serves it under its newest epoch, and
+// every host its place.
+func (w *World) served() bool {
+	for _, h := range w.hosts {
+		if !h.up || !h.registered {
+			return false
+		}
+	}
+	for _, d := range w.disks {
+		if o := d.owner(); o == nil || o.epoch != w.epochOf(d) {
+			return false
+		}
+	}
+	return true
+}
+
+// idle waits until every request has ended.
+func (w *World) idle() {
+	w.quieten(true)
+	w.demand(CheckOnce, time.Minute, "every request ends", func() bool {
+		for _, d := range w.disks {
+			if d.waiting > 0 {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (w *World) quieten(quiet bool) {
+	for _, d := range w.disks {
+		d.quiet = quiet
+	}
+}
+
+// withoutMetad demands that reads and writes go on while metad is away.
+func (w *World) withoutMetad() {
+	w.metad.away = true
+	var before []id64
+	for _, d := range w.disks {
+		before = append(before, id64{d, d.done})
+	}
+	w.quieten(false)
+	w.run(2 * leaseTerm)
+	w.idle()
+	for _, b := range before {
+		if b.d.done-b.n < 20 {
+			w.fail(CheckMetadDown, "%s did %d requests without metad", b.d.name, b.d.done-b.n)
+		}
+	}
+	w.metad.away = false
+	w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
+}
+
+type id64 struct {
+	d *disk
+	n int
+}
+
+// readAll reads everything that was ever written.
+func (w *World) readAll() {
+	const chunk = 64 * block.Size
+	for _, d := range w.disks {
+		for off := uint64(0); off < uint64(d.blocks.Offset()) && w.err == nil; off += chunk {
+			if !d.model.Touched(off, chunk) {
+				continue
+			}
+			w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
+			if w.err != nil {
+				return
+			}
+			o := d.read(d.owner(), off, chunk)
+			w.demand(CheckOnce, time.Minute, "a read ends", func() bool { return o.ended })
+			if w.err == nil && o.err != nil {
+				w.fail(CheckReads, "%s: read at %d: %v", d.name, off, o.err)
+			}
+		}
+	}
+}
+
+// loseAllPower cuts everybody off in the middle of work, and reads everything again.
+func (w *World) loseAllPower() {
+	w.quieten(false)
+	w.run(100 * time.Millisecond)
+	for _, h := range w.hosts {
+		h.crash(true)
+	}
+	w.quieten(true)
+	for _, h := range w.hosts {
+		h.boot()
+	}
+	w.demand(CheckHeal, time.Minute, "disks are served after a loss of power", w.served)
+	w.readAll()
+	w.idle()
+	w.checkReachable()
+}
+
+// giveBack trims and drains everything: the space must come back.
+func (w *World) giveBack() {
+	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
+	for _, d := range w.disks {
+		if w.err != nil {
+			return
+		}
+		if o := d.owner(); o != nil {
+			t := d.change(o, core.OpTrim, 0, uint64(d.blocks.Offset()))
+			w.demand(CheckOnce, time.Minute, "a trim ends", func() bool { return t.ended && t.err == nil })
+		}
+	}
+	w.readAll()
+	for _, d := range w.disks {
+		if w.err != nil {
+			return
+		}
+		d.asked = w.now() + time.Hour // nobody takes it again
+		o := d.owner()
+		if o == nil {
+			w.fail(CheckHeal, "%s has no owner in peace", d.name)
+			return
+		}
+		o.drain()
+		w.demand(CheckSpace, time.Minute, "a disk drains", func() bool { return o.drained })
+	}
+	w.run(time.Second)
+	if w.err == nil {
+		w.cover.Orphans += uint64(w.checkSpace())
+	}
+}
+
+// close ends everything that runs.
+func (w *World) close() {
+	w.menu.calm = true
+	for _, h := range w.hosts {
+		h.resume()
+		h.crash(false)
+	}
+	w.settle()
+	for _, h := range w.hosts {
+		for _, st := range h.stores {
+			if st.log != nil {
+				_ = st.log.Close() // files of the world's own have no errors to tell
+			}
+		}
+	}
+}
+
+// state says in a line where the world stands, for a failure's message.
+func (w *World) state() (s string) {
+	for _, d := range w.disks {
+		v, _ := w.metad.m.Volume(d.id)
+		s += d.name + " at " + v.Epoch.String() + " of " + v.Owner.String()
+		for _, e := range v.List {
+			s += " " + e.ID.String()
+			for _, r := range e.Stores {
+				if st := w.store(r.Store); st != nil {
+					s += "," + st.name
+				} else {
+					s += ",gone"
+				}
+			}
+		}
+		s += "; "
+	}
+	if st := w.menu.leaves; st != nil {
+		x, there := w.metad.m.Store(st.ref.Store)
+		groups, lists := w.metad.m.Needed(st.ref)
+		s += fmt.Sprintf("%s is drained: %t %+v, %d groups, %d lists; ", st.name, there, x, groups, lists)
+	}
+	for _, p := range w.metad.m.PGs() {
+		if slices.ContainsFunc(p.Current().Stores, w.missing) {
+			s += fmt.Sprintf("group %d misses a store: %s; ", p.Number, groupString(p))
+		}
+		if len(p.Versions) > 1 {
+			s += "a group is at " + groupString(p) + "; "
+		}
+	}
+	for _, h := range w.hosts {
+		s += string(h.name)
+		for _, e := range h.engines {
+			s += fmt.Sprintf(" (%s opened %t: %+v)", e.name, e.opened, e.core.Stats())
+		}
+		if !h.up {
+			s += " down"
+		}
+		if h.paused {
+			s += " paused"
+		}
+		for _, st := range h.stores {
+			s += " " + st.name + st.died
+		}
+		for _, f := range h.fillers {
+			for _, p := range f.worker.Progress() {
+				if !p.Whole {
+					s += " (" + f.st.name + " fills " + p.Problem + ")"
+				}
+			}
+		}
+		s += "; "
+	}
+	return s
+}
+
+func groupString(p state.PG) (s string) {
+	for _, v := range p.Versions {
+		s += " ["
+		for _, r := range v.Stores {
+			s += " " + string('a'+rune(r.Store[15]))
+		}
+		s += " ]"
+	}
+	return s
+}
