@@ -54,6 +54,7 @@ func newMetad(w *World) *metad {
 		HeartbeatTimeout: heartbeatTimeout, RangeCount: rangeCount}}
 	init.ClusterID[0] = 1
 	m.must(init)
+	m.must(&state.SetLevel{Level: state.LevelNewest})
 	m.reign()
 	return m
 }

@@ -7,14 +7,22 @@ import (
 	"ashlar.dev/pkg/cluster"
 )
 
-// Ensemble chooses want stores for an ensemble: each of another host, then of different
-// zones, then the least loaded. If there are fewer hosts it takes one store of each, as
-// long as they are at least fallback: two answers that come from one host would be lost
-// with it. Only when there are fewer hosts than fallback does it take several stores of
-// one. False: there are fewer stores than fallback.
-func Ensemble(candidates []Candidate, want, fallback int, seed uint64) ([]cluster.StoreRef, bool) {
+// Rule says what an ensemble does where there are fewer hosts than it wants stores.
+type Rule int
+
+// OneOfEachHost takes fewer stores, as long as they are at least the fallback: two answers
+// that come from one host would be lost with it. SeveralOfAHost is what the first version did.
+const (
+	OneOfEachHost Rule = iota
+	SeveralOfAHost
+)
+
+// Ensemble chooses want stores for an ensemble: of different hosts first, then of different
+// zones, then the least loaded; several of a host only by rule, or where there are fewer hosts
+// than fallback. False: there are fewer stores than fallback.
+func Ensemble(candidates []Candidate, want, fallback int, rule Rule, seed uint64) ([]cluster.StoreRef, bool) {
 	cs := sorted(candidates)
-	if n := Hosts(cs); n >= fallback {
+	if n := Hosts(cs); rule == OneOfEachHost && n >= fallback {
 		want = min(want, n)
 	}
 	want = min(want, len(cs))

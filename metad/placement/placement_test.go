@@ -167,7 +167,7 @@ func TestEnsembleIsSpread(t *testing.T) {
 			cs[i].Load = rapid.Uint64Range(0, 3).Draw(t, "load")
 		}
 		seed := rapid.Uint64().Draw(t, "seed")
-		got, ok := Ensemble(cs, 3, 2, seed)
+		got, ok := Ensemble(cs, 3, 2, OneOfEachHost, seed)
 		if ok != (len(cs) >= 2) {
 			t.Fatalf("of %d stores: %v", len(cs), ok)
 		}
@@ -195,7 +195,7 @@ func TestEnsembleIsSpread(t *testing.T) {
 		if first.Load != least.Load {
 			t.Fatalf("the first has load %d, the least is %d", first.Load, least.Load)
 		}
-		if again, _ := Ensemble(rapid.Permutation(cs).Draw(t, "order"), 3, 2, seed); !slices.Equal(again, got) {
+		if again, _ := Ensemble(rapid.Permutation(cs).Draw(t, "order"), 3, 2, OneOfEachHost, seed); !slices.Equal(again, got) {
 			t.Fatal("the order of the candidates matters")
 		}
 	})

@@ -17,7 +17,7 @@ import (
 // Levels of what a group understands.
 const (
 	LevelFirst  uint16 = 1
-	LevelEvents uint16 = 2 // events, limits of disks, change of CA
+	LevelEvents uint16 = 2 // events, limits of disks, change of CA, ensembles with one store of each host
 	LevelNewest        = LevelEvents
 )
 
@@ -26,6 +26,10 @@ func Needs(c Command) uint16 {
 	switch c := c.(type) {
 	case *AddEvents, *SetQoS, *ChangeTrust:
 		return LevelEvents
+	case *AddEnsemble:
+		if c.Better {
+			return LevelEvents
+		}
 	case *CreateVolume:
 		if c.QoS != (cluster.QoS{}) {
 			return LevelEvents

@@ -39,7 +39,7 @@ func (m *Machine) addEnsemble(c *AddEnsemble) Result {
 	if len(v.List) >= EnsemblesMax {
 		return refuse(errs.ErrNoSpace, "the list of %s has %d ensembles; close and remove old ones first", c.At.Volume, len(v.List))
 	}
-	stores, ok := placement.Ensemble(m.ensembleCandidates(c.Candidates), int(c.Want), int(c.Fallback), c.Seed)
+	stores, ok := m.chooseEnsemble(c)
 	if !ok {
 		return refuse(errs.ErrUnavailable, "an ensemble needs %d stores", c.Fallback)
 	}
@@ -49,6 +49,16 @@ func (m *Machine) addEnsemble(c *AddEnsemble) Result {
 	v.lastN++
 	v.List = append(v.List, cluster.Ensemble{ID: id.Ensemble{Epoch: v.Epoch, N: v.lastN}, Stores: stores})
 	return m.putList(v)
+}
+
+// chooseEnsemble chooses as all members do: the oldest of them took several stores of a
+// host where there were too few hosts.
+func (m *Machine) chooseEnsemble(c *AddEnsemble) ([]cluster.StoreRef, bool) {
+	rule := placement.OneOfEachHost
+	if m.level < LevelEvents {
+		rule = placement.SeveralOfAHost
+	}
+	return placement.Ensemble(m.ensembleCandidates(c.Candidates), int(c.Want), int(c.Fallback), rule, c.Seed)
 }
 
 // better tells whether a is on more hosts than b, or on as many with more stores.
@@ -74,7 +84,7 @@ func (m *Machine) WorthAdding(c *AddEnsemble) bool {
 	if !c.Better || v == nil || len(v.List) == 0 {
 		return true
 	}
-	stores, ok := placement.Ensemble(m.ensembleCandidates(c.Candidates), int(c.Want), int(c.Fallback), c.Seed)
+	stores, ok := m.chooseEnsemble(c)
 	return ok && m.better(stores, v.List[len(v.List)-1].Stores)
 }
 

@@ -750,6 +750,12 @@ func TestEnsembleTakesOneStoreOfEachHost(t *testing.T) {
 		}
 		return len(set)
 	}
+	early := w.ok(add(two, false)).Volume.List
+	if n := len(early[0].Stores); n != 3 {
+		t.Fatalf("members that do not know the rule would have 3 stores, this one has %d", n)
+	}
+	w.ok(&ReplaceList{At: w.at(v), Keep: early[0].ID})
+	w.ok(&SetLevel{Level: LevelEvents})
 	if n := hosts(w.ok(add(two, false))); n != 2 {
 		t.Fatalf("with two hosts up: %d", n)
 	}
