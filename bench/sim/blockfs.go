@@ -47,12 +47,11 @@ type page struct {
 const pageSize = vfs.Align
 
 type blockFile struct {
-	fs     *blockFS
-	name   string
-	size   int64
-	now    map[int64]*page // what a read gives
-	safe   map[int64]*page
-	closed bool
+	fs   *blockFS
+	name string
+	size int64
+	now  map[int64]*page // what a read gives
+	safe map[int64]*page
 }
 
 func newBlockFS(w *World, st *store) *blockFS {

@@ -189,7 +189,6 @@ type doomed struct {
 	core.Delete
 	done []cluster.StoreRef
 	busy int
-	told bool
 }
 
 // deleteRound asks stores for what they have not confirmed.

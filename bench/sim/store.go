@@ -43,9 +43,7 @@ type store struct {
 	full    bool
 	tickAt  time.Duration
 	skew    time.Duration // of its clock, against all others
-	lossy   bool          // it lost synced records, by the world's doing
 	crashIn int           // that many I/Os from now; 0: not
-	wipedAt int           // which disk of the slot it is
 }
 
 func newStore(h *host) *store {

@@ -7,7 +7,6 @@ import (
 	"hash"
 	"hash/fnv"
 	"math/rand/v2"
-	"slices"
 	"time"
 
 	"ashlar.dev/pkg/clock"
@@ -241,14 +240,6 @@ func (w *World) Tail(n int) (out []string) {
 		out = append(out, fmt.Sprintf("%v %s", l.at, l.text))
 	}
 	return out
-}
-
-func (w *World) host(name id.Host) *host {
-	i := slices.IndexFunc(w.hosts, func(h *host) bool { return h.name == name })
-	if i < 0 {
-		return nil
-	}
-	return w.hosts[i]
 }
 
 // store finds a store that is on some disk, served or not.
