@@ -29,7 +29,7 @@ func openDoors(cfg NBD, inherited []net.Listener) (d doors, err error) {
 			}
 			d.unix = l
 		case *net.TCPAddr:
-			if want, e := net.ResolveTCPAddr("tcp", cfg.TCP); d.tcp != nil || cfg.TCP == "" || e != nil || want.Port != a.Port {
+			if want, e := net.ResolveTCPAddr("tcp", cfg.TCP); d.tcp != nil || cfg.TCP == "" || e != nil || want.Port != a.Port || !sameIP(want.IP, a.IP) {
 				return d, fmt.Errorf("the service manager passes port %s, nbd.tcp is %q: %w", a, cfg.TCP, errs.ErrInvalid)
 			}
 			d.tcp = l
@@ -48,6 +48,14 @@ func openDoors(cfg NBD, inherited []net.Listener) (d doors, err error) {
 		}
 	}
 	return d, nil
+}
+
+// sameIP compares addresses to listen at; none is any.
+func sameIP(a, b net.IP) bool {
+	if anyIP := func(ip net.IP) bool { return len(ip) == 0 || ip.IsUnspecified() }; anyIP(a) || anyIP(b) {
+		return anyIP(a) && anyIP(b)
+	}
+	return a.Equal(b)
 }
 
 func (d *doors) close(more []net.Listener) {

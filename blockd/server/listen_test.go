@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"testing"
@@ -29,13 +30,17 @@ func TestInheritedSocketsAreTheConfigsOwn(t *testing.T) {
 		t.Fatal(d, err)
 	}
 	for name, cfg := range map[string]NBD{
-		"another path": {Unix: path + "2"}, "no unix socket": {TCP: "127.0.0.1:1"}, "another port": {Unix: path, TCP: "127.0.0.1:1"}, "no port": {Unix: path},
+		"another path": {Unix: path + "2"}, "no unix socket": {TCP: "127.0.0.1:1"}, "another port": {Unix: path, TCP: "127.0.0.1:1"}, "no port": {Unix: path}, "any address": {Unix: path, TCP: ":"},
 	} {
 		path := filepath.Join(t.TempDir(), "s")
 		if cfg.Unix != "" && name != "another path" {
 			cfg.Unix = path
 		}
-		_, err := openDoors(cfg, []net.Listener{listen(t, "unix", path), listen(t, "tcp", "127.0.0.1:0")})
+		tcp := listen(t, "tcp", "127.0.0.1:0")
+		if cfg.TCP == ":" {
+			cfg.TCP = fmt.Sprintf(":%d", tcp.Addr().(*net.TCPAddr).Port)
+		}
+		_, err := openDoors(cfg, []net.Listener{listen(t, "unix", path), tcp})
 		if !errors.Is(err, errs.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
