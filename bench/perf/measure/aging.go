@@ -40,11 +40,11 @@ type wearResult struct {
 	MemoryMiB   float64 `json:"owner_memory_mib"` // resident, at most
 }
 
-// recoveryResult is one death of the owner with full buffers.
+// recoveryResult is one death of the owner under full load.
 type recoveryResult struct {
 	UnpackedMiB float64 `json:"unpacked_mib"`
 	Open        float64 `json:"open_s"`   // from epoch to serving, as the log says
-	Silence     float64 `json:"silent_s"` // from the SIGKILL to the next answer; a second of it is ashlar dev's pause
+	Silence     float64 `json:"silent_s"` // from the SIGKILL to the next answer; ashlar dev's pause, 1 s and then twice as long each time, is in it
 }
 
 const (
@@ -52,6 +52,7 @@ const (
 	mapCacheMiB  = 16
 	thinGiB      = 256
 	recoveryRuns = 5
+	recoveryFill = 15 * time.Second
 	agingSettle  = 90 * time.Second
 )
 
@@ -190,14 +191,11 @@ func (b *bench) recovery(ctx context.Context, c *cluster) (*recoveryResult, erro
 	go func() { _, _ = b.fio(writing, c.target, randWrite32, time.Minute) }() // the kill ends it
 	r := &recoveryResult{}
 	limit := min(float64(b.plan.BufferMiB)/4, 128)
-	err = await(ctx, time.Minute, func() bool {
+	_ = await(ctx, recoveryFill, func() bool { // where packing keeps up it is what there is
 		m := c.target.metrics()
 		r.UnpackedMiB = m["blockd_volume_unpacked_bytes"] / (1 << 20)
 		return r.UnpackedMiB >= 0.9*limit || m["blockd_volume_waiting_writes"] > 0
 	})
-	if err != nil {
-		return nil, fmt.Errorf("fill the buffers: %w", err)
-	}
 	pid, err := os.ReadFile(filepath.Join(c.dir, "run", owner+".pid"))
 	if err != nil {
 		return nil, err
@@ -322,13 +320,12 @@ func (r *report) agingMarkdown() string {
 	for _, x := range []wearResult{a.Worn, a.Thin} {
 		p("| %.0f GiB | %.0f MiB | %.1f GiB | %.0f | %.0f µs | %.2f | %.2f | %.2f | %.0f MiB |", x.DiskGiB, x.MapMiB, x.ClientGiB, x.IOPS, x.CPU, x.Media, x.StoredEnd, x.StoredWorst, x.MemoryMiB)
 	}
-	var open, silent []float64
+	var open []float64
 	for _, x := range a.Recovery {
-		open, silent = append(open, x.Open), append(silent, x.Silence)
+		open = append(open, x.Open)
 	}
 	o, _ := median(open)
-	s, _ := median(silent)
-	p("\nThe owner killed by SIGKILL with full buffers (%.0f MiB), %d times: the disk opens in %.2f s (median, %.2f at most; mark 1 s),", a.Recovery[0].UnpackedMiB, len(open), o, slices.Max(open))
-	p("the next write is answered %.2f s after the kill (median), a second of which `ashlar dev` waits before it starts a daemon again.", s)
+	p("\nThe owner killed by SIGKILL under random writes, %.0f MiB of them not packed, %d times: the disk opens in %.2f s (median, %.2f at most; mark 1 s).", a.Recovery[0].UnpackedMiB, len(open), o, slices.Max(open))
+	p("The JSON has how long clients waited in all; `ashlar dev` starts a daemon that died again after 1 s, and after twice as long each time.")
 	return w.String() + "\n"
 }
