@@ -127,17 +127,17 @@ func (n *Node) open() error {
 	if n.snaps, err = raft.NewFileSnapshotStoreWithLogger(o.Dir, snapshotsKept, logger); err != nil {
 		return fmt.Errorf("open snapshots: %w", err)
 	}
+	w := &watched{LogStore: n.store, clock: o.Clock, limit: o.Timing.Watchdog, fail: n.fail}
+	if err := n.loadJoining(w, n.snaps); err != nil { // before a peer can ask: who is let in depends on it
+		return err
+	}
 	n.trans = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
 		ServerAddressProvider: names{}, Logger: logger,
 		Stream:  newStream(o, n.whereabouts, n.protocols),
 		MaxPool: transportPool, MaxRPCsInFlight: 1, Timeout: transportTimeout,
 	})
-	w := &watched{LogStore: n.store, clock: o.Clock, limit: o.Timing.Watchdog, fail: n.fail}
 	cfg := n.config()
 	cfg.Logger = logger
-	if err := n.loadJoining(w, n.snaps); err != nil {
-		return err
-	}
 	v := &voting{NetworkTransport: n.trans, joining: &n.joining, out: make(chan raft.RPC)}
 	n.group.Go("raft requests", v.pass)
 	if n.raft, err = raft.NewRaft(cfg, n.fsm, w, w, n.snaps, v); err != nil {
