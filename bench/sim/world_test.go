@@ -121,9 +121,6 @@ func TestSeedsThatFailed(t *testing.T) {
 		{"openings that break off fill the list of a disk", 12},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if testing.Short() || setting(t, "SEEDS", 0) == 0 {
-				t.Skip("set SEEDS: the rule has its own test where it was broken")
-			}
 			w, err := run(t, ForSeed(c.seed))
 			if err != nil {
 				fail(t, w, err)
