@@ -128,12 +128,14 @@ func (h *host) boot() {
 	h.leases = journal.NewLeases(journal.LeaseConfig{Holder: h.holder(), Wait: 60 * time.Millisecond, Retry: 20 * time.Millisecond,
 		Answered: func(s *journal.LeaseSend) { h.lease(func(fx *journal.LeaseEffects) { h.leases.Done(h.now(), s, fx) }) }})
 	topology := func() *cluster.Topology { return h.top }
-	h.packer = packer.New(h.ctx, packer.Config{Stores: bodies{h, h.number, "packer"}, Topology: topology, Clock: outsideClock{w.clock, w}, PutTimeout: 700 * time.Millisecond})
+	w.touch(func() {
+		h.packer = packer.New(h.ctx, packer.Config{Stores: bodies{h, h.number, "packer"}, Topology: topology, Clock: outsideClock{w.clock, w}, PutTimeout: 700 * time.Millisecond})
+	})
 	h.reader = reader.New(reader.Config{Stores: bodies{h, h.number, "reader"}, Topology: topology, Clock: outsideClock{w.clock, w}, HedgeAfter: 15 * time.Millisecond})
 	h.memory, h.budget = core.NewMemory(memoryBytes), blockmap.NewBudget(64)
 	for _, st := range h.stores {
 		st.start()
-		h.fill(st)
+		w.touch(func() { h.fill(st) })
 	}
 	h.register()
 	h.tick(h.number)
@@ -181,7 +183,6 @@ func (h *host) crash(power bool) {
 	if err := h.packer.Close(); err != nil {
 		w.fail(CheckWorld, "the packer of %s ends with %v", h.name, err)
 	}
-	w.out.touched = true
 	w.settle()
 	h.engines = nil
 }

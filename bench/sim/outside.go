@@ -14,9 +14,8 @@ import (
 // Go scheduler chooses; here all that is gathered until everybody waits, then put in
 // an order of its own, so that the seed alone decides what happens next.
 type outside struct {
-	mu      sync.Mutex
-	inbox   []call
-	touched bool // somebody out there may have something to do
+	mu    sync.Mutex
+	inbox []call
 }
 
 // call is something that came from outside.
@@ -43,18 +42,16 @@ func (w *World) enter(key string, seq uint64, do func()) {
 	w.out.mu.Unlock()
 }
 
-// touch says that what f does may wake somebody outside, and waits until they wait again.
+// touch does what may wake or start somebody outside, and waits until they wait again.
 func (w *World) touch(f func()) {
 	f()
-	w.out.touched = true
 	w.quiesce()
 }
 
 func (w *World) quiesce() {
-	if w.out.touched && w.cfg.Quiesce != nil {
+	if w.cfg.Quiesce != nil {
 		w.cfg.Quiesce()
 	}
-	w.out.touched = false
 }
 
 // settle takes in all that came from outside, in order, until nothing more comes.
@@ -66,10 +63,7 @@ func (w *World) settle() {
 		w.out.inbox = nil
 		w.out.mu.Unlock()
 		if len(calls) == 0 {
-			if !w.out.touched {
-				return
-			}
-			continue
+			return
 		}
 		if len(calls) > 1 {
 			slices.SortStableFunc(calls, func(a, b call) int { return cmp.Or(cmp.Compare(a.key, b.key), cmp.Compare(a.seq, b.seq)) })

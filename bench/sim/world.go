@@ -151,8 +151,7 @@ func (w *World) step() bool {
 	if d := e.at - w.now(); d > 0 {
 		w.at = e.at
 		w.clock.Advance(d)
-		w.out.touched = true // a ticker may have rung
-		w.settle()
+		w.settle() // a ticker may have rung
 	}
 	if w.steps++; w.steps > stepsMax {
 		w.fail(CheckHeal, "no end after %d steps: %s", w.steps, w.state())
