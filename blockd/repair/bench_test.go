@@ -124,8 +124,17 @@ func (b *bench) forget() {
 
 // write puts a segment under the current version, on all stores but those in skip.
 func (b *bench) write(seq, slots int, skip ...int) id.Segment {
+	b.t.Helper()
+	seg, err := b.writeUnder(b.top.PGs[0].Current(), seq, slots, skip...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return seg
+}
+
+// writeUnder puts a segment as an owner does that knows a version; with an error it does not count.
+func (b *bench) writeUnder(v cluster.PGVersion, seq, slots int, skip ...int) (id.Segment, error) {
 	seg := id.MakeSegment(id.Sequence(seq), group)
-	v := b.top.PGs[0].Current()
 	code, _ := stripe.For(b.profile)
 	layout := code.Layout(uint16(slots))
 	var all [][]byte
@@ -164,10 +173,10 @@ func (b *bench) write(seq, slots int, skip ...int) id.Segment {
 		}
 		q := &storeproto.PutShard{Head: h, Epoch: owner, Data: [][]byte{shards[i]}}
 		if err := b.put(b.index(v.Stores[i]), q); err != nil {
-			b.t.Fatal(err)
+			return seg, err
 		}
 	}
-	return seg
+	return seg, nil
 }
 
 func (b *bench) index(r cluster.StoreRef) int { return int(r.Store[15]) - 1 }

@@ -14,9 +14,9 @@ import (
 
 // lack is one generation of a segment of which the store lacks its shard.
 type lack struct {
-	name     storeproto.ShardName // the shard that is missing
-	info     storeproto.ShardInfo // of any other shard
-	anchored int                  // anchors that have a shard of it
+	name      storeproto.ShardName // the shard that is missing
+	info      storeproto.ShardInfo // of any other shard
+	witnessed int                  // other witnesses that have a shard of it
 }
 
 func (s *lack) bytes() uint64 { return uint64(s.info.Blocks) * storeproto.BlockSize }
@@ -32,10 +32,21 @@ type generation struct {
 // list may lack something: what it has can be rebuilt, but the group is not whole.
 func (w *Worker) missing(ctx context.Context, t Task) ([]lack, error) {
 	var incomplete error
-	if len(t.Anchors) == 0 {
-		incomplete = fmt.Errorf("group %d: no store that has a shard of everything can be asked: %w", t.PG, errs.ErrUnavailable)
+	if v, ok := t.untold(); ok {
+		incomplete = fmt.Errorf("group %d: no store of its version %d can be asked: %w", t.PG, v, errs.ErrUnavailable)
 	}
 	found := make(map[generation]*lack)
+	take := func(x storeproto.ShardInfo) *lack {
+		g := generation{x.Segment, x.Generation}
+		s := found[g]
+		if s == nil {
+			s = &lack{name: storeproto.ShardName{Segment: x.Segment, Generation: x.Generation, Index: t.Slot}, info: x}
+			found[g] = s
+		}
+		return s
+	}
+	// Of a later version, or of the current one, its own put brings the shard.
+	older := func(x storeproto.ShardInfo) bool { return x.K == t.K && x.M == t.M && x.PGVersion < t.Version }
 	for _, r := range t.Sources {
 		body, ok := w.cfg.Stores.Store(r.Store)
 		lister, lists := body.(storeproto.Lister)
@@ -43,34 +54,35 @@ func (w *Worker) missing(ctx context.Context, t Task) ([]lack, error) {
 			incomplete = fmt.Errorf("store %s is not known here: %w", r, errs.ErrUnavailable)
 			continue
 		}
-		anchor := slices.Contains(t.Anchors, r)
 		seen := make(map[generation]bool)
 		err := w.each(ctx, t, lister, func(x storeproto.ShardInfo) {
-			g := generation{x.Segment, x.Generation}
-			if x.K != t.K || x.M != t.M || x.PGVersion >= t.Version {
-				return // of a later version its own put brings the shard
+			if !older(x) {
+				return
 			}
-			s := found[g]
-			if s == nil {
-				s = &lack{name: storeproto.ShardName{Segment: x.Segment, Generation: x.Generation, Index: t.Slot}, info: x}
-				found[g] = s
-			}
-			if anchor && !seen[g] {
+			s, g := take(x), generation{x.Segment, x.Generation}
+			if !seen[g] && slices.Contains(t.witnesses(x.PGVersion), r) {
 				seen[g] = true
-				s.anchored++
+				s.witnessed++
 			}
 		})
 		if err != nil {
 			incomplete = fmt.Errorf("store %s: %w", r, err)
 		}
 	}
+	have := make(map[generation]bool)
 	err := w.each(ctx, t, w.cfg.Local, func(x storeproto.ShardInfo) {
-		if x.Index == t.Slot {
-			delete(found, generation{x.Segment, x.Generation})
+		switch {
+		case x.Index == t.Slot:
+			have[generation{x.Segment, x.Generation}] = true
+		case older(x): // of a slot that it had before
+			take(x)
 		}
 	})
 	if err != nil {
 		return nil, err
+	}
+	for g := range have {
+		delete(found, g)
 	}
 	out := make([]lack, 0, len(found))
 	for _, s := range found {
@@ -133,8 +145,9 @@ func (w *Worker) reap(ctx context.Context, p *cluster.PG) {
 	w.reaped[p.Number] = oldest
 }
 
-// order sorts the slots to read from: those whose holders are anchors first, then by number.
-func order(t Task) []uint8 {
+// order sorts the slots to read a segment from that was coded under a version: those
+// whose first holders are sure to have it first, then by number.
+func order(t Task, version uint32) []uint8 {
 	var out []uint8
 	for i := range t.Holders {
 		if uint8(i) != t.Slot {
@@ -142,7 +155,7 @@ func order(t Task) []uint8 {
 		}
 	}
 	sure := func(i uint8) int {
-		if len(t.Holders[i]) > 0 && slices.Contains(t.Anchors, t.Holders[i][0]) {
+		if len(t.Holders[i]) > 0 && slices.Contains(t.witnesses(version), t.Holders[i][0]) {
 			return 0
 		}
 		return 1

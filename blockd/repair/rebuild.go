@@ -39,8 +39,8 @@ func (w *Worker) rebuild(ctx context.Context, t Task, s lack) error {
 	defer data.Release()
 	head, used, err := w.makeShard(ctx, t, s, sources, data.Bytes())
 	switch {
-	case err != nil && errors.Is(err, errs.ErrCorrupt) && (s.anchored < len(t.Anchors) || unknown == nil && anchored(t, sources) < len(t.Anchors)):
-		return nil // a store that has everything lacks it: it never counted, or is being deleted
+	case err != nil && errors.Is(err, errs.ErrCorrupt) && neverCounted(t, s, sources, unknown):
+		return nil
 	case err != nil && unknown != nil:
 		return fmt.Errorf("%v (%w)", err, unknown)
 	case err != nil:
@@ -63,14 +63,15 @@ func (w *Worker) makeShard(ctx context.Context, t Task, s lack, sources []source
 	return w.code(ctx, t, s, sources, dst)
 }
 
-// anchored counts the anchors that have a shard now.
-func anchored(t Task, sources []source) (n int) {
-	for _, r := range t.Anchors {
-		if slices.ContainsFunc(sources, func(x source) bool { return x.ref == r }) {
-			n++
-		}
+// neverCounted tells whether a witness lacks the segment: it never counted, or is being deleted.
+func neverCounted(t Task, s lack, sources []source, unknown error) bool {
+	all := t.witnesses(s.info.PGVersion)
+	if s.witnessed < len(all) {
+		return true
 	}
-	return n
+	return unknown == nil && slices.ContainsFunc(all, func(r cluster.StoreRef) bool {
+		return !slices.ContainsFunc(sources, func(x source) bool { return x.ref == r })
+	})
 }
 
 // sources asks all holders for their heads of the segment. The error tells of those
@@ -97,7 +98,7 @@ func (w *Worker) sources(ctx context.Context, t Task, s lack) (out []source, unk
 		}
 	}
 	wg.Wait()
-	place := order(t)
+	place := order(t, s.info.PGVersion)
 	slices.SortFunc(out, func(a, b source) int {
 		return slices.Index(place, a.head.Index) - slices.Index(place, b.head.Index)
 	})

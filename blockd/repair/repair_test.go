@@ -141,19 +141,6 @@ func TestGroupIsNotWholeWhileAStoreIsAway(t *testing.T) {
 	}
 }
 
-// If every store that has everything is away nobody knows what there is.
-func TestGroupWithoutAnchorIsNotWhole(t *testing.T) {
-	b := newBench(t, stripe.Profile{K: 1, M: 1})
-	b.write(1, 10)
-	b.mark(0, cluster.StoreOut)
-	b.mark(1, cluster.StoreOut)
-	b.give(map[int]int{0: 2})
-	b.rounds()
-	if b.whole() {
-		t.Fatal("whole by hearing nobody")
-	}
-}
-
 // A put that is cut off leaves some shards of a segment that never counted. They must
 // not keep the group from ever being whole.
 func TestSegmentThatNeverCountedIsNoHindrance(t *testing.T) {

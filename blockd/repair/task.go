@@ -20,11 +20,19 @@ type Task struct {
 	// Sources are all stores that may have something of the group and must be asked what
 	// there is. Those that are lost or out are not among them.
 	Sources []cluster.StoreRef
-	// Anchors are the sources that have had their slot in every kept version: they have a
-	// shard of every segment that counts.
-	Anchors []cluster.StoreRef
+	// Witnesses are the sources by the kept version in which they stand, the oldest first.
+	// Each has a shard of every segment that counts and was coded under that version; under
+	// the oldest, also of those coded before it.
+	Witnesses []Witnesses
 	// Margin is how many more stores the group may lose.
 	Margin int
+}
+
+// Witnesses can tell what was coded under one version of a group.
+type Witnesses struct {
+	Version uint32
+	Stores  []cluster.StoreRef // others
+	Self    bool               // the store itself stands in that version, too
 }
 
 // Tasks finds the slots that self was given, in order of the groups' margins. A group
@@ -73,15 +81,49 @@ func makeTask(t *cluster.Topology, p *cluster.PG, slot uint8) Task {
 	for i := range v.Stores {
 		holders := slices.DeleteFunc(p.Holders(0, v.K, v.M, uint8(i)), func(r cluster.StoreRef) bool { return r == self })
 		x.Holders = append(x.Holders, holders)
-		if always(p, i) && slices.Contains(x.Sources, v.Stores[i]) {
-			x.Anchors = append(x.Anchors, v.Stores[i])
+	}
+	for _, old := range p.Versions {
+		if old.Version == v.Version || old.K != v.K || old.M != v.M || !slices.ContainsFunc(old.Stores, func(r cluster.StoreRef) bool { return !lost(t, r) }) {
+			continue // what comes now comes here as well; or is not continued; or nobody can ever tell
 		}
+		w := Witnesses{Version: old.Version, Self: slices.Contains(old.Stores, self)}
+		for _, r := range old.Stores {
+			if r != self && slices.Contains(x.Sources, r) {
+				w.Stores = append(w.Stores, r)
+			}
+		}
+		x.Witnesses = append(x.Witnesses, w)
 	}
 	return x
 }
 
+// witnesses are the others that can tell of a segment coded under a version.
+func (x *Task) witnesses(version uint32) []cluster.StoreRef {
+	for _, w := range x.Witnesses {
+		if w.Version >= version {
+			return w.Stores
+		}
+	}
+	return nil
+}
+
+// untold is a version of which nobody can be asked what was coded under it.
+func (x *Task) untold() (version uint32, ok bool) {
+	i := slices.IndexFunc(x.Witnesses, func(w Witnesses) bool { return len(w.Stores) == 0 && !w.Self })
+	if i < 0 {
+		return 0, false
+	}
+	return x.Witnesses[i].Version, true
+}
+
+// lost tells whether a memory is known to be gone for good.
+func lost(t *cluster.Topology, r cluster.StoreRef) bool {
+	s, ok := t.Store(r.Store)
+	return ok && s.Incarnation == r.Incarnation && s.State == cluster.StoreLost
+}
+
 // mustAsk: a store that is down may come back with what only it has; one that is out
-// has been given up, as long as an anchor knows what there is.
+// has been given up, as long as others know what there is.
 func mustAsk(t *cluster.Topology, r cluster.StoreRef) bool {
 	s, ok := t.Store(r.Store)
 	return ok && s.Incarnation == r.Incarnation && s.State != cluster.StoreLost && s.State != cluster.StoreOut

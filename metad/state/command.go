@@ -46,6 +46,7 @@ const (
 	kindRemoveStore
 	kindSetQoS
 	kindAddBetter
+	kindMoveFreely
 )
 
 // The kinds of roster.go and rebuild.go, apart from the others so that both lists may grow.
@@ -109,6 +110,8 @@ func empty(k kind) Command {
 		return &MarkStore{}
 	case kindMoveGroup:
 		return &MoveGroup{}
+	case kindMoveFreely:
+		return &MoveGroup{Freely: true}
 	case kindForgetVersions:
 		return &ForgetVersions{}
 	case kindRemoveStore:
@@ -298,6 +301,7 @@ type (
 		PG     id.PG
 		At     uint32
 		Stores []cluster.StoreRef
+		Freely bool // no slot has to stay with whom has had it in every kept version
 	}
 	// ForgetVersions drops the versions of a group before At, the current one.
 	ForgetVersions struct {
@@ -332,10 +336,15 @@ func (*ConfirmPurge) kind() kind     { return kindConfirmPurge }
 func (*LoseStore) kind() kind        { return kindLoseStore }
 func (*AcceptLoss) kind() kind       { return kindAcceptLoss }
 func (*MarkStore) kind() kind        { return kindMarkStore }
-func (*MoveGroup) kind() kind        { return kindMoveGroup }
-func (*ForgetVersions) kind() kind   { return kindForgetVersions }
-func (*RemoveStore) kind() kind      { return kindRemoveStore }
-func (*SetQoS) kind() kind           { return kindSetQoS }
+func (c *MoveGroup) kind() kind {
+	if c.Freely {
+		return kindMoveFreely
+	}
+	return kindMoveGroup
+}
+func (*ForgetVersions) kind() kind { return kindForgetVersions }
+func (*RemoveStore) kind() kind    { return kindRemoveStore }
+func (*SetQoS) kind() kind         { return kindSetQoS }
 
 func (c *Init) append(b []byte) []byte {
 	return appendSettings(append(b, c.ClusterID[:]...), c.Settings)

@@ -39,9 +39,10 @@ func (m *Machine) pg(n id.PG) (int, *PG) {
 	return i, &m.pgs[i]
 }
 
-// moveGroup adds a version in which slots belong to other stores. One slot at least
-// stays with a present memory that has had it in every kept version: it has a shard of
-// everything, and by what it lists the new holders know what they lack.
+// moveGroup adds a version in which slots belong to other stores. The older ones stay
+// until the new holders lack nothing, which they know from stores of every one of them.
+// Before LevelMoves they could only learn it from one store that has a shard of
+// everything: a present memory that has had its slot in every kept version.
 func (m *Machine) moveGroup(c *MoveGroup) Result {
 	i, p := m.pg(c.PG)
 	if p == nil {
@@ -70,7 +71,7 @@ func (m *Machine) moveGroup(c *MoveGroup) Result {
 		return Result{}
 	}
 	next := cluster.PGVersion{Version: c.At + 1, K: current.K, M: current.M, Stores: slices.Clone(c.Stores)}
-	if len(m.anchors(p, next)) == 0 {
+	if !c.Freely && len(m.anchors(p, next)) == 0 {
 		return refuse(errs.ErrConflict, "placement group %d would keep no store that has a shard of everything", c.PG)
 	}
 	// Readers hold the slice of groups: change a copy.
@@ -153,7 +154,7 @@ func (m *Machine) removeStore(c *RemoveStore) Result {
 }
 
 // PlanMove is the command that gives away the slots of a group that leave, as far as
-// there are stores for them and one stays that has everything; or that spreads a group
+// there are stores for them; or that spreads a group
 // of which one host has too many shards. Nil: nothing to do, or nothing can be done.
 func (m *Machine) PlanMove(n id.PG, healthy []cluster.StoreRef, seed uint64) *MoveGroup {
 	_, p := m.pg(n)
@@ -162,11 +163,13 @@ func (m *Machine) PlanMove(n id.PG, healthy []cluster.StoreRef, seed uint64) *Mo
 	}
 	current := p.Current()
 	slots, leaving := m.slots(current)
-	stores := m.loaded(healthy)
+	stores, freely := m.loaded(healthy), m.level >= LevelMoves
 	if leaving > 0 {
-		m.keepAnchor(p, slots)
+		if !freely {
+			m.keepAnchor(p, slots)
+		}
 		if next, moved := placement.Move(slots, current.M, stores, seed); moved > 0 {
-			return &MoveGroup{PG: n, At: current.Version, Stores: next}
+			return &MoveGroup{PG: n, At: current.Version, Stores: next, Freely: freely}
 		}
 		return nil
 	}
@@ -174,10 +177,10 @@ func (m *Machine) PlanMove(n id.PG, healthy []cluster.StoreRef, seed uint64) *Mo
 		return nil
 	}
 	next, ok := placement.Spread(slots, current.M, stores, seed)
-	if !ok || len(m.anchors(p, cluster.PGVersion{K: current.K, M: current.M, Stores: next})) == 0 {
+	if !ok || !freely && len(m.anchors(p, cluster.PGVersion{K: current.K, M: current.M, Stores: next})) == 0 {
 		return nil
 	}
-	return &MoveGroup{PG: n, At: current.Version, Stores: next}
+	return &MoveGroup{PG: n, At: current.Version, Stores: next, Freely: freely}
 }
 
 func (m *Machine) slots(v cluster.PGVersion) (slots []placement.Slot, leaving int) {
@@ -195,7 +198,7 @@ func (m *Machine) slots(v cluster.PGVersion) (slots []placement.Slot, leaving in
 	return slots, leaving
 }
 
-// keepAnchor lets one slot stay for now if else none would stay that has a shard of
+// keepAnchor, before LevelMoves, lets one slot stay for now if else none would stay that has a shard of
 // everything. It goes when the others have come.
 func (m *Machine) keepAnchor(p *PG, slots []placement.Slot) {
 	anchors := m.anchors(p, p.Current())

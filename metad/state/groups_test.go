@@ -70,9 +70,8 @@ func TestSlotOfALeavingStoreMoves(t *testing.T) {
 	}
 }
 
-// Were all slots given away at once, nobody who has everything would be asked what
-// there is: the new version would be called whole, the old one forgotten, and the data
-// out of reach though its stores come back.
+// Before LevelMoves: were all slots given away at once, nobody who has everything would
+// be asked what there is. Stores of that time know no other way.
 func TestOneStoreThatHasEverythingStays(t *testing.T) {
 	w := newWorld(t, 2, 1)
 	w.ok(&EnsurePlacement{Healthy: w.refs(), Seed: 1})
@@ -95,6 +94,33 @@ func TestOneStoreThatHasEverythingStays(t *testing.T) {
 	w.ok(w.move(1))
 	if now := w.PGs()[0].Current(); slices.Contains(now.Stores, storeRef(1, 1)) || slices.Contains(now.Stores, storeRef(2, 1)) {
 		t.Fatalf("one stays: %v", now.Stores)
+	}
+}
+
+// From LevelMoves on no store has to stay: a group is given other stores though all of
+// its own leave, one after the other or at once, and none has had its slot always.
+func TestAllSlotsMayMove(t *testing.T) {
+	w := newWorld(t, 2, 1)
+	w.ok(&EnsurePlacement{Healthy: w.refs(), Seed: 1})
+	w.register(3, 1, 1)
+	w.register(4, 1, 1)
+	if c := (&MoveGroup{PG: 1, At: 1, Freely: true}); Needs(c) != LevelMoves || w.Ready(c) == nil {
+		t.Fatal("a move that members of the level before would refuse may be proposed")
+	}
+	w.ok(&SetLevel{Level: LevelMoves})
+	for h := 1; h <= 2; h++ {
+		w.ok(&MarkStore{Store: storeRef(h, 1), Out: true})
+	}
+	w.ok(w.move(1))
+	p := w.PGs()[0]
+	if now := p.Current().Stores; len(p.Versions) != 2 || !slices.Contains(now, storeRef(3, 1)) || !slices.Contains(now, storeRef(4, 1)) {
+		t.Fatalf("%+v", p)
+	}
+	w.ok(&MarkStore{Store: storeRef(1, 1)})
+	w.ok(&MarkStore{Store: storeRef(3, 1), Out: true})
+	w.ok(w.move(1)) // nobody has had its slot in all versions now
+	if p := w.PGs()[0]; len(p.Versions) != 3 || !slices.Contains(p.Current().Stores, storeRef(1, 1)) {
+		t.Fatalf("%+v", p)
 	}
 }
 

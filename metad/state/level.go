@@ -18,7 +18,8 @@ import (
 const (
 	LevelFirst  uint16 = 1
 	LevelEvents uint16 = 2 // events, limits of disks, change of CA, ensembles with one store of each host
-	LevelNewest        = LevelEvents
+	LevelMoves  uint16 = 3 // all slots of a group may move at once
+	LevelNewest        = LevelMoves
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
@@ -29,6 +30,10 @@ func Needs(c Command) uint16 {
 	case *AddEnsemble:
 		if c.Better {
 			return LevelEvents
+		}
+	case *MoveGroup:
+		if c.Freely {
+			return LevelMoves
 		}
 	case *CreateVolume:
 		if c.QoS != (cluster.QoS{}) {
