@@ -16,6 +16,7 @@ type ioCall struct {
 	rpc.Call
 	remote *Remote
 	req    *nbd.Request
+	bytes  uint64 // of its data, either way
 	status error
 	sum    uint32 // of a read's payload
 	holes  []hole
@@ -31,9 +32,12 @@ func (r *Remote) Submit(req *nbd.Request) {
 		return
 	}
 	c := ioCalls.Get().(*ioCall)
-	c.remote, c.req, c.status, c.sum, c.Caller = r, req, nil, 0, c
+	c.remote, c.req, c.status, c.sum, c.Caller, c.bytes = r, req, nil, 0, c, 0
 	q := ioRequest{op: req.Op, flags: req.Flags, offset: req.Offset, length: req.Length}
 	c.Payload = nil
+	if req.Op == nbd.OpRead || req.Op == nbd.OpWrite {
+		c.bytes = req.Length
+	}
 	if req.Op == nbd.OpWrite {
 		q.sum = codec.CRC(req.Data)
 		c.data[0] = req.Data
@@ -41,7 +45,19 @@ func (r *Remote) Submit(req *nbd.Request) {
 	}
 	c.Op, c.Timeout = opIO, r.peer.cfg.IO
 	c.Head = q.append(r.target.append(c.Head[:0]))
-	r.peer.client.Start(&c.Call)
+	if r.window.enter(c) {
+		r.peer.client.Start(&c.Call)
+	}
+}
+
+// start sends what waited for the window, unless its session has ended since.
+func (c *ioCall) start() {
+	if lost := c.remote.lost.Load(); lost != nil {
+		c.Err, c.status = nil, *lost
+		c.Done(&c.Call)
+		return
+	}
+	c.remote.peer.client.Start(&c.Call)
 }
 
 // Answer is part of rpc.Caller.
@@ -97,9 +113,11 @@ func (c *ioCall) Done(*rpc.Call) {
 		err = r.failed(err, c.Err != nil)
 	}
 	clear(c.Into)
+	bytes := c.bytes
 	c.remote, c.req, c.data[0] = nil, nil, nil
 	ioCalls.Put(c)
 	req.Complete(err)
+	r.window.leave(bytes, (*ioCall).start)
 }
 
 // failed makes the handle dead if its session is: after a request whose outcome is unknown, and when the owner says so.

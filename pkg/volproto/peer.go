@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,9 @@ type Peer struct {
 	cfg    PeerConfig
 	client *rpc.Client
 	uses   atomic.Uint64
+
+	mu      sync.Mutex
+	windows map[id.Volume]*window
 }
 
 // NewPeer starts to connect to a host. It does not wait for it.
@@ -54,7 +58,30 @@ func NewPeer(cfg PeerConfig) (*Peer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure peer %s: %w", cfg.Host, err)
 	}
-	return &Peer{cfg: cfg, client: c}, nil
+	return &Peer{cfg: cfg, client: c, windows: make(map[id.Volume]*window)}, nil
+}
+
+// window is a volume's, for one more session.
+func (p *Peer) window(v id.Volume) *window {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	w := p.windows[v]
+	if w == nil {
+		w = &window{}
+		p.windows[v] = w
+	}
+	w.sessions++
+	return w
+}
+
+func (p *Peer) unwindow(v id.Volume) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w := p.windows[v]; w.sessions > 1 {
+		w.sessions--
+	} else {
+		delete(p.windows, v)
+	}
 }
 
 // Host is the peer's name.
@@ -84,6 +111,7 @@ func (p *Peer) Attach(ctx context.Context, volume id.Volume, session Session) (*
 		}
 		return nil, fmt.Errorf("attach volume %s at %s: %w", volume, p.cfg.Host, err)
 	}
+	r.window = p.window(volume)
 	return r, nil
 }
 
@@ -119,6 +147,7 @@ type Remote struct {
 	peer   *Peer
 	target target
 	use    use
+	window *window
 	info   nbd.Info
 	size   atomic.Uint64
 	lost   atomic.Pointer[error]
@@ -177,6 +206,7 @@ func (r *Remote) Close() error {
 	}
 	closed := error(fmt.Errorf("volume %s: %w", r.target.volume, errs.ErrClosed))
 	r.lost.CompareAndSwap(nil, &closed)
+	r.peer.unwindow(r.target.volume)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	defer r.peer.cfg.Clock.AfterFunc(detachMax, cancel).Stop()
