@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
@@ -34,7 +35,17 @@ type body struct {
 var errUnused = errors.New("sim: the packer, the reader and repairs do not call this")
 
 func (b *body) key(op string, seg id.Segment, rest string) string {
-	return fmt.Sprintf("%s %s %x %d %s %s", b.user, op, b.ref.Store[15], seg, rest, b.h.name)
+	return b.user + " " + op + " " + strconv.Itoa(int(b.ref.Store[15])) + " " + strconv.FormatUint(uint64(seg), 10) + " " + rest + " " + string(b.h.name)
+}
+
+// numbers writes numbers down, fast.
+func numbers(all ...uint64) string {
+	var room [64]byte
+	b := room[:0]
+	for _, n := range all {
+		b = append(strconv.AppendUint(b, n, 10), ' ')
+	}
+	return string(b)
 }
 
 // send lets a request enter the world.
@@ -58,9 +69,8 @@ func (b *body) ReadShard(r *storeproto.ReadShard) {
 			r.Done(r)
 		})
 	}
-	b.send(b.key("read", seg, fmt.Sprintf("%v %d %d+%d", g, index, first, count)), "read shard", classRead, func(st *store, reply func(func())) {
-		wire := &storeproto.ReadShard{Segment: seg, Generation: g, Index: index, First: first, Count: count,
-			Dst: make([]byte, int(count)*storeproto.BlockSize), Sums: make([]uint32, count)}
+	b.send(b.key("read", seg, numbers(uint64(g.Epoch), uint64(g.N), uint64(index), uint64(first), uint64(count))), "read shard", classRead, func(st *store, reply func(func())) {
+		wire := &storeproto.ReadShard{Segment: seg, Generation: g, Index: index, First: first, Count: count, Sums: make([]uint32, count)}
 		err := st.read(wire)
 		reply(func() { end(err, wire) })
 	}, func(err error) { end(err, nil) })
@@ -76,7 +86,7 @@ func (b *body) PutShard(p *storeproto.PutShard) {
 			p.Done(p)
 		})
 	}
-	b.send(b.key("put", h.Segment, fmt.Sprintf("%v %d", h.Generation, h.Index)), "put shard", classBulk, func(st *store, reply func(func())) {
+	b.send(b.key("put", h.Segment, numbers(uint64(h.Generation.Epoch), uint64(h.Generation.N), uint64(h.Index))), "put shard", classBulk, func(st *store, reply func(func())) {
 		wire := &storeproto.PutShard{Head: &h, Epoch: epoch, Data: [][]byte{data}}
 		st.put(wire, func(err error) { reply(func() { end(err) }) })
 	}, end)

@@ -304,8 +304,14 @@ func (e *engine) request(to cluster.StoreRef, c class, what string, serve func(*
 }
 
 func (e *engine) carryJournal(fx *journal.Effects) {
+	var last *storeproto.Batch
+	var wire *storeproto.Batch // one copy for all stores: none of them changes it
 	for _, s := range fx.Appends {
-		e.append(s)
+		if last != s.Append.Batch {
+			last = s.Append.Batch
+			wire = copyBatch(last) // as the wire does
+		}
+		e.append(s, wire)
 	}
 	for _, s := range fx.Confirms {
 		e.confirm(s)
@@ -366,9 +372,9 @@ func (e *engine) report(r journal.Report) {
 	e.w.net.ask(e.h, "report", func() error { return m.ReportStore(nil, e.h.name, ref, "slow") }, func(error) {}) //lint:ignore SA1012 metad here waits for nothing
 }
 
-func (e *engine) append(s *journal.Send) {
+func (e *engine) append(s *journal.Send, wire *storeproto.Batch) {
 	a := s.Append
-	a.Batch = copyBatch(s.Append.Batch) // as the wire does
+	a.Batch = wire
 	if a.Batch.Sum != s.Append.Batch.Sum {
 		e.w.fail(CheckWire, "%s: batch at %d changed before it was sent", e.name, a.Batch.First)
 	}

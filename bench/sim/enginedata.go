@@ -49,6 +49,7 @@ func (e *engine) slots(l id.Location, n uint32, w core.Where, dst []byte, cache 
 // fill is a read whose pieces are being gathered.
 type fill struct {
 	op   *core.Op
+	buf  *buf.Buffer
 	data []byte
 	left int
 	err  error
@@ -56,7 +57,9 @@ type fill struct {
 
 // read fills a read whose pieces are known.
 func (e *engine) read(op *core.Op) {
-	f := &fill{op: op, data: make([]byte, op.Extent.Count*block.Size), left: 1}
+	f := &fill{op: op, buf: buf.Get(int(op.Extent.Count * block.Size)), left: 1}
+	f.data = f.buf.Bytes()
+	clear(f.data)
 	e.reads[op] = f
 	for i := range op.Pieces {
 		if p := &op.Pieces[i]; p.Kind == core.PieceMemory {
@@ -100,6 +103,8 @@ func (e *engine) filled(f *fill, err error) {
 	default:
 		o.data = f.data
 		e.finished(op)
+		o.data = nil
+		f.buf.Release()
 	}
 }
 

@@ -35,8 +35,8 @@ type tombKey struct {
 
 type shard struct {
 	head  storeproto.ShardHead
-	data  []byte
-	wrong bool // damaged by the world, which keeps count
+	data  []byte // never changed, only replaced: stores, and reads under way, may share it
+	wrong bool   // damaged by the world, which keeps count
 	err   error
 }
 
@@ -152,6 +152,7 @@ func (m *image) find(seg id.Segment, g id.Generation, index uint8) *shard {
 	return best
 }
 
+// read lends blocks of a shard: r.Dst are the image's own bytes then.
 func (m *image) read(r *storeproto.ReadShard) error {
 	sh := m.find(r.Segment, r.Generation, r.Index)
 	if sh == nil {
@@ -159,10 +160,10 @@ func (m *image) read(r *storeproto.ReadShard) error {
 	}
 	r.Got = sh.head.Generation
 	n := int(r.Count) * storeproto.BlockSize
-	if r.Count == 0 || int(r.First)+int(r.Count) > int(sh.head.Blocks) || len(r.Dst) != n || len(r.Sums) != int(r.Count) {
+	if r.Count == 0 || int(r.First)+int(r.Count) > int(sh.head.Blocks) || len(r.Sums) != int(r.Count) {
 		return fmt.Errorf("read %d blocks from %d of a shard of %d: %w", r.Count, r.First, sh.head.Blocks, errs.ErrInvalid)
 	}
-	copy(r.Dst, sh.data[int(r.First)*storeproto.BlockSize:][:n])
+	r.Dst = sh.data[int(r.First)*storeproto.BlockSize:][:n]
 	copy(r.Sums, sh.head.Sums[r.First:])
 	for i := range int(r.Count) {
 		b := r.Dst[i*storeproto.BlockSize:][:storeproto.BlockSize]

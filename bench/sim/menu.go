@@ -296,6 +296,7 @@ func (m *menu) rot(how func(*menu, []byte)) bool {
 	}
 	sh := st.img.shards[names[m.w.rng.IntN(len(names))]]
 	at := m.w.rng.IntN(int(sh.head.Blocks)) * storeproto.BlockSize
+	sh.data = bytes.Clone(sh.data)
 	how(m, sh.data[at:at+storeproto.BlockSize])
 	return m.spoiled(sh)
 }
@@ -316,6 +317,7 @@ func (m *menu) misdirect() bool {
 	a, b := st.img.shards[names[m.w.rng.IntN(len(names))]], st.img.shards[names[m.w.rng.IntN(len(names))]]
 	from := m.w.rng.IntN(int(a.head.Blocks)) * storeproto.BlockSize
 	to := m.w.rng.IntN(int(b.head.Blocks)) * storeproto.BlockSize
+	b.data = bytes.Clone(b.data)
 	copy(b.data[to:to+storeproto.BlockSize], a.data[from:from+storeproto.BlockSize])
 	return m.spoiled(b)
 }

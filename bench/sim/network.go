@@ -125,16 +125,12 @@ func (n *network) send(r *request) {
 	}
 	st := w.store(r.to.Store)
 	if st == nil {
-		w.after(hopMin, r.name+" to nobody", func() { r.from.later(func() { r.fail(errBroken) }) })
+		w.later(hopMin, r.name, " to nobody", nil, func() { r.from.later(func() { r.fail(errBroken) }) })
 		return
 	}
 	local := st.h == r.from
 	if !local {
-		w.after(limit, r.name+" late", func() {
-			if !r.done {
-				r.from.later(func() { r.fail(errNoAnswer) })
-			}
-		})
+		w.later(limit, r.name, " late", &r.done, func() { r.from.later(func() { r.fail(errNoAnswer) }) })
 	}
 	if !local && w.oneIn(900) {
 		n.breakLink(l)
@@ -147,7 +143,7 @@ func (n *network) send(r *request) {
 	l.last = arrive
 	w.after(arrive-w.now(), r.name, func() { n.arrive(r, st) })
 	if !local && w.oneIn(600) {
-		w.after(arrive-w.now()+w.between(0, 150*time.Millisecond), r.name+" again", func() {
+		w.later(arrive-w.now()+w.between(0, 150*time.Millisecond), r.name, " again", nil, func() {
 			w.cover.add(Duplicate)
 			n.deliver(r, st)
 		})
@@ -158,7 +154,7 @@ func (n *network) arrive(r *request, st *store) {
 	w := n.w
 	if r.done { // given up: it is lost, or comes in at any time from now on
 		if w.rng.IntN(2) == 0 {
-			w.after(w.between(0, 200*time.Millisecond), r.name+" late", func() {
+			w.later(w.between(0, 200*time.Millisecond), r.name, " past a newer link", nil, func() {
 				w.cover.add(LateMessage)
 				n.deliver(r, st)
 			})
@@ -191,11 +187,7 @@ func (n *network) answer(r *request, st *store, deliver func()) {
 	l := r.from.link(r.to.Store, r.class)
 	arrive := max(w.now()+d, l.back)
 	l.back = arrive
-	w.after(arrive-w.now(), r.name+" answered", func() {
-		if !r.done {
-			r.from.later(func() { r.end(deliver) })
-		}
-	})
+	w.later(arrive-w.now(), r.name, " answered", &r.done, func() { r.from.later(func() { r.end(deliver) }) })
 }
 
 // breakLink fails everything under way with an unknown outcome.
@@ -228,7 +220,7 @@ func (n *network) ask(h *host, name string, serve func() error, done func(error)
 		})
 	}
 	give := w.between(150*time.Millisecond, 300*time.Millisecond)
-	w.after(give, name+" late", func() { end(errNoAnswer) })
+	w.later(give, name, " late", &over, func() { end(errNoAnswer) })
 	d, ok := n.hop(h.name, metadHost)
 	if !ok {
 		return
@@ -239,7 +231,7 @@ func (n *network) ask(h *host, name string, serve func() error, done func(error)
 	}
 	w.after(d+w.between(time.Millisecond, 3*time.Millisecond), name, func() {
 		if w.metad.away {
-			w.after(hopMax, name+" refused", func() { end(errBroken) })
+			w.later(hopMax, name, " refused", &over, func() { end(errBroken) })
 			return
 		}
 		err := serve()
@@ -249,7 +241,7 @@ func (n *network) ask(h *host, name string, serve func() error, done func(error)
 			ok = false
 		}
 		if ok {
-			w.after(back, name+" answered", func() { end(err) })
+			w.later(back, name, " answered", &over, func() { end(err) })
 		}
 	})
 }

@@ -79,12 +79,9 @@ type logReader interface {
 	Batch(storeproto.Stream, core.Batch) (*storeproto.Batch, error)
 }
 
-// put writes a shard: its data, then through the queue, where it becomes visible.
+// put writes a shard, which comes in one piece and stays as it is: its data, then through the queue, where it becomes visible.
 func (st *store) put(p *storeproto.PutShard, answer func(error)) {
-	sh := &shard{head: copyHead(p.Head)}
-	for _, d := range p.Data {
-		sh.data = append(sh.data, d...)
-	}
+	sh := &shard{head: copyHead(p.Head), data: p.Data[0]}
 	if err := st.checkPut(p, sh); err != nil {
 		answer(err)
 		return

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"container/heap"
 	"encoding/binary"
 	"fmt"
 	"hash"
@@ -24,10 +23,10 @@ type World struct {
 	at    time.Duration // what the clock will show when it has been moved
 	epoch time.Duration // of the clock, at the start
 
-	queue eventHeap
-	seq   uint64
+	queue queue
 	out   outside
 	hash  hash.Hash64
+	line  []byte // being taken into the trace
 	tail  tail
 	cover Coverage
 	err   error
@@ -76,29 +75,6 @@ func ForSeed(seed uint64) Config {
 	return c
 }
 
-type event struct {
-	at   time.Duration
-	seq  uint64
-	name string
-	do   func()
-}
-
-type eventHeap []event
-
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].seq < h[j].seq
-}
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*h = old[:len(old)-1]
-	return e
-}
-
 // New makes a world whose hosts are up and whose volumes are made.
 func New(cfg Config) *World {
 	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5eed)), clock: clock.NewManual(), hash: fnv.New64a()}
@@ -124,9 +100,11 @@ func New(cfg Config) *World {
 func (w *World) now() time.Duration { return w.clock.Now() }
 
 // after lets f happen when d has passed. The name goes into the trace when it does.
-func (w *World) after(d time.Duration, name string, f func()) {
-	w.seq++
-	heap.Push(&w.queue, event{w.now() + max(d, 0), w.seq, name, f})
+func (w *World) after(d time.Duration, name string, f func()) { w.later(d, name, "", nil, f) }
+
+// later is after, with a name of two parts, unless moot has become true by then.
+func (w *World) later(d time.Duration, name, what string, moot *bool, f func()) {
+	w.queue.add(w.now()+max(d, 0), event{name, what, moot, f})
 }
 
 func (w *World) between(a, b time.Duration) time.Duration {
@@ -144,20 +122,26 @@ const stepsMax = 800_000
 
 // step lets the next event happen; false if there is none or something went wrong.
 func (w *World) step() bool {
-	if w.err != nil || len(w.queue) == 0 {
+	if w.err != nil || w.queue.empty() {
 		return false
 	}
-	e := heap.Pop(&w.queue).(event)
-	if d := e.at - w.now(); d > 0 {
-		w.at = e.at
+	at, e := w.queue.take()
+	if e.moot != nil && *e.moot {
+		return true
+	}
+	if d := at - w.now(); d > 0 {
+		w.at = at
+		due, rings := w.clock.Next()
 		w.clock.Advance(d)
-		w.settle() // a ticker may have rung
+		if rings && due <= at {
+			w.settle()
+		}
 	}
 	if w.steps++; w.steps > stepsMax {
 		w.fail(CheckHeal, "no end after %d steps: %s", w.steps, w.state())
 		return false
 	}
-	w.note(e.name)
+	w.noteTwo(e.name, e.what)
 	e.do()
 	w.settle()
 	return w.err == nil
@@ -169,7 +153,7 @@ func (w *World) run(d time.Duration) { w.until(d, func() bool { return false }) 
 func (w *World) until(limit time.Duration, cond func() bool) bool {
 	end := w.now() + limit
 	for !cond() {
-		if len(w.queue) == 0 || w.queue[0].at > end || !w.step() {
+		if w.queue.empty() || w.queue.next() > end || !w.step() {
 			return false
 		}
 	}
@@ -177,15 +161,17 @@ func (w *World) until(limit time.Duration, cond func() bool) bool {
 }
 
 // note takes a line into the trace: its hash is what two runs of a seed must share.
-func (w *World) note(line string) {
-	var b [16]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(w.now()))
-	binary.LittleEndian.PutUint64(b[8:], w.steps)
-	w.hash.Write(b[:])
-	w.hash.Write([]byte(line))
-	w.tail.add(w.now()-w.epoch, line)
+func (w *World) note(line string) { w.noteTwo(line, "") }
+
+func (w *World) noteTwo(line, rest string) {
+	now := w.now()
+	w.line = binary.LittleEndian.AppendUint64(w.line[:0], uint64(now))
+	w.line = binary.LittleEndian.AppendUint64(w.line, w.steps)
+	w.line = append(append(w.line, line...), rest...)
+	w.hash.Write(w.line)
+	w.tail.add(now-w.epoch, line, rest)
 	if w.cfg.Trace != nil {
-		w.cfg.Trace(fmt.Sprintf("%v %s", w.now()-w.epoch, line))
+		w.cfg.Trace(fmt.Sprintf("%v %s%s", now-w.epoch, line, rest))
 	}
 }
 
@@ -223,12 +209,12 @@ type tail struct {
 const tailLines = 400
 
 type tailLine struct {
-	at   time.Duration
-	text string
+	at         time.Duration
+	text, rest string
 }
 
-func (t *tail) add(at time.Duration, text string) {
-	t.lines[t.n%tailLines] = tailLine{at, text}
+func (t *tail) add(at time.Duration, text, rest string) {
+	t.lines[t.n%tailLines] = tailLine{at, text, rest}
 	t.n++
 }
 
@@ -236,7 +222,7 @@ func (t *tail) add(at time.Duration, text string) {
 func (w *World) Tail(n int) (out []string) {
 	for i := max(0, w.tail.n-min(n, tailLines)); i < w.tail.n; i++ {
 		l := w.tail.lines[i%tailLines]
-		out = append(out, fmt.Sprintf("%v %s", l.at, l.text))
+		out = append(out, fmt.Sprintf("%v %s%s", l.at, l.text, l.rest))
 	}
 	return out
 }

@@ -272,9 +272,10 @@ func (m *Machine) candidates(refs []cluster.StoreRef) []placement.Candidate {
 func (m *Machine) Scheme(v cluster.PGVersion) placement.Scheme {
 	hosts := make([]id.Host, len(v.Stores))
 	for i, r := range v.Stores {
-		hosts[i] = id.Host(r.String())
 		if s := m.stores[r.Store]; s != nil && s.Incarnation == r.Incarnation {
 			hosts[i] = s.Host
+		} else {
+			hosts[i] = id.Host(r.String()) // one of its own
 		}
 	}
 	return placement.Scheme{Profile: placement.Profile{K: v.K, M: v.M}, Relaxed: placement.Relaxed(hosts, v.M)}

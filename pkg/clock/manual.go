@@ -1,8 +1,8 @@
 package clock
 
 import (
+	"container/heap"
 	"context"
-	"sort"
 	"sync"
 	"time"
 )
@@ -15,7 +15,7 @@ type Manual struct {
 		now     time.Duration
 		wall    time.Time
 		nextSeq uint64
-		events  map[*manualEvent]struct{}
+		events  eventHeap
 		changed chan struct{} // closed and replaced whenever the set of events changes
 	}
 }
@@ -27,7 +27,6 @@ func NewManual() *Manual {
 	m := &Manual{}
 	m.mu.now = time.Hour
 	m.mu.wall = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	m.mu.events = make(map[*manualEvent]struct{})
 	m.mu.changed = make(chan struct{})
 	return m
 }
@@ -68,6 +67,7 @@ func (m *Manual) Advance(d time.Duration) {
 			e.due += e.every
 			m.mu.nextSeq++
 			e.seq = m.mu.nextSeq
+			heap.Fix(&m.mu.events, e.at)
 		} else {
 			m.removeLocked(e)
 		}
@@ -115,17 +115,15 @@ func (m *Manual) AwaitPending(ctx context.Context, n int) error {
 func (m *Manual) Next() (due time.Duration, ok bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for e := range m.mu.events {
-		if !ok || e.due < due {
-			due, ok = e.due, true
-		}
+	if len(m.mu.events) == 0 {
+		return 0, false
 	}
-	return due, ok
+	return m.mu.events[0].due, true
 }
 
 // NewTimer is part of Clock.
 func (m *Manual) NewTimer(d time.Duration) Timer {
-	return manualTimer{m.add(&manualEvent{m: m, c: make(chan time.Time, 1)}, d)}
+	return manualTimer{m.add(&manualEvent{m: m, at: -1, c: make(chan time.Time, 1)}, d)}
 }
 
 // NewTicker is part of Clock.
@@ -133,12 +131,12 @@ func (m *Manual) NewTicker(d time.Duration) Ticker {
 	if d <= 0 {
 		panic("clock: ticker interval must be above zero")
 	}
-	return manualTicker{m.add(&manualEvent{m: m, c: make(chan time.Time, 1), every: d}, d)}
+	return manualTicker{m.add(&manualEvent{m: m, at: -1, c: make(chan time.Time, 1), every: d}, d)}
 }
 
 // AfterFunc is part of Clock; f runs inside Advance, or, when d is not above zero, in the next one.
 func (m *Manual) AfterFunc(d time.Duration, f func()) Timer {
-	return manualTimer{m.add(&manualEvent{m: m, f: f}, d)}
+	return manualTimer{m.add(&manualEvent{m: m, at: -1, f: f}, d)}
 }
 
 // Sleep is part of Clock.
@@ -148,6 +146,7 @@ type manualEvent struct {
 	m     *Manual
 	due   time.Duration
 	seq   uint64
+	at    int // in the heap; below 0: not there
 	every time.Duration
 	c     chan time.Time
 	f     func()
@@ -167,15 +166,15 @@ func (m *Manual) addLocked(e *manualEvent, d time.Duration) {
 		e.c <- m.mu.wall // the buffer is empty: new, or drained by stop
 		return
 	}
-	m.mu.events[e] = struct{}{}
+	heap.Push(&m.mu.events, e)
 	m.signalLocked()
 }
 
 func (m *Manual) removeLocked(e *manualEvent) bool {
-	if _, ok := m.mu.events[e]; !ok {
+	if e.at < 0 {
 		return false
 	}
-	delete(m.mu.events, e)
+	heap.Remove(&m.mu.events, e.at)
 	m.signalLocked()
 	return true
 }
@@ -191,22 +190,40 @@ func (m *Manual) stepLocked(to time.Duration) {
 }
 
 func (m *Manual) firstDueLocked(end time.Duration) *manualEvent {
-	var due []*manualEvent
-	for e := range m.mu.events {
-		if e.due <= end {
-			due = append(due, e)
-		}
-	}
-	if len(due) == 0 {
+	if len(m.mu.events) == 0 || m.mu.events[0].due > end {
 		return nil
 	}
-	sort.Slice(due, func(i, j int) bool {
-		if due[i].due != due[j].due {
-			return due[i].due < due[j].due
-		}
-		return due[i].seq < due[j].seq
-	})
-	return due[0]
+	return m.mu.events[0]
+}
+
+// eventHeap is what waits, the first due on top.
+type eventHeap []*manualEvent
+
+func (h eventHeap) Len() int { return len(h) }
+func (h eventHeap) Less(i, j int) bool {
+	return h[i].due < h[j].due || h[i].due == h[j].due && h[i].seq < h[j].seq
+}
+
+func (h eventHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].at, h[j].at = i, j
+}
+
+// Push is part of heap.Interface.
+func (h *eventHeap) Push(x any) {
+	e := x.(*manualEvent)
+	e.at = len(*h)
+	*h = append(*h, e)
+}
+
+// Pop is part of heap.Interface.
+func (h *eventHeap) Pop() any {
+	last := len(*h) - 1
+	e := (*h)[last]
+	e.at = -1
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return e
 }
 
 // stop takes the event back, and what it may already have sent.

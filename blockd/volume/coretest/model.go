@@ -1,7 +1,9 @@
 package coretest
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 )
 
@@ -22,10 +24,15 @@ type Model struct {
 
 // cell is one register.
 type cell struct {
-	writes []*Write
+	writes []held
 	seen   *Write // the last one a read has seen
 	seenAt uint64
-	dead   map[*Write]uint64 // overwritten for sure at that time: a read saw what came later
+}
+
+// held is a write that a cell may have.
+type held struct {
+	*Write
+	dead uint64 // overwritten for sure at that time: a read saw what came later; 0: not
 }
 
 // Write is one write, or one that zeroes (Tag 0).
@@ -63,11 +70,11 @@ func (m *Model) Begin(off, n uint64, zero bool) *Write {
 		if b == nil {
 			b = new([8]cell)
 			for j := range b {
-				b[j].writes = []*Write{m.zero}
+				b[j].writes = []held{{Write: m.zero}}
 			}
 			m.blocks[i/8] = b
 		}
-		b[i%8].writes = append(b[i%8].writes, w)
+		b[i%8].writes = append(b[i%8].writes, held{Write: w})
 	}
 	return w
 }
@@ -116,10 +123,8 @@ func (m *Model) Read(begun, off uint64, data []byte) error {
 	for i := 0; i < len(data); i += Cell {
 		c := off/Cell + uint64(i/Cell)
 		tag := binary.LittleEndian.Uint64(data[i:])
-		for j := 8; j < Cell; j += 8 {
-			if t := binary.LittleEndian.Uint64(data[i+j:]); t != tag {
-				return fmt.Errorf("cell %d (block %d) is torn: %d and %d", c, c/8, tag, t)
-			}
+		if b := data[i : i+Cell]; !bytes.Equal(b[8:], b[:Cell-8]) {
+			return fmt.Errorf("cell %d (block %d) is torn: %x", c, c/8, b)
 		}
 		if err := m.see(c, tag, begun, ended); err != nil {
 			return err
@@ -154,23 +159,21 @@ func (m *Model) see(i, tag, begun, ended uint64) error {
 		return nil
 	}
 	var w *Write
-	candidates, why := 0, ""
-	for _, x := range c.writes {
+	candidates, why := 0, errNobody
+	for j := range c.writes {
+		x := &c.writes[j]
 		if x.Tag != tag {
 			continue
 		}
-		if reason := c.refuses(x, begun); reason != "" {
-			why = reason
+		if err := c.refuses(x, begun); err != nil {
+			why = err
 			continue
 		}
-		w = x
+		w = x.Write
 		candidates++
 	}
 	if candidates == 0 {
-		if why == "" {
-			why = "nobody wrote it here"
-		}
-		return fmt.Errorf("cell %d (block %d) reads as %d: %s", i, i/8, tag, why)
+		return fmt.Errorf("cell %d (block %d) reads as %d: %w", i, i/8, tag, why)
 	}
 	if candidates == 1 {
 		c.saw(w, begun, ended)
@@ -178,39 +181,36 @@ func (m *Model) see(i, tag, begun, ended uint64) error {
 	return nil
 }
 
-// refuses says why a read that began at begun cannot return w; "": it can.
-func (c *cell) refuses(w *Write, begun uint64) string {
-	if at, ok := c.dead[w]; ok && at < begun {
-		return "an earlier read saw what came after it"
+var (
+	errNobody  = errors.New("nobody wrote it here")
+	errSeen    = errors.New("an earlier read saw what came after it")
+	errWritten = errors.New("it was overwritten before the read began")
+)
+
+// refuses says why a read that began at begun cannot return w; nil: it can.
+func (c *cell) refuses(w *held, begun uint64) error {
+	if w.dead > 0 && w.dead < begun {
+		return errSeen
 	}
 	if w.done == 0 {
-		return ""
+		return nil
 	}
-	for _, x := range c.writes {
-		if x.definite && x.begun > w.done && x.done < begun {
-			return fmt.Sprintf("it was overwritten by %d before the read began", x.Tag)
+	for i := range c.writes {
+		if x := c.writes[i].Write; x.definite && x.begun > w.done && x.done < begun {
+			return errWritten
 		}
 	}
-	return ""
+	return nil
 }
 
 // saw notes that a read returned w: what was certainly before w is gone for reads that begin from now on.
 func (c *cell) saw(w *Write, begun, ended uint64) {
-	kill := func(x *Write) {
-		if c.dead == nil {
-			c.dead = make(map[*Write]uint64)
+	for i := range c.writes {
+		x := &c.writes[i]
+		before := x.done != 0 && x.done < w.begun || x.Write == c.seen && c.seenAt < begun
+		if before && x.Write != w && x.dead == 0 {
+			x.dead = ended
 		}
-		if _, ok := c.dead[x]; !ok && x != w {
-			c.dead[x] = ended
-		}
-	}
-	for _, x := range c.writes {
-		if x.done != 0 && x.done < w.begun {
-			kill(x)
-		}
-	}
-	if c.seen != nil && c.seen != w && c.seenAt < begun {
-		kill(c.seen)
 	}
 	if c.seenAt < begun || c.seen == nil {
 		c.seen, c.seenAt = w, ended
