@@ -119,7 +119,7 @@ func TestSeedsThatFailed(t *testing.T) {
 		seed uint64
 	}{
 		{"openings that break off fill the list of a disk", 12},
-		{"the store that was always there is lost while another slot moves", 20},
+		{"the store that was always there is lost while another slot moves, and a list grows for ever", 20},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w, err := run(t, ForSeed(c.seed))

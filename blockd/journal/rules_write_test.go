@@ -458,6 +458,28 @@ func TestEnsembleOfTwoGrows(t *testing.T) {
 	}
 }
 
+// Without this a quiet disk would get one ensemble after the other until its list is full:
+// the shell tells only when the topology changes that the newest is narrow.
+func TestWiderEnsembleIsAskedForOnce(t *testing.T) {
+	d := newDesk(t, 1, 2, 3)
+	d.core.Narrow(true)
+	d.pass(simLimits.AskAfter)
+	d.succeedBy(1, 2, 4)
+	for range 4 {
+		d.pass(shunFor * simLimits.ReplaceAfter)
+		for range 3 {
+			asks := d.fx.Asks
+			d.fx.Asks = nil
+			for _, a := range asks {
+				if a.Kind == AskAdd {
+					t.Fatal("asked again though nothing has changed")
+				}
+				d.answer(a, nil)
+			}
+		}
+	}
+}
+
 // Without this an ensemble with two stores on one host, formed while the others were away,
 // would stay when they are back, and the loss of that host would lose the disk; or metad would
 // be asked for ever.
