@@ -84,7 +84,7 @@ func (w *World) heal() {
 	if m := &w.menu; m.victim != nil && m.rotten && !m.victim.gone() {
 		w.replace(m.victim)
 	}
-	w.demand(CheckHeal, 3*time.Minute, "everything is whole and served", func() bool {
+	w.demand(CheckHeal, 30*time.Second, "everything is whole and served", func() bool {
 		if w.menu.leaves != nil {
 			w.menu.left()
 		}

@@ -163,6 +163,9 @@ func (m *Machine) PlanMove(n id.PG, healthy []cluster.StoreRef, seed uint64) *Mo
 	}
 	current := p.Current()
 	slots, leaving := m.slots(current)
+	if leaving == 0 && (len(p.Versions) > 1 || !m.Scheme(current).Relaxed) {
+		return nil
+	}
 	stores, freely := m.loaded(healthy), m.level >= LevelMoves
 	if leaving > 0 {
 		if !freely {
@@ -171,9 +174,6 @@ func (m *Machine) PlanMove(n id.PG, healthy []cluster.StoreRef, seed uint64) *Mo
 		if next, moved := placement.Move(slots, current.M, stores, seed); moved > 0 {
 			return &MoveGroup{PG: n, At: current.Version, Stores: next, Freely: freely}
 		}
-		return nil
-	}
-	if len(p.Versions) > 1 || !m.Scheme(current).Relaxed {
 		return nil
 	}
 	next, ok := placement.Spread(slots, current.M, stores, seed)
@@ -186,9 +186,11 @@ func (m *Machine) PlanMove(n id.PG, healthy []cluster.StoreRef, seed uint64) *Mo
 func (m *Machine) slots(v cluster.PGVersion) (slots []placement.Slot, leaving int) {
 	for _, r := range v.Stores {
 		// A store that is not known any more is on a host of its own.
-		s := placement.Slot{Candidate: placement.Candidate{Ref: r, Host: id.Host(r.String())}, Leaves: m.Leaves(r)}
+		s := placement.Slot{Candidate: placement.Candidate{Ref: r}, Leaves: m.Leaves(r)}
 		if have := m.stores[r.Store]; have != nil && have.Incarnation == r.Incarnation {
 			s.Host, s.Zone = have.Host, m.zone(have.Host)
+		} else {
+			s.Host = id.Host(r.String())
 		}
 		if s.Leaves {
 			leaving++
