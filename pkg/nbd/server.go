@@ -214,8 +214,8 @@ func (s *Server) start(raw net.Conn, ep Endpoint, handshakes *atomic.Int64) {
 
 // refuse closes a connection at a limit.
 func (s *Server) refuse(raw net.Conn, what string, limit int) {
-	_ = raw.Close() // it was never served
-	s.refused.Add(1)
+	s.refused.Add(1) // before the client can know of it
+	_ = raw.Close()  // it was never served
 	s.log.Warn("nbd connection refused at a limit", "of", what, "limit", limit)
 }
 
