@@ -67,39 +67,83 @@ func (d *Diff) Done() bool { return len(d.stack) == 0 }
 // dst needs room for Fanout changes to be sure of progress.
 func (d *Diff) Next(dst []Change) []Change {
 	for len(d.stack) > 0 {
-		i := d.stack[len(d.stack)-1]
-		if i.page.Level == 0 && cap(dst)-len(dst) < Fanout {
+		if d.stack[len(d.stack)-1].page.Level == 0 && cap(dst)-len(dst) < Fanout {
 			return dst
 		}
-		var entries [2]*locations
-		for s, t := range i.side {
-			e, ok := d.entries(i.page.Level, t)
-			if !ok {
-				return dst
-			}
-			entries[s] = e
+		i, entries, ok := d.pop()
+		if !ok {
+			return dst
 		}
-		d.stack = d.stack[:len(d.stack)-1]
-		for _, t := range i.side {
-			delete(d.pages, t.loc) // each is met once
-		}
-		if i.page.Level == 0 {
-			for j := range Fanout {
-				if a, b := entries[0][j], entries[1][j]; a != b {
-					dst = append(dst, Change{first(0, i.page.Index) + block.LBA(j), a, b})
-				}
-			}
+		if i.page.Level > 0 {
+			d.descend(i, entries, false)
 			continue
 		}
-		for j := Fanout - 1; j >= 0; j-- {
-			kid := diffItem{page: Page{Level: i.page.Level - 1, Index: i.page.Index<<fanoutShift | uint64(j)}}
-			for s, t := range i.side {
-				kid.side[s] = t.kid(i.page.Level, j, entries[s])
+		for j := range Fanout {
+			if a, b := entries[0][j], entries[1][j]; a != b {
+				dst = append(dst, Change{first(0, i.page.Index) + block.LBA(j), a, b})
 			}
-			d.push(kid)
 		}
 	}
 	return dst
+}
+
+// Lost is used instead of Next by who only wants to know what the base alone has. It
+// compares up to a number of pairs of pages and tells fn of every location, of a
+// block or of a page, that the base has and the target has not at the same place. It
+// stops at a page that is not at hand; what only the target has is not read.
+func (d *Diff) Lost(pages int, fn func(id.Location)) {
+	for ; pages > 0 && len(d.stack) > 0; pages-- {
+		if top := d.stack[len(d.stack)-1]; top.side[0].loc == 0 { // only of the pair of roots
+			d.stack = d.stack[:0]
+			return
+		}
+		i, entries, ok := d.pop()
+		if !ok {
+			return
+		}
+		if i.side[0].level == i.page.Level {
+			fn(i.side[0].loc)
+		}
+		if i.page.Level > 0 {
+			d.descend(i, entries, true)
+			continue
+		}
+		for j := range Fanout {
+			if a, b := entries[0][j], entries[1][j]; a != b && a != 0 {
+				fn(a)
+			}
+		}
+	}
+}
+
+// pop takes the next pair if both pages are at hand.
+func (d *Diff) pop() (i diffItem, entries [2]*locations, ok bool) {
+	i = d.stack[len(d.stack)-1]
+	for s, t := range i.side {
+		if entries[s], ok = d.entries(i.page.Level, t); !ok {
+			return i, entries, false
+		}
+	}
+	d.stack = d.stack[:len(d.stack)-1]
+	for _, t := range i.side {
+		if t.level == i.page.Level {
+			delete(d.pages, t.loc) // each is met once
+		}
+	}
+	return i, entries, true
+}
+
+// descend pushes the pairs below i; baseOnly: those of which the base has something.
+func (d *Diff) descend(i diffItem, entries [2]*locations, baseOnly bool) {
+	for j := Fanout - 1; j >= 0; j-- {
+		kid := diffItem{page: Page{Level: i.page.Level - 1, Index: i.page.Index<<fanoutShift | uint64(j)}}
+		for s, t := range i.side {
+			kid.side[s] = t.kid(i.page.Level, j, entries[s])
+		}
+		if !baseOnly || kid.side[0].loc != 0 {
+			d.push(kid)
+		}
+	}
 }
 
 // kid is the subtree below entry j of a page of the level.

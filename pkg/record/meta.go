@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 
@@ -75,9 +76,20 @@ type Checkpoint struct {
 	Table     blockmap.Root
 	Covered   id.LSN      // journal records at or below are in the map
 	Meta      id.LSN      // meta records at or below are in the map and table
-	Watermark id.Sequence // see the lineage of snapshots; 0 for none
+	Watermark id.Sequence // of the newest snapshot; 0 for none
 	Blocks    block.LBA   // size of the disk
 	Pages     []PageSegment
+	Snapshots []Snapshot // the oldest first
+}
+
+// Snapshot is one that a checkpoint keeps: the tree of what the disk held at its mark.
+// Every segment id at or below the watermark was committed before the mark, or is of
+// this tree's pages, or never counts; the watermarks of a list rise.
+type Snapshot struct {
+	ID        id.Raw
+	Root      blockmap.Root
+	Watermark id.Sequence
+	Blocks    block.LBA // size of the disk then, or more
 }
 
 // Meta is one record of the meta stream; the field of its kind is set.
@@ -97,12 +109,18 @@ const (
 	ExtentsMax = 1 << 20
 	// SegmentsMax bounds the segments in a commit or checkpoint or deleted record.
 	SegmentsMax = 1 << 16
+	// SnapshotsMax bounds the snapshots of a volume.
+	SnapshotsMax = 256
 	// SlotsMax bounds the slots of all segments of all commits in one batch.
 	SlotsMax = 1 << 22
 )
 
 const (
 	metaVersion = 1
+
+	// A checkpoint with snapshots is of these versions; without any it is as it always was.
+	metaSnapshots       = 2
+	checkpointSnapshots = 2
 
 	checkpointMagic   = 0x50435341 // "ASCP"
 	checkpointVersion = 1
@@ -159,7 +177,12 @@ func AppendCommit(dst []byte, c *Commit) []byte {
 // AppendCheckpoint appends a checkpoint record to the Meta bytes of a batch. It
 // panics if c breaks its rules.
 func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
-	return end(appendCheckpoint(begin(dst, MetaCheckpoint), c), len(dst))
+	at := len(dst)
+	dst = begin(dst, MetaCheckpoint)
+	if len(c.Snapshots) > 0 {
+		dst[at+1] = metaSnapshots
+	}
+	return end(appendCheckpoint(dst, c), at)
 }
 
 // AppendDeleted appends the record that segments were dropped by name.
@@ -193,16 +216,33 @@ func (c *Checkpoint) check() string {
 	return ""
 }
 
+// checkSnapshots gives what is wrong with the list; "" for nothing.
+func (c *Checkpoint) checkSnapshots() string {
+	for i := range c.Snapshots {
+		s := &c.Snapshots[i]
+		switch {
+		case s.ID == id.Raw{}:
+			return "id of a snapshot"
+		case !s.Root.Valid():
+			return "root of a snapshot"
+		case s.Blocks > block.LBAMax:
+			return "size of a snapshot"
+		case s.Watermark == 0 || i > 0 && s.Watermark <= c.Snapshots[i-1].Watermark:
+			return "watermark of a snapshot"
+		case i == len(c.Snapshots)-1 && s.Watermark != c.Watermark:
+			return "watermark of the newest snapshot"
+		}
+	}
+	return ""
+}
+
 func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
-	if what := c.check(); what != "" {
+	if what := cmp.Or(c.check(), c.checkSnapshots()); what != "" {
 		panic("record: a checkpoint with a wrong " + what)
 	}
 	dst = append(dst, c.Volume[:]...)
 	dst = binary.AppendUvarint(dst, uint64(c.Epoch))
-	for _, r := range []blockmap.Root{c.Map, c.Table} {
-		dst = binary.LittleEndian.AppendUint64(dst, uint64(r.Location))
-		dst = append(dst, r.Height)
-	}
+	dst = appendRoot(appendRoot(dst, c.Map), c.Table)
 	dst = binary.AppendUvarint(dst, uint64(c.Covered))
 	dst = binary.AppendUvarint(dst, uint64(c.Meta))
 	dst = binary.AppendUvarint(dst, uint64(c.Watermark))
@@ -211,14 +251,32 @@ func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	for i := range c.Pages {
 		dst = appendSegment(dst, c.Pages[i].Segment, c.Pages[i].Entry)
 	}
+	if len(c.Snapshots) == 0 {
+		return dst
+	}
+	dst = binary.AppendUvarint(dst, uint64(len(c.Snapshots)))
+	for i := range c.Snapshots {
+		s := &c.Snapshots[i]
+		dst = appendRoot(append(dst, s.ID[:]...), s.Root)
+		dst = binary.AppendUvarint(dst, uint64(s.Watermark))
+		dst = binary.AppendUvarint(dst, uint64(s.Blocks))
+	}
 	return dst
+}
+
+func appendRoot(dst []byte, r blockmap.Root) []byte {
+	return append(binary.LittleEndian.AppendUint64(dst, uint64(r.Location)), r.Height)
 }
 
 // EncodeCheckpoint gives a checkpoint alone, with magic, version and sum: the
 // form that is committed to metad.
 func EncodeCheckpoint(c *Checkpoint) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, checkpointMagic)
-	b = append(b, checkpointVersion, 0, 0, 0)
+	version := uint16(checkpointVersion)
+	if len(c.Snapshots) > 0 {
+		version = checkpointSnapshots
+	}
+	b = append(binary.LittleEndian.AppendUint16(b, version), 0, 0)
 	b = appendCheckpoint(b, c)
 	return binary.LittleEndian.AppendUint32(b, codec.CRC(b))
 }

@@ -222,6 +222,7 @@ func FuzzReadMeta(f *testing.F) {
 
 func FuzzDecodeCheckpoint(f *testing.F) {
 	f.Add(readGolden(f, "testdata/checkpoint.golden"))
+	f.Add(readGolden(f, "testdata/snapshots.golden"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= 4 { // else the sum would hide the decoder
 			b = bytes.Clone(b[:len(b)-4])

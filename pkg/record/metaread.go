@@ -25,11 +25,12 @@ func ReadMeta(place string, meta []byte, first id.LSN, count uint32) ([]Meta, er
 			m := &records[i]
 			m.Position = first + id.LSN(i)
 			m.Kind = MetaKind(r.U8())
-			if v := r.U8(); v != metaVersion {
+			v := r.U8()
+			if v != metaVersion && (v != metaSnapshots || m.Kind != MetaCheckpoint) {
 				r.Fail("version of a meta record", metaVersion, uint64(v))
 			}
 			end := int64(r.U32()) + int64(r.Offset())
-			readMetaBody(r, m, &slots)
+			readMetaBody(r, m, v == metaSnapshots, &slots)
 			if r.Err() == nil && int64(r.Offset()) != end {
 				r.Fail("end of a meta record", uint64(end), uint64(r.Offset()))
 			}
@@ -44,12 +45,12 @@ func ReadMeta(place string, meta []byte, first id.LSN, count uint32) ([]Meta, er
 	return records, nil
 }
 
-func readMetaBody(r *codec.Reader, m *Meta, slots *int) {
+func readMetaBody(r *codec.Reader, m *Meta, snapshots bool, slots *int) {
 	switch m.Kind {
 	case MetaCommit:
 		m.Commit = readCommit(r, slots)
 	case MetaCheckpoint:
-		m.Checkpoint = readCheckpoint(r)
+		m.Checkpoint = readCheckpoint(r, snapshots)
 	case MetaDeleted:
 		m.Deleted = readDeleted(r)
 	case MetaMoved:
@@ -108,7 +109,7 @@ func readRoot(r *codec.Reader) blockmap.Root {
 	return blockmap.Root{Location: id.Location(r.U64()), Height: r.U8()}
 }
 
-func readCheckpoint(r *codec.Reader) *Checkpoint {
+func readCheckpoint(r *codec.Reader, snapshots bool) *Checkpoint {
 	c := new(Checkpoint)
 	r.Fill(c.Volume[:])
 	c.Epoch = id.Epoch(r.Uvarint())
@@ -127,7 +128,36 @@ func readCheckpoint(r *codec.Reader) *Checkpoint {
 			break
 		}
 	}
+	if snapshots {
+		readSnapshots(r, c)
+	}
 	return c
+}
+
+// snapshotSizeMin is the least bytes of a snapshot: id, root, watermark and size.
+const snapshotSizeMin = 16 + 9 + 1 + 1
+
+func readSnapshots(r *codec.Reader, c *Checkpoint) {
+	n := r.Count(SnapshotsMax, snapshotSizeMin)
+	if n == 0 {
+		r.Fail("snapshots of a checkpoint that has some", 1, 0)
+	}
+	c.Snapshots = make([]Snapshot, n)
+	for i := range c.Snapshots {
+		s := &c.Snapshots[i]
+		r.Fill(s.ID[:])
+		s.Root = readRoot(r)
+		s.Watermark, s.Blocks = id.Sequence(r.Uvarint()), block.LBA(r.Uvarint())
+		if s.Watermark > id.SequenceMax {
+			r.Fail("watermark of a snapshot", uint64(id.SequenceMax), uint64(s.Watermark))
+		}
+		if r.Err() != nil {
+			return
+		}
+	}
+	if what := c.checkSnapshots(); what != "" {
+		r.Fail(what, 0, 1)
+	}
 }
 
 func readDeleted(r *codec.Reader) []storeproto.SegmentGeneration {
@@ -160,11 +190,12 @@ func DecodeCheckpoint(place string, b []byte) (*Checkpoint, error) {
 		if v := r.U32(); v != checkpointMagic {
 			r.Fail("checkpoint magic", checkpointMagic, uint64(v))
 		}
-		if v := r.U16(); v != checkpointVersion {
-			r.Fail("checkpoint version", checkpointVersion, uint64(v))
+		v := r.U16()
+		if v != checkpointVersion && v != checkpointSnapshots {
+			r.Fail("checkpoint version", checkpointSnapshots, uint64(v))
 		}
 		r.Zero(2)
-		c = readCheckpoint(r)
+		c = readCheckpoint(r, v == checkpointSnapshots)
 	})
 	if err != nil {
 		return nil, err
