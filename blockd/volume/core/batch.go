@@ -80,6 +80,8 @@ func (c *Core) add(op *Op) {
 		b.Payload = append(b.Payload, op.Buf.Bytes()[op.BufOff:op.BufOff+n])
 		b.Sums = append(b.Sums, op.Sums...)
 		b.bufs = append(b.bufs, op.Buf.Retain())
+	case op.Kind == OpMark:
+		b.Meta = b.writer.Mark(b.Meta, op.mark.SnapshotMark)
 	case op.Kind == OpZero:
 		b.Meta = b.writer.Zero(b.Meta, op.Extent, false)
 	default:
@@ -176,12 +178,17 @@ func (c *Core) enter(now time.Duration, b *appendBatch, fx *Effects) {
 			m.place(op.Extent, op.long.job.Segment, op.long.job.Entry, op.slot)
 		case op.Kind == OpWrite:
 			m.write(op.Extent, op.Buf, op.BufOff, op.Sums)
+		case op.Kind == OpMark:
+			m.mark = op.mark
 		default:
 			m.zero(op.Extent)
 		}
 		m.last = lsn
 		m.journalled += op.bytes
 		c.finish(op, nil, fx)
+		if m.mark != nil {
+			c.seal(now, fx) // what comes after it is packed apart
+		}
 		op = next
 	}
 	c.touched = now

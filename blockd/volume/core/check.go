@@ -1,6 +1,7 @@
 package core
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"ashlar.dev/pkg/block"
@@ -32,16 +33,57 @@ func (c *Core) Check(in Inspector) error {
 	if err := c.checkKnown(); err != nil {
 		return err
 	}
-	live := make(map[id.Segment]int)
-	if err := c.countMap(in, live); err != nil {
+	held := make(map[id.Location]bool)
+	if err := c.countMap(in, held); err != nil {
 		return err
 	}
 	if c.check.running == nil {
-		if err := CountTree(c.check.root, in, live); err != nil {
+		err := walkTree(c.check.root, 0, in, func(l id.Location, _ block.LBA, page bool) {
+			if page {
+				held[l] = true
+			}
+		})
+		if err != nil {
 			return fmt.Errorf("tree of the last checkpoint: %w", err)
 		}
 	}
+	if err := c.countSnapshots(in, held); err != nil {
+		return err
+	}
+	live := make(map[id.Segment]int)
+	for l := range held {
+		live[l.Segment()]++
+	}
 	return c.checkLive(in, live)
+}
+
+// countSnapshots counts what snapshots have, pages too: each location once, whoever else has it.
+func (c *Core) countSnapshots(in Inspector, held map[id.Location]bool) error {
+	var last id.Sequence
+	for i, s := range c.snaps.list {
+		var lost error
+		err := walkTree(s.Root, 0, in, func(l id.Location, b block.LBA, _ bool) {
+			held[l] = true
+			e, ok := c.table.Get(l.Segment())
+			switch {
+			case !ok || !in.Has(l, e.Generation):
+				lost = fmt.Errorf("snapshot %d: block %d lies at %v, which %s (%t) has not", i, b, l, e.Generation, ok)
+			case l.Segment().Sequence() > s.Watermark:
+				lost = fmt.Errorf("snapshot %d: block %d lies at %v, above the watermark %x", i, b, l, s.Watermark)
+			}
+		})
+		if err == nil {
+			err = lost
+		}
+		if err != nil {
+			return err
+		}
+		if s.Watermark <= last || s.Watermark > c.snaps.watermark {
+			return fmt.Errorf("snapshot %d: watermark %x after %x, the newest is %x", i, s.Watermark, last, c.snaps.watermark)
+		}
+		last = s.Watermark
+	}
+	return nil
 }
 
 // checkMemory compares what is charged with what is held.
@@ -117,13 +159,13 @@ func (c *Core) checkKnown() error {
 	return nil
 }
 
-// countMap counts the locations of every segment in the map, filling in what is missing.
-func (c *Core) countMap(in Inspector, live map[id.Segment]int) error {
+// countMap gathers the locations in the map, filling in what is missing.
+func (c *Core) countMap(in Inspector, held map[id.Location]bool) error {
 	for at := block.LBA(0); at < c.blocks; {
 		e := block.Extent{Start: at, Count: uint32(min(c.blocks-at, 1<<30))}
 		var lost error
 		next, miss := c.m.Walk(e, func(b block.LBA, l id.Location) bool {
-			live[l.Segment()]++
+			held[l] = true
 			if e, ok := c.table.Get(l.Segment()); !ok || !in.Has(l, e.Generation) {
 				lost = fmt.Errorf("block %d lies at %v, which %s (%t) has not", b, l, e.Generation, ok)
 			}
@@ -149,26 +191,34 @@ func (c *Core) countMap(in Inspector, live map[id.Segment]int) error {
 
 // CountTree counts the pages of every segment in the committed tree at root.
 func CountTree(root blockmap.Root, in Inspector, live map[id.Segment]int) error {
+	return walkTree(root, 0, in, func(l id.Location, _ block.LBA, page bool) {
+		if page {
+			live[l.Segment()]++
+		}
+	})
+}
+
+// walkTree tells fn of every page and block of the committed tree at root; first is its first block.
+func walkTree(root blockmap.Root, first block.LBA, in Inspector, fn func(l id.Location, b block.LBA, page bool)) error {
 	if root.Location == 0 {
 		return nil
 	}
-	live[root.Location.Segment()]++
+	fn(root.Location, first, true)
 	b, ok := in.Page(root.Location)
 	if !ok {
 		return fmt.Errorf("page at %v of level %d is gone", root.Location, root.Height-1)
 	}
-	if root.Height == 1 {
-		return nil
-	}
 	for i := range blockmap.Fanout {
-		loc := id.Location(0)
-		for k := 7; k >= 0; k-- {
-			loc = loc<<8 | id.Location(b[i*8+k])
-		}
+		loc := id.Location(binary.LittleEndian.Uint64(b[i*8:]))
+		at := first + block.LBA(i)<<(9*(root.Height-1))
 		if loc == 0 {
 			continue
 		}
-		if err := CountTree(blockmap.Root{Location: loc, Height: root.Height - 1}, in, live); err != nil {
+		if root.Height == 1 {
+			fn(loc, at, false)
+			continue
+		}
+		if err := walkTree(blockmap.Root{Location: loc, Height: root.Height - 1}, at, in, fn); err != nil {
 			return err
 		}
 	}

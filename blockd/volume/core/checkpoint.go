@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
@@ -30,7 +31,6 @@ type checkState struct {
 	deadBytes   int64         // became dead since the last cut
 	cutAt       time.Duration // when that was
 	force       bool          // one is wanted whatever the limits say
-	watermark   id.Sequence
 	root        blockmap.Root // of the tree that stands
 }
 
@@ -43,6 +43,12 @@ type checkpointState struct {
 	covered id.LSN
 	meta    id.LSN
 	before  id.LSN // checkState.last before the cut
+	blocks  block.LBA
+	// The snapshot that it makes stand, if any, and its watermark: the highest id issued by the cut.
+	mark      *mark
+	watermark id.Sequence
+	walk      *walk    // of a snapshot that is deleted, begun at this cut
+	leaving   []id.Raw // snapshots that it does not list any more
 	// What is dead at the cut may go once metad has this checkpoint: no tree in force refers to it then.
 	dead      []id.Segment
 	displaced []id.Location // pages of the tree before that this one has not
@@ -60,6 +66,9 @@ func (c *Core) wantCheckpoint(now time.Duration) bool {
 	l, k := &c.cfg.Limits, &c.check
 	if k.running != nil || k.metaApplied == k.last {
 		return false
+	}
+	if c.snaps.passing != nil {
+		return true
 	}
 	if c.state == stateDraining {
 		return c.quiet()
@@ -105,15 +114,19 @@ func segmentsFor(pages int) int { return (pages + id.SlotsMax - 1) / id.SlotsMax
 // the segments of the map's new pages, and no longer the pages that these replace.
 func (c *Core) cut(now time.Duration, fx *Effects) {
 	k := &c.check
-	st := &checkpointState{pages: c.m.Freeze(), covered: k.covered, meta: k.metaApplied, before: k.last, lost: make(map[*PackJob]bool)}
+	st := &checkpointState{
+		pages: c.m.Freeze(), covered: k.covered, meta: k.metaApplied, before: k.last, blocks: c.blocks, mark: c.snaps.passing,
+		lost: make(map[*PackJob]bool),
+	}
 	k.running = st
 	k.last, k.bytes, k.cutAt, k.force = k.metaApplied, 0, now, false
 	c.meta.bytes = 0
 	st.mapJobs = c.pageJobs(now, st, segment.MapPage, st.pages, fx)
 	st.pages.Displaced(func(l id.Location) {
 		st.displaced = append(st.displaced, l)
-		c.addLive(l.Segment(), -1)
+		c.dropped(l)
 	})
+	c.cutForWalk(st)
 	for _, j := range st.mapJobs {
 		e := j.Entry
 		e.Live = e.Slots
@@ -123,6 +136,10 @@ func (c *Core) cut(now time.Duration, fx *Effects) {
 	k.deadBytes = 0 // of pages that died just now, too
 	st.table = c.table.Freeze()
 	st.tableJobs = c.pageJobs(now, st, segment.TablePage, st.table, fx)
+	if len(st.mapJobs)+len(st.tableJobs) == 0 {
+		c.ids.take() // watermarks rise, even of a disk without anything
+	}
+	st.watermark = c.ids.issued
 	st.unready = len(st.mapJobs) + len(st.tableJobs)
 	c.packs += st.unready
 	fx.Packs = append(fx.Packs, st.mapJobs...)
@@ -212,8 +229,12 @@ func (c *Core) uncut(now time.Duration, st *checkpointState, fx *Effects) {
 	for _, j := range st.mapJobs {
 		c.table.Delete(j.Segment)
 	}
+	if st.walk != nil {
+		c.snaps.walk = nil
+	}
+	c.snaps.needCut = c.snaps.needCut || st.walk != nil || len(st.leaving) > 0
 	for _, l := range st.displaced {
-		c.addLive(l.Segment(), 1)
+		c.undropped(l)
 	}
 	c.m.Abandon(st.pages)
 	k := &c.check
@@ -243,7 +264,11 @@ func (c *Core) pagesDurable(now time.Duration, st *checkpointState, fx *Effects)
 	c.check.root = root
 	st.rec = &record.Checkpoint{
 		Volume: c.cfg.Volume, Epoch: c.cfg.Epoch, Map: root, Table: table, Covered: st.covered, Meta: st.meta,
-		Watermark: c.check.watermark, Blocks: c.blocks,
+		Watermark: c.snaps.watermark, Blocks: c.blocks,
+	}
+	st.rec.Snapshots = c.snapshotRecords(st)
+	if st.mark != nil {
+		st.rec.Watermark = st.watermark
 	}
 	for s, e := range c.pageSegs {
 		st.rec.Pages = append(st.rec.Pages, record.PageSegment{Segment: s, Entry: e})
@@ -254,8 +279,15 @@ func (c *Core) pagesDurable(now time.Duration, st *checkpointState, fx *Effects)
 
 // checkpointDurable: the checkpoint stands in the meta stream; metad follows. One
 // that metad has not committed yet is passed over: what it found dead, this one found, too.
-func (c *Core) checkpointDurable(st *checkpointState, fx *Effects) {
+func (c *Core) checkpointDurable(now time.Duration, st *checkpointState, fx *Effects) {
 	c.check.running = nil
+	if st.mark != nil {
+		c.passMark(now, st, fx)
+	}
+	if st.walk != nil {
+		c.compare(st.walk, st.rec.Map)
+		c.walkOn(now, fx)
+	}
 	c.check.asking, c.check.askAt, c.check.pause = st, 0, 0
 	c.stats.Checkpoints++
 	c.askCheckpoint(fx)
@@ -285,8 +317,11 @@ func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx 
 	k.committed = position
 	c.reapReady(st.rec)
 	for _, s := range st.dead {
-		c.delete(s, fx)
+		if e, _ := c.table.Get(s); c.snaps.walk == nil || !c.snaps.walk.pinned || e.Flags&blockmap.Pages == 0 {
+			c.delete(s, fx) // else the walk reads a tree that is replaced already; a later checkpoint finds it
+		}
 	}
+	c.left(st.leaving, fx)
 	c.deleteOlder(position, fx)
 	if position > 0 {
 		c.journal.CheckpointCommitted(now, position, &fx.Journal)

@@ -92,7 +92,7 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 		c.cleanOn(now, fx)
 		return
 	}
-	if c.state != stateServing || now < s.next || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
+	if c.state != stateServing || now < s.next || c.marking() || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
 		return // of a commit that is applied in part the counts are not true
 	}
 	c.measure(now)
@@ -116,7 +116,7 @@ func (c *Core) pick(now time.Duration, space bool, share int) *CleanJob {
 	best, small := c.candidates(now, share)
 	least := max(c.cfg.Limits.MergeBelow/cleanShare, 1)
 	if space && len(best) > 0 {
-		if x := &best[0]; int(x.entry.Live) >= c.cfg.Limits.MergeBelow || len(small) < 2 {
+		if x := &best[0]; int(x.entry.Live) >= c.cfg.Limits.MergeBelow || c.shared(x.segment) || len(small) < 2 {
 			if x.dead() >= least {
 				return &CleanJob{Rewrite: true, Victims: []*Victim{victimOf(x)}}
 			}
@@ -155,11 +155,12 @@ func (c *Core) candidates(now time.Duration, share int) (best, small []candidate
 			return true
 		}
 		x := candidate{segment: s, entry: e}
-		if e.Live < mergeBelow {
+		merge := e.Live < mergeBelow && !c.shared(s) // a block that moves leaves its old place to the snapshots
+		if merge {
 			x.score = uint64(id.SlotsMax - e.Live)
 			small = keepBest(small, x, mergeMax)
 		}
-		if x.dead()*share >= int(e.Stored()) && (e.Live < mergeBelow || c.groups.rewritable(now, s.PG())) {
+		if x.dead()*share >= int(e.Stored()) && (merge || c.groups.rewritable(now, s.PG())) {
 			x.score = worth(uint64(max(newest, s.Sequence())-s.Sequence()), int(e.Stored()), int(e.Live))
 			best = keepBest(best, x, 1)
 		}
@@ -177,6 +178,9 @@ func worth(age uint64, stored, live int) uint64 {
 	old := math.Sqrt(math.Sqrt(float64(age + 16)))
 	return uint64(old * float64(stored-live) / float64(stored+live) * (1 << 20))
 }
+
+// shared tells whether a snapshot may have something in the segment.
+func (c *Core) shared(s id.Segment) bool { return s.Sequence() <= c.snaps.watermark }
 
 // keepBest puts x into a list of at most n, the highest score first.
 func keepBest(list []candidate, x candidate, n int) []candidate {

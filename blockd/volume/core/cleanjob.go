@@ -96,13 +96,28 @@ func (c *Core) cleanOn(now time.Duration, fx *Effects) {
 	}
 }
 
-// owned tells whether the block at l is what lies at loc. Nothing but the head refers
-// to segments yet. What is dead here stays dead: the map takes a location in only
-// once, from the commit that brought its segment.
-func (c *Core) owned(l block.LBA, loc id.Location) (bool, blockmap.Miss) {
+// inHead tells whether the block at l of the head is what lies at loc.
+func (c *Core) inHead(l block.LBA, loc id.Location) (bool, blockmap.Miss) {
 	var at [1]id.Location
 	_, miss := c.m.Lookup(l, at[:])
 	return at[0] == loc, miss
+}
+
+// owned tells whether the block at l, of the head or of a snapshot, is what lies at loc.
+// What is dead here stays dead: the map takes a location in only once, from the commit
+// that brought its segment, and a snapshot has only what the head had.
+func (c *Core) owned(now time.Duration, l block.LBA, loc id.Location) (bool, pageOwner, blockmap.Miss) {
+	s := c.keeper(loc.Segment().Sequence())
+	if s == nil {
+		ok, miss := c.inHead(l, loc)
+		return ok, pageOwner{}, miss
+	}
+	if l >= s.Blocks {
+		return false, pageOwner{}, blockmap.Miss{}
+	}
+	var at [1]id.Location
+	_, miss := c.treeOf(now, s).Lookup(l, at[:])
+	return at[0] == loc, pageOwner{watermark: s.Watermark}, miss
 }
 
 // judge asks the map about every slot of the victims.
@@ -116,9 +131,9 @@ func (c *Core) judge(now time.Duration, j *CleanJob, fx *Effects) {
 		e := segment.Entry(v.Entries[j.slot])
 		if e.Kind() == segment.Data && e.LBA() < c.blocks {
 			loc := id.MakeLocation(v.Segment, uint16(j.slot))
-			ok, miss := c.owned(e.LBA(), loc)
+			ok, of, miss := c.owned(now, e.LBA(), loc)
 			if !miss.None() {
-				c.judgeMisses(v.Entries[j.slot:], miss, fx)
+				c.judgeMisses(now, v, j.slot, of, miss, fx)
 				return
 			}
 			if ok {
@@ -136,17 +151,21 @@ func (c *Core) judge(now time.Duration, j *CleanJob, fx *Effects) {
 }
 
 // judgeMisses asks for the page that stopped the judge, and those it will need next.
-func (c *Core) judgeMisses(entries []uint64, miss blockmap.Miss, fx *Effects) {
-	c.wantPage(miss, false, fx)
+func (c *Core) judgeMisses(now time.Duration, v *Victim, slot int, of pageOwner, miss blockmap.Miss, fx *Effects) {
+	c.wantPage(of, miss, fx)
+	tree := c.m
+	if s := c.keeper(v.Segment.Sequence()); s != nil {
+		tree = c.treeOf(now, s)
+	}
 	var ahead []block.Extent
-	for _, e := range entries {
-		if e := segment.Entry(e); e.Kind() == segment.Data && e.LBA() < c.blocks {
+	for _, e := range v.Entries[slot:] {
+		if e := segment.Entry(e); e.Kind() == segment.Data && e.LBA() < tree.Blocks() {
 			ahead = append(ahead, block.Extent{Start: e.LBA(), Count: 1})
 		}
 	}
 	var more [prefetchMax]blockmap.Miss
-	for _, x := range c.m.Missing(ahead, more[:0]) {
-		c.wantPage(x, false, fx)
+	for _, x := range tree.Missing(ahead, more[:0]) {
+		c.wantPage(of, x, fx)
 	}
 }
 
@@ -221,11 +240,11 @@ func (c *Core) cleanPlace(now time.Duration, j *CleanJob, p *PackJob, fx *Effect
 	if !j.Rewrite {
 		c.wantRange(now, rangeLow, fx)
 		g, ok := c.groups.forCleaning(now)
-		if !ok || c.ids.left() == 0 {
+		if !ok || c.ids.left() == 0 || c.marking() || slices.ContainsFunc(j.Victims, func(v *Victim) bool { return c.shared(v.Segment) }) {
 			return false
 		}
 		seq, _ := c.ids.take()
-		p.Segment = id.MakeSegment(seq, g.pg)
+		p.Segment, p.marks = id.MakeSegment(seq, g.pg), c.snaps.taken
 		p.Entry = g.entry(id.Generation{Epoch: c.cfg.Epoch, N: 1}, len(p.Blocks))
 		return true
 	}
@@ -270,6 +289,12 @@ func (c *Core) cleanPacked(now time.Duration, j *CleanJob, err error, fx *Effect
 // cleanCommit writes the record that makes the job count.
 func (c *Core) cleanCommit(now time.Duration, j *CleanJob, fx *Effects) {
 	if !c.journal.Room(storeproto.Meta) {
+		return
+	}
+	if j.pack.late(c) {
+		c.abandon(j.pack, fx)
+		c.endClean(now, 0)
+		c.drained(now, fx)
 		return
 	}
 	a := &commitState{clean: j}
@@ -335,7 +360,7 @@ func (c *Core) applyMoved(a *commitState, s *record.CommitSegment, budget *int) 
 			return blockmap.Miss{}
 		}
 		l := s.Slots[a.at].LBA()
-		ok, miss := c.owned(l, a.from[a.at])
+		ok, miss := c.inHead(l, a.from[a.at])
 		if !miss.None() {
 			return miss
 		}

@@ -56,6 +56,9 @@ func (c *Core) commitReady(now time.Duration, fx *Effects) {
 // commitRecord says where the blocks of a packed memtable lie. Each block is in one part.
 func (m *memtable) commitRecord(placed []block.LBA) *record.Commit {
 	r := &record.Commit{Covered: m.last}
+	if m.mark != nil {
+		r.Marks = []record.SnapshotMark{m.mark.SnapshotMark}
+	}
 	for _, j := range m.jobs {
 		s := record.CommitSegment{Segment: j.Segment, Entry: j.Entry, Slots: make([]segment.Entry, len(j.Blocks))}
 		for i, b := range j.Blocks {
@@ -154,12 +157,13 @@ func (c *Core) metaAcked(now time.Duration, position id.LSN, fx *Effects) {
 		case e.commit != nil:
 			c.apply = append(c.apply, e.commit)
 		case e.check != nil:
-			c.checkpointDurable(e.check, fx)
+			c.checkpointDurable(now, e.check, fx)
 		}
 	}
 	c.meta.inflight = append(c.meta.inflight[:0], c.meta.inflight[n:]...)
 	c.commitReady(now, fx)
 	c.continueApply(now, fx)
+	c.startPacks(now, fx) // a snapshot may stand now
 }
 
 // applyStepMax bounds the blocks applied in one step, so that reads and writes get
@@ -173,7 +177,7 @@ func (c *Core) continueApply(now time.Duration, fx *Effects) {
 		return
 	}
 	budget := applyStepMax
-	for len(c.apply) > 0 {
+	for len(c.apply) > 0 && (c.snaps.passing == nil || c.state == stateLoading) {
 		if budget <= 0 {
 			fx.Again = true
 			return
@@ -244,8 +248,8 @@ func (c *Core) introduce(a *commitState) {
 	}
 }
 
-// displaced counts a location as dead that the map no longer has.
-func (c *Core) displaced(_ block.LBA, old id.Location) { c.addLive(old.Segment(), -1) }
+// displaced: the map no longer has a location.
+func (c *Core) displaced(_ block.LBA, old id.Location) { c.dropped(old) }
 
 func (c *Core) addLive(s id.Segment, n int) {
 	live, ok := c.table.AddLive(s, n)
@@ -338,7 +342,7 @@ func (c *Core) insert(s id.Segment, start block.LBA, locs []id.Location, at, bud
 
 // prefetch asks for the page that stopped a commit, and for those its next blocks will need.
 func (c *Core) prefetch(a *commitState, miss blockmap.Miss, fx *Effects) {
-	c.wantPage(miss, false, fx)
+	c.wantPage(pageOwner{}, miss, fx)
 	var ahead []block.Extent
 	if i := a.part - len(a.rec.Zeros); i < 0 {
 		z := a.rec.Zeros[a.part]
@@ -352,7 +356,7 @@ func (c *Core) prefetch(a *commitState, miss blockmap.Miss, fx *Effects) {
 	}
 	var more [prefetchMax]blockmap.Miss
 	for _, x := range c.m.Missing(ahead, more[:0]) {
-		c.wantPage(x, false, fx)
+		c.wantPage(pageOwner{}, x, fx)
 	}
 }
 
@@ -368,6 +372,9 @@ func (c *Core) applied(now time.Duration, a *commitState, fx *Effects) {
 	}
 	for i := range a.rec.Placed {
 		c.check.bytes += int64(a.rec.Placed[i].Extent.Count) * block.Size
+	}
+	for _, m := range a.rec.Marks {
+		c.reachMark(m)
 	}
 	if a.clean != nil {
 		c.cleaned(now, a.clean, fx)

@@ -72,8 +72,8 @@ type Core struct {
 	retry       []*PackJob
 	retryAt     time.Duration
 	pageRetryAt time.Duration
-	pageWaiters map[blockmap.Miss][]*Op
-	pageBusy    map[blockmap.Miss]bool
+	pageWaiters map[pageKey][]*Op
+	pageBusy    map[pageKey]bool
 	readWaiters []readWaiter
 	parked      []parkedRead // too few shards answered; tried again
 
@@ -87,6 +87,7 @@ type Core struct {
 	usage    usage
 	clean    cleanState
 	reap     reapState
+	snaps    snapState
 	drain    drainState
 	hurried  time.Duration // when an old ensemble was last worked for
 	load     loadState
@@ -124,6 +125,8 @@ type Stats struct {
 	BlocksCleaned      uint64
 	GenerationsDeleted uint64
 	CleanProblem       string
+	Snapshots          int    // that stand, or whose mark is taken
+	SnapshotsLeaving   int    // of these, being deleted
 	Leftovers          uint64 // segments of older epochs that nothing names, found and deleted
 	// CleanLeftBytes are dead beyond what may lie about; BlocksReclaimed were dropped by cleaning.
 	CleanLeftBytes  uint64
@@ -154,6 +157,7 @@ func (c *Core) Stats() Stats {
 		}
 	}
 	s.CheckpointAt = c.check.committed
+	s.Snapshots, s.SnapshotsLeaving = len(c.snaps.list)+len(c.snaps.marks), len(c.snaps.doomed)
 	return s
 }
 
@@ -177,6 +181,8 @@ func (c *Core) Submit(now time.Duration, op *Op, fx *Effects) {
 	switch op.Kind {
 	case OpRead, OpStatus:
 		c.read(now, op, fx)
+	case OpMark:
+		c.takeMark(now, op, fx)
 	case OpFlush:
 		c.wait(now, op, c.taken, fx) // a flush waits for the writes taken before it
 	default:
@@ -205,7 +211,7 @@ func (c *Core) refuse(op *Op) error {
 		return errs.ErrUnavailable
 	case c.groups.full() && (op.Kind == OpWrite || op.partial()):
 		return errFull
-	case op.Kind != OpFlush && (op.Extent.Count == 0 || op.Extent.End() > c.blocks):
+	case op.Kind != OpFlush && op.Kind != OpMark && op.Snapshot == id.Raw{} && (op.Extent.Count == 0 || op.Extent.End() > c.blocks):
 		return fmt.Errorf("%v of a volume of %d blocks: %w", op.Extent, c.blocks, block.ErrRange)
 	}
 	return nil

@@ -41,7 +41,7 @@ func (c *Core) still() bool {
 // quiet tells that nothing is on its way and nothing is unpacked.
 func (c *Core) quiet() bool {
 	return c.still() && len(c.sealed) == 0 && c.active.empty() && len(c.apply) == 0 && len(c.meta.inflight) == 0 &&
-		c.clean.job == nil
+		c.clean.job == nil && !c.marking()
 }
 
 // drained moves a draining volume on. It is called after whatever may have been the last of something.

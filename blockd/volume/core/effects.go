@@ -39,6 +39,8 @@ type Effects struct {
 	// nothing of it is left.
 	Reap   bool
 	Reaped bool
+	// Gone are snapshots of which no checkpoint in force has anything any more.
+	Gone []id.Raw
 	// Again asks for another Core.Continue soon: work was cut to keep a step short.
 	Again bool
 	// Opened, Drained and Fenced are said once each: the volume serves; everything
@@ -59,7 +61,7 @@ func (fx *Effects) Reset() {
 	clear(fx.Packs)
 	*fx = Effects{
 		Journal: fx.Journal, Done: fx.Done[:0], Reads: fx.Reads[:0], Pages: fx.Pages[:0],
-		Packs: fx.Packs[:0], Deletes: fx.Deletes[:0],
+		Packs: fx.Packs[:0], Deletes: fx.Deletes[:0], Gone: fx.Gone[:0],
 	}
 }
 
@@ -68,6 +70,21 @@ type PageRead struct {
 	Miss  blockmap.Miss
 	Where Where
 	Table bool
+
+	of pageOwner
+}
+
+// pageOwner says who wants a page: the head's map or table (zero), the tree of a
+// snapshot, or the walk that deletes one.
+type pageOwner struct {
+	watermark id.Sequence
+	walk      bool
+}
+
+// pageKey is a page that somebody wants.
+type pageKey struct {
+	pageOwner
+	blockmap.Miss
 }
 
 // PackJob is one segment to be written: its blocks in slot order. Data of blocks
@@ -94,6 +111,7 @@ type PackJob struct {
 	long   *longRun
 	clean  *CleanJob
 	failed int
+	marks  uint64 // of snapshots that were taken when it got its name
 }
 
 // Lane is a job's urgency.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 
-	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/errs"
 )
 
@@ -42,9 +41,11 @@ func (c *Core) fence(fx *Effects) {
 	for _, p := range c.parked {
 		fail(p.op)
 	}
-	for _, miss := range c.missesInOrder() {
-		each(c.pageWaiters[miss], fail)
+	for _, k := range c.pagesInOrder() {
+		each(c.pageWaiters[k], fail)
 	}
+	each(c.snaps.waiting, fail)
+	c.snaps.waiting = nil
 	for _, b := range c.inflight {
 		b.each(fail) // the journal and the sends hold it
 	}
@@ -65,15 +66,15 @@ func each(ops []*Op, f func(*Op)) {
 	}
 }
 
-// missesInOrder are the pages that operations wait for, in an order that does not
+// pagesInOrder are the pages that operations wait for, in an order that does not
 // hang on the map's.
-func (c *Core) missesInOrder() []blockmap.Miss {
-	out := make([]blockmap.Miss, 0, len(c.pageWaiters))
+func (c *Core) pagesInOrder() []pageKey {
+	out := make([]pageKey, 0, len(c.pageWaiters))
 	for m := range c.pageWaiters {
 		out = append(out, m)
 	}
-	slices.SortFunc(out, func(a, b blockmap.Miss) int {
-		return cmp.Or(cmp.Compare(a.Level, b.Level), cmp.Compare(a.Index, b.Index), cmp.Compare(a.Location, b.Location))
+	slices.SortFunc(out, func(a, b pageKey) int {
+		return cmp.Or(cmp.Compare(a.watermark, b.watermark), cmp.Compare(a.Level, b.Level), cmp.Compare(a.Index, b.Index), cmp.Compare(a.Location, b.Location))
 	})
 	return out
 }
@@ -97,6 +98,9 @@ func (c *Core) Close() {
 		}
 	}
 	c.load.run = nil
+	for _, s := range c.snaps.list {
+		s.closeTree()
+	}
 	if c.m != nil {
 		c.m.Close()
 		c.m = nil

@@ -237,7 +237,8 @@ type idRanges struct {
 	asked  bool
 	askAt  time.Duration
 	pause  time.Duration
-	last   int // ids in the range that metad gave last
+	last   int         // ids in the range that metad gave last
+	issued id.Sequence // the highest that was taken
 }
 
 type idRange struct{ next, end id.Sequence }
@@ -259,6 +260,7 @@ func (r *idRanges) left() int {
 func (r *idRanges) take() (id.Sequence, bool) {
 	for len(r.ranges) > 0 {
 		if x := &r.ranges[0]; x.next < x.end {
+			r.issued = max(r.issued, x.next)
 			x.next++
 			return x.next - 1, true
 		}

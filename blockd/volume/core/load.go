@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"ashlar.dev/blockd/journal"
@@ -35,7 +36,7 @@ func New(cfg Config, checkpoint []byte) (*Core, error) {
 	}
 	c := &Core{
 		cfg: cfg, blocks: cfg.Blocks,
-		pageWaiters: make(map[blockmap.Miss][]*Op), pageBusy: make(map[blockmap.Miss]bool),
+		pageWaiters: make(map[pageKey][]*Op), pageBusy: make(map[pageKey]bool),
 		pageSegs: make(map[id.Segment]blockmap.Entry), deletes: make(map[id.Segment]bool),
 	}
 	c.reap.wanted = cfg.Leftovers
@@ -129,7 +130,10 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 		}
 		c.check.root = k.Map
 		c.check.metaApplied, c.check.last, c.check.covered = k.Meta, k.Meta, k.Covered
-		c.check.watermark = k.Watermark
+		for _, s := range k.Snapshots {
+			c.snaps.list = append(c.snaps.list, &snapshot{Snapshot: s})
+			c.snaps.watermark = s.Watermark
+		}
 		if l.inMetad {
 			c.check.committed = k.Meta
 		} else {
@@ -160,7 +164,7 @@ func (c *Core) loadTable(now time.Duration, fx *Effects) {
 	want := c.load.loader.Missing(misses[:0])
 	if len(want) > 0 {
 		for _, m := range want {
-			c.wantPage(m, true, fx)
+			c.wantPage(pageOwner{}, m, fx)
 		}
 		return
 	}
@@ -228,10 +232,24 @@ func (c *Core) checkCommits() error {
 		if bad.Count > 0 {
 			return fmt.Errorf("commit %d of %s: %v of %d blocks: %w", a.position, c.cfg.Volume, bad, c.blocks, errs.ErrCorrupt)
 		}
-		if len(a.rec.Marks) > 0 {
-			return fmt.Errorf("commit %d of %s: a snapshot's mark, which this version does not know: %w", a.position, c.cfg.Volume, errs.ErrInvalid)
+		if c.marking() && (a.from != nil || len(a.rec.Segments)+len(a.rec.Zeros)+len(a.rec.Placed)+len(a.rec.Marks) > 0) {
+			return fmt.Errorf("commit %d of %s after a mark that is not passed: %w", a.position, c.cfg.Volume, errs.ErrCorrupt)
+		}
+		for _, m := range a.rec.Marks {
+			if err := c.recoverMark(m); err != nil {
+				return fmt.Errorf("commit %d of %s: %w", a.position, c.cfg.Volume, err)
+			}
 		}
 	}
+	return nil
+}
+
+// recoverMark takes in a mark that an older owner took.
+func (c *Core) recoverMark(m record.SnapshotMark) error {
+	if slices.Contains(c.Snapshots(), m.Snapshot) || len(c.Snapshots()) >= record.SnapshotsMax {
+		return fmt.Errorf("the mark of snapshot %x, the second one or one too many: %w", m.Snapshot, errs.ErrCorrupt)
+	}
+	c.noteMark(m)
 	return nil
 }
 
@@ -324,11 +342,17 @@ func (c *Core) replayOne(now time.Duration, j *record.Journal, b *storeproto.Bat
 		m.place(j.Extent, j.Placed.Segment, j.Placed.Entry, j.Placed.FirstSlot)
 		c.know(j.Placed.Segment, j.Placed.Entry, 1)
 	case record.Mark:
-		if j.Mark != (record.SnapshotMark{}) {
-			return fmt.Errorf("replay record %d of %s: a snapshot's mark, which this version does not know: %w", j.LSN, c.cfg.Volume, errs.ErrInvalid)
+		if j.Mark == (record.SnapshotMark{}) {
+			return nil // it only carried a release
 		}
-		return nil // it only carried a release
+		if err := c.recoverMark(j.Mark); err != nil {
+			return fmt.Errorf("replay record %d of %s: %w", j.LSN, c.cfg.Volume, err)
+		}
+		m.mark = c.snaps.marks[len(c.snaps.marks)-1]
 	}
 	m.last = j.LSN
+	if m.mark != nil {
+		c.seal(now, fx)
+	}
 	return nil
 }

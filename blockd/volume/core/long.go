@@ -66,7 +66,7 @@ func (c *Core) startLongs(now time.Duration, fx *Effects) {
 		clear(l.queue[rest:])
 		l.queue = l.queue[:rest]
 		l.running++
-		if c.issue(now, run.job, fx) {
+		if !c.marking() && c.issue(now, run.job, fx) {
 			for _, op := range run.ops {
 				run.bufs = append(run.bufs, op.Buf.Retain())
 			}

@@ -23,6 +23,8 @@ type memtable struct {
 	direct      map[id.Segment]direct // segments of long writes that it mentions
 	bufs        []*buf.Buffer         // payload of recovered records
 
+	mark *mark // of a snapshot: its last record
+
 	// Once sealed:
 	jobs    []*PackJob // its segments on their way
 	unready int        // jobs that are not durable yet

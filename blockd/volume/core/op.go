@@ -19,6 +19,7 @@ const (
 	OpTrim
 	OpFlush
 	OpStatus
+	OpMark // a snapshot: what was taken before is in it, what is taken after is not
 )
 
 // Op is one operation of a client. Its sender owns the struct and may pool it; it
@@ -40,6 +41,9 @@ type Op struct {
 	BufOff uint32
 	Sums   []uint32
 
+	// Snapshot is what a read or status is of, zero for the disk itself, and what a mark makes.
+	Snapshot id.Raw
+
 	// Pieces is the answer of a read, and Runs that of a status, in order, covering Extent.
 	Pieces []Piece
 	Runs   []Run
@@ -55,6 +59,7 @@ type Op struct {
 	journalled bool     // a long write that must go through the journal
 	barrier    id.LSN   // a sub-block write waits until this is acknowledged
 	edges      *rmw
+	mark       *mark
 	parent     *Op // of an inner read: the sub-block write it serves
 	retries    int
 	failedAt   time.Duration // when a read first found too few shards; 0: it has not

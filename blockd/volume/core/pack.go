@@ -69,13 +69,15 @@ func (c *Core) startPacks(now time.Duration, fx *Effects) {
 		c.retry = slices.Delete(c.retry, 0, 1)
 	}
 	for _, m := range c.sealed {
-		if m.packing {
-			continue
-		}
-		if c.packs >= c.cfg.Limits.PacksInFlight {
+		if c.snaps.passing != nil || !m.packing && c.packs >= c.cfg.Limits.PacksInFlight {
 			return
 		}
-		c.packMemtable(now, m, fx)
+		if !m.packing {
+			c.packMemtable(now, m, fx)
+		}
+		if m.mark != nil {
+			return // no id for what is after a mark until that is passed
+		}
 	}
 }
 
@@ -133,7 +135,7 @@ func (c *Core) prepare(now time.Duration, j *PackJob, fx *Effects) bool {
 		return false
 	}
 	seq, _ := c.ids.take()
-	j.Segment = id.MakeSegment(seq, g.pg)
+	j.Segment, j.marks = id.MakeSegment(seq, g.pg), c.snaps.taken
 	j.Entry = g.entry(id.Generation{Epoch: c.cfg.Epoch, N: 1}, len(j.Blocks))
 	if j.table != nil {
 		j.table.holds++
@@ -171,6 +173,9 @@ func (c *Core) PackDone(now time.Duration, j *PackJob, r PackResult, fx *Effects
 		return
 	}
 	err := r.Err
+	if err == nil && j.late(c) {
+		err = errMarked
+	}
 	if err == nil && c.groups.changed(j) {
 		err = fmt.Errorf("placement group %d has a newer version: %w", j.Segment.PG(), errs.ErrUnavailable)
 	}

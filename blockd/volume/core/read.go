@@ -24,18 +24,22 @@ const rereadMax = 8
 // read starts a read or a status: at once under a lease, else after a confirm round
 // begun now.
 func (c *Core) read(now time.Duration, op *Op, fx *Effects) {
+	if op.Snapshot != (id.Raw{}) {
+		c.resolve(now, op, fx)
+		return
+	}
 	if !c.journal.MayRead(now) {
 		c.readWaiters = append(c.readWaiters, readWaiter{op, c.journal.AskRead(now, &fx.Journal)})
 		return
 	}
-	c.resolve(op, fx)
+	c.resolve(now, op, fx)
 }
 
 // readable: rounds up to token have confirmed the epoch.
-func (c *Core) readable(token uint64, fx *Effects) {
+func (c *Core) readable(now time.Duration, token uint64, fx *Effects) {
 	n := 0
 	for n < len(c.readWaiters) && c.readWaiters[n].token <= token {
-		c.resolve(c.readWaiters[n].op, fx)
+		c.resolve(now, c.readWaiters[n].op, fx)
 		n++
 	}
 	if n > 0 {
@@ -105,11 +109,15 @@ func (c *Core) endRead(now time.Duration, op *Op, err error, fx *Effects) {
 
 // resolve finds the pieces of op; if a page of the map is missing op waits for it
 // and starts again, so that its answer is the volume of one moment.
-func (c *Core) resolve(op *Op, fx *Effects) {
+func (c *Core) resolve(now time.Duration, op *Op, fx *Effects) {
+	if op.Snapshot != (id.Raw{}) {
+		c.resolveSnapshot(now, op, fx)
+		return
+	}
 	op.Pieces, op.Runs = op.Pieces[:0], op.Runs[:0]
 	var miss blockmap.Miss
 	if op.Kind == OpStatus {
-		miss = c.resolveStatus(op)
+		miss = op.statusOf(c.m, c.memoryRuns(op.Extent))
 	} else {
 		miss = c.resolveRead(op)
 	}
@@ -118,7 +126,7 @@ func (c *Core) resolve(op *Op, fx *Effects) {
 			op.Pieces[i].Buf.Release()
 		}
 		op.Pieces = op.Pieces[:0]
-		c.awaitPage(op, miss, fx)
+		c.awaitPage(op, pageOwner{}, miss, fx)
 		return
 	}
 	if op.Kind == OpStatus {
@@ -126,6 +134,22 @@ func (c *Core) resolve(op *Op, fx *Effects) {
 		return
 	}
 	fx.Reads = append(fx.Reads, op)
+}
+
+// locate finds the pieces of op in a map alone.
+func (c *Core) locate(op *Op, m *blockmap.Map) blockmap.Miss {
+	var locs [locateMax]id.Location
+	for i := uint32(0); i < op.Extent.Count; {
+		n := min(locateMax, op.Extent.Count-i)
+		if got, miss := m.Lookup(op.Extent.Start+block.LBA(i), locs[:n]); uint32(got) < n {
+			return miss
+		}
+		for j, loc := range locs[:n] {
+			c.slotPiece(op, i+uint32(j), loc)
+		}
+		i += n
+	}
+	return blockmap.Miss{}
 }
 
 // locateMax is the blocks looked up in the map at a time.
@@ -239,14 +263,16 @@ func whereOf(e blockmap.Entry) Where {
 }
 
 // awaitPage parks op until the page is there.
-func (c *Core) awaitPage(op *Op, miss blockmap.Miss, fx *Effects) {
-	c.pageWaiters[miss] = append(c.pageWaiters[miss], op)
-	c.wantPage(miss, false, fx)
+func (c *Core) awaitPage(op *Op, of pageOwner, miss blockmap.Miss, fx *Effects) {
+	k := pageKey{of, miss}
+	c.pageWaiters[k] = append(c.pageWaiters[k], op)
+	c.wantPage(of, miss, fx)
 }
 
 // wantPage asks for a page once, however many wait for it.
-func (c *Core) wantPage(miss blockmap.Miss, table bool, fx *Effects) {
-	if c.pageBusy[miss] {
+func (c *Core) wantPage(of pageOwner, miss blockmap.Miss, fx *Effects) {
+	k := pageKey{of, miss}
+	if c.pageBusy[k] {
 		return
 	}
 	s := miss.Location.Segment()
@@ -257,14 +283,15 @@ func (c *Core) wantPage(miss blockmap.Miss, table bool, fx *Effects) {
 	if !ok {
 		panic(fmt.Sprintf("volume %s: page %v lies in segment %s, which is not in the table", c.cfg.Volume, miss.Page, s))
 	}
-	c.pageBusy[miss] = true
-	fx.Pages = append(fx.Pages, PageRead{Miss: miss, Where: whereOf(e), Table: table})
+	c.pageBusy[k] = true
+	fx.Pages = append(fx.Pages, PageRead{Miss: miss, Where: whereOf(e), Table: c.load.loader != nil, of: of})
 }
 
 // PageDone: the shell has read the page of p, checked against its sum, or failed.
 // Then only the reads that need the page wait, and the commits; both try again.
 func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, fx *Effects) {
-	delete(c.pageBusy, p.Miss)
+	k := pageKey{p.of, p.Miss}
+	delete(c.pageBusy, k)
 	if c.state == stateFenced || c.state == stateDrained {
 		return
 	}
@@ -273,23 +300,24 @@ func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, f
 		c.absorb(now, fx)
 		return
 	}
-	if err == nil {
-		err = c.m.Fill(p.Miss, data)
-	}
-	if err != nil {
+	if err = c.takePage(now, p, data, err); err != nil {
 		err = fmt.Errorf("read map page %d.%d: %w", p.Miss.Level, p.Miss.Index, err)
-		c.applyBlocked(now, err, fx)
+		if p.of == (pageOwner{}) {
+			c.applyBlocked(now, err, fx)
+		}
 	}
-	ops := c.pageWaiters[p.Miss]
-	delete(c.pageWaiters, p.Miss)
+	ops := c.pageWaiters[k]
+	delete(c.pageWaiters, k)
 	for _, op := range ops {
 		if err != nil {
 			c.Reread(now, op, err, fx)
 		} else {
-			c.resolve(op, fx)
+			c.resolve(now, op, fx)
 		}
 	}
-	if err == nil {
+	if p.of.walk {
+		c.walkOn(now, fx)
+	} else if err == nil {
 		c.continueApply(now, fx)
 		c.cleanOn(now, fx)
 	}

@@ -21,10 +21,9 @@ type memoryRun struct {
 	hole       bool
 }
 
-// resolveStatus finds the runs of written blocks and holes.
-func (c *Core) resolveStatus(op *Op) blockmap.Miss {
+// statusOf finds the runs of written blocks and holes of a map and what is in memory above it.
+func (op *Op) statusOf(m *blockmap.Map, memory []memoryRun) blockmap.Miss {
 	e := op.Extent
-	memory := c.memoryRuns(e)
 	work := 0
 	for at := e.Start; at < e.End(); {
 		if len(op.Runs) > statusRunsMax || work > statusWorkMax {
@@ -43,7 +42,7 @@ func (c *Core) resolveStatus(op *Op) blockmap.Miss {
 			}
 			stop = min(stop, memory[0].start)
 		}
-		run, allocated, miss := c.m.NextRun(block.Extent{Start: at, Count: uint32(stop - at)})
+		run, allocated, miss := m.NextRun(block.Extent{Start: at, Count: uint32(stop - at)})
 		if !miss.None() && run.Count == 0 {
 			if len(op.Runs) > 0 {
 				return blockmap.Miss{} // what is known so far is an answer

@@ -29,7 +29,7 @@ func (c *Core) absorb(now time.Duration, fx *Effects) {
 			c.metaAcked(now, acked[storeproto.Meta], fx)
 		}
 		if readable != 0 {
-			c.readable(readable, fx)
+			c.readable(now, readable, fx)
 		}
 		c.nudge(now, nudge, fx)
 		if c.state == stateDraining {
@@ -57,6 +57,7 @@ func (c *Core) Continue(now time.Duration, fx *Effects) {
 		return
 	}
 	c.continueApply(now, fx)
+	c.walkOn(now, fx)
 	c.startClean(now, fx)
 	c.absorb(now, fx)
 }
@@ -105,6 +106,8 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 		c.press(now, fx)
 	}
 	c.m.Shrink()
+	c.closeTrees(now)
+	c.walkOn(now, fx)
 	c.measure(now)
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)

@@ -48,7 +48,7 @@ func (c *Core) measure(now time.Duration) {
 			u.Segments++
 			u.Slots += uint64(e.Stored())
 			u.Live += uint64(e.Live)
-			if int(e.Live) < c.cfg.Limits.MergeBelow {
+			if int(e.Live) < c.cfg.Limits.MergeBelow && !c.shared(s) {
 				u.Small++
 			}
 		}

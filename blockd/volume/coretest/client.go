@@ -16,6 +16,7 @@ import (
 type Request struct {
 	op    core.Op
 	write *Write // of a write
+	snap  *Snap  // that a read is of, or that a mark makes
 	begun uint64 // of a read
 	off   uint64
 	n     uint64
@@ -157,10 +158,14 @@ func (e *Engine) finished(op *core.Op) {
 	op.Buf.Release()
 	op.Buf = nil
 	r.Err = op.Err
-	if op.Err != nil && !errors.Is(op.Err, errs.ErrStaleEpoch) && !errors.Is(op.Err, errs.ErrClosed) && !w.MayFail {
+	if op.Err != nil && !errors.Is(op.Err, errs.ErrStaleEpoch) && !errors.Is(op.Err, errs.ErrClosed) && !w.MayFail && r.snap == nil {
 		w.Fail(fmt.Errorf("%s fails %d %v: %w", e.name, op.Kind, op.Extent, op.Err))
 	}
 	switch {
+	case r.snap != nil && op.Kind == core.OpMark:
+		w.marked(r.snap, op.Err)
+	case r.snap != nil:
+		w.readSnapshot(e, r)
 	case r.write != nil:
 		w.Model.End(r.write, op.Err == nil)
 	case op.Kind == core.OpRead && op.Err == nil:

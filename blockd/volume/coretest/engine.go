@@ -216,6 +216,10 @@ func (e *Engine) carry(fx *core.Effects) {
 	if fx.Opened {
 		w.log("%s serves", e.name)
 		w.Model.Settle()
+		w.checkSnaps(e)
+	}
+	for _, x := range fx.Gone {
+		w.gone(e, x)
 	}
 	switch {
 	case fx.Broken != nil:
@@ -351,6 +355,7 @@ func (e *Engine) tick() {
 		}
 		e.Core.Tick(now, fx)
 	})
+	e.askDrops()
 }
 
 // Drain ends the engine in peace.

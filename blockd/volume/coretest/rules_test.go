@@ -115,6 +115,7 @@ func (s *stage) good() {
 	s.t.Helper()
 	s.must(s.Settle())
 	s.must(s.ReadAll())
+	s.must(s.ReadSnapshots())
 	s.Check()
 	s.must(s.Err())
 }

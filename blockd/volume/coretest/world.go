@@ -32,6 +32,8 @@ type Config struct {
 	// takes over: on one host the older life is known to be dead.
 	Leases bool
 
+	Snapshots float64 // the chance that a request is about a snapshot
+
 	PackFails, PageFails, ReadFails, MetadFails, StoreFails, TakesOver float64
 
 	// ToZombies is the chance that a request goes to an engine that is not the owner.
@@ -70,6 +72,9 @@ type World struct {
 	Done     int // requests completed
 	Puts     int
 	err      error
+
+	Snaps          []*Snap
+	Taken, Dropped int // snapshots
 
 	rewritten, merged, moved uint64 // by cleaners that have ended
 }
@@ -225,6 +230,8 @@ func (w *World) step() {
 		w.later("metad is back", func() { w.Metad.SetAway(false) })
 	case w.rng.IntN(20) == 0:
 		w.pass(time.Duration(w.rng.IntN(120)) * time.Millisecond)
+	case w.chance(w.cfg.Snapshots) && w.requests < 24:
+		w.snapStep()
 	case w.rng.IntN(4) == 0 && w.requests < 24 && !w.calm:
 		w.Submit()
 	default:
