@@ -3,6 +3,7 @@ package reader
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/buf"
@@ -81,7 +82,7 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 		o := &other{index: uint8(i), bytes: buf.Get(int(p.count) * storeproto.BlockSize), answers: answers}
 		if !p.ask(o) {
 			o.bytes.Release()
-			failures = append(failures, fmt.Errorf("shard %d: its store is not known: %w", i, errs.ErrUnavailable))
+			failures = append(failures, p.r.nobody(p.seg, p.where, o.index))
 			continue
 		}
 		asked++
@@ -156,6 +157,21 @@ func (r *Reader) perhaps(s id.Segment, w Where, shard uint8, err error) error {
 		}
 	}
 	return err
+}
+
+// nobody is the error when no store can be asked for a shard. Where all that may have it
+// are lost for good there is nothing to wait for.
+func (r *Reader) nobody(s id.Segment, w Where, shard uint8) error {
+	t := r.cfg.Topology()
+	if t != nil {
+		if g, ok := t.PG(s.PG()); ok && !slices.ContainsFunc(g.Holders(w.PGVersion, w.K, w.M, shard), func(ref cluster.StoreRef) bool {
+			st, known := t.Store(ref.Store)
+			return known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost
+		}) {
+			return fmt.Errorf("shard %d of %s: the stores that had it are lost: %w", shard, s, errs.ErrNotFound)
+		}
+	}
+	return fmt.Errorf("shard %d of %s: its store is not known, or is away: %w", shard, s, errs.ErrUnavailable)
 }
 
 // tooFew is the error when fewer than k shards are right. Its class tells the caller

@@ -1,7 +1,6 @@
 package reader
 
 import (
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -9,7 +8,6 @@ import (
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
-	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
@@ -196,7 +194,7 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 	p.hedged = false
 	store, ref, ok := r.storeOf(p.seg, p.where, shard, 0)
 	if !ok {
-		p.req.Err = fmt.Errorf("shard %d of %s: its store is not known: %w", shard, p.seg, errs.ErrUnavailable)
+		p.req.Err = r.nobody(p.seg, p.where, shard)
 		p.answered(&p.req)
 		return
 	}

@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -64,6 +66,19 @@ func (w *Worker) Health() cluster.Care {
 		}
 	}
 	return h
+}
+
+// Stuck are segments of which a shard here is wrong or missing and could not be rebuilt, at most n.
+func (w *Worker) Stuck(n int) (out []id.Segment) {
+	c := &w.care
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for name, s := range c.mu.pending {
+		if s.counted && len(out) < n && !slices.Contains(out, name.Segment) {
+			out = append(out, name.Segment)
+		}
+	}
+	return out
 }
 
 // load takes what the store remembers.

@@ -118,6 +118,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 		}
 	}
 	s.takeScrubs(reply.Scrubs)
+	s.takeLooks(reply.Looks, reply.Doubts)
 	for _, d := range reply.Drops {
 		s.group.Go("drop", func(ctx context.Context) error { s.dropStreams(ctx, d); return nil })
 	}
@@ -145,7 +146,7 @@ func (s *server) heartbeat(page []pages) client.Heartbeat {
 		page[i].use(has, &b)
 		figuresOf(st, &u, &b)
 		b.Repairs = s.repairs[i].beats()
-		b.Care, b.Scrubs = s.repairs[i].worker.Health(), s.repairs[i].worker.Scrubs()
+		b.Care, b.Scrubs, b.Stuck = s.repairs[i].worker.Health(), s.repairs[i].worker.Scrubs(), s.repairs[i].worker.Stuck(cluster.StuckMax)
 		h.Stores = append(h.Stores, b)
 	}
 	s.exports.Owned(func(v *volume.Volume, handles int) {
@@ -157,6 +158,7 @@ func (s *server) heartbeat(page []pages) client.Heartbeat {
 		if st.Problem != "" {
 			b.State = client.VolumeStuck
 		}
+		s.looks.tell(&b)
 		h.Volumes = append(h.Volumes, b)
 	})
 	s.exports.Opening(func(v id.Volume, e id.Epoch) {

@@ -77,6 +77,7 @@ type server struct {
 	repairing  *lifecycle.Group
 	repairPace *repair.Pace
 	storeWaits *storeWaits
+	looks      *looks
 	tales      tales
 	trust      atomic.Pointer[[]byte] // hash of the cluster's CAs, as metad told it last
 }
@@ -85,7 +86,7 @@ type server struct {
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	s := &server{
 		cfg: cfg, log: log, clock: clock.System, rpcStats: &rpc.Stats{}, registry: telemetry.NewRegistry("blockd"),
-		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()), storeWaits: newStoreWaits(),
+		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()), storeWaits: newStoreWaits(), looks: newLooks(),
 	}
 	s.tales.clock = s.clock
 	s.stack = lifecycle.NewStack(s.clock, log)

@@ -40,6 +40,7 @@ type operation struct {
 	left  atomic.Int32
 	err   atomic.Pointer[error]
 	slots []slotRead
+	found chan struct{} // of a find, which no request asked for: closed when it has ended
 }
 
 // slotRead is one run of slots of a read.
@@ -221,6 +222,10 @@ func (q *request) status() {
 // done takes back an operation that has ended.
 func (v *Volume) done(op *core.Op, batch *nbd.Batch) {
 	o := op.User.(*operation)
+	if o.found != nil {
+		close(o.found)
+		return
+	}
 	op.Buf.Release()
 	op.Buf = nil
 	o.temp.Release() // of a read that failed after a second look

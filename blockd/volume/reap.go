@@ -3,6 +3,7 @@ package volume
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"ashlar.dev/blockd/volume/core"
@@ -69,15 +70,30 @@ func (v *Volume) listOlder(ctx context.Context, ref cluster.StoreRef, found map[
 	if err != nil {
 		return err
 	}
-	lister, ok := body.(storeproto.Lister)
-	if !ok {
-		return fmt.Errorf("store %s does not list: %w", ref, errs.ErrUnavailable)
-	}
 	call, cancel := context.WithTimeout(ctx, reapTimeout)
 	_, err = body.Fence(call, storeproto.Fence{Volume: v.id, Epoch: v.epoch, By: v.cfg.Holder})
 	cancel()
 	if err != nil {
 		return err
+	}
+	return v.listOf(ctx, ref, func(shards []storeproto.ShardInfo) {
+		for _, x := range shards {
+			if x.Generation.Epoch < v.epoch && found[x.Segment].Less(x.Generation) {
+				found[x.Segment] = x.Generation
+			}
+		}
+	})
+}
+
+// listOf gives f what one store has of the volume, page by page.
+func (v *Volume) listOf(ctx context.Context, ref cluster.StoreRef, f func([]storeproto.ShardInfo)) error {
+	body, err := bodyOf(v.cfg.Stores, ref)
+	if err != nil {
+		return err
+	}
+	lister, ok := body.(storeproto.Lister)
+	if !ok {
+		return fmt.Errorf("store %s does not list: %w", ref, errs.ErrUnavailable)
 	}
 	for q := (storeproto.ListShards{Volume: v.id}); ; {
 		call, cancel := context.WithTimeout(ctx, reapTimeout)
@@ -86,11 +102,7 @@ func (v *Volume) listOlder(ctx context.Context, ref cluster.StoreRef, found map[
 		if err != nil {
 			return err
 		}
-		for _, x := range page.Shards {
-			if x.Volume == v.id && x.Generation.Epoch < v.epoch && found[x.Segment].Less(x.Generation) {
-				found[x.Segment] = x.Generation
-			}
-		}
+		f(slices.DeleteFunc(page.Shards, func(x storeproto.ShardInfo) bool { return x.Volume != v.id }))
 		if !page.More {
 			return nil
 		}

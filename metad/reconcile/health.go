@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/metad/placement"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/id"
 )
 
@@ -294,6 +295,7 @@ func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume, now t
 			r.add(Unavailable, "disk_stuck", v.ID.String(), "disk %s cannot be served now: %s", name, b.Problem)
 		}
 	}
+	r.lost(l, v)
 	left := spareMax
 	for _, e := range v.List {
 		spare, bad := r.ensemble(t, v, e)
@@ -307,6 +309,20 @@ func (r *Report) volume(t *cluster.Topology, l *Liveness, v *state.Volume, now t
 	}
 	if len(v.Losses) > 0 {
 		r.add(Degraded, "disk_lossy", v.ID.String(), "disk %s is marked: an operator accepted that acknowledged writes may be gone", name)
+	}
+}
+
+// lost names a disk of which something cannot be read, by its owner's last look.
+func (r *Report) lost(l *Liveness, v *state.Volume) {
+	b, ok := l.Volume(v.Owner, v.ID, v.Epoch)
+	if !ok || b.Lost == nil {
+		return
+	}
+	if n := b.Lost.Bytes; n > 0 {
+		r.add(Unavailable, "disk_lost", v.ID.String(), "disk %s: %s are lost for good; ashlar disk lost %s lists where; whatever is written there or trimmed is whole again", v.Name, config.ByteSize(n).Human(), v.Name)
+	}
+	if n := b.Lost.Away; n > 0 {
+		r.add(Unavailable, "disk_away", v.ID.String(), "disk %s: %s cannot be read until stores are back that are down (ashlar disk lost %s)", v.Name, config.ByteSize(n).Human(), v.Name)
 	}
 }
 

@@ -41,6 +41,7 @@ type StoreBeat struct {
 	Use                  *cluster.VolumeUsePage
 	Care                 cluster.Care
 	Scrubs               []cluster.ScrubProgress
+	Stuck                []id.Segment // of which a shard is wrong or missing, and cannot be rebuilt now
 }
 
 // VolumeBeat is one owned volume of a Beat.
@@ -54,6 +55,8 @@ type VolumeBeat struct {
 	Space    *cluster.Space // nil: nothing is known
 	Cleaning cluster.Cleaning
 	Traffic  cluster.Traffic
+	Lost     *cluster.Lost  // the sum of the last look; nil: nobody looked
+	Looks    []cluster.Lost // answers to looks that were asked for
 }
 
 // VolumeState is how an owned volume fares; the numbers are those of the wire.

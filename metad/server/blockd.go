@@ -140,6 +140,7 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 			}
 			rep.Scrubs = append(rep.Scrubs, order)
 		}
+		r.lookOrders(l, beat, rep)
 		rep.Handoffs, rep.Opens = r.orders(now, m, beat.Holder.Host)
 		for _, x := range r.mu.rescues[beat.Holder.Host] {
 			if v, ok := m.Volume(x.Volume); ok && v.Epoch == x.Epoch {
@@ -190,14 +191,18 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 			return beat, err
 		}
 		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Care: x.Care.Value(), Scrubs: scrubs, Free: x.FreeBytes, Traffic: x.Traffic.Value(), Groups: groups, Use: page, Capacity: x.CapacityBytes, Used: x.UsedBytes,
-			LogUsed: x.LogUsedBytes, LogCapacity: x.LogCapacityBytes, Full: x.Full, Dead: x.Dead, Repairs: readRepairs(x.Repairs)})
+			LogUsed: x.LogUsedBytes, LogCapacity: x.LogCapacityBytes, Full: x.Full, Dead: x.Dead, Repairs: readRepairs(x.Repairs), Stuck: api.Segments(x.Stuck, cluster.StuckMax)})
 	}
 	for _, x := range q.Volumes {
 		v, err := api.VolumeID(x.Volume)
 		if err != nil {
 			return beat, err
 		}
-		beat.Volumes = append(beat.Volumes, reconcile.VolumeBeat{Volume: v, Epoch: id.Epoch(x.Epoch), Unpacked: x.UnpackedBytes,
+		lost, looks, err := readLooks(x)
+		if err != nil {
+			return beat, err
+		}
+		beat.Volumes = append(beat.Volumes, reconcile.VolumeBeat{Lost: lost, Looks: looks, Volume: v, Epoch: id.Epoch(x.Epoch), Unpacked: x.UnpackedBytes,
 			Sessions: x.Sessions, State: reconcile.VolumeState(x.State), Problem: firstBytes(x.Problem, 256), Space: x.Space.Value(), Cleaning: x.Cleaning.Value(), Traffic: x.Traffic.Value()})
 	}
 	var err error

@@ -42,6 +42,9 @@ func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now
 		b, heard = reconcile.VolumeBeat{Unpacked: b.Unpacked, Problem: "its owner is silent"}, false
 	}
 	d.UnpackedBytes, d.Sessions, d.Problem = b.Unpacked, b.Sessions, b.Problem
+	if b.Lost != nil {
+		d.LostBytes, d.AwayBytes = b.Lost.Bytes, b.Lost.Away
+	}
 	fillFigures(d, l, v, top, &b)
 	switch {
 	case v.Deleted:

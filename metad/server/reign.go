@@ -54,6 +54,7 @@ type reign struct {
 		rescuer   reconcile.Rescuer
 		rescues   map[id.Host][]reconcile.Rescue
 		scrubs    reconcile.Scrubs
+		looks     reconcile.Looks
 		mender    reconcile.Mender
 		mending   bool
 

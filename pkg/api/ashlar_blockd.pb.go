@@ -659,7 +659,8 @@ type StoreBeat struct {
 	Streams       []*StreamBeat    `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`
 	Repairs       []*RepairBeat    `protobuf:"bytes,9,rep,name=repairs,proto3" json:"repairs,omitempty"` // groups whose shards the store was given and fills in
 	Care          *Care            `protobuf:"bytes,20,opt,name=care,proto3" json:"care,omitempty"`
-	Scrubs        []*ScrubProgress `protobuf:"bytes,21,rep,name=scrubs,proto3" json:"scrubs,omitempty"` // those asked for lately, at most 16
+	Scrubs        []*ScrubProgress `protobuf:"bytes,21,rep,name=scrubs,proto3" json:"scrubs,omitempty"`       // those asked for lately, at most 16
+	Stuck         []uint64         `protobuf:"varint,22,rep,packed,name=stuck,proto3" json:"stuck,omitempty"` // segments of which a shard here is wrong or missing and cannot be rebuilt now, at most 256
 	Traffic       *StoreTraffic    `protobuf:"bytes,40,opt,name=traffic,proto3" json:"traffic,omitempty"`
 	Groups        []*GroupUse      `protobuf:"bytes,41,rep,name=groups,proto3" json:"groups,omitempty"`
 	Use           *VolumeUsePage   `protobuf:"bytes,42,opt,name=use,proto3" json:"use,omitempty"`                               // goes round, a page per beat
@@ -771,6 +772,13 @@ func (x *StoreBeat) GetCare() *Care {
 func (x *StoreBeat) GetScrubs() []*ScrubProgress {
 	if x != nil {
 		return x.Scrubs
+	}
+	return nil
+}
+
+func (x *StoreBeat) GetStuck() []uint64 {
+	if x != nil {
+		return x.Stuck
 	}
 	return nil
 }
@@ -985,6 +993,8 @@ type VolumeBeat struct {
 	Space         *Space                 `protobuf:"bytes,40,opt,name=space,proto3" json:"space,omitempty"`
 	Cleaning      *Cleaning              `protobuf:"bytes,41,opt,name=cleaning,proto3" json:"cleaning,omitempty"`
 	Traffic       *Traffic               `protobuf:"bytes,42,opt,name=traffic,proto3" json:"traffic,omitempty"`
+	Lost          *Lost                  `protobuf:"bytes,43,opt,name=lost,proto3" json:"lost,omitempty"`   // the sum of the last look; absent: nobody looked
+	Looks         []*Lost                `protobuf:"bytes,44,rep,name=looks,proto3" json:"looks,omitempty"` // answers to looks that were asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1082,6 +1092,20 @@ func (x *VolumeBeat) GetTraffic() *Traffic {
 	return nil
 }
 
+func (x *VolumeBeat) GetLost() *Lost {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+func (x *VolumeBeat) GetLooks() []*Lost {
+	if x != nil {
+		return x.Looks
+	}
+	return nil
+}
+
 type MemoryUse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "journal buffers", "map pages", …
@@ -1156,6 +1180,8 @@ type HeartbeatReply struct {
 	Opens         [][]byte      `protobuf:"bytes,43,rep,name=opens,proto3" json:"opens,omitempty"`                                 // volumes that another host has handed off to this one: open each, and keep it
 	TrustHash     []byte        `protobuf:"bytes,41,opt,name=trust_hash,json=trustHash,proto3" json:"trust_hash,omitempty"`        // of the CAs that the cluster trusts: if one's own differs, GetTrust; empty: never changed
 	Scrubs        []*ScrubOrder `protobuf:"bytes,20,rep,name=scrubs,proto3" json:"scrubs,omitempty"`                               // that stores of this host have not told of
+	Looks         []*LookOrder  `protobuf:"bytes,21,rep,name=looks,proto3" json:"looks,omitempty"`                                 // at volumes of this host, again until they are answered
+	Doubts        []uint64      `protobuf:"varint,22,rep,packed,name=doubts,proto3" json:"doubts,omitempty"`                       // segments that stores call stuck, for the looks; at most 4,096
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1256,6 +1282,20 @@ func (x *HeartbeatReply) GetTrustHash() []byte {
 func (x *HeartbeatReply) GetScrubs() []*ScrubOrder {
 	if x != nil {
 		return x.Scrubs
+	}
+	return nil
+}
+
+func (x *HeartbeatReply) GetLooks() []*LookOrder {
+	if x != nil {
+		return x.Looks
+	}
+	return nil
+}
+
+func (x *HeartbeatReply) GetDoubts() []uint64 {
+	if x != nil {
+		return x.Doubts
 	}
 	return nil
 }
@@ -3249,7 +3289,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x15ashlar_identity.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3288,7 +3328,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
 	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\x123\n" +
 	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\x12*\n" +
-	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\"\xd8\x04\n" +
+	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\"\xee\x04\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3301,7 +3341,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\astreams\x18\b \x03(\v2\x15.ashlar.v1.StreamBeatR\astreams\x12/\n" +
 	"\arepairs\x18\t \x03(\v2\x15.ashlar.v1.RepairBeatR\arepairs\x12#\n" +
 	"\x04care\x18\x14 \x01(\v2\x0f.ashlar.v1.CareR\x04care\x120\n" +
-	"\x06scrubs\x18\x15 \x03(\v2\x18.ashlar.v1.ScrubProgressR\x06scrubs\x121\n" +
+	"\x06scrubs\x18\x15 \x03(\v2\x18.ashlar.v1.ScrubProgressR\x06scrubs\x12\x14\n" +
+	"\x05stuck\x18\x16 \x03(\x04R\x05stuck\x121\n" +
 	"\atraffic\x18( \x01(\v2\x17.ashlar.v1.StoreTrafficR\atraffic\x12+\n" +
 	"\x06groups\x18) \x03(\v2\x13.ashlar.v1.GroupUseR\x06groups\x12*\n" +
 	"\x03use\x18* \x01(\v2\x18.ashlar.v1.VolumeUsePageR\x03use\x12\x1d\n" +
@@ -3325,7 +3366,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
 	"StreamBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x121\n" +
-	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\xcc\x02\n" +
+	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\x98\x03\n" +
 	"\n" +
 	"VolumeBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3336,13 +3377,15 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\aproblem\x18\x06 \x01(\tR\aproblem\x12&\n" +
 	"\x05space\x18( \x01(\v2\x10.ashlar.v1.SpaceR\x05space\x12/\n" +
 	"\bcleaning\x18) \x01(\v2\x13.ashlar.v1.CleaningR\bcleaning\x12,\n" +
-	"\atraffic\x18* \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\"_\n" +
+	"\atraffic\x18* \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12#\n" +
+	"\x04lost\x18+ \x01(\v2\x0f.ashlar.v1.LostR\x04lost\x12%\n" +
+	"\x05looks\x18, \x03(\v2\x0f.ashlar.v1.LostR\x05looks\"_\n" +
 	"\tMemoryUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\x81\x03\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xc5\x03\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
@@ -3354,7 +3397,9 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x05opens\x18+ \x03(\fR\x05opens\x12\x1d\n" +
 	"\n" +
 	"trust_hash\x18) \x01(\fR\ttrustHash\x12-\n" +
-	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\"\xab\x01\n" +
+	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\x12*\n" +
+	"\x05looks\x18\x15 \x03(\v2\x14.ashlar.v1.LookOrderR\x05looks\x12\x16\n" +
+	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\"\xab\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3618,10 +3663,12 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*Space)(nil),                   // 57: ashlar.v1.Space
 	(*Cleaning)(nil),                // 58: ashlar.v1.Cleaning
 	(*Traffic)(nil),                 // 59: ashlar.v1.Traffic
-	(*ScrubOrder)(nil),              // 60: ashlar.v1.ScrubOrder
-	(*QoS)(nil),                     // 61: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 62: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 63: ashlar.v1.Checkpoint
+	(*Lost)(nil),                    // 60: ashlar.v1.Lost
+	(*ScrubOrder)(nil),              // 61: ashlar.v1.ScrubOrder
+	(*LookOrder)(nil),               // 62: ashlar.v1.LookOrder
+	(*QoS)(nil),                     // 63: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 64: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 65: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3651,72 +3698,75 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	57, // 24: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
 	58, // 25: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
 	59, // 26: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	15, // 27: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 28: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 29: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	60, // 30: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	61, // 31: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	56, // 32: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 33: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 34: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 35: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 36: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 37: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 38: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 39: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 40: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 41: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 42: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	62, // 43: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 44: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 45: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 46: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	56, // 47: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 48: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	56, // 49: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	56, // 50: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	63, // 51: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 52: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 53: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 54: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 55: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 56: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 57: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 58: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 59: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 60: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 61: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 62: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 63: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 64: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 65: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 66: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 67: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 68: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 69: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 70: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 71: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 72: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 73: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	62, // 74: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 75: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 76: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	62, // 77: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	62, // 78: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	62, // 79: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	62, // 80: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	62, // 81: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 82: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	62, // 83: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 84: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 85: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 86: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 87: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	71, // [71:88] is the sub-list for method output_type
-	54, // [54:71] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	60, // 27: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
+	60, // 28: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
+	15, // 29: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 30: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 31: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	61, // 32: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	62, // 33: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
+	63, // 34: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	56, // 35: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 36: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 37: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 38: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	47, // 39: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 40: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 41: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	47, // 42: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 43: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	46, // 44: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 45: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	64, // 46: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 47: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	46, // 48: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	46, // 49: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	56, // 50: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	47, // 51: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	56, // 52: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	56, // 53: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	65, // 54: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	47, // 55: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	47, // 56: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	3,  // 57: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 58: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 59: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 60: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 61: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 62: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 63: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 64: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 65: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 66: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 67: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 68: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 69: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 70: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 71: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 72: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 73: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	5,  // 74: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 75: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 76: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	64, // 77: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 78: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 79: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	64, // 80: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	64, // 81: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	64, // 82: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	64, // 83: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	64, // 84: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 85: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	64, // 86: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 87: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 88: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 89: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 90: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	74, // [74:91] is the sub-list for method output_type
+	57, // [57:74] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -3729,6 +3779,7 @@ func file_ashlar_blockd_proto_init() {
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
 	file_ashlar_identity_proto_init()
+	file_ashlar_lost_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

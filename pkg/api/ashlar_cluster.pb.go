@@ -1550,6 +1550,8 @@ type Disk struct {
 	UsedBytes        uint64                 `protobuf:"varint,43,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`                      // on stores, with redundancy
 	ReclaimableBytes uint64                 `protobuf:"varint,44,opt,name=reclaimable_bytes,json=reclaimableBytes,proto3" json:"reclaimable_bytes,omitempty"` // of those, about
 	Qos              *QoS                   `protobuf:"bytes,20,opt,name=qos,proto3" json:"qos,omitempty"`                                                    // absent: not limited
+	LostBytes        uint64                 `protobuf:"varint,45,opt,name=lost_bytes,json=lostBytes,proto3" json:"lost_bytes,omitempty"`                      // that cannot be read any more, by the owner's last look
+	AwayBytes        uint64                 `protobuf:"varint,46,opt,name=away_bytes,json=awayBytes,proto3" json:"away_bytes,omitempty"`                      // that cannot be read until stores are back
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1708,6 +1710,20 @@ func (x *Disk) GetQos() *QoS {
 		return x.Qos
 	}
 	return nil
+}
+
+func (x *Disk) GetLostBytes() uint64 {
+	if x != nil {
+		return x.LostBytes
+	}
+	return 0
+}
+
+func (x *Disk) GetAwayBytes() uint64 {
+	if x != nil {
+		return x.AwayBytes
+	}
+	return 0
 }
 
 type CreateDiskRequest struct {
@@ -2656,7 +2672,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x11ashlar_lost.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -2806,7 +2822,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xcb\x04\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\x89\x05\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -2829,7 +2845,11 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"used_bytes\x18+ \x01(\x04R\tusedBytes\x12+\n" +
 	"\x11reclaimable_bytes\x18, \x01(\x04R\x10reclaimableBytes\x12 \n" +
-	"\x03qos\x18\x14 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\"\x87\x01\n" +
+	"\x03qos\x18\x14 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x12\x1d\n" +
+	"\n" +
+	"lost_bytes\x18- \x01(\x04R\tlostBytes\x12\x1d\n" +
+	"\n" +
+	"away_bytes\x18. \x01(\x04R\tawayBytes\"\x87\x01\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -2913,7 +2933,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xb7\b\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xff\b\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2938,7 +2958,9 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\bMoveDisk\x12\x1a.ashlar.v1.MoveDiskRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
 	"\n" +
 	"ListEvents\x12\x1c.ashlar.v1.ListEventsRequest\x1a\x1a.ashlar.v1.ListEventsReply\x127\n" +
-	"\x05Scrub\x12\x17.ashlar.v1.ScrubRequest\x1a\x15.ashlar.v1.ScrubReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\x05Scrub\x12\x17.ashlar.v1.ScrubRequest\x1a\x15.ashlar.v1.ScrubReply\x12F\n" +
+	"\n" +
+	"LostRanges\x12\x1c.ashlar.v1.LostRangesRequest\x1a\x1a.ashlar.v1.LostRangesReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_cluster_proto_rawDescOnce sync.Once
@@ -2998,8 +3020,10 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*QoS)(nil),                     // 40: ashlar.v1.QoS
 	(*ListEventsRequest)(nil),       // 41: ashlar.v1.ListEventsRequest
 	(*ScrubRequest)(nil),            // 42: ashlar.v1.ScrubRequest
-	(*ListEventsReply)(nil),         // 43: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 44: ashlar.v1.ScrubReply
+	(*LostRangesRequest)(nil),       // 43: ashlar.v1.LostRangesRequest
+	(*ListEventsReply)(nil),         // 44: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 45: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 46: ashlar.v1.LostRangesReply
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3045,24 +3069,26 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	34, // 40: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
 	41, // 41: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
 	42, // 42: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	3,  // 43: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	14, // 44: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	16, // 45: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	17, // 46: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	20, // 47: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	17, // 48: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	17, // 49: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	17, // 50: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	25, // 51: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	27, // 52: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	30, // 53: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	32, // 54: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	17, // 55: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	17, // 56: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	43, // 57: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	44, // 58: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	43, // [43:59] is the sub-list for method output_type
-	27, // [27:43] is the sub-list for method input_type
+	43, // 43: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	3,  // 44: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	14, // 45: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	16, // 46: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	17, // 47: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	20, // 48: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	17, // 49: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	17, // 50: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	17, // 51: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	25, // 52: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	27, // 53: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	30, // 54: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	32, // 55: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	17, // 56: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	17, // 57: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	44, // 58: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	45, // 59: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	46, // 60: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	44, // [44:61] is the sub-list for method output_type
+	27, // [27:44] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name
@@ -3077,6 +3103,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
+	file_ashlar_lost_proto_init()
 	file_ashlar_cluster_proto_msgTypes[22].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -37,6 +37,7 @@ const (
 	Cluster_MoveDisk_FullMethodName         = "/ashlar.v1.Cluster/MoveDisk"
 	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
 	Cluster_Scrub_FullMethodName            = "/ashlar.v1.Cluster/Scrub"
+	Cluster_LostRanges_FullMethodName       = "/ashlar.v1.Cluster/LostRanges"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -75,6 +76,9 @@ type ClusterClient interface {
 	// Has stores look at all their shards, or at those of a disk, and mend what is wrong; asked
 	// again, tells how far that is. The leader forgets old ones, and a new leader all: then it begins anew.
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error)
+	// LostRanges has the owner of a disk look for what cannot be read of it, and tells it when
+	// it has; ask again until then. A disk that nobody owns is opened for it.
+	LostRanges(ctx context.Context, in *LostRangesRequest, opts ...grpc.CallOption) (*LostRangesReply, error)
 }
 
 type clusterClient struct {
@@ -245,6 +249,16 @@ func (c *clusterClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grp
 	return out, nil
 }
 
+func (c *clusterClient) LostRanges(ctx context.Context, in *LostRangesRequest, opts ...grpc.CallOption) (*LostRangesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(LostRangesReply)
+	err := c.cc.Invoke(ctx, Cluster_LostRanges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -281,6 +295,9 @@ type ClusterServer interface {
 	// Has stores look at all their shards, or at those of a disk, and mend what is wrong; asked
 	// again, tells how far that is. The leader forgets old ones, and a new leader all: then it begins anew.
 	Scrub(context.Context, *ScrubRequest) (*ScrubReply, error)
+	// LostRanges has the owner of a disk look for what cannot be read of it, and tells it when
+	// it has; ask again until then. A disk that nobody owns is opened for it.
+	LostRanges(context.Context, *LostRangesRequest) (*LostRangesReply, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -338,6 +355,9 @@ func (UnimplementedClusterServer) ListEvents(context.Context, *ListEventsRequest
 }
 func (UnimplementedClusterServer) Scrub(context.Context, *ScrubRequest) (*ScrubReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
+}
+func (UnimplementedClusterServer) LostRanges(context.Context, *LostRangesRequest) (*LostRangesReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method LostRanges not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -648,6 +668,24 @@ func _Cluster_Scrub_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_LostRanges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(LostRangesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).LostRanges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_LostRanges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).LostRanges(ctx, req.(*LostRangesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -718,6 +756,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Scrub",
 			Handler:    _Cluster_Scrub_Handler,
+		},
+		{
+			MethodName: "LostRanges",
+			Handler:    _Cluster_LostRanges_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -33,6 +33,11 @@ type Page struct {
 	Index uint64
 }
 
+// Blocks are those that lie under the page, from first up to, and without, end.
+func (p Page) Blocks() (start, end block.LBA) {
+	return first(p.Level, p.Index), first(p.Level, p.Index+1)
+}
+
 // Miss is a page that an operation needs and that is not in memory.
 type Miss struct {
 	Page

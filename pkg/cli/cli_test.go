@@ -44,6 +44,8 @@ type fake struct {
 	clock    clock.Clock
 	scrubs   []*api.ScrubReply // answers, in order
 	scrubbed []string          // what was asked
+	losts    []*api.LostRangesReply
+	looked   []cluster.Look
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {

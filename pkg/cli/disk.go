@@ -25,6 +25,7 @@ type diskCommands struct {
 	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it."`
 	Move       diskMove       `cmd:"" help:"Let another host own a disk: it is handed over in order, and its clients connect again."`
 	NBD        diskNBD        `cmd:"" name:"nbd" help:"Print where to attach a disk. Every blockd serves every disk; the first is the best."`
+	Lost       diskLost       `cmd:"" help:"List the bytes of disks that cannot be read any more."`
 	AcceptLoss diskAcceptLoss `cmd:"" help:"Let a disk open although records of it are lost for good (see ashlar status)."`
 }
 
@@ -47,12 +48,15 @@ type diskView struct {
 	Space            *spaceView   `json:"space,omitempty"` // absent: no owner has told
 	Cleaning         cleaningView `json:"cleaning"`
 	Limits           qosView      `json:"limits"`
+	// By the owner's last look: what cannot be read any more, and until stores are back.
+	LostBytes uint64 `json:"lostBytes"`
+	AwayBytes uint64 `json:"awayBytes"`
 }
 
 func viewDisk(d *api.Disk) diskView {
 	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
 		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem,
-		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos)}
+		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes}
 }
 
 // blockBytes is what sizes of disks are multiples of.
@@ -166,6 +170,9 @@ func printDisk(w io.Writer, d *api.Disk) {
 	rows = append(rows, spaceRows(d)...)
 	if d.Lossy {
 		rows = append(rows, [2]string{"loss", "an operator accepted that acknowledged writes are gone"})
+	}
+	if d.LostBytes > 0 || d.AwayBytes > 0 {
+		rows = append(rows, [2]string{"unreadable", fmt.Sprintf("%s lost, %s away; where: ashlar disk lost %s", size(d.LostBytes), size(d.AwayBytes), d.Name)})
 	}
 	if d.Problem != "" {
 		rows = append(rows, [2]string{"problem", d.Problem})

@@ -114,16 +114,20 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 			beat.Repairs = append(beat.Repairs, &api.RepairBeat{Pg: uint32(x.PG), Version: x.Version, Whole: x.Whole, SegmentsDone: x.Done, SegmentsLeft: x.Left,
 				BytesDone: x.BytesDone, BytesLeft: x.BytesLeft, BytesPerSecond: x.BytesPerSecond, Stuck: x.Stuck, Problem: x.Problem})
 		}
-		beat.Care = api.FromCare(s.Care)
+		beat.Care, beat.Stuck = api.FromCare(s.Care), api.FromSegments(s.Stuck, cluster.StuckMax)
 		for _, p := range s.Scrubs {
 			beat.Scrubs = append(beat.Scrubs, api.FromScrub(p))
 		}
 		req.Stores = append(req.Stores, beat)
 	}
 	for _, v := range h.Volumes {
-		req.Volumes = append(req.Volumes, &api.VolumeBeat{Volume: v.Volume[:], Epoch: uint64(v.Epoch), UnpackedBytes: v.Unpacked,
+		b := &api.VolumeBeat{Volume: v.Volume[:], Epoch: uint64(v.Epoch), UnpackedBytes: v.Unpacked,
 			Sessions: v.Sessions, State: api.VolumeState(v.State), Problem: v.Problem, Space: api.FromSpace(v.Space),
-			Cleaning: api.FromCleaning(v.Cleaning), Traffic: api.FromTraffic(v.Traffic)})
+			Cleaning: api.FromCleaning(v.Cleaning), Traffic: api.FromTraffic(v.Traffic), Lost: api.FromLost(v.Lost)}
+		for i := range v.Looks {
+			b.Looks = append(b.Looks, api.FromLost(&v.Looks[i]))
+		}
+		req.Volumes = append(req.Volumes, b)
 	}
 	req.Identity = api.FromIdentity(h.Identity)
 	for _, e := range h.Events {
@@ -167,6 +171,10 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 	if out.Scrubs, err = toScrubs(rep.Scrubs); err != nil {
 		return out, err
 	}
+	if out.Looks, err = toLooks(rep.Looks); err != nil {
+		return out, err
+	}
+	out.Doubts = api.Segments(rep.Doubts, cluster.DoubtsMax)
 	for _, list := range []struct {
 		from [][]byte
 		to   *[]id.Volume
@@ -193,6 +201,20 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 			d.Keep = append(d.Keep, e.Value())
 		}
 		out.Drops = append(out.Drops, d)
+	}
+	return out, nil
+}
+
+func toLooks(in []*api.LookOrder) (out []LookOrder, err error) {
+	for _, x := range in {
+		o := LookOrder{Look: cluster.Look{From: x.From}}
+		if o.Volume, err = api.VolumeID(x.Volume); err != nil {
+			return nil, err
+		}
+		if o.ID, err = api.LookID(x.LookId); err != nil {
+			return nil, err
+		}
+		out = append(out, o)
 	}
 	return out, nil
 }

@@ -205,6 +205,14 @@ func (c *Cluster) Scrub(ctx context.Context, scrub [16]byte, target string) (*ap
 	})
 }
 
+// LostRanges asks what of a disk cannot be read, from byte q.From on. Without Lost in the answer
+// the owner still looks: ask again with the same id.
+func (c *Cluster) LostRanges(ctx context.Context, disk string, q cluster.Look) (*api.LostRangesReply, error) {
+	return ask(ctx, c, &api.LostRangesRequest{NameOrId: disk, LookId: q.ID[:], From: q.From}, func(x api.ClusterClient, ctx context.Context, r *api.LostRangesRequest) (*api.LostRangesReply, error) {
+		return x.LostRanges(ctx, r)
+	})
+}
+
 // WaitHealth asks until the cluster's health is want or better, or ctx ends; it returns the last status.
 func (c *Cluster) WaitHealth(ctx context.Context, want api.Health) (*api.StatusReply, error) {
 	for {

@@ -142,6 +142,7 @@ type StoreBeat struct {
 	Repairs []RepairBeat
 	Care    cluster.Care
 	Scrubs  []cluster.ScrubProgress // asked for lately
+	Stuck   []id.Segment            // of which a shard cannot be rebuilt now
 	Free    uint64                  // bytes it takes before it calls itself full
 	Traffic cluster.StoreTraffic
 	Groups  []cluster.GroupUse
@@ -181,6 +182,8 @@ type VolumeBeat struct {
 	Space    *cluster.Space // nil while it is being opened
 	Cleaning cluster.Cleaning
 	Traffic  cluster.Traffic
+	Lost     *cluster.Lost  // the sum of the last look; nil: nobody looked
+	Looks    []cluster.Lost // answers to looks that were asked for
 }
 
 // VolumeState is how an owned volume fares.
@@ -220,6 +223,16 @@ type HeartbeatReply struct {
 	TrustHash []byte
 	// Scrubs are looks at all shards that are asked of stores here, again until they tell of them.
 	Scrubs []ScrubOrder
+	// Looks are asked of owners here, again until they are answered; Doubts are segments that
+	// stores call stuck.
+	Looks  []LookOrder
+	Doubts []id.Segment
+}
+
+// LookOrder asks an owner what of a volume cannot be read; with a zero id for a sum now and then.
+type LookOrder struct {
+	Volume id.Volume
+	cluster.Look
 }
 
 // ScrubOrder asks a store to look at all its shards, or at those of one volume.

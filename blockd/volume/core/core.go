@@ -179,7 +179,7 @@ func (c *Core) Submit(now time.Duration, op *Op, fx *Effects) {
 		return
 	}
 	switch op.Kind {
-	case OpRead, OpStatus:
+	case OpRead, OpStatus, OpFind:
 		c.read(now, op, fx)
 	case OpMark:
 		c.takeMark(now, op, fx)

@@ -11,7 +11,8 @@ import (
 // OpKind is what an operation asks of the volume.
 type OpKind uint8
 
-// The operations. Trim and Zero both make the blocks read as zeros.
+// The operations. Trim and Zero both make the blocks read as zeros; Find tells which
+// blocks lie in some segments.
 const (
 	OpRead OpKind = iota
 	OpWrite
@@ -20,6 +21,7 @@ const (
 	OpFlush
 	OpStatus
 	OpMark // a snapshot: what was taken before is in it, what is taken after is not
+	OpFind
 )
 
 // Op is one operation of a client. Its sender owns the struct and may pool it; it
@@ -47,6 +49,7 @@ type Op struct {
 	// Pieces is the answer of a read, and Runs that of a status, in order, covering Extent.
 	Pieces []Piece
 	Runs   []Run
+	Find   *Find // of an OpFind; it stays with the sender
 
 	Err  error
 	User any

@@ -21,7 +21,7 @@ type readWaiter struct {
 // had gone; each time the map has changed in between.
 const rereadMax = 8
 
-// read starts a read or a status: at once under a lease, else after a confirm round
+// read starts a read, a status or a find: at once under a lease, else after a confirm round
 // begun now.
 func (c *Core) read(now time.Duration, op *Op, fx *Effects) {
 	if op.Snapshot != (id.Raw{}) {
@@ -116,9 +116,12 @@ func (c *Core) resolve(now time.Duration, op *Op, fx *Effects) {
 	}
 	op.Pieces, op.Runs = op.Pieces[:0], op.Runs[:0]
 	var miss blockmap.Miss
-	if op.Kind == OpStatus {
+	switch op.Kind {
+	case OpStatus:
 		miss = op.statusOf(c.m, c.memoryRuns(op.Extent))
-	} else {
+	case OpFind:
+		miss = c.resolveFind(op)
+	default:
 		miss = c.resolveRead(op)
 	}
 	if !miss.None() {
@@ -129,7 +132,7 @@ func (c *Core) resolve(now time.Duration, op *Op, fx *Effects) {
 		c.awaitPage(op, pageOwner{}, miss, fx)
 		return
 	}
-	if op.Kind == OpStatus {
+	if op.Kind != OpRead {
 		c.finish(op, nil, fx)
 		return
 	}
