@@ -46,6 +46,7 @@ type engine struct {
 	dead                   bool   // nothing of it goes on
 	acked                  id.LSN // as far as the ledger has looked
 	counted                bool   // the ledger knows where it began
+	named                  bool   // it was given names for its segments
 	packs, longs           int
 	ops                    map[*core.Op]*operation
 	reads                  map[*core.Op]*fill
@@ -456,6 +457,7 @@ func (e *engine) carryAsks(fx *core.Effects) {
 			first, count = r.First, uint64(r.Count)
 			return err
 		}, func(err error) {
+			e.named = e.named || err == nil
 			e.step(func(now time.Duration, fx *core.Effects) { e.core.RangeDone(now, first, count, err, fx) })
 		})
 	}

@@ -128,19 +128,35 @@ func (l *ledger) appendDurable(st *store, op *score.Op) {
 		l.metaDurable(st, a)
 		return
 	}
-	b := a.Batch
-	file := fmt.Sprintf("log/%06d.log", op.Pos.File)
-	if !st.fs.isSafe(file, int64(op.Pos.Head), int64(storeproto.HeaderSize+len(b.Meta)+4*len(b.Sums))) ||
-		!st.fs.isSafe(file, int64(op.Pos.Payload), int64(len(b.Sums)*jlog.Block)) {
-		l.w.fail(CheckPersist, "%s tells batch %+v durable, and a loss of power would take it", st.name, n)
-	}
+	l.safe(st, n, a.Batch, op.Pos)
 	if a.Released >= op.Stream.Row().Base && a.Released > l.covered[n.volume] {
 		l.w.fail(CheckReleased, "%s is told to forget up to %d of %s; commits that two stores have cover %d", st.name, a.Released, l.w.disk(n.volume).name, l.covered[n.volume])
 	}
 }
 
-// metaDurable notes what commits and checkpoints cover, and looks at what the stream releases.
+// safe demands that a batch of the journal is on the store's disk.
+func (l *ledger) safe(st *store, n batchName, b *storeproto.Batch, at score.Position) {
+	file := fmt.Sprintf("log/%06d.log", at.File)
+	if !st.fs.isSafe(file, int64(at.Head), int64(storeproto.HeaderSize+len(b.Meta)+4*len(b.Sums))) ||
+		!st.fs.isSafe(file, int64(at.Payload), int64(len(b.Sums)*jlog.Block)) {
+		l.w.fail(CheckPersist, "%s tells batch %+v durable, and a loss of power would take it", st.name, n)
+	}
+}
+
+// metaDurable looks at what the meta stream releases, and notes what it covers.
 func (l *ledger) metaDurable(st *store, a *storeproto.Append) {
+	l.covering(st, a)
+	committed := id.LSN(0)
+	if x, ok := l.w.metad.m.Volume(a.Stream.Volume); ok && x.Checkpoint != nil {
+		committed = x.Checkpoint.Meta
+	}
+	if a.Released > committed {
+		l.w.fail(CheckReleased, "%s is told to forget meta records up to %d, metad's checkpoint is at %d", st.name, a.Released, committed)
+	}
+}
+
+// covering notes what the commits and checkpoints of a durable batch cover.
+func (l *ledger) covering(st *store, a *storeproto.Append) {
 	v := a.Stream.Volume
 	records, err := record.ReadMeta("meta batch", a.Batch.Meta, a.Batch.First, a.Batch.Count)
 	if err != nil {
@@ -166,13 +182,6 @@ func (l *ledger) metaDurable(st *store, a *storeproto.Append) {
 		if len(l.covers[v][covered]) >= 2 {
 			l.covered[v] = covered
 		}
-	}
-	committed := id.LSN(0)
-	if x, ok := l.w.metad.m.Volume(v); ok && x.Checkpoint != nil {
-		committed = x.Checkpoint.Meta
-	}
-	if a.Released > committed {
-		l.w.fail(CheckReleased, "%s is told to forget meta records up to %d, metad's checkpoint is at %d", st.name, a.Released, committed)
 	}
 }
 
@@ -217,13 +226,23 @@ func (l *ledger) appended(st *store, a *storeproto.Append) {
 	}
 	s.Batches(a.Batch.First, func(b score.Batch) bool { // it got through before a crash, and was sent again
 		if b.First == a.Batch.First && b.Sum == a.Batch.Sum {
-			if l.copies[n] == nil {
-				l.copies[n] = make(map[id.Store]bool)
-			}
-			l.copies[n][st.ref.Store] = true
+			l.found(st, n, a, b)
 		}
 		return false
 	})
+}
+
+// found: a batch that a store is told again is there though the store never said so.
+func (l *ledger) found(st *store, n batchName, a *storeproto.Append, b score.Batch) {
+	if l.copies[n] == nil {
+		l.copies[n] = make(map[id.Store]bool)
+	}
+	l.copies[n][st.ref.Store] = true
+	if n.kind == storeproto.Meta {
+		l.covering(st, a)
+		return
+	}
+	l.safe(st, n, a.Batch, b.Pos)
 }
 
 // stepped looks at what an engine has acknowledged since.

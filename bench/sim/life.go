@@ -133,8 +133,17 @@ func (w *World) quieten(quiet bool) {
 	}
 }
 
-// withoutMetad demands that reads and writes go on while metad is away.
+// withoutMetad demands that reads and writes go on while metad is away, on disks that have
+// had a moment with it: README.md, "Not there".
 func (w *World) withoutMetad() {
+	w.demand(CheckHeal, time.Minute, "owners have names for segments", func() bool {
+		for _, d := range w.disks {
+			if o := d.owner(); o == nil || !o.named {
+				return false
+			}
+		}
+		return true
+	})
 	w.metad.away = true
 	var before []id64
 	for _, d := range w.disks {

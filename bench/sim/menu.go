@@ -110,7 +110,7 @@ func (m *menu) act() {
 
 // mind lets go of a victim whose bytes nobody needs any more.
 func (m *menu) mind() {
-	if m.victim != nil && !m.rotten && m.victim.gone() && m.w.whole() {
+	if m.victim != nil && !m.rotten && m.victim.gone() && m.w.safe() {
 		m.victim = nil
 	}
 	if m.leaves != nil {
@@ -123,7 +123,7 @@ func (m *menu) choose() *store {
 	if m.victim != nil && !m.victim.gone() {
 		return m.victim
 	}
-	if m.victim != nil || m.leaves != nil || !m.w.whole() {
+	if m.victim != nil || m.leaves != nil || !m.w.safe() {
 		return nil
 	}
 	all := m.w.allStores()
@@ -218,7 +218,7 @@ func (m *menu) died(st *store) {
 // lose replaces the victim's disk: everything on it is gone.
 func (m *menu) lose() bool {
 	st := m.choose()
-	if st == nil || !st.h.up || !m.w.whole() {
+	if st == nil || !st.h.up || !m.w.safe() {
 		return false // what is being moved may hang on this store: README.md, "Not there"
 	}
 	m.w.replace(st)
@@ -486,7 +486,7 @@ func (m *menu) handoff() bool {
 // drain has a store emptied, if metad finds that possible.
 func (m *menu) drain() bool {
 	md := m.w.metad
-	if m.victim != nil || m.leaves != nil || md.away || !m.w.whole() {
+	if m.victim != nil || m.leaves != nil || md.away || !m.w.safe() {
 		return false
 	}
 	all := m.w.allStores()
@@ -514,15 +514,20 @@ func (m *menu) left() {
 // cleaned counts what an engine that ends has cleaned.
 func (m *menu) cleaned(s core.Stats) { m.w.cover.Cleaned += s.SegmentsRewritten + s.SegmentsMerged }
 
-// whole tells that everything has its full margin: every group's stores are there, one
-// version each, and no journal hangs on a memory that is gone.
-func (w *World) whole() bool {
+// whole tells that everything has all the margin that there can be: every group's stores are
+// there, one version each, and no journal hangs on a memory that is gone.
+func (w *World) whole() bool { return w.margin(w.placeless) }
+
+// safe is whole, and no group waits for a store to take the place of one that is gone.
+func (w *World) safe() bool { return w.margin(func(state.PG) bool { return false }) }
+
+func (w *World) margin(excused func(state.PG) bool) bool {
 	m := w.metad.m
 	for _, p := range m.PGs() {
 		if len(p.Versions) > 1 {
 			return false
 		}
-		if slices.ContainsFunc(p.Current().Stores, w.missing) && !w.placeless(p) {
+		if slices.ContainsFunc(p.Current().Stores, w.missing) && !excused(p) {
 			return false
 		}
 	}
