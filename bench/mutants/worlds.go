@@ -71,8 +71,8 @@ var InWorlds = append(taken(
 	},
 	{
 		Name: "reuse the slots of a segment that failed", File: "blockd/volume/core/pack.go",
-		Old: "	seq, _ := c.ids.take()\n	j.Segment = id.MakeSegment(seq, g.pg)",
-		New: "	if j.Segment == 0 {\n		seq, _ := c.ids.take()\n		j.Segment = id.MakeSegment(seq, g.pg)\n	}",
+		Old: "	seq, _ := c.ids.take()\n	j.Segment, j.marks = id.MakeSegment(seq, g.pg), c.snaps.taken",
+		New: "	if j.Segment == 0 {\n		seq, _ := c.ids.take()\n		j.Segment = id.MakeSegment(seq, g.pg)\n	}\n	j.marks = c.snaps.taken",
 	},
 	{
 		Name: "leave a shard out that a repair cannot code at once", File: "blockd/repair/rebuild.go",

@@ -142,33 +142,6 @@ func (b *body) RemoveShards(ctx context.Context, names ...storeproto.ShardName) 
 	})
 }
 
-// The rest of storeproto.Keeper is for scrubs, which this world does not run.
-
-// NextShards is part of storeproto.Keeper.
-func (b *body) NextShards(storeproto.ShardName, int) ([]storeproto.ShardInfo, error) {
-	return nil, errUnused
-}
-
-// VerifyShard is part of storeproto.Keeper.
-func (b *body) VerifyShard(context.Context, storeproto.ShardName, func(int) error) error {
-	return errUnused
-}
-
-// ReplaceShard is part of storeproto.Keeper.
-func (b *body) ReplaceShard(context.Context, *storeproto.PutShard) error { return errUnused }
-
-// Suspects is part of storeproto.Keeper.
-func (b *body) Suspects() []storeproto.ShardName { return nil }
-
-// Suspected is part of storeproto.Keeper.
-func (b *body) Suspected() <-chan struct{} { return nil }
-
-// Care is part of storeproto.Keeper.
-func (b *body) Care() (storeproto.Care, error) { return storeproto.Care{}, nil }
-
-// SaveCare is part of storeproto.Keeper.
-func (b *body) SaveCare(storeproto.Care) error { return nil }
-
 // Append is part of storeproto.Store; engines send theirs themselves.
 func (b *body) Append(a *storeproto.Append) { panic(errUnused) }
 

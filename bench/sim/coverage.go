@@ -37,6 +37,7 @@ const (
 	Takeover
 	Handoff
 	Drain
+	Scrub
 
 	TornWrite
 	LostMessage
@@ -50,7 +51,7 @@ const (
 )
 
 // active are those that count towards the faults of a world.
-const active = Drain
+const active = Scrub
 
 var kindNames = [kinds]string{
 	PowerLoss: "host loses power", PowerLossAtIO: "host loses power at a chosen I/O", PowerLossOfAll: "all hosts lose power",
@@ -59,7 +60,7 @@ var kindNames = [kinds]string{
 	ShardMisdirected: "write of a shard misdirected", StoreFull: "stores full", SlowDisk: "disk slow", SlowNetwork: "network slow", OneWayCut: "network cut one way",
 	Partition: "owner alone with one store", Pause: "process paused", Zombie: "owner paused until it is replaced", ClockJump: "clock of a host jumps",
 	MetadClockJump: "clock of metad's leader jumps", MetadAway: "metad away", MetadLeader: "metad's leader changes", Takeover: "another host wants the disk",
-	Handoff: "disk handed over", Drain: "store drained",
+	Handoff: "disk handed over", Drain: "store drained", Scrub: "store scrubbed",
 	TornWrite: "log write torn", LostMessage: "message lost", LateMessage: "message late, past a newer link", Duplicate: "message twice", BrokenLink: "link breaks",
 	MetadLate: "question lands at metad after its end", MetadAnswerLost: "answer of metad lost", Rescue: "journal rescued",
 }
@@ -79,6 +80,7 @@ type Coverage struct {
 	Cleaned  uint64 // segments rewritten or merged
 	Opened   uint64
 	Repaired uint64 // groups that were moved
+	Mended   uint64 // wrong shards that were put right
 }
 
 func (c *Coverage) add(k Kind) { c.Injected[k]++ }
@@ -102,6 +104,7 @@ func (c *Coverage) Merge(o *Coverage) {
 	}
 	c.IOs, c.Messages, c.Steps, c.Requests = c.IOs+o.IOs, c.Messages+o.Messages, c.Steps+o.Steps, c.Requests+o.Requests
 	c.Orphans, c.Cleaned, c.Opened, c.Repaired = c.Orphans+o.Orphans, c.Cleaned+o.Cleaned, c.Opened+o.Opened, c.Repaired+o.Repaired
+	c.Mended += o.Mended
 }
 
 // Missing are the kinds that no world had.
@@ -121,7 +124,7 @@ func (c *Coverage) WriteTo(w io.Writer) (int64, error) {
 	for k := Kind(1); k < kinds; k++ {
 		fmt.Fprintf(t, "%s\t%d\t%d of %d\n", k, c.Injected[k], c.Seeds[k], c.Worlds)
 	}
-	fmt.Fprintf(t, "\t\t\ndisk I/Os\t%d\t\nmessages\t%d\t\nclient requests\t%d\t\nopenings\t%d\t\nsegments cleaned\t%d\t\ngroups moved and filled\t%d\t\norphans left by crashes\t%d\t\n",
-		c.IOs, c.Messages, c.Requests, c.Opened, c.Cleaned, c.Repaired, c.Orphans)
+	fmt.Fprintf(t, "\t\t\ndisk I/Os\t%d\t\nmessages\t%d\t\nclient requests\t%d\t\nopenings\t%d\t\nsegments cleaned\t%d\t\ngroups moved and filled\t%d\t\nwrong shards mended\t%d\t\norphans left by crashes\t%d\t\n",
+		c.IOs, c.Messages, c.Requests, c.Opened, c.Cleaned, c.Repaired, c.Mended, c.Orphans)
 	return 0, t.Flush()
 }

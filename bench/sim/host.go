@@ -51,10 +51,15 @@ type host struct {
 
 // filler is the repair of one store.
 type filler struct {
-	st      *store
-	worker  *repair.Worker
-	running bool
+	st        *store
+	worker    *repair.Worker
+	running   bool
+	caring    bool
+	scrubbing bool
 }
+
+// scrubEvery is how often a store looks at all its shards.
+const scrubEvery = 5 * time.Second
 
 func newHost(w *World, name id.Host, stores int) *host {
 	h := &host{w: w, name: name, skew: time.Duration(w.rng.IntN(1000)) * time.Second}
@@ -147,7 +152,7 @@ func (h *host) fill(st *store) {
 	b := bodies{h, h.number, "repair of " + st.name}
 	h.fillers = append(h.fillers, &filler{st: st, worker: repair.New(repair.Config{
 		Self: st.ref, Local: &body{b, st.ref}, Stores: b, Topology: func() *cluster.Topology { return h.top }, Clock: outsideClock{h.w.clock, h.w},
-		Log: slog.New(slog.DiscardHandler), Every: 60 * time.Millisecond, Jobs: 1,
+		Log: slog.New(slog.DiscardHandler), Every: 60 * time.Millisecond, Jobs: 1, ScrubEvery: scrubEvery,
 	})})
 }
 
@@ -392,6 +397,7 @@ func (h *host) repairs(life uint64) {
 		h.ifAlive(life, func() {
 			for _, f := range h.fillers {
 				h.round(f)
+				h.care(f)
 			}
 		})
 		h.repairs(life)
@@ -403,13 +409,8 @@ func (h *host) round(f *filler) {
 		return
 	}
 	f.running = true
-	w, ctx := h.w, h.ctx
-	w.touch(func() {
-		go func() {
-			f.worker.Round(ctx)
-			w.enter("repair round of "+f.st.name, 0, func() { f.running = false })
-		}()
-	})
+	ctx := h.ctx
+	h.goes(func() { f.worker.Round(ctx) }, "repair round of "+f.st.name, func() { f.running = false })
 }
 
 // mayReap tells whether some group has forgotten versions.

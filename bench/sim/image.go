@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
@@ -26,6 +27,7 @@ type image struct {
 	pgs     map[id.PG]uint32
 	shards  map[storeproto.ShardName]*shard
 	bytes   int64 // of shards
+	care    storeproto.Care
 }
 
 type tombKey struct {
@@ -40,8 +42,9 @@ type shard struct {
 	err   error
 }
 
-func newImage() *image {
+func newImage(wall time.Time) *image {
 	return &image{
+		care:   storeproto.Care{EndedMS: wall.UnixMilli()},
 		fences: make(map[id.Volume]core.FenceRow), rows: make(map[storeproto.Stream]core.Row),
 		metas:   make(map[storeproto.Stream]map[id.LSN]*storeproto.Batch),
 		dropped: make(map[storeproto.Stream]id.Epoch), tombs: make(map[tombKey]core.Tombstone),
@@ -137,6 +140,16 @@ func (m *image) remove(doomed func(*storeproto.ShardHead) bool) {
 // names are all shards, in order.
 func (m *image) names() []storeproto.ShardName {
 	return slices.SortedFunc(maps.Keys(m.shards), storeproto.ShardName.Compare)
+}
+
+// right tells whether all shards are what they were.
+func (m *image) right() bool {
+	for _, sh := range m.shards {
+		if sh.wrong {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *image) find(seg id.Segment, g id.Generation, index uint8) *shard {

@@ -35,12 +35,13 @@ const (
 	CheckOnce      Check = "every request ends once"
 	CheckHeal      Check = "what can heal heals"
 	CheckWire      Check = "bytes on their way do not change"
+	CheckMend      Check = "only wrong shards are replaced, by right ones"
 	CheckWorld     Check = "the world itself"
 )
 
 // Checks are all of them.
 var Checks = []Check{CheckRegister, CheckTwo, CheckRun, CheckFence, CheckPersist, CheckReleased, CheckDrop, CheckNames, CheckReachable,
-	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckWorld}
+	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckMend, CheckWorld}
 
 // ledger is what was promised, and by whom.
 type ledger struct {

@@ -90,6 +90,9 @@ func (w *World) heal() {
 		}
 		return w.menu.leaves == nil && w.whole() && w.served()
 	})
+	w.demand(CheckHeal, 30*time.Second, "wrong shards are mended", func() bool {
+		return !slices.ContainsFunc(w.allStores(), func(st *store) bool { return !st.img.right() })
+	})
 	w.menu.filled = false
 	w.run(200 * time.Millisecond)
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })

@@ -22,9 +22,10 @@ type menu struct {
 	calm   bool
 	filled bool   // stores may be full
 	victim *store // its bytes are not to be relied on
-	rotten bool   // it has wrong bytes, and must be replaced
+	rotten bool   // its log lost something, and it must be replaced
 	leaves *store // being drained
-	late   int    // faults that were drawn in vain
+	scrubs int
+	late   int // faults that were drawn in vain
 }
 
 func (m *menu) init(w *World) { m.w, m.calm = w, true }
@@ -81,6 +82,7 @@ var faults = []fault{
 	{Takeover, 5, (*menu).takeover},
 	{Handoff, 4, (*menu).handoff},
 	{Drain, 1, (*menu).drain},
+	{Scrub, 1, (*menu).scrub},
 }
 
 // act lets one thing go wrong.
@@ -110,7 +112,7 @@ func (m *menu) act() {
 
 // mind lets go of a victim whose bytes nobody needs any more.
 func (m *menu) mind() {
-	if m.victim != nil && !m.rotten && m.victim.gone() && m.w.safe() {
+	if v := m.victim; v != nil && !m.rotten && (v.gone() || v.img.right()) && m.w.safe() {
 		m.victim = nil
 	}
 	if m.leaves != nil {
@@ -304,7 +306,6 @@ func (m *menu) rot(how func(*menu, []byte)) bool {
 // spoiled notes that a shard may be wrong; false if it is what it was.
 func (m *menu) spoiled(sh *shard) bool {
 	sh.wrong = !sh.right()
-	m.rotten = m.rotten || sh.wrong
 	return sh.wrong
 }
 

@@ -32,25 +32,26 @@ type store struct {
 	fs   *blockFS
 	img  *image
 
-	core    *core.Core
-	log     *jlog.Log
-	up      bool
-	died    string // why it serves no more, until the next start of its host
-	out     *core.Group
-	marks   uint64        // the log's number when out was written
-	keeping bool          // the log is being kept in order
-	slow    time.Duration // added to each sync
-	full    bool
-	tickAt  time.Duration
-	skew    time.Duration // of its clock, against all others
-	crashIn int           // that many I/Os from now; 0: not
+	core     *core.Core
+	log      *jlog.Log
+	up       bool
+	died     string // why it serves no more, until the next start of its host
+	out      *core.Group
+	marks    uint64        // the log's number when out was written
+	keeping  bool          // the log is being kept in order
+	slow     time.Duration // added to each sync
+	full     bool
+	tickAt   time.Duration
+	skew     time.Duration // of its clock, against all others
+	suspects []storeproto.ShardName
+	crashIn  int // that many I/Os from now; 0: not
 }
 
 func newStore(h *host) *store {
 	w := h.w
 	w.stores++
 	n := w.stores
-	st := &store{w: w, h: h, name: fmt.Sprintf("s%d", n), img: newImage()}
+	st := &store{w: w, h: h, name: fmt.Sprintf("s%d", n), img: newImage(w.clock.Wall())}
 	st.ref.Store = id.Store{0: 1, 15: byte(n)}
 	for i := range st.ref.Incarnation {
 		st.ref.Incarnation[i] = byte(w.rng.Uint32())
@@ -125,7 +126,7 @@ func (st *store) liveIn(slot uint32, f func(storeproto.Stream, core.Batch)) {
 // start opens the store on what its disk has.
 func (st *store) start() {
 	w := st.w
-	st.died, st.out, st.keeping, st.tickAt, st.crashIn = "", nil, false, 0, 0
+	st.died, st.out, st.keeping, st.tickAt, st.crashIn, st.suspects = "", nil, false, 0, 0, nil
 	st.img.life++
 	st.core = core.New(core.Config{
 		Store: st.ref.Store, Incarnation: st.ref.Incarnation, Life: st.img.life, Started: st.now(), LeaseTerm: leaseTerm,

@@ -136,7 +136,11 @@ func (st *store) read(r *storeproto.ReadShard) error {
 	if err := st.core.Dead(); err != nil {
 		return err
 	}
-	return st.img.read(r)
+	err := st.img.read(r)
+	if err != nil {
+		st.suspect(r, err)
+	}
+	return err
 }
 
 // list raises the group's version, durably, and then looks; a volume has none.

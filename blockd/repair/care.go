@@ -19,7 +19,7 @@ import (
 //
 // Lock order: one, then mu.
 type care struct {
-	one sync.Mutex // held while a shard is mended, across I/O
+	one turn // held while a shard is mended, across I/O
 	mu  struct {
 		sync.Mutex
 		loaded  bool
@@ -158,6 +158,7 @@ func (w *Worker) due() (out []storeproto.ShardName) {
 			out = append(out, n)
 		}
 	}
+	slices.SortFunc(out, storeproto.ShardName.Compare)
 	return out
 }
 

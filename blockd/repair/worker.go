@@ -78,7 +78,7 @@ type Worker struct {
 		since  map[id.PG]time.Duration // when the group was begun, for the rate
 	}
 	// hands is held while a missing shard is put back, and while shards are reaped: across I/O.
-	hands sync.Mutex
+	hands turn
 	care  care
 
 	// Of Run alone: by the version for which a group was reaped, and when to try one again.
@@ -86,14 +86,22 @@ type Worker struct {
 	retryAt map[id.PG]time.Duration
 }
 
+// turn is a lock that is held across I/O. Who waits for it only waits, which a simulated
+// world can tell from work; of a mutex it cannot.
+type turn chan struct{}
+
+func (t turn) Lock()   { t <- struct{}{} }
+func (t turn) Unlock() { <-t }
+
 // New makes a worker.
 func New(cfg Config) *Worker {
 	cfg.Timeout = cmp.Or(cfg.Timeout, 15*time.Second)
 	cfg.Every = cmp.Or(cfg.Every, time.Second/2)
 	cfg.Jobs = cmp.Or(cfg.Jobs, 2)
 	cfg.ScrubEvery = cmp.Or(cfg.ScrubEvery, 14*24*time.Hour)
-	w := &Worker{cfg: cfg, wake: make(chan struct{}, 1), reaped: make(map[id.PG]uint32), retryAt: make(map[id.PG]time.Duration)}
+	w := &Worker{cfg: cfg, hands: make(turn, 1), wake: make(chan struct{}, 1), reaped: make(map[id.PG]uint32), retryAt: make(map[id.PG]time.Duration)}
 	w.mu.groups, w.mu.since = make(map[id.PG]*Progress), make(map[id.PG]time.Duration)
+	w.care.one = make(turn, 1)
 	w.care.mu.pending, w.care.wake = make(map[storeproto.ShardName]*suspect), make(chan struct{}, 1)
 	return w
 }
