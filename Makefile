@@ -18,8 +18,9 @@ CHAOS_SECONDS ?= 120
 SEED          ?=
 MUTANT        ?=
 SEEDS         ?= 1000
+FROM          ?= 1
 
-.PHONY: help build unit fuzz e2e test lint bench bench-sharing chaos upgrade sim mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e test lint bench bench-sharing chaos upgrade sim sim-mutants mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -67,8 +68,11 @@ chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS
 upgrade: build tools ## a cluster of an earlier commit becomes one of this tree, daemon by daemon, under I/O (UPGRADE_FROM)
 	go test -tags upgrade -count=1 -v -timeout 15m ./bench/upgrade
 
-sim: ## the whole cluster under one seed after the other, everything going wrong (SEEDS, SEED for one)
-	SEEDS=$(SEEDS) SEED=$(SEED) go test -count=1 -v -timeout 60m -run 'TestWorlds|TestSameSeedSameTrace' ./bench/sim
+sim: ## the whole cluster under one seed after the other, everything going wrong (SEEDS, FROM the first, SEED for one)
+	SEEDS=$(SEEDS) FROM=$(FROM) SEED=$(SEED) go test -count=1 -v -timeout 60m -run 'TestWorlds|TestSameSeedSameTrace' ./bench/sim
+
+sim-mutants: ## break one rule after the other and see that the worlds of make sim notice (MUTANT: part of a name)
+	MUTANT="$(MUTANT)" go test -tags mutants -count=1 -v -timeout 60m -run TestTheWorldsNoticeMutants ./bench/mutants
 
 mutants: ## break one rule after the other and see that the simulations notice (MUTANT: part of a name)
 	MUTANT="$(MUTANT)" go test -tags mutants -count=1 -v -timeout 30m -run TestEveryMutantIsCaught ./bench/mutants

@@ -51,7 +51,7 @@ const unitSeeds = 1
 // Without this no interplay of engines, stores, metad, repair and cleaning under faults
 // would be tried as a whole: each room's own world believes the others.
 func TestWorlds(t *testing.T) {
-	first, n := uint64(1), setting(t, "SEEDS", unitSeeds)
+	first, n := setting(t, "FROM", 1), setting(t, "SEEDS", unitSeeds)
 	if s := setting(t, "SEED", 0); s > 0 {
 		first, n = s, 1
 	}
