@@ -16,7 +16,7 @@ const drainFillMax = 85
 // Drainable refuses, with the reason, to empty a store when something that lies on it
 // could have no other place, or the others have no room for it.
 func Drainable(m *state.Machine, t *cluster.Topology, s state.Store) error {
-	healthy := slices.DeleteFunc(Healthy(t, nil), func(r cluster.StoreRef) bool { return r == s.StoreRef })
+	healthy := slices.DeleteFunc(Takers(t, nil), func(r cluster.StoreRef) bool { return r == s.StoreRef })
 	if len(healthy) < 2 {
 		return fmt.Errorf("store %s cannot be emptied: only %d others are healthy, and writing needs two: %w", s.Store, len(healthy), errs.ErrConflict)
 	}
@@ -55,7 +55,7 @@ func roomFor(t *cluster.Topology, s state.Store) error {
 	for _, x := range t.Stores {
 		if x.StoreRef == s.StoreRef {
 			used += x.Used
-		} else if x.State == cluster.StoreUp {
+		} else if x.State == cluster.StoreUp && !cordoned(t, x.StoreRef) {
 			used, capacity = used+x.Used, capacity+x.Capacity
 		}
 	}

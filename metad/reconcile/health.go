@@ -219,7 +219,7 @@ func (r *Report) groups(m *state.Machine, t *cluster.Topology, l *Liveness) {
 
 // placeless counts the groups of which a store leaves that nobody can replace.
 func (r *Report) placeless(m *state.Machine, t *cluster.Topology) (n int) {
-	healthy := Healthy(t, nil)
+	healthy := Takers(t, nil)
 	for _, p := range m.PGs() {
 		current := p.Current()
 		if len(p.Versions) == 1 && slices.ContainsFunc(current.Stores, m.Leaves) && m.PlanMove(p.Number, healthy, 0) == nil {

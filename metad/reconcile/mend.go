@@ -30,7 +30,7 @@ func (x *Mender) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clust
 	if len(all) > 0 {
 		return cut(all) // what follows builds on them
 	}
-	healthy := Healthy(t, nil)
+	healthy := Takers(t, nil)
 	for _, p := range m.PGs() {
 		if Whole(l, p) {
 			all = append(all, &state.ForgetVersions{PG: p.Number, At: p.Current().Version})

@@ -108,10 +108,16 @@ func (r *Rescuer) absent(now time.Duration, t *cluster.Topology) map[id.Host]boo
 	return absent
 }
 
+// exporters are the hosts that may open disks: those that are cordoned only if there is no other.
 func exporters(t *cluster.Topology) (out []id.Host) {
-	for _, h := range t.Hosts {
-		if h.Up && h.Exports {
-			out = append(out, h.Host)
+	for _, cordoned := range []bool{false, true} {
+		for _, h := range t.Hosts {
+			if h.Up && h.Exports && h.Cordoned == cordoned {
+				out = append(out, h.Host)
+			}
+		}
+		if len(out) > 0 {
+			break
 		}
 	}
 	return out

@@ -18,7 +18,7 @@ func Topology(m *state.Machine, l *Liveness, now time.Duration) *cluster.Topolog
 	for _, h := range m.Hosts() {
 		zones[h.Host] = h.Zone
 		t.Hosts = append(t.Hosts, cluster.Host{Host: h.Host, HolderNumber: h.HolderNumber, DataAddress: h.DataAddress, Zone: h.Zone,
-			Up: l.HostUp(now, h.Host), Exports: h.Exports, NBDUnixPath: h.NBDUnixPath, NBDTCP: h.NBDTCP, NBDTLS: h.NBDTLS})
+			Up: l.HostUp(now, h.Host), Exports: h.Exports, NBDUnixPath: h.NBDUnixPath, NBDTCP: h.NBDTCP, NBDTLS: h.NBDTLS, Cordoned: m.Cordoned(h.Host)})
 	}
 	good := make(map[cluster.StoreRef]bool)
 	for _, s := range m.Stores() {
@@ -107,8 +107,9 @@ const fullLoad = 1 << 32
 func EnsembleCandidates(t *cluster.Topology, exclude []id.Store) []state.EnsembleCandidate {
 	var out []state.EnsembleCandidate
 	quick := t.QuickHosts() >= cluster.JournalHosts
+	open := openHosts(t, exclude) >= cluster.JournalHosts
 	for _, s := range t.Stores {
-		if s.State != cluster.StoreUp || slices.Contains(exclude, s.Store) || s.Slow && quick {
+		if s.State != cluster.StoreUp || slices.Contains(exclude, s.Store) || s.Slow && quick || open && cordoned(t, s.StoreRef) {
 			continue
 		}
 		c := state.EnsembleCandidate{StoreRef: s.StoreRef}

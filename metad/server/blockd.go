@@ -575,12 +575,13 @@ func (b *blockdService) EnsurePlacement(ctx context.Context, q *api.EnsurePlacem
 	if err != nil {
 		return nil, b.s.fail(err)
 	}
-	healthy := reconcile.Healthy(r.refresh(), exclude)
+	top := r.refresh()
+	healthy := reconcile.Healthy(top, exclude)
 	if len(healthy) < 2 {
 		return nil, b.s.fail(&final{fmt.Errorf("form placement groups over %d healthy stores: %w", len(healthy), errs.ErrUnavailable)})
 	}
-	if r.needed(healthy) {
-		if err := r.ensure(ctx, healthy); err != nil {
+	if needed, over := r.needed(top, exclude); needed {
+		if err := r.ensure(ctx, over); err != nil {
 			return nil, b.s.fail(err)
 		}
 	}

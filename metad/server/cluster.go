@@ -225,19 +225,25 @@ func (c *clusterService) DiskEndpoints(ctx context.Context, q *api.DiskEndpoints
 			rep.Endpoints = append(rep.Endpoints, endpoint(h, v))
 		}
 	}
-	slices.SortStableFunc(rep.Endpoints, func(a, b *api.Endpoint) int { return rank(a) - rank(b) })
+	order := func(e *api.Endpoint) int {
+		h, _ := top.Host(id.Host(e.Host))
+		return rank(e, h.Cordoned)
+	}
+	slices.SortStableFunc(rep.Endpoints, func(a, b *api.Endpoint) int { return order(a) - order(b) })
 	return rep, nil
 }
 
-// rank puts the owner first and hosts that are down last.
-func rank(e *api.Endpoint) int {
+// rank puts the owner first, hosts that are down last, and those that are cordoned before them.
+func rank(e *api.Endpoint, cordoned bool) int {
 	switch {
 	case e.Up && e.Owner:
 		return 0
-	case e.Up:
+	case e.Up && !cordoned:
 		return 1
+	case e.Up:
+		return 2
 	}
-	return 2
+	return 3
 }
 
 // endpoint makes the URIs by which clients attach v at h (the NBD URI specification).

@@ -48,14 +48,21 @@ func (c *clusterService) LostRanges(ctx context.Context, q *api.LostRangesReques
 	return rep, nil
 }
 
-// idlest is the host that lives, serves disks and owns the fewest; empty: there is none.
+// idlest is the host that lives, serves disks and owns the fewest, one that is not cordoned if there is; empty: there is none.
 func idlest(m *state.Machine, l *reconcile.Liveness, now time.Duration) (best id.Host) {
 	owns := make(map[id.Host]int)
 	for _, v := range m.Volumes() {
 		owns[v.Owner.Host]++
 	}
 	for _, h := range m.Hosts() {
-		if h.Exports && l.HostUp(now, h.Host) && (best == "" || owns[h.Host] < owns[best]) {
+		if !h.Exports || !l.HostUp(now, h.Host) {
+			continue
+		}
+		better := best == "" || owns[h.Host] < owns[best]
+		if x, y := m.Cordoned(h.Host), m.Cordoned(best); x != y && best != "" {
+			better = y
+		}
+		if better {
 			best = h.Host
 		}
 	}

@@ -236,11 +236,15 @@ func (r *reign) place() {
 	if !slices.Equal(healthy, r.mu.healthy) {
 		r.mu.healthy, r.mu.settleAt = healthy, now+r.settle
 	}
-	if r.mu.placing || now < r.mu.settleAt || !r.needed(healthy) {
+	if r.mu.placing || now < r.mu.settleAt {
+		return
+	}
+	needed, over := r.needed(r.mu.top, nil)
+	if !needed {
 		return
 	}
 	r.mu.placing = r.s.group.Go("placement", func(context.Context) error {
-		err := r.ensure(r.ctx, healthy)
+		err := r.ensure(r.ctx, over)
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		r.mu.placing = false
@@ -255,9 +259,12 @@ func (r *reign) place() {
 	})
 }
 
-func (r *reign) needed(healthy []cluster.StoreRef) (needed bool) {
-	r.s.node.View(func(m *state.Machine) { needed = !m.Rebuilding() && m.PlacementNeeded(healthy) })
-	return needed
+// needed tells whether groups are missing, and over which stores they are to be formed.
+func (r *reign) needed(t *cluster.Topology, exclude []id.Store) (needed bool, over []cluster.StoreRef) {
+	r.s.node.View(func(m *state.Machine) {
+		needed, over = reconcile.FormingNeeded(m, t, exclude), reconcile.Formers(m, t, exclude)
+	})
+	return needed, over
 }
 
 // ensure commits the groups that are missing over the healthy stores.

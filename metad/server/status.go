@@ -131,7 +131,7 @@ func hosts(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now t
 	var out []*api.Host
 	for _, h := range top.Hosts {
 		x := &api.Host{Host: string(h.Host), Zone: h.Zone, Up: h.Up, DataAddress: h.DataAddress, Exports: h.Exports,
-			HolderNumber: h.HolderNumber, LastSeenMs: -1, DisksOwned: owned[h.Host]}
+			HolderNumber: h.HolderNumber, LastSeenMs: -1, DisksOwned: owned[h.Host], Cordoned: h.Cordoned}
 		if ago, heard := l.LastSeen(now, h.Host); heard {
 			x.LastSeenMs = ago.Milliseconds()
 		}

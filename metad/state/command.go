@@ -61,6 +61,7 @@ const (
 	kindSetLevel
 	kindAddEvents
 	kindChangeTrust
+	kindCordonHost
 )
 
 // commandVersion is the first byte of an encoded command.

@@ -65,6 +65,7 @@ type Machine struct {
 	level     uint16
 	events    eventLog
 	trust     Trust
+	cordons   map[id.Host]struct{}
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
@@ -128,6 +129,7 @@ func New() *Machine {
 		names:    make(map[string]id.Volume),
 		members:  make(map[string]Member),
 		tokens:   make(map[TokenID]*Token),
+		cordons:  make(map[id.Host]struct{}),
 		deleted:  make(map[id.Volume]struct{}),
 		inUse:    make(map[cluster.StoreRef]uint64),
 

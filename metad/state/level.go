@@ -19,12 +19,15 @@ const (
 	LevelFirst  uint16 = 1
 	LevelEvents uint16 = 2 // events, limits of disks, change of CA, ensembles with one store of each host
 	LevelMoves  uint16 = 3 // all slots of a group may move at once
-	LevelNewest        = LevelMoves
+	LevelCordon uint16 = 4 // hosts on which nothing new is placed
+	LevelNewest        = LevelCordon
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
 func Needs(c Command) uint16 {
 	switch c := c.(type) {
+	case *CordonHost:
+		return LevelCordon
 	case *AddEvents, *SetQoS, *ChangeTrust:
 		return LevelEvents
 	case *AddEnsemble:
@@ -81,7 +84,11 @@ func (c *SetLevel) known() error {
 // appendLater is the part of a snapshot that came with level 2.
 func (m *Machine) appendLater(b []byte) []byte {
 	b = appendTrust(binary.AppendUvarint(binary.LittleEndian.AppendUint16(b, m.level), m.trust.Version), &m.trust)
-	return m.appendEvents(b)
+	b = m.appendEvents(b)
+	if m.level >= LevelCordon {
+		b = m.appendCordons(b)
+	}
+	return b
 }
 
 func (m *Machine) readLater(r *codec.Reader) error {
@@ -96,5 +103,8 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	m.trust = readTrust(r)
 	m.trust.Version = version
 	m.readEvents(r)
+	if r.Err() == nil && m.level >= LevelCordon {
+		m.readCordons(r)
+	}
 	return nil
 }

@@ -267,6 +267,11 @@ func (m *Machine) candidates(refs []cluster.StoreRef) []placement.Candidate {
 	return out
 }
 
+// BestOver is the best scheme that groups over these stores could have.
+func (m *Machine) BestOver(refs []cluster.StoreRef) (placement.Scheme, bool) {
+	return placement.Best(m.candidates(refs))
+}
+
 // Scheme tells the profile of a version and whether it respects the failure domain as
 // the stores stand now. A store that is gone counts as a host of its own.
 func (m *Machine) Scheme(v cluster.PGVersion) placement.Scheme {

@@ -84,6 +84,9 @@ func (s *script) later() Command {
 	if s.pick("raise", 2) == 0 {
 		return &SetLevel{Level: uint16(1 + s.pick("level", int(LevelNewest)))}
 	}
+	if s.pick("cordon", 3) == 0 {
+		return &CordonHost{Host: s.holder().Host, On: s.pick("on", 2) == 0}
+	}
 	return &AddEvents{Events: []Event{{AtMS: 1, Severity: Severity(s.pick("severity", 5)), Kind: "k", About: "disk", Text: "x",
 		Origin: EventOrigin{Holder: s.holder(), N: uint64(s.pick("n", 4))}}}}
 }
@@ -382,6 +385,10 @@ func goldenLog() []Command {
 		&ForgetVersions{PG: 1, At: 2},
 		&RemoveStore{Store: ref(3, 2)},
 		&SetQoS{Volume: v, Change: cluster.QoSChange{IOPS: &rate, Bytes: &bytes, BytesBurst: &bytes}},
+		&SetLevel{Level: LevelCordon},
+		&CordonHost{Host: hostName(1), On: true},
+		&CordonHost{Host: hostName(2), On: true},
+		&CordonHost{Host: hostName(1)},
 	)
 }
 

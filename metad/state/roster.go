@@ -321,6 +321,8 @@ func emptyRoster(k kind) Command {
 		return &AddEvents{}
 	case kindChangeTrust:
 		return &ChangeTrust{}
+	case kindCordonHost:
+		return &CordonHost{}
 	}
 	return nil
 }
@@ -348,6 +350,8 @@ func (m *Machine) applyRoster(c Command) (Result, bool) {
 		return m.addEvents(c), true
 	case *ChangeTrust:
 		return m.changeTrust(c), true
+	case *CordonHost:
+		return m.cordonHost(c), true
 	}
 	return Result{}, false
 }

@@ -1019,6 +1019,7 @@ type Host struct {
 	CpuMs         uint64                 `protobuf:"varint,9,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"`
 	ResidentBytes uint64                 `protobuf:"varint,10,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
 	DisksOwned    uint32                 `protobuf:"varint,11,opt,name=disks_owned,json=disksOwned,proto3" json:"disks_owned,omitempty"`
+	Cordoned      bool                   `protobuf:"varint,12,opt,name=cordoned,proto3" json:"cordoned,omitempty"` // nothing new is placed there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1130,6 +1131,65 @@ func (x *Host) GetDisksOwned() uint32 {
 	return 0
 }
 
+func (x *Host) GetCordoned() bool {
+	if x != nil {
+		return x.Cordoned
+	}
+	return false
+}
+
+type CordonHostRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Off           bool                   `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"` // take the cordon away
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CordonHostRequest) Reset() {
+	*x = CordonHostRequest{}
+	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CordonHostRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CordonHostRequest) ProtoMessage() {}
+
+func (x *CordonHostRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CordonHostRequest.ProtoReflect.Descriptor instead.
+func (*CordonHostRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CordonHostRequest) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *CordonHostRequest) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
 type Memory struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1141,7 +1201,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	mi := &file_ashlar_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1213,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[10]
+	mi := &file_ashlar_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1226,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{10}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Memory) GetName() string {
@@ -1216,7 +1276,7 @@ type Store struct {
 
 func (x *Store) Reset() {
 	*x = Store{}
-	mi := &file_ashlar_cluster_proto_msgTypes[11]
+	mi := &file_ashlar_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1288,7 @@ func (x *Store) String() string {
 func (*Store) ProtoMessage() {}
 
 func (x *Store) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[11]
+	mi := &file_ashlar_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1301,7 @@ func (x *Store) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Store.ProtoReflect.Descriptor instead.
 func (*Store) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{11}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Store) GetStoreId() string {
@@ -1378,7 +1438,7 @@ type ListHostsRequest struct {
 
 func (x *ListHostsRequest) Reset() {
 	*x = ListHostsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[12]
+	mi := &file_ashlar_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1450,7 @@ func (x *ListHostsRequest) String() string {
 func (*ListHostsRequest) ProtoMessage() {}
 
 func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[12]
+	mi := &file_ashlar_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1463,7 @@ func (x *ListHostsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsRequest.ProtoReflect.Descriptor instead.
 func (*ListHostsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{12}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 type ListHostsReply struct {
@@ -1415,7 +1475,7 @@ type ListHostsReply struct {
 
 func (x *ListHostsReply) Reset() {
 	*x = ListHostsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[13]
+	mi := &file_ashlar_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1487,7 @@ func (x *ListHostsReply) String() string {
 func (*ListHostsReply) ProtoMessage() {}
 
 func (x *ListHostsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[13]
+	mi := &file_ashlar_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1500,7 @@ func (x *ListHostsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHostsReply.ProtoReflect.Descriptor instead.
 func (*ListHostsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{13}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListHostsReply) GetHosts() []*Host {
@@ -1458,7 +1518,7 @@ type ListStoresRequest struct {
 
 func (x *ListStoresRequest) Reset() {
 	*x = ListStoresRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[14]
+	mi := &file_ashlar_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1470,7 +1530,7 @@ func (x *ListStoresRequest) String() string {
 func (*ListStoresRequest) ProtoMessage() {}
 
 func (x *ListStoresRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[14]
+	mi := &file_ashlar_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1483,7 +1543,7 @@ func (x *ListStoresRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStoresRequest.ProtoReflect.Descriptor instead.
 func (*ListStoresRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{14}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 type ListStoresReply struct {
@@ -1495,7 +1555,7 @@ type ListStoresReply struct {
 
 func (x *ListStoresReply) Reset() {
 	*x = ListStoresReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[15]
+	mi := &file_ashlar_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1567,7 @@ func (x *ListStoresReply) String() string {
 func (*ListStoresReply) ProtoMessage() {}
 
 func (x *ListStoresReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[15]
+	mi := &file_ashlar_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1580,7 @@ func (x *ListStoresReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStoresReply.ProtoReflect.Descriptor instead.
 func (*ListStoresReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{15}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListStoresReply) GetStores() []*Store {
@@ -1558,7 +1618,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_ashlar_cluster_proto_msgTypes[16]
+	mi := &file_ashlar_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1570,7 +1630,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[16]
+	mi := &file_ashlar_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1583,7 +1643,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{16}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Disk) GetDiskId() string {
@@ -1738,7 +1798,7 @@ type CreateDiskRequest struct {
 
 func (x *CreateDiskRequest) Reset() {
 	*x = CreateDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[17]
+	mi := &file_ashlar_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1750,7 +1810,7 @@ func (x *CreateDiskRequest) String() string {
 func (*CreateDiskRequest) ProtoMessage() {}
 
 func (x *CreateDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[17]
+	mi := &file_ashlar_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1763,7 +1823,7 @@ func (x *CreateDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateDiskRequest.ProtoReflect.Descriptor instead.
 func (*CreateDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{17}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CreateDiskRequest) GetName() string {
@@ -1804,7 +1864,7 @@ type ListDisksRequest struct {
 
 func (x *ListDisksRequest) Reset() {
 	*x = ListDisksRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[18]
+	mi := &file_ashlar_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1876,7 @@ func (x *ListDisksRequest) String() string {
 func (*ListDisksRequest) ProtoMessage() {}
 
 func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[18]
+	mi := &file_ashlar_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1889,7 @@ func (x *ListDisksRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksRequest.ProtoReflect.Descriptor instead.
 func (*ListDisksRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{18}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListDisksRequest) GetAfterName() string {
@@ -1856,7 +1916,7 @@ type ListDisksReply struct {
 
 func (x *ListDisksReply) Reset() {
 	*x = ListDisksReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[19]
+	mi := &file_ashlar_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1868,7 +1928,7 @@ func (x *ListDisksReply) String() string {
 func (*ListDisksReply) ProtoMessage() {}
 
 func (x *ListDisksReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[19]
+	mi := &file_ashlar_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1881,7 +1941,7 @@ func (x *ListDisksReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDisksReply.ProtoReflect.Descriptor instead.
 func (*ListDisksReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{19}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ListDisksReply) GetDisks() []*Disk {
@@ -1907,7 +1967,7 @@ type GetDiskRequest struct {
 
 func (x *GetDiskRequest) Reset() {
 	*x = GetDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[20]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1919,7 +1979,7 @@ func (x *GetDiskRequest) String() string {
 func (*GetDiskRequest) ProtoMessage() {}
 
 func (x *GetDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[20]
+	mi := &file_ashlar_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1932,7 +1992,7 @@ func (x *GetDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDiskRequest.ProtoReflect.Descriptor instead.
 func (*GetDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{20}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetDiskRequest) GetNameOrId() string {
@@ -1952,7 +2012,7 @@ type ResizeDiskRequest struct {
 
 func (x *ResizeDiskRequest) Reset() {
 	*x = ResizeDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1964,7 +2024,7 @@ func (x *ResizeDiskRequest) String() string {
 func (*ResizeDiskRequest) ProtoMessage() {}
 
 func (x *ResizeDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[21]
+	mi := &file_ashlar_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1977,7 +2037,7 @@ func (x *ResizeDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResizeDiskRequest.ProtoReflect.Descriptor instead.
 func (*ResizeDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{21}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ResizeDiskRequest) GetNameOrId() string {
@@ -2008,7 +2068,7 @@ type SetDiskQoSRequest struct {
 
 func (x *SetDiskQoSRequest) Reset() {
 	*x = SetDiskQoSRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2020,7 +2080,7 @@ func (x *SetDiskQoSRequest) String() string {
 func (*SetDiskQoSRequest) ProtoMessage() {}
 
 func (x *SetDiskQoSRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[22]
+	mi := &file_ashlar_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2033,7 +2093,7 @@ func (x *SetDiskQoSRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDiskQoSRequest.ProtoReflect.Descriptor instead.
 func (*SetDiskQoSRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SetDiskQoSRequest) GetNameOrId() string {
@@ -2081,7 +2141,7 @@ type DeleteDiskRequest struct {
 
 func (x *DeleteDiskRequest) Reset() {
 	*x = DeleteDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2153,7 @@ func (x *DeleteDiskRequest) String() string {
 func (*DeleteDiskRequest) ProtoMessage() {}
 
 func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[23]
+	mi := &file_ashlar_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2166,7 @@ func (x *DeleteDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskRequest.ProtoReflect.Descriptor instead.
 func (*DeleteDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *DeleteDiskRequest) GetNameOrId() string {
@@ -2132,7 +2192,7 @@ type DeleteDiskReply struct {
 
 func (x *DeleteDiskReply) Reset() {
 	*x = DeleteDiskReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2204,7 @@ func (x *DeleteDiskReply) String() string {
 func (*DeleteDiskReply) ProtoMessage() {}
 
 func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[24]
+	mi := &file_ashlar_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2217,7 @@ func (x *DeleteDiskReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteDiskReply.ProtoReflect.Descriptor instead.
 func (*DeleteDiskReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DeleteDiskReply) GetDiskId() string {
@@ -2176,7 +2236,7 @@ type DiskEndpointsRequest struct {
 
 func (x *DiskEndpointsRequest) Reset() {
 	*x = DiskEndpointsRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2188,7 +2248,7 @@ func (x *DiskEndpointsRequest) String() string {
 func (*DiskEndpointsRequest) ProtoMessage() {}
 
 func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[25]
+	mi := &file_ashlar_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2201,7 +2261,7 @@ func (x *DiskEndpointsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsRequest.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DiskEndpointsRequest) GetNameOrId() string {
@@ -2223,7 +2283,7 @@ type DiskEndpointsReply struct {
 
 func (x *DiskEndpointsReply) Reset() {
 	*x = DiskEndpointsReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2295,7 @@ func (x *DiskEndpointsReply) String() string {
 func (*DiskEndpointsReply) ProtoMessage() {}
 
 func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[26]
+	mi := &file_ashlar_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2308,7 @@ func (x *DiskEndpointsReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiskEndpointsReply.ProtoReflect.Descriptor instead.
 func (*DiskEndpointsReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *DiskEndpointsReply) GetDiskId() string {
@@ -2292,7 +2352,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2364,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[27]
+	mi := &file_ashlar_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2377,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Endpoint) GetHost() string {
@@ -2367,7 +2427,7 @@ type DeclareStoreLostRequest struct {
 
 func (x *DeclareStoreLostRequest) Reset() {
 	*x = DeclareStoreLostRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2439,7 @@ func (x *DeclareStoreLostRequest) String() string {
 func (*DeclareStoreLostRequest) ProtoMessage() {}
 
 func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[28]
+	mi := &file_ashlar_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2452,7 @@ func (x *DeclareStoreLostRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostRequest.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{28}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DeclareStoreLostRequest) GetStoreId() string {
@@ -2424,7 +2484,7 @@ type DeclareStoreLostReply struct {
 
 func (x *DeclareStoreLostReply) Reset() {
 	*x = DeclareStoreLostReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[29]
+	mi := &file_ashlar_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2496,7 @@ func (x *DeclareStoreLostReply) String() string {
 func (*DeclareStoreLostReply) ProtoMessage() {}
 
 func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[29]
+	mi := &file_ashlar_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2509,7 @@ func (x *DeclareStoreLostReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareStoreLostReply.ProtoReflect.Descriptor instead.
 func (*DeclareStoreLostReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{29}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 type DrainStoreRequest struct {
@@ -2462,7 +2522,7 @@ type DrainStoreRequest struct {
 
 func (x *DrainStoreRequest) Reset() {
 	*x = DrainStoreRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[30]
+	mi := &file_ashlar_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +2534,7 @@ func (x *DrainStoreRequest) String() string {
 func (*DrainStoreRequest) ProtoMessage() {}
 
 func (x *DrainStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[30]
+	mi := &file_ashlar_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +2547,7 @@ func (x *DrainStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainStoreRequest.ProtoReflect.Descriptor instead.
 func (*DrainStoreRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{30}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DrainStoreRequest) GetStoreId() string {
@@ -2514,7 +2574,7 @@ type DrainStoreReply struct {
 
 func (x *DrainStoreReply) Reset() {
 	*x = DrainStoreReply{}
-	mi := &file_ashlar_cluster_proto_msgTypes[31]
+	mi := &file_ashlar_cluster_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2526,7 +2586,7 @@ func (x *DrainStoreReply) String() string {
 func (*DrainStoreReply) ProtoMessage() {}
 
 func (x *DrainStoreReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[31]
+	mi := &file_ashlar_cluster_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2539,7 +2599,7 @@ func (x *DrainStoreReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainStoreReply.ProtoReflect.Descriptor instead.
 func (*DrainStoreReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{31}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DrainStoreReply) GetPgs() uint32 {
@@ -2567,7 +2627,7 @@ type AcceptLossRequest struct {
 
 func (x *AcceptLossRequest) Reset() {
 	*x = AcceptLossRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[32]
+	mi := &file_ashlar_cluster_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +2639,7 @@ func (x *AcceptLossRequest) String() string {
 func (*AcceptLossRequest) ProtoMessage() {}
 
 func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[32]
+	mi := &file_ashlar_cluster_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +2652,7 @@ func (x *AcceptLossRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptLossRequest.ProtoReflect.Descriptor instead.
 func (*AcceptLossRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{32}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AcceptLossRequest) GetNameOrId() string {
@@ -2626,7 +2686,7 @@ type MoveDiskRequest struct {
 
 func (x *MoveDiskRequest) Reset() {
 	*x = MoveDiskRequest{}
-	mi := &file_ashlar_cluster_proto_msgTypes[33]
+	mi := &file_ashlar_cluster_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2698,7 @@ func (x *MoveDiskRequest) String() string {
 func (*MoveDiskRequest) ProtoMessage() {}
 
 func (x *MoveDiskRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_cluster_proto_msgTypes[33]
+	mi := &file_ashlar_cluster_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2711,7 @@ func (x *MoveDiskRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveDiskRequest.ProtoReflect.Descriptor instead.
 func (*MoveDiskRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_cluster_proto_rawDescGZIP(), []int{33}
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MoveDiskRequest) GetNameOrId() string {
@@ -2772,7 +2832,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"unreadable\x18\a \x01(\rR\n" +
 	"unreadable\x12\x1c\n" +
-	"\tpreferred\x18\b \x01(\bR\tpreferred\"\xcc\x02\n" +
+	"\tpreferred\x18\b \x01(\bR\tpreferred\"\xe8\x02\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x0e\n" +
@@ -2787,7 +2847,11 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x0eresident_bytes\x18\n" +
 	" \x01(\x04R\rresidentBytes\x12\x1f\n" +
 	"\vdisks_owned\x18\v \x01(\rR\n" +
-	"disksOwned\"\\\n" +
+	"disksOwned\x12\x1a\n" +
+	"\bcordoned\x18\f \x01(\bR\bcordoned\"9\n" +
+	"\x11CordonHostRequest\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x10\n" +
+	"\x03off\x18\x02 \x01(\bR\x03off\"\\\n" +
 	"\x06Memory\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
@@ -2933,7 +2997,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xff\b\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xbc\t\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -2958,7 +3022,9 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\bMoveDisk\x12\x1a.ashlar.v1.MoveDiskRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
 	"\n" +
 	"ListEvents\x12\x1c.ashlar.v1.ListEventsRequest\x1a\x1a.ashlar.v1.ListEventsReply\x127\n" +
-	"\x05Scrub\x12\x17.ashlar.v1.ScrubRequest\x1a\x15.ashlar.v1.ScrubReply\x12F\n" +
+	"\x05Scrub\x12\x17.ashlar.v1.ScrubRequest\x1a\x15.ashlar.v1.ScrubReply\x12;\n" +
+	"\n" +
+	"CordonHost\x12\x1c.ashlar.v1.CordonHostRequest\x1a\x0f.ashlar.v1.Host\x12F\n" +
 	"\n" +
 	"LostRanges\x12\x1c.ashlar.v1.LostRangesRequest\x1a\x1a.ashlar.v1.LostRangesReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
@@ -2975,7 +3041,7 @@ func file_ashlar_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_ashlar_cluster_proto_goTypes = []any{
 	(Health)(0),                     // 0: ashlar.v1.Health
 	(*Reason)(nil),                  // 1: ashlar.v1.Reason
@@ -2988,42 +3054,43 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*MetadMember)(nil),             // 8: ashlar.v1.MetadMember
 	(*ProfileCount)(nil),            // 9: ashlar.v1.ProfileCount
 	(*Host)(nil),                    // 10: ashlar.v1.Host
-	(*Memory)(nil),                  // 11: ashlar.v1.Memory
-	(*Store)(nil),                   // 12: ashlar.v1.Store
-	(*ListHostsRequest)(nil),        // 13: ashlar.v1.ListHostsRequest
-	(*ListHostsReply)(nil),          // 14: ashlar.v1.ListHostsReply
-	(*ListStoresRequest)(nil),       // 15: ashlar.v1.ListStoresRequest
-	(*ListStoresReply)(nil),         // 16: ashlar.v1.ListStoresReply
-	(*Disk)(nil),                    // 17: ashlar.v1.Disk
-	(*CreateDiskRequest)(nil),       // 18: ashlar.v1.CreateDiskRequest
-	(*ListDisksRequest)(nil),        // 19: ashlar.v1.ListDisksRequest
-	(*ListDisksReply)(nil),          // 20: ashlar.v1.ListDisksReply
-	(*GetDiskRequest)(nil),          // 21: ashlar.v1.GetDiskRequest
-	(*ResizeDiskRequest)(nil),       // 22: ashlar.v1.ResizeDiskRequest
-	(*SetDiskQoSRequest)(nil),       // 23: ashlar.v1.SetDiskQoSRequest
-	(*DeleteDiskRequest)(nil),       // 24: ashlar.v1.DeleteDiskRequest
-	(*DeleteDiskReply)(nil),         // 25: ashlar.v1.DeleteDiskReply
-	(*DiskEndpointsRequest)(nil),    // 26: ashlar.v1.DiskEndpointsRequest
-	(*DiskEndpointsReply)(nil),      // 27: ashlar.v1.DiskEndpointsReply
-	(*Endpoint)(nil),                // 28: ashlar.v1.Endpoint
-	(*DeclareStoreLostRequest)(nil), // 29: ashlar.v1.DeclareStoreLostRequest
-	(*DeclareStoreLostReply)(nil),   // 30: ashlar.v1.DeclareStoreLostReply
-	(*DrainStoreRequest)(nil),       // 31: ashlar.v1.DrainStoreRequest
-	(*DrainStoreReply)(nil),         // 32: ashlar.v1.DrainStoreReply
-	(*AcceptLossRequest)(nil),       // 33: ashlar.v1.AcceptLossRequest
-	(*MoveDiskRequest)(nil),         // 34: ashlar.v1.MoveDiskRequest
-	(*Cleaning)(nil),                // 35: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 36: ashlar.v1.Traffic
-	(*Care)(nil),                    // 37: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 38: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 39: ashlar.v1.Space
-	(*QoS)(nil),                     // 40: ashlar.v1.QoS
-	(*ListEventsRequest)(nil),       // 41: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 42: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 43: ashlar.v1.LostRangesRequest
-	(*ListEventsReply)(nil),         // 44: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 45: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 46: ashlar.v1.LostRangesReply
+	(*CordonHostRequest)(nil),       // 11: ashlar.v1.CordonHostRequest
+	(*Memory)(nil),                  // 12: ashlar.v1.Memory
+	(*Store)(nil),                   // 13: ashlar.v1.Store
+	(*ListHostsRequest)(nil),        // 14: ashlar.v1.ListHostsRequest
+	(*ListHostsReply)(nil),          // 15: ashlar.v1.ListHostsReply
+	(*ListStoresRequest)(nil),       // 16: ashlar.v1.ListStoresRequest
+	(*ListStoresReply)(nil),         // 17: ashlar.v1.ListStoresReply
+	(*Disk)(nil),                    // 18: ashlar.v1.Disk
+	(*CreateDiskRequest)(nil),       // 19: ashlar.v1.CreateDiskRequest
+	(*ListDisksRequest)(nil),        // 20: ashlar.v1.ListDisksRequest
+	(*ListDisksReply)(nil),          // 21: ashlar.v1.ListDisksReply
+	(*GetDiskRequest)(nil),          // 22: ashlar.v1.GetDiskRequest
+	(*ResizeDiskRequest)(nil),       // 23: ashlar.v1.ResizeDiskRequest
+	(*SetDiskQoSRequest)(nil),       // 24: ashlar.v1.SetDiskQoSRequest
+	(*DeleteDiskRequest)(nil),       // 25: ashlar.v1.DeleteDiskRequest
+	(*DeleteDiskReply)(nil),         // 26: ashlar.v1.DeleteDiskReply
+	(*DiskEndpointsRequest)(nil),    // 27: ashlar.v1.DiskEndpointsRequest
+	(*DiskEndpointsReply)(nil),      // 28: ashlar.v1.DiskEndpointsReply
+	(*Endpoint)(nil),                // 29: ashlar.v1.Endpoint
+	(*DeclareStoreLostRequest)(nil), // 30: ashlar.v1.DeclareStoreLostRequest
+	(*DeclareStoreLostReply)(nil),   // 31: ashlar.v1.DeclareStoreLostReply
+	(*DrainStoreRequest)(nil),       // 32: ashlar.v1.DrainStoreRequest
+	(*DrainStoreReply)(nil),         // 33: ashlar.v1.DrainStoreReply
+	(*AcceptLossRequest)(nil),       // 34: ashlar.v1.AcceptLossRequest
+	(*MoveDiskRequest)(nil),         // 35: ashlar.v1.MoveDiskRequest
+	(*Cleaning)(nil),                // 36: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 37: ashlar.v1.Traffic
+	(*Care)(nil),                    // 38: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 39: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 40: ashlar.v1.Space
+	(*QoS)(nil),                     // 41: ashlar.v1.QoS
+	(*ListEventsRequest)(nil),       // 42: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 43: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 44: ashlar.v1.LostRangesRequest
+	(*ListEventsReply)(nil),         // 45: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 46: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 47: ashlar.v1.LostRangesReply
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3032,63 +3099,65 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	7,  // 3: ashlar.v1.StatusReply.counts:type_name -> ashlar.v1.Counts
 	8,  // 4: ashlar.v1.StatusReply.metads:type_name -> ashlar.v1.MetadMember
 	10, // 5: ashlar.v1.StatusReply.hosts:type_name -> ashlar.v1.Host
-	12, // 6: ashlar.v1.StatusReply.stores:type_name -> ashlar.v1.Store
+	13, // 6: ashlar.v1.StatusReply.stores:type_name -> ashlar.v1.Store
 	9,  // 7: ashlar.v1.StatusReply.profiles:type_name -> ashlar.v1.ProfileCount
-	17, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
+	18, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
 	6,  // 9: ashlar.v1.StatusReply.repair:type_name -> ashlar.v1.Repair
 	4,  // 10: ashlar.v1.StatusReply.room:type_name -> ashlar.v1.Room
-	35, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
+	36, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
 	5,  // 12: ashlar.v1.StatusReply.risk:type_name -> ashlar.v1.Risk
-	36, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
-	11, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	37, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
+	12, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
 	6,  // 15: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	37, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	38, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	38, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	39, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
 	10, // 18: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	12, // 19: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	39, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	35, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	36, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	40, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	40, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	17, // 25: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	28, // 26: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	13, // 19: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	40, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	36, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	37, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	41, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	41, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 25: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	29, // 26: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
 	2,  // 27: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	13, // 28: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	15, // 29: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	18, // 30: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	19, // 31: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	21, // 32: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	22, // 33: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	23, // 34: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	24, // 35: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	26, // 36: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	29, // 37: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	31, // 38: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	33, // 39: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	34, // 40: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	41, // 41: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	42, // 42: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	43, // 43: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	3,  // 44: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	14, // 45: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	16, // 46: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	17, // 47: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	20, // 48: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	17, // 49: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	17, // 50: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	17, // 51: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	25, // 52: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	27, // 53: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	30, // 54: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	32, // 55: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	17, // 56: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	17, // 57: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	44, // 58: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	45, // 59: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	46, // 60: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	44, // [44:61] is the sub-list for method output_type
-	27, // [27:44] is the sub-list for method input_type
+	14, // 28: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 29: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 30: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	20, // 31: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 32: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 33: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 34: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 35: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 36: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 37: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 38: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 39: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 40: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	42, // 41: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	43, // 42: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 43: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	44, // 44: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	3,  // 45: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 46: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 47: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 48: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	21, // 49: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 50: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 51: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 52: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 53: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 54: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 55: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 56: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 57: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 58: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	45, // 59: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	46, // 60: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 61: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	47, // 62: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	45, // [45:63] is the sub-list for method output_type
+	27, // [27:45] is the sub-list for method input_type
 	27, // [27:27] is the sub-list for extension type_name
 	27, // [27:27] is the sub-list for extension extendee
 	0,  // [0:27] is the sub-list for field type_name
@@ -3104,14 +3173,14 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
 	file_ashlar_lost_proto_init()
-	file_ashlar_cluster_proto_msgTypes[22].OneofWrappers = []any{}
+	file_ashlar_cluster_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_cluster_proto_rawDesc), len(file_ashlar_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

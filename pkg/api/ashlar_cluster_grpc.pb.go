@@ -37,6 +37,7 @@ const (
 	Cluster_MoveDisk_FullMethodName         = "/ashlar.v1.Cluster/MoveDisk"
 	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
 	Cluster_Scrub_FullMethodName            = "/ashlar.v1.Cluster/Scrub"
+	Cluster_CordonHost_FullMethodName       = "/ashlar.v1.Cluster/CordonHost"
 	Cluster_LostRanges_FullMethodName       = "/ashlar.v1.Cluster/LostRanges"
 )
 
@@ -76,6 +77,9 @@ type ClusterClient interface {
 	// Has stores look at all their shards, or at those of a disk, and mend what is wrong; asked
 	// again, tells how far that is. The leader forgets old ones, and a new leader all: then it begins anew.
 	Scrub(ctx context.Context, in *ScrubRequest, opts ...grpc.CallOption) (*ScrubReply, error)
+	// CordonHost keeps what is new off a host, or lets it come again: slots of groups, journals,
+	// disks. What is there stays and is served.
+	CordonHost(ctx context.Context, in *CordonHostRequest, opts ...grpc.CallOption) (*Host, error)
 	// LostRanges has the owner of a disk look for what cannot be read of it, and tells it when
 	// it has; ask again until then. A disk that nobody owns is opened for it.
 	LostRanges(ctx context.Context, in *LostRangesRequest, opts ...grpc.CallOption) (*LostRangesReply, error)
@@ -249,6 +253,16 @@ func (c *clusterClient) Scrub(ctx context.Context, in *ScrubRequest, opts ...grp
 	return out, nil
 }
 
+func (c *clusterClient) CordonHost(ctx context.Context, in *CordonHostRequest, opts ...grpc.CallOption) (*Host, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Host)
+	err := c.cc.Invoke(ctx, Cluster_CordonHost_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) LostRanges(ctx context.Context, in *LostRangesRequest, opts ...grpc.CallOption) (*LostRangesReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(LostRangesReply)
@@ -295,6 +309,9 @@ type ClusterServer interface {
 	// Has stores look at all their shards, or at those of a disk, and mend what is wrong; asked
 	// again, tells how far that is. The leader forgets old ones, and a new leader all: then it begins anew.
 	Scrub(context.Context, *ScrubRequest) (*ScrubReply, error)
+	// CordonHost keeps what is new off a host, or lets it come again: slots of groups, journals,
+	// disks. What is there stays and is served.
+	CordonHost(context.Context, *CordonHostRequest) (*Host, error)
 	// LostRanges has the owner of a disk look for what cannot be read of it, and tells it when
 	// it has; ask again until then. A disk that nobody owns is opened for it.
 	LostRanges(context.Context, *LostRangesRequest) (*LostRangesReply, error)
@@ -355,6 +372,9 @@ func (UnimplementedClusterServer) ListEvents(context.Context, *ListEventsRequest
 }
 func (UnimplementedClusterServer) Scrub(context.Context, *ScrubRequest) (*ScrubReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Scrub not implemented")
+}
+func (UnimplementedClusterServer) CordonHost(context.Context, *CordonHostRequest) (*Host, error) {
+	return nil, status.Error(codes.Unimplemented, "method CordonHost not implemented")
 }
 func (UnimplementedClusterServer) LostRanges(context.Context, *LostRangesRequest) (*LostRangesReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method LostRanges not implemented")
@@ -668,6 +688,24 @@ func _Cluster_Scrub_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_CordonHost_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CordonHostRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).CordonHost(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_CordonHost_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).CordonHost(ctx, req.(*CordonHostRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_LostRanges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(LostRangesRequest)
 	if err := dec(in); err != nil {
@@ -756,6 +794,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Scrub",
 			Handler:    _Cluster_Scrub_Handler,
+		},
+		{
+			MethodName: "CordonHost",
+			Handler:    _Cluster_CordonHost_Handler,
 		},
 		{
 			MethodName: "LostRanges",

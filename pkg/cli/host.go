@@ -18,11 +18,14 @@ import (
 )
 
 type hostCommands struct {
-	Token  hostToken  `cmd:"" help:"Make a join token for other machines."`
-	Tokens hostTokens `cmd:"" help:"List join tokens and who used them."`
-	Revoke hostRevoke `cmd:"" help:"Make a join token useless."`
-	Join   hostJoin   `cmd:"" help:"Make this machine a host of a cluster, by a token."`
-	Drain  hostDrain  `cmd:"" help:"Move all disks off a host, and on demand what its stores have: before a reboot, or for good."`
+	Token    hostToken    `cmd:"" help:"Make a join token for other machines."`
+	Tokens   hostTokens   `cmd:"" help:"List join tokens and who used them."`
+	Revoke   hostRevoke   `cmd:"" help:"Make a join token useless."`
+	Join     hostJoin     `cmd:"" help:"Make this machine a host of a cluster, by a token."`
+	List     hostList     `cmd:"" help:"List the hosts that have stores or serve disks."`
+	Cordon   hostCordon   `cmd:"" help:"Place nothing new on a host; what is there stays and is served."`
+	Uncordon hostUncordon `cmd:"" help:"Take a cordon away."`
+	Drain    hostDrain    `cmd:"" help:"Move all disks off a host, and on demand what its stores have: before a reboot, or for good."`
 }
 
 type hostToken struct {

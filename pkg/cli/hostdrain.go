@@ -46,7 +46,7 @@ func (c *hostDrain) Run(ctx context.Context, s *session) error {
 				continue
 			}
 			if len(others) == 0 {
-				return &hinted{fmt.Errorf("no other host is up that serves disks: %w", errs.ErrConflict), "ashlar status shows the hosts"}
+				return &hinted{fmt.Errorf("no other host is up that serves disks and is not cordoned: %w", errs.ErrConflict), "ashlar status shows the hosts"}
 			}
 			to := others[len(v.Moved)%len(others)]
 			if _, err := moveDisk(ctx, s, cl, d.DiskId, to); err != nil {
@@ -75,7 +75,7 @@ func othersOf(r *api.StatusReply, host string) ([]string, error) {
 	for _, h := range r.Hosts {
 		if h.Host == host {
 			found = true
-		} else if h.Up && h.Exports {
+		} else if h.Up && h.Exports && !h.Cordoned {
 			out = append(out, h.Host)
 		}
 	}

@@ -77,6 +77,7 @@ type hostView struct {
 	Host          string       `json:"host"`
 	Zone          string       `json:"zone,omitempty"`
 	Up            bool         `json:"up"`
+	Cordoned      bool         `json:"cordoned"` // nothing new is placed there
 	Address       string       `json:"address"`
 	LastSeenMS    int64        `json:"lastSeenMs"`
 	CPUMS         uint64       `json:"cpuMs"`
@@ -142,7 +143,7 @@ func viewStatus(r *api.StatusReply) statusView {
 }
 
 func viewHost(h *api.Host) hostView {
-	v := hostView{Host: h.Host, Zone: h.Zone, Up: h.Up, Address: h.DataAddress, LastSeenMS: h.LastSeenMs, CPUMS: h.CpuMs,
+	v := hostView{Host: h.Host, Zone: h.Zone, Up: h.Up, Cordoned: h.Cordoned, Address: h.DataAddress, LastSeenMS: h.LastSeenMs, CPUMS: h.CpuMs,
 		ResidentBytes: h.ResidentBytes, DisksOwned: h.DisksOwned, Memory: []memoryView{}}
 	for _, m := range h.Memory {
 		v.Memory = append(v.Memory, memoryView{m.Name, m.UsedBytes, m.LimitBytes})
@@ -267,10 +268,7 @@ func (c *statusCommand) printHosts(w io.Writer, hosts []*api.Host) {
 	}
 	var rows [][]string
 	for _, h := range hosts {
-		state, seen := "up", "-"
-		if !h.Up {
-			state = "down"
-		}
+		state, seen := hostState(h), "-"
 		if h.LastSeenMs >= 0 {
 			seen = (time.Duration(h.LastSeenMs) * time.Millisecond).Round(100*time.Millisecond).String() + " ago"
 		}

@@ -205,6 +205,13 @@ func (c *Cluster) Scrub(ctx context.Context, scrub [16]byte, target string) (*ap
 	})
 }
 
+// CordonHost keeps what is new off a host; off lets it come again.
+func (c *Cluster) CordonHost(ctx context.Context, host string, off bool) (*api.Host, error) {
+	return ask(ctx, c, &api.CordonHostRequest{Host: host, Off: off}, func(x api.ClusterClient, ctx context.Context, r *api.CordonHostRequest) (*api.Host, error) {
+		return x.CordonHost(ctx, r)
+	})
+}
+
 // LostRanges asks what of a disk cannot be read, from byte q.From on. Without Lost in the answer
 // the owner still looks: ask again with the same id.
 func (c *Cluster) LostRanges(ctx context.Context, disk string, q cluster.Look) (*api.LostRangesReply, error) {

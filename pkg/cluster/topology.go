@@ -52,6 +52,7 @@ type Host struct {
 	NBDUnixPath  string // empty: none
 	NBDTCP       string // host:port; empty: none
 	NBDTLS       bool
+	Cordoned     bool // nothing new is placed there; metad's own word, engines do not need it
 }
 
 // Store is one chunk store.
