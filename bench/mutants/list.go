@@ -231,8 +231,8 @@ var All = []Mutant{
 	},
 	{
 		Name: "forget spans though a store was not asked", File: "blockd/volume/core/reap.go",
-		Old:   "r.wanted && r.whole && r.deletes == 0",
-		New:   "r.wanted && r.deletes == 0",
+		Old:   "r.wanted && r.whole && len(r.doomed) == 0",
+		New:   "r.wanted && len(r.doomed) == 0",
 		World: World{Package: "./blockd/volume/coretest", Run: "TestSpansStayUntilEveryStoreWasAsked$"},
 	},
 	{

@@ -354,7 +354,9 @@ func (c *Core) delete(s id.Segment, fx *Effects) {
 // then its space counts as used, and the shell goes on trying.
 func (c *Core) DeleteDone(now time.Duration, d Delete, fx *Effects) {
 	if d.leftover && c.state == stateServing {
-		c.reap.deletes--
+		if c.reap.doomed[d.Segment] == d.Upto {
+			delete(c.reap.doomed, d.Segment)
+		}
 		c.reaped(fx)
 		return
 	}

@@ -29,6 +29,8 @@ type Limits struct {
 	LongBlocksMin int
 	// ReadPatience is how long a read waits for shards of which too few answer, before it fails.
 	ReadPatience time.Duration
+	// ReapRetry is after how long stores that could not be asked for leftovers are asked again.
+	ReapRetry time.Duration
 	// CheckpointBytes of packed data or CheckpointMeta bytes of meta records since the last cause a
 	// checkpoint, and so do CheckpointDirty dirty pages or CheckpointDead bytes of dead segments.
 	CheckpointBytes int64
@@ -74,6 +76,9 @@ func (l *Limits) EnsureDefaults() {
 	defInt(&l.LongBlocksMin, 64)
 	if l.ReadPatience == 0 {
 		l.ReadPatience = 30 * time.Second
+	}
+	if l.ReapRetry == 0 {
+		l.ReapRetry = time.Minute
 	}
 	def(&l.CheckpointBytes, 1<<30)
 	def(&l.CheckpointMeta, 8<<20)

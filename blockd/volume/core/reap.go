@@ -25,17 +25,14 @@ type Leftover struct {
 }
 
 type reapState struct {
-	wanted  bool   // by Config.Leftovers, until it is done
-	run     id.LSN // the last record of the recovered run
-	ready   bool   // a checkpoint that covers it, of this epoch, is in metad
-	busy    bool   // the shell lists
-	whole   bool   // and every store has answered
-	again   time.Duration
-	deletes int // of leftovers, on their way
+	wanted bool   // by Config.Leftovers, until it is done
+	run    id.LSN // the last record of the recovered run
+	ready  bool   // a checkpoint that covers it, of this epoch, is in metad
+	busy   bool   // the shell lists
+	whole  bool   // and every store has answered
+	again  time.Duration
+	doomed map[id.Segment]id.Generation // leftovers whose deletes are on their way
 }
-
-// reapRetry is when stores that could not be asked are asked again.
-const reapRetry = time.Minute
 
 // reapReady: metad has committed a checkpoint.
 func (c *Core) reapReady(k *record.Checkpoint) {
@@ -43,9 +40,11 @@ func (c *Core) reapReady(k *record.Checkpoint) {
 	r.ready = r.ready || k.Epoch == c.cfg.Epoch && k.Covered >= r.run
 }
 
-// startReap asks the shell for what stores have of older epochs.
+// startReap asks the shell for what stores have of older epochs. Deletes on their way are not
+// waited for: one may wait for a store that is gone until its group forgets that store, and
+// the group for another leftover that no listing has shown yet.
 func (c *Core) startReap(now time.Duration, fx *Effects) {
-	if r := &c.reap; r.wanted && r.ready && !r.busy && r.deletes == 0 && now >= r.again && c.state == stateServing {
+	if r := &c.reap; r.wanted && r.ready && !r.busy && !r.whole && now >= r.again && c.state == stateServing {
 		r.busy = true
 		fx.Reap = true
 	}
@@ -60,7 +59,13 @@ func (c *Core) Leftovers(found []Leftover, fx *Effects) {
 		if x.Generation.Epoch >= c.cfg.Epoch || c.knows(x.Segment) {
 			continue
 		}
-		c.reap.deletes++
+		if at, ok := c.reap.doomed[x.Segment]; ok && !at.Less(x.Generation) {
+			continue
+		}
+		if c.reap.doomed == nil {
+			c.reap.doomed = make(map[id.Segment]id.Generation)
+		}
+		c.reap.doomed[x.Segment] = x.Generation
 		c.stats.Leftovers++
 		fx.Deletes = append(fx.Deletes, Delete{Segment: x.Segment, Upto: x.Generation, abandoned: true, leftover: true})
 	}
@@ -80,13 +85,13 @@ func (c *Core) knows(s id.Segment) bool {
 // ReapListed: the shell has listed what every store has, or not all of them.
 func (c *Core) ReapListed(now time.Duration, whole bool, fx *Effects) {
 	r := &c.reap
-	r.busy, r.whole, r.again = false, whole, now+reapRetry
+	r.busy, r.whole, r.again = false, whole, now+c.cfg.Limits.ReapRetry
 	c.reaped(fx)
 }
 
 // reaped: when all stores were asked and all leftovers are gone, metad may forget that there were any.
 func (c *Core) reaped(fx *Effects) {
-	if r := &c.reap; r.wanted && r.whole && r.deletes == 0 {
+	if r := &c.reap; r.wanted && r.whole && len(r.doomed) == 0 {
 		r.wanted = false
 		fx.Reaped = true
 	}

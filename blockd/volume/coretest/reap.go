@@ -16,8 +16,9 @@ func (e *Engine) carryReap(fx *core.Effects) {
 	if fx.Reap {
 		w.later(e.name+" reap lists", func() {
 			found, whole := w.segments.leftovers(), !w.unlisted && !w.chance(w.cfg.ReadFails)
-			if !whole {
-				found = found[:len(found)/2]
+			w.listings++
+			if n := len(found) / 2; !whole {
+				found = found[:min(cmp.Or(w.partly, n), len(found))]
 			}
 			w.later(e.name+" reap listed", func() {
 				e.step(func(now time.Duration, fx *core.Effects) {

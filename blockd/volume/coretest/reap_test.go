@@ -137,6 +137,37 @@ func TestSpansStayUntilEveryStoreWasAsked(t *testing.T) {
 	s.good()
 }
 
+// A delete may wait for a store that is gone for as long as its group remembers that store,
+// and the group may wait for a leftover that a partial listing did not show: the search goes
+// on beside it, and what it finds again is not deleted twice.
+func TestPendingDeleteOfALeftoverDoesNotStopTheSearch(t *testing.T) {
+	s := orphaned(t)
+	s.hold(" reap lists")
+	s.seal()
+	s.checkpoint()
+	s.hold(" delete")
+	s.unlisted, s.partly = true, 1<<20 // all is found, but one store was not asked
+	s.Quiesce()
+	if st := s.stats(); st.Leftovers != 1 {
+		t.Fatalf("%d leftovers found", st.Leftovers)
+	}
+	before := s.listings
+	s.unlisted = false
+	s.pass(time.Minute)
+	s.Quiesce()
+	s.pass(time.Second)
+	s.Quiesce()
+	if st := s.stats(); s.listings == before || st.Leftovers != 1 {
+		t.Fatalf("%d listings, then %d; %d leftovers found", before, s.listings, st.Leftovers)
+	}
+	s.hold()
+	s.seal()
+	if s.Metad.Spans(s.volume)[0].Epoch != s.Owner().epoch {
+		t.Fatal("not forgotten when all was deleted")
+	}
+	s.good()
+}
+
 // Segments that only index records of the run name are not leftovers.
 func TestSegmentsOfTheRunAreNoLeftovers(t *testing.T) {
 	s := play(t, core.Limits{SealBlocks: 64, LongBlocksMin: 24})

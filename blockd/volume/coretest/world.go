@@ -67,6 +67,8 @@ type World struct {
 	tasks    []task
 	calm     bool // no faults any more
 	unlisted bool // a store does not list what it has
+	partly   int  // how much is found all the same; 0: half
+	listings int
 	steps    int
 	requests int // submitted and not completed
 	Done     int // requests completed
