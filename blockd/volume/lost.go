@@ -162,13 +162,17 @@ func (x *looking) walk(ctx context.Context) error {
 	}
 }
 
-// find asks the core once.
+// find asks the core once. When ctx ends first f is the core's until it answers, and of no more use.
 func (v *Volume) find(ctx context.Context, f *core.Find, blocks uint32) error {
 	o := &operation{found: make(chan struct{})}
 	o.op.Kind, o.op.Extent, o.op.User, o.op.Find = core.OpFind, block.Extent{Start: f.Next, Count: blocks}, o, f
 	v.submit(o)
-	<-o.found // the core ends every operation
-	return errors.Join(o.op.Err, ctx.Err())
+	select {
+	case <-o.found:
+		return errors.Join(o.op.Err, ctx.Err())
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // place judges the blocks of one place. Of a segment that was written anew since the
