@@ -54,10 +54,10 @@ func TestLostRangesAreListedAndHealed(t *testing.T) {
 		}
 	})
 	must(t, c.WaitHealthy(patience))
-	const blocks = 24 << 8 // 24 MiB
+	const blocks = 12 << 8 // 12 MiB
 	in := scratch(t, "in")
 	must(t, os.WriteFile(in, pattern(1, blocks>>8), 0o600))
-	_, err = c.Create("healed", "24MiB")
+	_, err = c.Create("healed", "12MiB")
 	must(t, err)
 	run(t, "nbdcopy", "--flush", in, at(t, c, "b2"))
 	must(t, cluster.Wait("all to be packed", patience, func() bool {

@@ -16,7 +16,7 @@ import (
 const (
 	// sumEvery is the pause between two looks that nobody waits for; and it is sumShare times as
 	// long as a look takes.
-	sumEvery    = 10 * time.Second
+	sumEvery    = 5 * time.Second
 	sumShare    = 10
 	lookTimeout = 10 * time.Minute
 )
