@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
+	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -237,5 +238,30 @@ func TestLookEnds(t *testing.T) {
 	closed(t, vol)
 	if _, err := vol.Lost(context.Background(), cluster.Look{}, nil); err == nil {
 		t.Error("a look at a closed volume says something")
+	}
+}
+
+// With a page of the map all that lies under it is lost, but for what was written since and
+// is in memory still.
+func TestBlocksUnderALostPageAreLost(t *testing.T) {
+	r := newRig(t, 3, 2, 4, 2)
+	vol, f, _ := r.patchy(1 * mib) // opened anew: its map is read when it is needed
+	lost := make(map[id.Segment]bool)
+	for _, s := range r.stores {
+		s.Shards(func(h storeproto.ShardHead) {
+			if len(h.Entries) > 0 && segment.Entry(h.Entries[0]).Kind() != segment.Data {
+				lost[h.Segment] = true
+			}
+		})
+	}
+	for s := range lost {
+		for _, st := range r.stores {
+			st.LoseShards(s)
+		}
+	}
+	f.put(vol, 40960, 8192)
+	l := look(t, vol)
+	if n := f.agrees(vol, l); n == 0 || l.Away != 0 || blocks(t, l, len(f.data))[10] != 0 {
+		t.Errorf("%d blocks fail; the look: %d bytes lost, %d away in %+v", n, l.Bytes, l.Away, l.Ranges)
 	}
 }
