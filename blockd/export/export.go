@@ -31,6 +31,8 @@ type Metad interface {
 type Proxy interface {
 	// Attach lets a session in at the owner; see volproto.Owner.
 	Attach(ctx context.Context, owner id.Host, v id.Volume, s volproto.Session) (nbd.Handle, error)
+	// AttachSnapshot opens a snapshot at the owner; see volproto.Owner.
+	AttachSnapshot(ctx context.Context, owner id.Host, v id.Volume, snap id.Snapshot, s volproto.Session) (nbd.Handle, error)
 }
 
 // Config has what the exports of one host need. All fields are required.

@@ -13,12 +13,15 @@ import (
 
 // Open makes Exports nbd.Exports: name is a disk's name or id, with "#" and the name
 // of an attachment behind it if the client wants its older sessions, on any host,
-// to be shut out before it is let in.
+// to be shut out before it is let in; or disk@snapshot, which is only read.
 func (x *Exports) Open(ctx context.Context, name string, peer nbd.Peer) (nbd.Handle, error) {
 	if name == "" {
 		return nil, fmt.Errorf("open export: say which disk, as the export's name: %w", errs.ErrNotFound)
 	}
 	disk, attachment := splitName(name)
+	if of, snapshot, ok := splitSnapshot(disk); ok {
+		return x.openSnapshot(ctx, of, snapshot, peer)
+	}
 	found, err := x.find(ctx, disk)
 	if err != nil {
 		return nil, fmt.Errorf("open export: %w", err)
@@ -111,6 +114,9 @@ func (x *Exports) List(ctx context.Context, peer nbd.Peer) ([]nbd.ExportName, er
 // Describe tells of a disk without opening it.
 func (x *Exports) Describe(ctx context.Context, name string, peer nbd.Peer) (uint64, nbd.Info, error) {
 	disk, _ := splitName(name)
+	if of, snapshot, ok := splitSnapshot(disk); ok {
+		return x.describeSnapshot(ctx, of, snapshot, peer)
+	}
 	if disk == "" {
 		return 0, nbd.Info{}, fmt.Errorf("describe export: say which disk, as the export's name: %w", errs.ErrNotFound)
 	}

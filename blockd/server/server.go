@@ -72,6 +72,7 @@ type server struct {
 	repairs  []filler // of the local stores, in their order
 	stack    *lifecycle.Stack
 	purging  sync.Map // of client.Purge: on their way
+	snapping sync.Map // of id.Snapshot: orders being carried out
 	moving   sync.Map // of id.Volume: being handed off, or opened after it
 
 	repairing  *lifecycle.Group
@@ -149,6 +150,7 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	s.group.Go("heartbeat", s.heartbeats)
+	s.group.Go("snapshots", s.watchSnapshots)
 	s.group.Go("identity", s.keepIdentity)
 	s.group.Go("hedge", s.hedge)
 	return nil

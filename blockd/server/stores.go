@@ -189,6 +189,21 @@ func (s *stores) Attach(ctx context.Context, owner id.Host, v id.Volume, session
 	return h, nil
 }
 
+// AttachSnapshot makes stores export.Proxy.
+func (s *stores) AttachSnapshot(ctx context.Context, owner id.Host, v id.Volume, snap id.Snapshot, session volproto.Session) (nbd.Handle, error) {
+	s.mu.Lock()
+	p := s.peers[owner]
+	s.mu.Unlock()
+	if p == nil {
+		return nil, fmt.Errorf("host %s is not known here yet: %w", owner, errs.ErrUnavailable)
+	}
+	h, err := p.volumes.AttachSnapshot(ctx, v, snap, session)
+	if err != nil {
+		return nil, err
+	}
+	return h, nil
+}
+
 // clientTLS dials one blockd and nobody else; nil where there is no TLS.
 func (s *stores) clientTLS(host id.Host) func() *tls.Config {
 	if s.plain {

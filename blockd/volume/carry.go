@@ -49,6 +49,7 @@ func (v *Volume) carry(fx *core.Effects) {
 		v.dead.add(fx.Deletes)
 	}
 	v.carryAsks(fx)
+	v.carryGone(fx)
 	if fx.Again {
 		v.kickOff()
 	}

@@ -13,6 +13,7 @@ import (
 	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -25,6 +26,7 @@ type request struct {
 	left atomic.Int32
 	err  atomic.Pointer[error]
 	one  operation // the only one, most of the time
+	snap id.Raw    // of which a read is; zero: the disk
 	tap
 }
 
@@ -56,9 +58,12 @@ var requests = sync.Pool{New: func() any { return new(request) }}
 const opBlocksMax = storeproto.BatchBlocksMax
 
 // Submit starts r: see nbd.Device.
-func (v *Volume) Submit(r *nbd.Request) {
+func (v *Volume) Submit(r *nbd.Request) { v.begin(r, id.Raw{}) }
+
+// begin starts r on the disk, or a read of one of its snapshots.
+func (v *Volume) begin(r *nbd.Request, snap id.Raw) {
 	q := requests.Get().(*request)
-	q.v, q.r = v, r
+	q.v, q.r, q.snap = v, r, snap
 	q.err.Store(nil)
 	q.left.Store(1)
 	v.traffic.begin(&q.tap, r, v.cfg.Clock)
@@ -85,7 +90,7 @@ func (v *Volume) Submit(r *nbd.Request) {
 func (o *operation) start(q *request, k core.OpKind, e block.Extent) {
 	o.op.Reset()
 	o.of, o.skip, o.off, o.bytes = q, 0, 0, 0
-	o.op.Kind, o.op.Extent, o.op.User = k, e, o
+	o.op.Kind, o.op.Extent, o.op.User, o.op.Snapshot = k, e, o, q.snap
 }
 
 // submit steps the core with one operation.
@@ -221,7 +226,11 @@ func (q *request) status() {
 
 // done takes back an operation that has ended.
 func (v *Volume) done(op *core.Op, batch *nbd.Batch) {
-	o := op.User.(*operation)
+	o, ok := op.User.(*operation)
+	if !ok {
+		op.User.(chan error) <- op.Err // a mark's; it has room
+		return
+	}
 	if o.found != nil {
 		close(o.found)
 		return
@@ -266,6 +275,7 @@ func (q *request) end(err error, batch *nbd.Batch) {
 	if errors.Is(err, errs.ErrClosed) {
 		err = fmt.Errorf("%w: %w", nbd.ErrHangup, err) // the disk moves: its client finds it where it went
 	}
+	err = missing(q.snap, err)
 	r := q.r
 	q.v.traffic.end(&q.tap, r, err, q.v.cfg.Clock)
 	q.v, q.r = nil, nil

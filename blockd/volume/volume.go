@@ -86,6 +86,7 @@ type Volume struct {
 	closed  bool
 	ended   error
 	topo    uint64
+	gone    map[id.Raw]chan struct{} // closed when nothing of that snapshot is left
 
 	opened  chan struct{} // closed when it serves
 	drained chan struct{} // closed when a drain is done

@@ -44,6 +44,7 @@ type reign struct {
 		live     *reconcile.Liveness
 		top      *cluster.Topology
 		changed  chan struct{} // closed when top is replaced
+		snapped  chan struct{} // closed when something about snapshots has changed
 		counter  uint64
 		healthy  []cluster.StoreRef
 		settleAt time.Duration
@@ -135,7 +136,7 @@ func (r *reign) begin(ctx context.Context) error {
 	r.settle, r.began = settings.HeartbeatTimeout/settlePart, r.s.clock.Now()
 	r.s.node.View(func(m *state.Machine) { r.mu.told = readTold(m) })
 	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
-	r.mu.changed = make(chan struct{})
+	r.mu.changed, r.mu.snapped = make(chan struct{}), make(chan struct{})
 	r.mu.mender.OutAfter = r.s.outAfter
 	r.refresh()
 	return nil

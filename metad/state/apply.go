@@ -75,8 +75,10 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	case *RemoveStore:
 		return m.removeStore(c)
 	}
-	if r, ok := m.applyRoster(c); ok {
-		return r
+	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot} {
+		if r, ok := apply(c); ok {
+			return r
+		}
 	}
 	panic(fmt.Sprintf("state: command %T has no rule", c))
 }
@@ -130,6 +132,7 @@ func (m *Machine) count(v *Volume, present bool) {
 	} else {
 		delete(m.deleted, v.ID)
 	}
+	m.countSnapshots(v, present)
 	for _, e := range v.List {
 		if e.Closed {
 			continue

@@ -19,6 +19,17 @@ func CheckDiskName(name string) error {
 	return nil
 }
 
+// CheckSnapshotName refuses names that would be mistaken or that tools cannot take.
+func CheckSnapshotName(name string) error {
+	if !PlainName(name, NameMax) {
+		return fmt.Errorf("snapshot name %.140q: want 1 to %d letters, digits, '-', '_' and '.', the first a letter or digit: %w", name, NameMax, errs.ErrInvalid)
+	}
+	if _, err := id.ParseSnapshot(name); err == nil {
+		return fmt.Errorf("snapshot name %q has the form of a snapshot's id: %w", name, errs.ErrInvalid)
+	}
+	return nil
+}
+
 // CheckDiskSize refuses sizes that are not whole blocks or out of bounds.
 func CheckDiskSize(size uint64) error {
 	if size%block.Size != 0 || size < DiskSizeMin || size > DiskSizeMax {

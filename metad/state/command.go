@@ -120,6 +120,9 @@ func empty(k kind) Command {
 	case kindSetQoS:
 		return &SetQoS{}
 	}
+	if c := emptySnapshot(k); c != nil {
+		return c
+	}
 	return emptyRoster(k)
 }
 

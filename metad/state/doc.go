@@ -69,7 +69,9 @@ type Machine struct {
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
-	inUse   map[cluster.StoreRef]uint64
+	// snapWork are disks with snapshots to be taken or to go.
+	snapWork map[id.Volume]struct{}
+	inUse    map[cluster.StoreRef]uint64
 	// lastVolume is the highest id given out, so that none recurs.
 	lastVolume   id.Volume
 	nextSequence id.Sequence
@@ -131,6 +133,7 @@ func New() *Machine {
 		tokens:   make(map[TokenID]*Token),
 		cordons:  make(map[id.Host]struct{}),
 		deleted:  make(map[id.Volume]struct{}),
+		snapWork: make(map[id.Volume]struct{}),
 		inUse:    make(map[cluster.StoreRef]uint64),
 
 		nextSequence: 1,

@@ -203,6 +203,9 @@ func appendVolume(b []byte, v *Volume, version uint16) []byte {
 	if b = appendRefs(b, v.purging); version >= 3 {
 		b = appendQoS(b, v.QoS)
 	}
+	if version >= 4 {
+		b = appendSnapshots(b, v)
+	}
 	return b
 }
 
@@ -234,6 +237,9 @@ func readVolume(r *codec.Reader, version uint16) *Volume {
 	v.purging = readRefs(r, StoresMax)
 	if version >= 3 {
 		v.QoS = readQoS(r)
+	}
+	if version >= 4 {
+		readSnapshots(r, v)
 	}
 	return v
 }

@@ -16,11 +16,12 @@ import (
 
 // Levels of what a group understands.
 const (
-	LevelFirst  uint16 = 1
-	LevelEvents uint16 = 2 // events, limits of disks, change of CA, ensembles with one store of each host
-	LevelMoves  uint16 = 3 // all slots of a group may move at once
-	LevelCordon uint16 = 4 // hosts on which nothing new is placed
-	LevelNewest        = LevelCordon
+	LevelFirst     uint16 = 1
+	LevelEvents    uint16 = 2 // events, limits of disks, change of CA, ensembles with one store of each host
+	LevelMoves     uint16 = 3 // all slots of a group may move at once
+	LevelCordon    uint16 = 4 // hosts on which nothing new is placed
+	LevelSnapshots uint16 = 5 // snapshots of disks
+	LevelNewest           = LevelSnapshots
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
@@ -30,6 +31,8 @@ func Needs(c Command) uint16 {
 		return LevelCordon
 	case *AddEvents, *SetQoS, *ChangeTrust:
 		return LevelEvents
+	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
+		return LevelSnapshots
 	case *AddEnsemble:
 		if c.Better {
 			return LevelEvents

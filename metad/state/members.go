@@ -224,6 +224,8 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
 	case !c.Forced && c.Epoch != v.Epoch:
 		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)
+	case len(v.Snapshots) > 0:
+		return refuse(errs.ErrConflict, "disk %s has %d snapshots, which would go with it", v.Name, len(v.Snapshots))
 	}
 	delete(m.names, v.Name)
 	v = v.clone()

@@ -87,6 +87,17 @@ func (s *script) later() Command {
 	if s.pick("cordon", 3) == 0 {
 		return &CordonHost{Host: s.holder().Host, On: s.pick("on", 2) == 0}
 	}
+	v, n := s.volume(), id.Snapshot{1 + byte(s.pick("snapshot", 3))}
+	switch s.pick("of a snapshot", 8) {
+	case 0, 1:
+		return &CreateSnapshot{Volume: v.ID, ID: n, Name: fmt.Sprintf("s%d", s.pick("name", 3)), NowMS: 9}
+	case 2:
+		return &SnapshotTaken{Volume: v.ID, ID: n}
+	case 3:
+		return &DeleteSnapshot{Volume: v.ID, ID: n}
+	case 4:
+		return &SnapshotGone{Volume: v.ID, Epoch: s.epoch(v), ID: n}
+	}
 	return &AddEvents{Events: []Event{{AtMS: 1, Severity: Severity(s.pick("severity", 5)), Kind: "k", About: "disk", Text: "x",
 		Origin: EventOrigin{Holder: s.holder(), N: uint64(s.pick("n", 4))}}}}
 }
@@ -389,6 +400,14 @@ func goldenLog() []Command {
 		&CordonHost{Host: hostName(1), On: true},
 		&CordonHost{Host: hostName(2), On: true},
 		&CordonHost{Host: hostName(1)},
+		&SetLevel{Level: LevelSnapshots},
+		&CreateSnapshot{Volume: v, ID: id.Snapshot{1}, Name: "before", NowMS: 1700000000200},
+		&SnapshotTaken{Volume: v, ID: id.Snapshot{1}},
+		&CreateSnapshot{Volume: v, ID: id.Snapshot{2}, Name: "gone"},
+		&DeleteSnapshot{Volume: v, ID: id.Snapshot{2}},
+		&Acquire{Volume: v, By: holder(1, 1)},
+		&SnapshotGone{Volume: v, Epoch: 3, ID: id.Snapshot{2}},
+		&CreateSnapshot{Volume: v, ID: id.Snapshot{3}, Name: "asked", NowMS: 1700000000201},
 	)
 }
 

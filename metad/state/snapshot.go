@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 3 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events
+	snapshotVersion = 4 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
@@ -58,10 +58,14 @@ func (m *Machine) Snapshot() []byte {
 	return binary.LittleEndian.AppendUint32(b, codec.CRC(b))
 }
 
-// snapshotVersion is the one that all members read: at level 1 some may know version 2 only.
+// snapshotVersion is the one that all members read: at level 1 some may know version 2 only,
+// and below LevelSnapshots version 3.
 func (m *Machine) snapshotVersion() uint16 {
-	if m.level > LevelFirst {
+	switch {
+	case m.level >= LevelSnapshots:
 		return snapshotVersion
+	case m.level > LevelFirst:
+		return 3
 	}
 	return 2
 }

@@ -3285,6 +3285,268 @@ func (*ConfirmPurgeReply) Descriptor() ([]byte, []int) {
 	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
 }
 
+type WatchSnapshotsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holder        *Holder                `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSnapshotsRequest) Reset() {
+	*x = WatchSnapshotsRequest{}
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSnapshotsRequest) ProtoMessage() {}
+
+func (x *WatchSnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*WatchSnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *WatchSnapshotsRequest) GetHolder() *Holder {
+	if x != nil {
+		return x.Holder
+	}
+	return nil
+}
+
+// SnapshotOrders are for disks that the host owns, and for disks that nobody owns and that
+// it is to open.
+type SnapshotOrders struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Orders        []*SnapshotOrder       `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotOrders) Reset() {
+	*x = SnapshotOrders{}
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotOrders) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotOrders) ProtoMessage() {}
+
+func (x *SnapshotOrders) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotOrders.ProtoReflect.Descriptor instead.
+func (*SnapshotOrders) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
+type SnapshotOrder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Snapshot      []byte                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // 16 bytes
+	Drop          bool                   `protobuf:"varint,3,opt,name=drop,proto3" json:"drop,omitempty"`        // else take it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotOrder) Reset() {
+	*x = SnapshotOrder{}
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotOrder) ProtoMessage() {}
+
+func (x *SnapshotOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotOrder.ProtoReflect.Descriptor instead.
+func (*SnapshotOrder) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *SnapshotOrder) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *SnapshotOrder) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *SnapshotOrder) GetDrop() bool {
+	if x != nil {
+		return x.Drop
+	}
+	return false
+}
+
+type TellSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Holder        *Holder                `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	Volume        []byte                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // that the teller has the volume under
+	Snapshot      []byte                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Gone          bool                   `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"` // else it is taken
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellSnapshotRequest) Reset() {
+	*x = TellSnapshotRequest{}
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellSnapshotRequest) ProtoMessage() {}
+
+func (x *TellSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*TellSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *TellSnapshotRequest) GetHolder() *Holder {
+	if x != nil {
+		return x.Holder
+	}
+	return nil
+}
+
+func (x *TellSnapshotRequest) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *TellSnapshotRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *TellSnapshotRequest) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *TellSnapshotRequest) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
+type TellSnapshotReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TellSnapshotReply) Reset() {
+	*x = TellSnapshotReply{}
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TellSnapshotReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TellSnapshotReply) ProtoMessage() {}
+
+func (x *TellSnapshotReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TellSnapshotReply.ProtoReflect.Descriptor instead.
+func (*TellSnapshotReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{47}
+}
+
 var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
@@ -3546,7 +3808,22 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12)\n" +
 	"\x05store\x18\x02 \x01(\v2\x13.ashlar.v1.StoreRefR\x05store\x12\x16\n" +
 	"\x06volume\x18\x03 \x01(\fR\x06volume\"\x13\n" +
-	"\x11ConfirmPurgeReply*\x92\x01\n" +
+	"\x11ConfirmPurgeReply\"B\n" +
+	"\x15WatchSnapshotsRequest\x12)\n" +
+	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"B\n" +
+	"\x0eSnapshotOrders\x120\n" +
+	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\"W\n" +
+	"\rSnapshotOrder\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x12\n" +
+	"\x04drop\x18\x03 \x01(\bR\x04drop\"\x9e\x01\n" +
+	"\x13TellSnapshotRequest\x12)\n" +
+	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12\x16\n" +
+	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\bsnapshot\x18\x04 \x01(\fR\bsnapshot\x12\x12\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"\x13\n" +
+	"\x11TellSnapshotReply*\x92\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14VOLUME_STATE_OPENING\x10\x01\x12\x18\n" +
@@ -3566,8 +3843,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x17ACQUIRE_WHY_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ACQUIRE_WHY_OPEN\x10\x01\x12\x18\n" +
 	"\x14ACQUIRE_WHY_TAKEOVER\x10\x02\x12\x17\n" +
-	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\x83\n" +
-	"\n" +
+	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\xa2\v\n" +
 	"\x06Blockd\x12L\n" +
 	"\fRegisterHost\x12\x1e.ashlar.v1.RegisterHostRequest\x1a\x1c.ashlar.v1.RegisterHostReply\x12C\n" +
 	"\tHeartbeat\x12\x1b.ashlar.v1.HeartbeatRequest\x1a\x19.ashlar.v1.HeartbeatReply\x12G\n" +
@@ -3586,7 +3862,9 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x10CommitCheckpoint\x12\".ashlar.v1.CommitCheckpointRequest\x1a .ashlar.v1.CommitCheckpointReply\x12I\n" +
 	"\x0fEnsurePlacement\x12!.ashlar.v1.EnsurePlacementRequest\x1a\x13.ashlar.v1.Topology\x12I\n" +
 	"\vReportStore\x12\x1d.ashlar.v1.ReportStoreRequest\x1a\x1b.ashlar.v1.ReportStoreReply\x12L\n" +
-	"\fConfirmPurge\x12\x1e.ashlar.v1.ConfirmPurgeRequest\x1a\x1c.ashlar.v1.ConfirmPurgeReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\fConfirmPurge\x12\x1e.ashlar.v1.ConfirmPurgeRequest\x1a\x1c.ashlar.v1.ConfirmPurgeReply\x12O\n" +
+	"\x0eWatchSnapshots\x12 .ashlar.v1.WatchSnapshotsRequest\x1a\x19.ashlar.v1.SnapshotOrders0\x01\x12L\n" +
+	"\fTellSnapshot\x12\x1e.ashlar.v1.TellSnapshotRequest\x1a\x1c.ashlar.v1.TellSnapshotReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_blockd_proto_rawDescOnce sync.Once
@@ -3601,7 +3879,7 @@ func file_ashlar_blockd_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_blockd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_ashlar_blockd_proto_goTypes = []any{
 	(VolumeState)(0),                // 0: ashlar.v1.VolumeState
 	(StoreState)(0),                 // 1: ashlar.v1.StoreState
@@ -3649,124 +3927,136 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*ReportStoreReply)(nil),        // 43: ashlar.v1.ReportStoreReply
 	(*ConfirmPurgeRequest)(nil),     // 44: ashlar.v1.ConfirmPurgeRequest
 	(*ConfirmPurgeReply)(nil),       // 45: ashlar.v1.ConfirmPurgeReply
-	(*Holder)(nil),                  // 46: ashlar.v1.Holder
-	(*StoreRef)(nil),                // 47: ashlar.v1.StoreRef
-	(*HostEvent)(nil),               // 48: ashlar.v1.HostEvent
-	(*IdentityBeat)(nil),            // 49: ashlar.v1.IdentityBeat
-	(*StoreWait)(nil),               // 50: ashlar.v1.StoreWait
-	(*Care)(nil),                    // 51: ashlar.v1.Care
-	(*ScrubProgress)(nil),           // 52: ashlar.v1.ScrubProgress
-	(*StoreTraffic)(nil),            // 53: ashlar.v1.StoreTraffic
-	(*GroupUse)(nil),                // 54: ashlar.v1.GroupUse
-	(*VolumeUsePage)(nil),           // 55: ashlar.v1.VolumeUsePage
-	(*EnsembleID)(nil),              // 56: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 57: ashlar.v1.Space
-	(*Cleaning)(nil),                // 58: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 59: ashlar.v1.Traffic
-	(*Lost)(nil),                    // 60: ashlar.v1.Lost
-	(*ScrubOrder)(nil),              // 61: ashlar.v1.ScrubOrder
-	(*LookOrder)(nil),               // 62: ashlar.v1.LookOrder
-	(*QoS)(nil),                     // 63: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 64: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 65: ashlar.v1.Checkpoint
+	(*WatchSnapshotsRequest)(nil),   // 46: ashlar.v1.WatchSnapshotsRequest
+	(*SnapshotOrders)(nil),          // 47: ashlar.v1.SnapshotOrders
+	(*SnapshotOrder)(nil),           // 48: ashlar.v1.SnapshotOrder
+	(*TellSnapshotRequest)(nil),     // 49: ashlar.v1.TellSnapshotRequest
+	(*TellSnapshotReply)(nil),       // 50: ashlar.v1.TellSnapshotReply
+	(*Holder)(nil),                  // 51: ashlar.v1.Holder
+	(*StoreRef)(nil),                // 52: ashlar.v1.StoreRef
+	(*HostEvent)(nil),               // 53: ashlar.v1.HostEvent
+	(*IdentityBeat)(nil),            // 54: ashlar.v1.IdentityBeat
+	(*StoreWait)(nil),               // 55: ashlar.v1.StoreWait
+	(*Care)(nil),                    // 56: ashlar.v1.Care
+	(*ScrubProgress)(nil),           // 57: ashlar.v1.ScrubProgress
+	(*StoreTraffic)(nil),            // 58: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 59: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 60: ashlar.v1.VolumeUsePage
+	(*EnsembleID)(nil),              // 61: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 62: ashlar.v1.Space
+	(*Cleaning)(nil),                // 63: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 64: ashlar.v1.Traffic
+	(*Lost)(nil),                    // 65: ashlar.v1.Lost
+	(*ScrubOrder)(nil),              // 66: ashlar.v1.ScrubOrder
+	(*LookOrder)(nil),               // 67: ashlar.v1.LookOrder
+	(*QoS)(nil),                     // 68: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 69: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 70: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
-	46, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
+	51, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
 	4,  // 1: ashlar.v1.RegisterHostRequest.stores:type_name -> ashlar.v1.RegisterStore
-	47, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
+	52, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
 	7,  // 3: ashlar.v1.RegisterHostReply.settings:type_name -> ashlar.v1.Settings
 	6,  // 4: ashlar.v1.RegisterHostReply.refused:type_name -> ashlar.v1.RefusedStore
 	19, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
-	47, // 6: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
-	46, // 7: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
+	52, // 6: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
+	51, // 7: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
 	9,  // 8: ashlar.v1.HeartbeatRequest.stores:type_name -> ashlar.v1.StoreBeat
 	12, // 9: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
 	13, // 10: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
-	48, // 11: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
-	49, // 12: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
-	50, // 13: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
-	47, // 14: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	53, // 11: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
+	54, // 12: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
+	55, // 13: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
+	52, // 14: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
 	11, // 15: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
 	10, // 16: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	51, // 17: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
-	52, // 18: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
-	53, // 19: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
-	54, // 20: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
-	55, // 21: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	56, // 22: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	56, // 17: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
+	57, // 18: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
+	58, // 19: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	59, // 20: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	60, // 21: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	61, // 22: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
 	0,  // 23: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	57, // 24: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	58, // 25: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	59, // 26: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	60, // 27: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
-	60, // 28: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
+	62, // 24: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	63, // 25: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	64, // 26: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	65, // 27: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
+	65, // 28: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
 	15, // 29: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
 	16, // 30: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
 	17, // 31: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	61, // 32: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	62, // 33: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
-	63, // 34: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	56, // 35: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	66, // 32: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	67, // 33: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
+	68, // 34: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	61, // 35: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
 	20, // 36: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
 	21, // 37: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
 	22, // 38: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	47, // 39: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	52, // 39: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
 	1,  // 40: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
 	23, // 41: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	47, // 42: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	52, // 42: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
 	27, // 43: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	46, // 44: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	51, // 44: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
 	2,  // 45: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	64, // 46: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	69, // 46: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
 	30, // 47: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	46, // 48: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	46, // 49: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	56, // 50: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	47, // 51: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	56, // 52: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	56, // 53: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	65, // 54: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	47, // 55: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	47, // 56: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	3,  // 57: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 58: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 59: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 60: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 61: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 62: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 63: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 64: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 65: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 66: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 67: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 68: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 69: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 70: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 71: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 72: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 73: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	5,  // 74: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 75: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 76: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	64, // 77: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 78: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 79: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	64, // 80: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	64, // 81: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	64, // 82: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	64, // 83: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	64, // 84: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 85: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	64, // 86: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 87: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 88: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 89: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 90: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	74, // [74:91] is the sub-list for method output_type
-	57, // [57:74] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	51, // 48: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	51, // 49: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	61, // 50: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	52, // 51: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	61, // 52: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	61, // 53: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	70, // 54: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	52, // 55: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 56: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	51, // 57: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	48, // 58: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	51, // 59: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	3,  // 60: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 61: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 62: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 63: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 64: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 65: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 66: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 67: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 68: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 69: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 70: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 71: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 72: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 73: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 74: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 75: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 76: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	46, // 77: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	49, // 78: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	5,  // 79: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 80: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 81: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	69, // 82: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 83: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 84: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	69, // 85: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	69, // 86: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	69, // 87: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	69, // 88: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	69, // 89: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 90: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	69, // 91: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 92: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 93: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 94: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 95: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	47, // 96: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	50, // 97: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	79, // [79:98] is the sub-list for method output_type
+	60, // [60:79] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -3786,7 +4076,7 @@ func file_ashlar_blockd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_blockd_proto_rawDesc), len(file_ashlar_blockd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   43,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,8 @@ const (
 	Blockd_EnsurePlacement_FullMethodName  = "/ashlar.v1.Blockd/EnsurePlacement"
 	Blockd_ReportStore_FullMethodName      = "/ashlar.v1.Blockd/ReportStore"
 	Blockd_ConfirmPurge_FullMethodName     = "/ashlar.v1.Blockd/ConfirmPurge"
+	Blockd_WatchSnapshots_FullMethodName   = "/ashlar.v1.Blockd/WatchSnapshots"
+	Blockd_TellSnapshot_FullMethodName     = "/ashlar.v1.Blockd/TellSnapshot"
 )
 
 // BlockdClient is the client API for Blockd service.
@@ -80,6 +82,10 @@ type BlockdClient interface {
 	ReportStore(ctx context.Context, in *ReportStoreRequest, opts ...grpc.CallOption) (*ReportStoreReply, error)
 	// (raft) The store fenced the deleted volume and holds nothing of it any more, durably. Idempotent.
 	ConfirmPurge(ctx context.Context, in *ConfirmPurgeRequest, opts ...grpc.CallOption) (*ConfirmPurgeReply, error)
+	// What a host has to do about snapshots: all of it at once, when it changes and now and then.
+	WatchSnapshots(ctx context.Context, in *WatchSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotOrders], error)
+	// Says that an order is carried out: the mark is durable, or nothing is left of the snapshot.
+	TellSnapshot(ctx context.Context, in *TellSnapshotRequest, opts ...grpc.CallOption) (*TellSnapshotReply, error)
 }
 
 type blockdClient struct {
@@ -269,6 +275,35 @@ func (c *blockdClient) ConfirmPurge(ctx context.Context, in *ConfirmPurgeRequest
 	return out, nil
 }
 
+func (c *blockdClient) WatchSnapshots(ctx context.Context, in *WatchSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotOrders], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Blockd_ServiceDesc.Streams[1], Blockd_WatchSnapshots_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchSnapshotsRequest, SnapshotOrders]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Blockd_WatchSnapshotsClient = grpc.ServerStreamingClient[SnapshotOrders]
+
+func (c *blockdClient) TellSnapshot(ctx context.Context, in *TellSnapshotRequest, opts ...grpc.CallOption) (*TellSnapshotReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TellSnapshotReply)
+	err := c.cc.Invoke(ctx, Blockd_TellSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BlockdServer is the server API for Blockd service.
 // All implementations must embed UnimplementedBlockdServer
 // for forward compatibility.
@@ -309,6 +344,10 @@ type BlockdServer interface {
 	ReportStore(context.Context, *ReportStoreRequest) (*ReportStoreReply, error)
 	// (raft) The store fenced the deleted volume and holds nothing of it any more, durably. Idempotent.
 	ConfirmPurge(context.Context, *ConfirmPurgeRequest) (*ConfirmPurgeReply, error)
+	// What a host has to do about snapshots: all of it at once, when it changes and now and then.
+	WatchSnapshots(*WatchSnapshotsRequest, grpc.ServerStreamingServer[SnapshotOrders]) error
+	// Says that an order is carried out: the mark is durable, or nothing is left of the snapshot.
+	TellSnapshot(context.Context, *TellSnapshotRequest) (*TellSnapshotReply, error)
 	mustEmbedUnimplementedBlockdServer()
 }
 
@@ -369,6 +408,12 @@ func (UnimplementedBlockdServer) ReportStore(context.Context, *ReportStoreReques
 }
 func (UnimplementedBlockdServer) ConfirmPurge(context.Context, *ConfirmPurgeRequest) (*ConfirmPurgeReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ConfirmPurge not implemented")
+}
+func (UnimplementedBlockdServer) WatchSnapshots(*WatchSnapshotsRequest, grpc.ServerStreamingServer[SnapshotOrders]) error {
+	return status.Error(codes.Unimplemented, "method WatchSnapshots not implemented")
+}
+func (UnimplementedBlockdServer) TellSnapshot(context.Context, *TellSnapshotRequest) (*TellSnapshotReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TellSnapshot not implemented")
 }
 func (UnimplementedBlockdServer) mustEmbedUnimplementedBlockdServer() {}
 func (UnimplementedBlockdServer) testEmbeddedByValue()                {}
@@ -690,6 +735,35 @@ func _Blockd_ConfirmPurge_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Blockd_WatchSnapshots_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchSnapshotsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(BlockdServer).WatchSnapshots(m, &grpc.GenericServerStream[WatchSnapshotsRequest, SnapshotOrders]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Blockd_WatchSnapshotsServer = grpc.ServerStreamingServer[SnapshotOrders]
+
+func _Blockd_TellSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TellSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BlockdServer).TellSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Blockd_TellSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BlockdServer).TellSnapshot(ctx, req.(*TellSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Blockd_ServiceDesc is the grpc.ServiceDesc for Blockd service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -761,11 +835,20 @@ var Blockd_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ConfirmPurge",
 			Handler:    _Blockd_ConfirmPurge_Handler,
 		},
+		{
+			MethodName: "TellSnapshot",
+			Handler:    _Blockd_TellSnapshot_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "WatchTopology",
 			Handler:       _Blockd_WatchTopology_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchSnapshots",
+			Handler:       _Blockd_WatchSnapshots_Handler,
 			ServerStreams: true,
 		},
 	},

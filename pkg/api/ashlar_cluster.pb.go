@@ -2728,6 +2728,306 @@ func (x *MoveDiskRequest) GetHost() string {
 	return ""
 }
 
+type Snapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId    string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	DiskId        string                 `protobuf:"bytes,3,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
+	Disk          string                 `protobuf:"bytes,4,opt,name=disk,proto3" json:"disk,omitempty"`
+	SizeBytes     uint64                 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // that the disk had
+	CreatedUnixMs int64                  `protobuf:"varint,6,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"` // "creating", "ready", "deleting"
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_ashlar_cluster_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *Snapshot) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+func (x *Snapshot) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Snapshot) GetDiskId() string {
+	if x != nil {
+		return x.DiskId
+	}
+	return ""
+}
+
+func (x *Snapshot) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *Snapshot) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *Snapshot) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *Snapshot) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+type CreateSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disk          string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`                               // name or id
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                               // empty: its id
+	SnapshotId    string                 `protobuf:"bytes,3,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"` // drawn by the caller: the same again is the same snapshot; empty: metad draws it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateSnapshotRequest) Reset() {
+	*x = CreateSnapshotRequest{}
+	mi := &file_ashlar_cluster_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateSnapshotRequest) ProtoMessage() {}
+
+func (x *CreateSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*CreateSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *CreateSnapshotRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *CreateSnapshotRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateSnapshotRequest) GetSnapshotId() string {
+	if x != nil {
+		return x.SnapshotId
+	}
+	return ""
+}
+
+type ListSnapshotsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disk          string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"` // name or id; empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsRequest) Reset() {
+	*x = ListSnapshotsRequest{}
+	mi := &file_ashlar_cluster_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsRequest) ProtoMessage() {}
+
+func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ListSnapshotsRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+type ListSnapshotsReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots     []*Snapshot            `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"` // there are more than these
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSnapshotsReply) Reset() {
+	*x = ListSnapshotsReply{}
+	mi := &file_ashlar_cluster_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSnapshotsReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSnapshotsReply) ProtoMessage() {}
+
+func (x *ListSnapshotsReply) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSnapshotsReply.ProtoReflect.Descriptor instead.
+func (*ListSnapshotsReply) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListSnapshotsReply) GetSnapshots() []*Snapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *ListSnapshotsReply) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type DeleteSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disk          string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`         // name or id
+	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // name or id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotRequest) Reset() {
+	*x = DeleteSnapshotRequest{}
+	mi := &file_ashlar_cluster_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotRequest) ProtoMessage() {}
+
+func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_cluster_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_cluster_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *DeleteSnapshotRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *DeleteSnapshotRequest) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
 var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
@@ -2991,13 +3291,36 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x0fMoveDiskRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x12\n" +
-	"\x04host\x18\x02 \x01(\tR\x04host*p\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"\xc9\x01\n" +
+	"\bSnapshot\x12\x1f\n" +
+	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
+	"snapshotId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x17\n" +
+	"\adisk_id\x18\x03 \x01(\tR\x06diskId\x12\x12\n" +
+	"\x04disk\x18\x04 \x01(\tR\x04disk\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x05 \x01(\x04R\tsizeBytes\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x06 \x01(\x03R\rcreatedUnixMs\x12\x14\n" +
+	"\x05state\x18\a \x01(\tR\x05state\"`\n" +
+	"\x15CreateSnapshotRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
+	"\vsnapshot_id\x18\x03 \x01(\tR\n" +
+	"snapshotId\"*\n" +
+	"\x14ListSnapshotsRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\"[\n" +
+	"\x12ListSnapshotsReply\x121\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x13.ashlar.v1.SnapshotR\tsnapshots\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"G\n" +
+	"\x15DeleteSnapshotRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot*p\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xbc\t\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\x9f\v\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3019,7 +3342,10 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"DrainStore\x12\x1c.ashlar.v1.DrainStoreRequest\x1a\x1a.ashlar.v1.DrainStoreReply\x12;\n" +
 	"\n" +
 	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.Disk\x127\n" +
-	"\bMoveDisk\x12\x1a.ashlar.v1.MoveDiskRequest\x1a\x0f.ashlar.v1.Disk\x12F\n" +
+	"\bMoveDisk\x12\x1a.ashlar.v1.MoveDiskRequest\x1a\x0f.ashlar.v1.Disk\x12G\n" +
+	"\x0eCreateSnapshot\x12 .ashlar.v1.CreateSnapshotRequest\x1a\x13.ashlar.v1.Snapshot\x12O\n" +
+	"\rListSnapshots\x12\x1f.ashlar.v1.ListSnapshotsRequest\x1a\x1d.ashlar.v1.ListSnapshotsReply\x12G\n" +
+	"\x0eDeleteSnapshot\x12 .ashlar.v1.DeleteSnapshotRequest\x1a\x13.ashlar.v1.Snapshot\x12F\n" +
 	"\n" +
 	"ListEvents\x12\x1c.ashlar.v1.ListEventsRequest\x1a\x1a.ashlar.v1.ListEventsReply\x127\n" +
 	"\x05Scrub\x12\x17.ashlar.v1.ScrubRequest\x1a\x15.ashlar.v1.ScrubReply\x12;\n" +
@@ -3041,7 +3367,7 @@ func file_ashlar_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_ashlar_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 40)
 var file_ashlar_cluster_proto_goTypes = []any{
 	(Health)(0),                     // 0: ashlar.v1.Health
 	(*Reason)(nil),                  // 1: ashlar.v1.Reason
@@ -3079,18 +3405,23 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*DrainStoreReply)(nil),         // 33: ashlar.v1.DrainStoreReply
 	(*AcceptLossRequest)(nil),       // 34: ashlar.v1.AcceptLossRequest
 	(*MoveDiskRequest)(nil),         // 35: ashlar.v1.MoveDiskRequest
-	(*Cleaning)(nil),                // 36: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 37: ashlar.v1.Traffic
-	(*Care)(nil),                    // 38: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 39: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 40: ashlar.v1.Space
-	(*QoS)(nil),                     // 41: ashlar.v1.QoS
-	(*ListEventsRequest)(nil),       // 42: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 43: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 44: ashlar.v1.LostRangesRequest
-	(*ListEventsReply)(nil),         // 45: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 46: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 47: ashlar.v1.LostRangesReply
+	(*Snapshot)(nil),                // 36: ashlar.v1.Snapshot
+	(*CreateSnapshotRequest)(nil),   // 37: ashlar.v1.CreateSnapshotRequest
+	(*ListSnapshotsRequest)(nil),    // 38: ashlar.v1.ListSnapshotsRequest
+	(*ListSnapshotsReply)(nil),      // 39: ashlar.v1.ListSnapshotsReply
+	(*DeleteSnapshotRequest)(nil),   // 40: ashlar.v1.DeleteSnapshotRequest
+	(*Cleaning)(nil),                // 41: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 42: ashlar.v1.Traffic
+	(*Care)(nil),                    // 43: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 44: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 45: ashlar.v1.Space
+	(*QoS)(nil),                     // 46: ashlar.v1.QoS
+	(*ListEventsRequest)(nil),       // 47: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 48: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 49: ashlar.v1.LostRangesRequest
+	(*ListEventsReply)(nil),         // 50: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 51: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 52: ashlar.v1.LostRangesReply
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3104,63 +3435,70 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	18, // 8: ashlar.v1.StatusReply.disks:type_name -> ashlar.v1.Disk
 	6,  // 9: ashlar.v1.StatusReply.repair:type_name -> ashlar.v1.Repair
 	4,  // 10: ashlar.v1.StatusReply.room:type_name -> ashlar.v1.Room
-	36, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
+	41, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
 	5,  // 12: ashlar.v1.StatusReply.risk:type_name -> ashlar.v1.Risk
-	37, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
+	42, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
 	12, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
 	6,  // 15: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	38, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	39, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	43, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	44, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
 	10, // 18: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
 	13, // 19: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	40, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	36, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	37, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	41, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	41, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	45, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	41, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	42, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	46, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	46, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
 	18, // 25: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
 	29, // 26: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	2,  // 27: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 28: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 29: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 30: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	20, // 31: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 32: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 33: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 34: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 35: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 36: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 37: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 38: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 39: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 40: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	42, // 41: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	43, // 42: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 43: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	44, // 44: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	3,  // 45: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 46: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 47: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 48: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	21, // 49: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 50: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 51: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 52: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 53: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 54: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 55: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 56: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 57: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 58: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	45, // 59: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	46, // 60: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 61: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	47, // 62: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	45, // [45:63] is the sub-list for method output_type
-	27, // [27:45] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	36, // 27: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 28: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 29: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 30: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 31: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	20, // 32: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 33: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 34: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 35: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 36: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 37: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 38: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 39: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 40: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 41: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 42: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	38, // 43: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 44: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	47, // 45: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	48, // 46: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 47: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	49, // 48: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	3,  // 49: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 50: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 51: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 52: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	21, // 53: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 54: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 55: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 56: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 57: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 58: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 59: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 60: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 61: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 62: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 63: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 64: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 65: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	50, // 66: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	51, // 67: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 68: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	52, // 69: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	49, // [49:70] is the sub-list for method output_type
+	28, // [28:49] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3180,7 +3518,7 @@ func file_ashlar_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_cluster_proto_rawDesc), len(file_ashlar_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   35,
+			NumMessages:   40,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,9 @@ const (
 	Cluster_DrainStore_FullMethodName       = "/ashlar.v1.Cluster/DrainStore"
 	Cluster_AcceptLoss_FullMethodName       = "/ashlar.v1.Cluster/AcceptLoss"
 	Cluster_MoveDisk_FullMethodName         = "/ashlar.v1.Cluster/MoveDisk"
+	Cluster_CreateSnapshot_FullMethodName   = "/ashlar.v1.Cluster/CreateSnapshot"
+	Cluster_ListSnapshots_FullMethodName    = "/ashlar.v1.Cluster/ListSnapshots"
+	Cluster_DeleteSnapshot_FullMethodName   = "/ashlar.v1.Cluster/DeleteSnapshot"
 	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
 	Cluster_Scrub_FullMethodName            = "/ashlar.v1.Cluster/Scrub"
 	Cluster_CordonHost_FullMethodName       = "/ashlar.v1.Cluster/CordonHost"
@@ -71,6 +74,14 @@ type ClusterClient interface {
 	// Has the owner hand a disk off to another host, which opens it; clients are hung up on and
 	// come again. Answers when it is under way: look with GetDisk. Conflict: the host is down.
 	MoveDisk(ctx context.Context, in *MoveDiskRequest, opts ...grpc.CallOption) (*Disk, error)
+	// Takes a snapshot: what was acknowledged before the call is in it, what is sent after its
+	// answer is not. Exists: the disk has one of that name. The same name while it is
+	// being taken waits for that one. Unavailable: it is asked for and will be taken, later.
+	CreateSnapshot(ctx context.Context, in *CreateSnapshotRequest, opts ...grpc.CallOption) (*Snapshot, error)
+	// Those of one disk, or of all; at most 10,000, oldest first of each disk.
+	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error)
+	// Lets a snapshot go. It answers at once; the space comes back behind.
+	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*Snapshot, error)
 	// What happened, oldest first. With wait_ms it answers as soon as there is something after
 	// the number given, or with nothing when the time is up.
 	ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsReply, error)
@@ -233,6 +244,36 @@ func (c *clusterClient) MoveDisk(ctx context.Context, in *MoveDiskRequest, opts 
 	return out, nil
 }
 
+func (c *clusterClient) CreateSnapshot(ctx context.Context, in *CreateSnapshotRequest, opts ...grpc.CallOption) (*Snapshot, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Snapshot)
+	err := c.cc.Invoke(ctx, Cluster_CreateSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSnapshotsReply)
+	err := c.cc.Invoke(ctx, Cluster_ListSnapshots_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*Snapshot, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Snapshot)
+	err := c.cc.Invoke(ctx, Cluster_DeleteSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) ListEvents(ctx context.Context, in *ListEventsRequest, opts ...grpc.CallOption) (*ListEventsReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListEventsReply)
@@ -303,6 +344,14 @@ type ClusterServer interface {
 	// Has the owner hand a disk off to another host, which opens it; clients are hung up on and
 	// come again. Answers when it is under way: look with GetDisk. Conflict: the host is down.
 	MoveDisk(context.Context, *MoveDiskRequest) (*Disk, error)
+	// Takes a snapshot: what was acknowledged before the call is in it, what is sent after its
+	// answer is not. Exists: the disk has one of that name. The same name while it is
+	// being taken waits for that one. Unavailable: it is asked for and will be taken, later.
+	CreateSnapshot(context.Context, *CreateSnapshotRequest) (*Snapshot, error)
+	// Those of one disk, or of all; at most 10,000, oldest first of each disk.
+	ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsReply, error)
+	// Lets a snapshot go. It answers at once; the space comes back behind.
+	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*Snapshot, error)
 	// What happened, oldest first. With wait_ms it answers as soon as there is something after
 	// the number given, or with nothing when the time is up.
 	ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error)
@@ -366,6 +415,15 @@ func (UnimplementedClusterServer) AcceptLoss(context.Context, *AcceptLossRequest
 }
 func (UnimplementedClusterServer) MoveDisk(context.Context, *MoveDiskRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method MoveDisk not implemented")
+}
+func (UnimplementedClusterServer) CreateSnapshot(context.Context, *CreateSnapshotRequest) (*Snapshot, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateSnapshot not implemented")
+}
+func (UnimplementedClusterServer) ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListSnapshots not implemented")
+}
+func (UnimplementedClusterServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*Snapshot, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
 }
 func (UnimplementedClusterServer) ListEvents(context.Context, *ListEventsRequest) (*ListEventsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEvents not implemented")
@@ -652,6 +710,60 @@ func _Cluster_MoveDisk_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_CreateSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).CreateSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_CreateSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).CreateSnapshot(ctx, req.(*CreateSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_ListSnapshots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListSnapshotsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ListSnapshots(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ListSnapshots_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ListSnapshots(ctx, req.(*ListSnapshotsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_DeleteSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).DeleteSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_DeleteSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).DeleteSnapshot(ctx, req.(*DeleteSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_ListEvents_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListEventsRequest)
 	if err := dec(in); err != nil {
@@ -786,6 +898,18 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "MoveDisk",
 			Handler:    _Cluster_MoveDisk_Handler,
+		},
+		{
+			MethodName: "CreateSnapshot",
+			Handler:    _Cluster_CreateSnapshot_Handler,
+		},
+		{
+			MethodName: "ListSnapshots",
+			Handler:    _Cluster_ListSnapshots_Handler,
+		},
+		{
+			MethodName: "DeleteSnapshot",
+			Handler:    _Cluster_DeleteSnapshot_Handler,
 		},
 		{
 			MethodName: "ListEvents",

@@ -520,11 +520,12 @@ type VolumeRecord struct {
 	Ensembles     []*Ensemble            `protobuf:"bytes,9,rep,name=ensembles,proto3" json:"ensembles,omitempty"`    // oldest first
 	Checkpoint    *Checkpoint            `protobuf:"bytes,10,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // absent: none yet
 	// Hosts, other than by release, that may have served the volume since the last completed open.
-	PriorHosts    []string        `protobuf:"bytes,11,rep,name=prior_hosts,json=priorHosts,proto3" json:"prior_hosts,omitempty"`
-	Losses        []*AcceptedLoss `protobuf:"bytes,12,rep,name=losses,proto3" json:"losses,omitempty"`
-	Spans         []*SequenceSpan `protobuf:"bytes,13,rep,name=spans,proto3" json:"spans,omitempty"`      // one per epoch that took a range and was not forgotten
-	Deleted       bool            `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"` // unlinked; waits for its stores to purge it
-	Qos           *QoS            `protobuf:"bytes,15,opt,name=qos,proto3" json:"qos,omitempty"`          // absent: not limited
+	PriorHosts    []string          `protobuf:"bytes,11,rep,name=prior_hosts,json=priorHosts,proto3" json:"prior_hosts,omitempty"`
+	Losses        []*AcceptedLoss   `protobuf:"bytes,12,rep,name=losses,proto3" json:"losses,omitempty"`
+	Spans         []*SequenceSpan   `protobuf:"bytes,13,rep,name=spans,proto3" json:"spans,omitempty"`         // one per epoch that took a range and was not forgotten
+	Deleted       bool              `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"`    // unlinked; waits for its stores to purge it
+	Qos           *QoS              `protobuf:"bytes,15,opt,name=qos,proto3" json:"qos,omitempty"`             // absent: not limited
+	Snapshots     []*SnapshotRecord `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"` // oldest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -664,6 +665,90 @@ func (x *VolumeRecord) GetQos() *QoS {
 	return nil
 }
 
+func (x *VolumeRecord) GetSnapshots() []*SnapshotRecord {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+// SnapshotRecord is one snapshot of a volume.
+type SnapshotRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshot      []byte                 `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // 16 bytes
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	SizeBytes     uint64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	CreatedUnixMs int64                  `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	State         uint32                 `protobuf:"varint,5,opt,name=state,proto3" json:"state,omitempty"` // 1 creating, 2 ready, 3 deleting
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotRecord) Reset() {
+	*x = SnapshotRecord{}
+	mi := &file_ashlar_common_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotRecord) ProtoMessage() {}
+
+func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_common_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
+func (*SnapshotRecord) Descriptor() ([]byte, []int) {
+	return file_ashlar_common_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *SnapshotRecord) GetSnapshot() []byte {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *SnapshotRecord) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SnapshotRecord) GetSizeBytes() uint64 {
+	if x != nil {
+		return x.SizeBytes
+	}
+	return 0
+}
+
+func (x *SnapshotRecord) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *SnapshotRecord) GetState() uint32 {
+	if x != nil {
+		return x.State
+	}
+	return 0
+}
+
 // QoS is how fast a disk may be, of all its clients together. Zero fields do not bound.
 type QoS struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -677,7 +762,7 @@ type QoS struct {
 
 func (x *QoS) Reset() {
 	*x = QoS{}
-	mi := &file_ashlar_common_proto_msgTypes[8]
+	mi := &file_ashlar_common_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +774,7 @@ func (x *QoS) String() string {
 func (*QoS) ProtoMessage() {}
 
 func (x *QoS) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_common_proto_msgTypes[8]
+	mi := &file_ashlar_common_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +787,7 @@ func (x *QoS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QoS.ProtoReflect.Descriptor instead.
 func (*QoS) Descriptor() ([]byte, []int) {
-	return file_ashlar_common_proto_rawDescGZIP(), []int{8}
+	return file_ashlar_common_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *QoS) GetIops() uint64 {
@@ -747,7 +832,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_ashlar_common_proto_msgTypes[9]
+	mi := &file_ashlar_common_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +844,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_common_proto_msgTypes[9]
+	mi := &file_ashlar_common_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +857,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_ashlar_common_proto_rawDescGZIP(), []int{9}
+	return file_ashlar_common_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ErrorDetail) GetCode() uint32 {
@@ -853,7 +938,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\xaf\x04\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xe8\x04\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -874,7 +959,15 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x06losses\x18\f \x03(\v2\x17.ashlar.v1.AcceptedLossR\x06losses\x12-\n" +
 	"\x05spans\x18\r \x03(\v2\x17.ashlar.v1.SequenceSpanR\x05spans\x12\x18\n" +
 	"\adeleted\x18\x0e \x01(\bR\adeleted\x12 \n" +
-	"\x03qos\x18\x0f \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\"\x83\x01\n" +
+	"\x03qos\x18\x0f \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x127\n" +
+	"\tsnapshots\x18\x10 \x03(\v2\x19.ashlar.v1.SnapshotRecordR\tsnapshots\"\x9d\x01\n" +
+	"\x0eSnapshotRecord\x12\x1a\n" +
+	"\bsnapshot\x18\x01 \x01(\fR\bsnapshot\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"size_bytes\x18\x03 \x01(\x04R\tsizeBytes\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x04 \x01(\x03R\rcreatedUnixMs\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\rR\x05state\"\x83\x01\n" +
 	"\x03QoS\x12\x12\n" +
 	"\x04iops\x18\x01 \x01(\x04R\x04iops\x12\x1d\n" +
 	"\n" +
@@ -903,18 +996,19 @@ func file_ashlar_common_proto_rawDescGZIP() []byte {
 	return file_ashlar_common_proto_rawDescData
 }
 
-var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ashlar_common_proto_goTypes = []any{
-	(*StoreRef)(nil),     // 0: ashlar.v1.StoreRef
-	(*EnsembleID)(nil),   // 1: ashlar.v1.EnsembleID
-	(*Holder)(nil),       // 2: ashlar.v1.Holder
-	(*Ensemble)(nil),     // 3: ashlar.v1.Ensemble
-	(*Checkpoint)(nil),   // 4: ashlar.v1.Checkpoint
-	(*SequenceSpan)(nil), // 5: ashlar.v1.SequenceSpan
-	(*AcceptedLoss)(nil), // 6: ashlar.v1.AcceptedLoss
-	(*VolumeRecord)(nil), // 7: ashlar.v1.VolumeRecord
-	(*QoS)(nil),          // 8: ashlar.v1.QoS
-	(*ErrorDetail)(nil),  // 9: ashlar.v1.ErrorDetail
+	(*StoreRef)(nil),       // 0: ashlar.v1.StoreRef
+	(*EnsembleID)(nil),     // 1: ashlar.v1.EnsembleID
+	(*Holder)(nil),         // 2: ashlar.v1.Holder
+	(*Ensemble)(nil),       // 3: ashlar.v1.Ensemble
+	(*Checkpoint)(nil),     // 4: ashlar.v1.Checkpoint
+	(*SequenceSpan)(nil),   // 5: ashlar.v1.SequenceSpan
+	(*AcceptedLoss)(nil),   // 6: ashlar.v1.AcceptedLoss
+	(*VolumeRecord)(nil),   // 7: ashlar.v1.VolumeRecord
+	(*SnapshotRecord)(nil), // 8: ashlar.v1.SnapshotRecord
+	(*QoS)(nil),            // 9: ashlar.v1.QoS
+	(*ErrorDetail)(nil),    // 10: ashlar.v1.ErrorDetail
 }
 var file_ashlar_common_proto_depIdxs = []int32{
 	1,  // 0: ashlar.v1.Ensemble.id:type_name -> ashlar.v1.EnsembleID
@@ -927,13 +1021,14 @@ var file_ashlar_common_proto_depIdxs = []int32{
 	4,  // 7: ashlar.v1.VolumeRecord.checkpoint:type_name -> ashlar.v1.Checkpoint
 	6,  // 8: ashlar.v1.VolumeRecord.losses:type_name -> ashlar.v1.AcceptedLoss
 	5,  // 9: ashlar.v1.VolumeRecord.spans:type_name -> ashlar.v1.SequenceSpan
-	8,  // 10: ashlar.v1.VolumeRecord.qos:type_name -> ashlar.v1.QoS
-	7,  // 11: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	9,  // 10: ashlar.v1.VolumeRecord.qos:type_name -> ashlar.v1.QoS
+	8,  // 11: ashlar.v1.VolumeRecord.snapshots:type_name -> ashlar.v1.SnapshotRecord
+	7,  // 12: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_common_proto_init() }
@@ -947,7 +1042,7 @@ func file_ashlar_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_common_proto_rawDesc), len(file_ashlar_common_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -26,6 +26,12 @@ func VolumeID(b []byte) (id.Volume, error) {
 	return id.Volume(x), err
 }
 
+// SnapshotID reads a snapshot's 16 bytes.
+func SnapshotID(b []byte) (id.Snapshot, error) {
+	x, err := sixteen("snapshot id", b)
+	return id.Snapshot(x), err
+}
+
 // StoreID reads a store's 16 bytes.
 func StoreID(b []byte) (id.Store, error) {
 	x, err := sixteen("store id", b)
@@ -167,6 +173,9 @@ func FromVolume(v *cluster.Volume) *VolumeRecord {
 	for _, s := range v.Spans {
 		x.Spans = append(x.Spans, &SequenceSpan{Epoch: uint64(s.Epoch), First: uint64(s.First), End: uint64(s.End)})
 	}
+	for _, s := range v.Snapshots {
+		x.Snapshots = append(x.Snapshots, &SnapshotRecord{Snapshot: s.ID[:], Name: s.Name, SizeBytes: s.Size, CreatedUnixMs: s.Created.UnixMilli(), State: uint32(s.State)})
+	}
 	return x
 }
 
@@ -198,6 +207,14 @@ func (x *VolumeRecord) Value() (*cluster.Volume, error) {
 	}
 	for _, s := range x.GetSpans() {
 		v.Spans = append(v.Spans, cluster.Span{Epoch: id.Epoch(s.GetEpoch()), First: id.Sequence(s.GetFirst()), End: id.Sequence(s.GetEnd())})
+	}
+	for _, s := range x.GetSnapshots() {
+		snap, err := SnapshotID(s.GetSnapshot())
+		if err != nil {
+			return nil, err
+		}
+		v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: snap, Name: s.GetName(), Size: s.GetSizeBytes(),
+			Created: time.UnixMilli(s.GetCreatedUnixMs()).UTC(), State: cluster.SnapshotState(s.GetState())})
 	}
 	return v, nil
 }

@@ -34,6 +34,9 @@ type Cluster interface {
 	ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error)
 	DeleteDisk(ctx context.Context, nameOrID string, force bool) (string, error)
 	DiskEndpoints(ctx context.Context, nameOrID string) (*api.DiskEndpointsReply, error)
+	CreateSnapshot(ctx context.Context, disk, name string) (*api.Snapshot, error)
+	Snapshots(ctx context.Context, disk string) (all []*api.Snapshot, more bool, err error)
+	DeleteSnapshot(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
 	DeclareStoreLost(ctx context.Context, storeID, incarnation string, acceptLoss bool) error
 	DrainStore(ctx context.Context, storeID string, stop bool) (*api.DrainStoreReply, error)
 	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
@@ -66,20 +69,21 @@ type grammar struct {
 	Output  string        `short:"o" help:"How to print: a table for people, json for programs." enum:"table,json" default:"table" placeholder:"table|json"`
 	Timeout time.Duration `help:"Longest wait for the cluster's answer." default:"15s"`
 
-	Dev     devCommand      `cmd:"" help:"Run a whole cluster on this machine, in the foreground."`
-	Status  statusCommand   `cmd:"" help:"Show the health of the cluster, with reasons."`
-	Top     topCommand      `cmd:"" help:"Follow what disks and stores do, live: IOPS, bandwidth, latency."`
-	Events  eventsCommand   `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
-	Disk    diskCommands    `cmd:"" help:"Create, list, grow, delete and attach disks."`
-	Store   storeCommands   `cmd:"" help:"Look at the stores that hold the data."`
-	Scrub   scrubCommand    `cmd:"" help:"Have stores look at all their shards now, and mend what is wrong."`
-	Cluster clusterCommands `cmd:"" help:"Make a cluster on several machines."`
-	Host    hostCommands    `cmd:"" help:"Invite machines and let them join."`
-	CA      caCommands      `cmd:"" name:"ca" help:"Look after certificates and the CA."`
-	Metad   metadCommands   `cmd:"" help:"Look after the metadata group."`
-	Blockd  blockdCommands  `cmd:"" help:"Prepare a storage host."`
-	Debug   debugCommands   `cmd:"" help:"Gather what helps to find out what is wrong."`
-	Version versionCommand  `cmd:"" help:"Print the version."`
+	Dev      devCommand       `cmd:"" help:"Run a whole cluster on this machine, in the foreground."`
+	Status   statusCommand    `cmd:"" help:"Show the health of the cluster, with reasons."`
+	Top      topCommand       `cmd:"" help:"Follow what disks and stores do, live: IOPS, bandwidth, latency."`
+	Events   eventsCommand    `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
+	Disk     diskCommands     `cmd:"" help:"Create, list, grow, delete and attach disks."`
+	Snapshot snapshotCommands `cmd:"" help:"Keep disks as they are at a moment."`
+	Store    storeCommands    `cmd:"" help:"Look at the stores that hold the data."`
+	Scrub    scrubCommand     `cmd:"" help:"Have stores look at all their shards now, and mend what is wrong."`
+	Cluster  clusterCommands  `cmd:"" help:"Make a cluster on several machines."`
+	Host     hostCommands     `cmd:"" help:"Invite machines and let them join."`
+	CA       caCommands       `cmd:"" name:"ca" help:"Look after certificates and the CA."`
+	Metad    metadCommands    `cmd:"" help:"Look after the metadata group."`
+	Blockd   blockdCommands   `cmd:"" help:"Prepare a storage host."`
+	Debug    debugCommands    `cmd:"" help:"Gather what helps to find out what is wrong."`
+	Version  versionCommand   `cmd:"" help:"Print the version."`
 }
 
 const description = `Disks that survive: replicated, erasure coded, served over NBD.

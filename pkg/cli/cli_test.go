@@ -46,6 +46,8 @@ type fake struct {
 	scrubbed []string          // what was asked
 	losts    []*api.LostRangesReply
 	looked   []cluster.Look
+
+	snapshots []*api.Snapshot
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {
@@ -77,6 +79,33 @@ func (f *fake) SetDiskQoS(_ context.Context, name string, x cluster.QoSChange) (
 	}
 	d.Qos = api.FromQoS(q)
 	return d, nil
+}
+
+func (f *fake) CreateSnapshot(_ context.Context, disk, name string) (*api.Snapshot, error) {
+	d, err := f.find(disk)
+	if err != nil {
+		return nil, err
+	}
+	x := &api.Snapshot{SnapshotId: "s-1", Name: name, Disk: d.Name, DiskId: d.DiskId, SizeBytes: d.SizeBytes, State: "ready"}
+	f.snapshots = append(f.snapshots, x)
+	return x, f.err
+}
+
+func (f *fake) Snapshots(_ context.Context, disk string) ([]*api.Snapshot, bool, error) {
+	if _, err := f.find(disk); disk != "" && err != nil {
+		return nil, false, err
+	}
+	return f.snapshots, false, f.err
+}
+
+func (f *fake) DeleteSnapshot(_ context.Context, disk, snapshot string) (*api.Snapshot, error) {
+	for i, x := range f.snapshots {
+		if x.Disk == disk && x.Name == snapshot {
+			f.snapshots = slices.Delete(f.snapshots, i, i+1)
+			return x, nil
+		}
+	}
+	return nil, errs.ErrNotFound
 }
 
 func (f *fake) CreateLimitedDisk(_ context.Context, name string, size uint64, q cluster.QoS) (*api.Disk, error) {

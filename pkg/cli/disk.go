@@ -216,6 +216,9 @@ func (c *diskDelete) Run(ctx context.Context, s *session) error {
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
 		diskID, err := cl.DeleteDisk(ctx, c.Disk, c.Force)
 		if errors.Is(err, errs.ErrConflict) {
+			if all, _, e := cl.Snapshots(ctx, c.Disk); e == nil && len(all) > 0 {
+				return &hinted{err, "its snapshots would go with it: delete them first, one by one, with ashlar snapshot delete " + c.Disk + "@NAME"}
+			}
 			return &hinted{err, "detach its clients first, or cut them off with --force"}
 		}
 		if err != nil {

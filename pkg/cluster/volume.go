@@ -83,6 +83,51 @@ type Loss struct {
 	By       string
 }
 
+// SnapshotsMax bounds the snapshots of a disk.
+const SnapshotsMax = 256
+
+// SnapshotState is how far a snapshot is.
+type SnapshotState uint8
+
+// A snapshot is asked for, then there for good, until it is asked to go and is gone. Values
+// are those of metad's log.
+const (
+	SnapshotCreating SnapshotState = 1 + iota
+	SnapshotReady
+	SnapshotDeleting
+)
+
+func (s SnapshotState) String() string {
+	switch s {
+	case SnapshotCreating:
+		return "creating"
+	case SnapshotReady:
+		return "ready"
+	case SnapshotDeleting:
+		return "deleting"
+	}
+	return "unknown"
+}
+
+// Snapshot is one of a disk.
+type Snapshot struct {
+	ID      id.Snapshot
+	Name    string // no other of the disk has it
+	Size    uint64 // bytes that the disk had
+	Created time.Time
+	State   SnapshotState
+}
+
+// FindSnapshot takes the name of one of v's snapshots, or its id as text.
+func (v *Volume) FindSnapshot(nameOrID string) (Snapshot, bool) {
+	for _, s := range v.Snapshots {
+		if s.Name == nameOrID || s.ID.String() == nameOrID {
+			return s, true
+		}
+	}
+	return Snapshot{}, false
+}
+
 // Volume is all that metad knows of a volume by consensus.
 type Volume struct {
 	ID      id.Volume
@@ -105,6 +150,8 @@ type Volume struct {
 	Prior  []id.Host
 	Losses []Loss
 	Spans  []Span
+	// Snapshots are the disk's, the oldest first, those under way included.
+	Snapshots []Snapshot
 	// Deleted: unlinked, waits for its stores to purge it.
 	Deleted bool
 }
@@ -145,7 +192,7 @@ func (v *Volume) Clone() *Volume {
 		cp.Opaque = slices.Clone(cp.Opaque)
 		c.Checkpoint = &cp
 	}
-	c.Prior, c.Spans = slices.Clone(v.Prior), slices.Clone(v.Spans)
+	c.Prior, c.Spans, c.Snapshots = slices.Clone(v.Prior), slices.Clone(v.Spans), slices.Clone(v.Snapshots)
 	c.Losses = slices.Clone(v.Losses)
 	for i := range c.Losses {
 		c.Losses[i].Lost = slices.Clone(c.Losses[i].Lost)

@@ -125,3 +125,24 @@ type Holder struct {
 }
 
 func (h Holder) String() string { return fmt.Sprintf("%s#%d", h.Host, h.Number) }
+
+// Snapshot names a snapshot of a disk.
+type Snapshot Raw
+
+// String is the id in text, "s-…".
+func (s Snapshot) String() string { return Raw(s).format("s-") }
+
+// IsZero tells that s names nothing.
+func (s Snapshot) IsZero() bool { return s == Snapshot{} }
+
+// MarshalText is String, for JSON and logs.
+func (s Snapshot) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// UnmarshalText is ParseSnapshot.
+func (s *Snapshot) UnmarshalText(b []byte) (err error) {
+	*s, err = ParseSnapshot(string(b))
+	return err
+}
+
+// ParseSnapshot reads what String wrote. Errors are of class errs.ErrInvalid.
+func ParseSnapshot(s string) (Snapshot, error) { r, err := parse("s-", s); return Snapshot(r), err }

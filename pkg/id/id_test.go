@@ -20,6 +20,9 @@ func TestParseIsTheInverseOfString(t *testing.T) {
 		if got, err := ParseStore(Store(r).String()); err != nil || got != Store(r) {
 			t.Fatalf("%v: %v, %v", Store(r), got, err)
 		}
+		if got, err := ParseSnapshot(Snapshot(r).String()); err != nil || got != Snapshot(r) {
+			t.Fatalf("%v: %v, %v", Snapshot(r), got, err)
+		}
 		i := Incarnation(r)
 		if got, err := ParseIncarnation(i.String()); err != nil || got != i {
 			t.Fatalf("%v: %v, %v", i, got, err)

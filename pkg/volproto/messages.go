@@ -21,6 +21,8 @@ const (
 	opDetach = 2
 	opIO     = 3
 	opSize   = 4
+	// opAttachSnapshot came later than the others: a peer that does not know it refuses it.
+	opAttachSnapshot = 5
 )
 
 // The statuses with which every answer begins.

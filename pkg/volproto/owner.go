@@ -16,4 +16,6 @@ type Owner interface {
 	// a *NotOwner. The handle is closed once, after its last request completed;
 	// when the volume is lost or handed off, its requests complete with a *NotOwner.
 	Attach(ctx context.Context, volume id.Volume, session Session, by id.Host) (nbd.Handle, error)
+	// AttachSnapshot opens a snapshot, which is only read: no session shuts out another. Else as Attach.
+	AttachSnapshot(ctx context.Context, volume id.Volume, snapshot id.Snapshot, by id.Host) (nbd.Handle, error)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,10 +98,20 @@ func (p *Peer) Close() error { return p.client.Close() }
 // of the attachment can do nothing any more (Owner.Attach). Errors: a *NotOwner,
 // ErrStaleSession, those of the owner, ErrUnavailable when the peer cannot be reached.
 func (p *Peer) Attach(ctx context.Context, volume id.Volume, session Session) (*Remote, error) {
-	t := target{volume, session}
+	return p.attach(ctx, opAttach, target{volume, session}, nil)
+}
+
+// AttachSnapshot opens a snapshot of a volume at its owner. The session is of this handle
+// alone: no other has its attachment.
+func (p *Peer) AttachSnapshot(ctx context.Context, volume id.Volume, snapshot id.Snapshot, session Session) (*Remote, error) {
+	return p.attach(ctx, opAttachSnapshot, target{volume, session}, snapshot[:])
+}
+
+func (p *Peer) attach(ctx context.Context, op uint16, t target, what []byte) (*Remote, error) {
+	volume := t.volume
 	r := &Remote{peer: p, target: t, use: use(p.uses.Add(1))}
 	head := r.use.append(t.append(nil))
-	err := p.do(ctx, opAttach, volume, head, func(dec *codec.Reader) {
+	err := p.do(ctx, op, volume, append(slices.Clip(head), what...), func(dec *codec.Reader) {
 		size, info := readInfo(dec)
 		r.size.Store(size)
 		r.info = info

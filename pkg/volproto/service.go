@@ -94,16 +94,23 @@ func (h *handler) Prepare(r *rpc.Request) error {
 	if r.Op != opSize {
 		u = readUse(&dec)
 	}
+	var snapshot id.Snapshot
+	if r.Op == opAttachSnapshot {
+		dec.Fill(snapshot[:])
+	}
 	if dec.End(); dec.Err() != nil {
 		return dec.Err()
 	}
 	c := &call{h: h, r: r}
 	switch r.Op {
-	case opAttach:
+	case opAttach, opAttachSnapshot:
+		if r.Op == opAttachSnapshot && snapshot.IsZero() {
+			return fmt.Errorf("attach a snapshot without id: %w", errs.ErrInvalid)
+		}
 		if !h.open(u) {
 			return fmt.Errorf("attach under a number in use: %w", errs.ErrInvalid)
 		}
-		c.run = func(ctx context.Context) error { return h.attach(ctx, r, t, u) }
+		c.run = func(ctx context.Context) error { return h.attach(ctx, r, t, u, snapshot) }
 	case opDetach:
 		h.Dry() // no cork is taken out of a closed device
 		c.run = func(context.Context) error { return h.detach(t, u) }
@@ -187,8 +194,16 @@ func (h *handler) open(u use) bool {
 	return true
 }
 
-func (h *handler) attach(ctx context.Context, r *rpc.Request, t target, u use) error {
-	handle, err := h.cfg.Owner.Attach(ctx, t.volume, t.session, id.Host(h.peer.Identity.Name))
+// attach opens a volume or, if snapshot is not zero, one of its snapshots.
+func (h *handler) attach(ctx context.Context, r *rpc.Request, t target, u use, snapshot id.Snapshot) error {
+	by := id.Host(h.peer.Identity.Name)
+	var handle nbd.Handle
+	var err error
+	if snapshot.IsZero() {
+		handle, err = h.cfg.Owner.Attach(ctx, t.volume, t.session, by)
+	} else {
+		handle, err = h.cfg.Owner.AttachSnapshot(ctx, t.volume, snapshot, by)
+	}
 	h.mu.Lock()
 	abandoned := h.mu.opening[u]
 	delete(h.mu.opening, u)

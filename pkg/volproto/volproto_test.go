@@ -48,6 +48,16 @@ func newHost(d nbd.Device) *host {
 	return h
 }
 
+func (h *host) AttachSnapshot(_ context.Context, v id.Volume, s id.Snapshot, _ id.Host) (nbd.Handle, error) {
+	if s != (id.Snapshot{1}) {
+		return nil, fmt.Errorf("snapshot %s of %s: %w", s, v, errs.ErrNotFound)
+	}
+	h.mu.Lock()
+	h.opened++
+	h.mu.Unlock()
+	return counted{h.device, h}, nil
+}
+
 func (h *host) Attach(ctx context.Context, v id.Volume, s Session, by id.Host) (nbd.Handle, error) {
 	h.mu.Lock()
 	away, stall := h.away, h.stall
@@ -464,5 +474,26 @@ func TestOnlyBlockdsAreServed(t *testing.T) {
 	defer p.Close()
 	if _, err := p.Attach(t.Context(), testVolume, Session{id.Raw{9}, 1}); !errors.Is(err, errs.ErrDenied) {
 		t.Errorf("operator: %v", err)
+	}
+}
+
+// Without this a snapshot could only be read at the host that owns its disk, or one reader
+// of it would shut out another.
+func TestSnapshotsAreProxied(t *testing.T) {
+	h := newHost(devices.NewMemory(1<<20, 1<<20))
+	p := serve(t, rpctest.Transports[0], h).peer("b2")
+	for i := range byte(2) {
+		r, err := p.AttachSnapshot(t.Context(), testVolume, id.Snapshot{1}, Session{id.Raw{i + 1}, 1})
+		if err != nil || r.Size() != 1<<20 {
+			t.Fatal(err)
+		}
+		defer func() {
+			if err := r.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	if _, err := p.AttachSnapshot(t.Context(), testVolume, id.Snapshot{2}, Session{id.Raw{7}, 1}); !errors.Is(err, errs.ErrNotFound) {
+		t.Errorf("one that is not there: %v", err)
 	}
 }

@@ -1,0 +1,155 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/errs"
+)
+
+type snapshotCommands struct {
+	Create snapshotCreate `cmd:"" help:"Keep a disk as it is now. It takes some milliseconds, writes go on, and it costs what changes from then on."`
+	List   snapshotList   `cmd:"" help:"List the snapshots of a disk, or of all."`
+	Show   snapshotShow   `cmd:"" help:"Show one snapshot."`
+	Delete snapshotDelete `cmd:"" help:"Let a snapshot go. The space that only it needs comes back."`
+}
+
+// snapshotView is a snapshot in JSON.
+type snapshotView struct {
+	SnapshotID string `json:"snapshotId"`
+	Name       string `json:"name"`
+	DiskID     string `json:"diskId"`
+	Disk       string `json:"disk"`
+	SizeBytes  uint64 `json:"sizeBytes"`
+	State      string `json:"state"`
+	Created    string `json:"created,omitempty"`
+	Export     string `json:"export"` // the name under which every blockd serves it
+}
+
+func viewSnapshot(x *api.Snapshot) snapshotView {
+	return snapshotView{SnapshotID: x.SnapshotId, Name: x.Name, DiskID: x.DiskId, Disk: x.Disk, SizeBytes: x.SizeBytes, State: x.State,
+		Created: rfc3339(x.CreatedUnixMs), Export: x.Disk + "@" + x.Name}
+}
+
+type snapshotCreate struct {
+	Disk string `arg:"" help:"Name or id."`
+	Name string `help:"A name that no other snapshot of the disk has; its id if not given." placeholder:"NAME"`
+}
+
+// Run is called by kong.
+func (c *snapshotCreate) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		x, err := cl.CreateSnapshot(ctx, c.Disk, c.Name)
+		if errors.Is(err, errs.ErrExists) {
+			return &hinted{err, "choose another name, or delete that one: ashlar snapshot delete " + c.Disk + "@" + c.Name}
+		}
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		return s.show(viewSnapshot(x), func(w io.Writer) {
+			fmt.Fprintf(w, "created snapshot %s@%s (%s), %s\n  read it: NBD export %s@%s, read-only; see ashlar disk nbd %s\n", x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.Disk, x.Name, x.Disk)
+		})
+	})
+}
+
+type snapshotList struct {
+	Disk string `arg:"" optional:"" help:"Name or id of a disk; all if not given."`
+}
+
+// Run is called by kong.
+func (c *snapshotList) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		all, more, err := cl.Snapshots(ctx, c.Disk)
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		views := make([]snapshotView, len(all))
+		for i, x := range all {
+			views[i] = viewSnapshot(x)
+		}
+		return s.show(views, func(w io.Writer) {
+			if len(all) == 0 {
+				fmt.Fprintln(w, "no snapshots yet; take one: ashlar snapshot create DISK")
+				return
+			}
+			now := s.Clock.Wall()
+			var rows [][]string
+			for _, x := range all {
+				rows = append(rows, []string{x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.State, age(now, x.CreatedUnixMs)})
+			}
+			table(w, []string{"DISK", "NAME", "ID", "SIZE", "STATE", "AGE"}, rows)
+			if more {
+				fmt.Fprintln(w, "there are more; name a disk")
+			}
+		})
+	})
+}
+
+// snapshotOf parts DISK@SNAPSHOT.
+func snapshotOf(text string) (disk, snapshot string, err error) {
+	disk, snapshot, ok := strings.Cut(text, "@")
+	if !ok || disk == "" || snapshot == "" {
+		return "", "", &hinted{fmt.Errorf("snapshot %s: %w", strconv.Quote(text), errs.ErrInvalid), "write it as DISK@NAME; ashlar snapshot list shows them all"}
+	}
+	return disk, snapshot, nil
+}
+
+type snapshotShow struct {
+	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+}
+
+// Run is called by kong.
+func (c *snapshotShow) Run(ctx context.Context, s *session) error {
+	disk, name, err := snapshotOf(c.Snapshot)
+	if err != nil {
+		return err
+	}
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		all, _, err := cl.Snapshots(ctx, disk)
+		if err != nil {
+			return explain(err, disk)
+		}
+		for _, x := range all {
+			if x.Name == name || x.SnapshotId == name {
+				return s.show(viewSnapshot(x), func(w io.Writer) {
+					for _, r := range [][2]string{
+						{"name", x.Name}, {"id", x.SnapshotId}, {"disk", x.Disk + " (" + x.DiskId + ")"}, {"size", fmt.Sprintf("%s (%d bytes)", size(x.SizeBytes), x.SizeBytes)},
+						{"state", x.State}, {"created", rfc3339(x.CreatedUnixMs)}, {"export", x.Disk + "@" + x.Name},
+					} {
+						fmt.Fprintf(w, "%-8s %s\n", r[0], r[1])
+					}
+				})
+			}
+		}
+		return &hinted{fmt.Errorf("snapshot %s: %w", c.Snapshot, errs.ErrNotFound), "ashlar snapshot list " + disk + " shows what there is"}
+	})
+}
+
+type snapshotDelete struct {
+	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+}
+
+// Run is called by kong.
+func (c *snapshotDelete) Run(ctx context.Context, s *session) error {
+	disk, name, err := snapshotOf(c.Snapshot)
+	if err != nil {
+		return err
+	}
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		x, err := cl.DeleteSnapshot(ctx, disk, name)
+		if errors.Is(err, errs.ErrNotFound) {
+			return &hinted{err, "ashlar snapshot list shows them all"}
+		}
+		if err != nil {
+			return err
+		}
+		return s.show(viewSnapshot(x), func(w io.Writer) {
+			fmt.Fprintf(w, "snapshot %s@%s is being deleted; what only it needs comes back\n", x.Disk, x.Name)
+		})
+	})
+}

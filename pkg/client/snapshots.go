@@ -1,0 +1,91 @@
+package client
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/id"
+)
+
+// SnapshotOrder is what a host has to do about a snapshot: take it, or let it go.
+type SnapshotOrder struct {
+	Volume   id.Volume
+	Snapshot id.Snapshot
+	Drop     bool
+}
+
+// WatchSnapshots calls f with every order for a host, again and again until it is carried
+// out, and returns when ctx ends. f does not wait.
+func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(SnapshotOrder)) {
+	for ctx.Err() == nil {
+		err := b.p.call(ctx, retryUnknown, func(ctx context.Context, t *target) error {
+			stream, err := t.blockd.WatchSnapshots(ctx, &api.WatchSnapshotsRequest{Holder: api.FromHolder(by)})
+			if err != nil {
+				return err
+			}
+			for {
+				x, err := stream.Recv()
+				if err != nil {
+					return err
+				}
+				for _, o := range x.Orders {
+					v, err := api.VolumeID(o.Volume)
+					if err != nil {
+						return err
+					}
+					s, err := api.SnapshotID(o.Snapshot)
+					if err != nil {
+						return err
+					}
+					f(SnapshotOrder{Volume: v, Snapshot: s, Drop: o.Drop})
+				}
+			}
+		})
+		if ctx.Err() == nil {
+			b.p.o.Log.Debug("snapshot orders ended", "err", err)
+			if b.p.o.Clock.Sleep(ctx, backoffMin) != nil {
+				return
+			}
+		}
+	}
+}
+
+// TellSnapshot says that an order is carried out by who has the volume under e.
+func (b *Blockd) TellSnapshot(ctx context.Context, by id.Holder, e id.Epoch, o SnapshotOrder) error {
+	return b.p.call(ctx, retryAlways, func(ctx context.Context, t *target) error {
+		_, err := t.blockd.TellSnapshot(ctx, &api.TellSnapshotRequest{Holder: api.FromHolder(by), Volume: o.Volume[:], Epoch: uint64(e),
+			Snapshot: o.Snapshot[:], Gone: o.Drop})
+		return err
+	})
+}
+
+// CreateSnapshot takes a snapshot of a disk; an empty name: its id. When it returns, what
+// was acknowledged before the call is in it for good. ErrExists: the disk has one of that name.
+func (c *Cluster) CreateSnapshot(ctx context.Context, disk, name string) (*api.Snapshot, error) {
+	raw, err := id.NewRaw(c.p.o.Clock.Wall(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("draw snapshot id: %w", err)
+	}
+	q := &api.CreateSnapshotRequest{Disk: disk, Name: name, SnapshotId: id.Snapshot(raw).String()}
+	return ask(ctx, c, q, func(x api.ClusterClient, ctx context.Context, r *api.CreateSnapshotRequest) (*api.Snapshot, error) {
+		return x.CreateSnapshot(ctx, r)
+	})
+}
+
+// Snapshots lists the snapshots of one disk, or with "" of all; more: there are more than these.
+func (c *Cluster) Snapshots(ctx context.Context, disk string) (all []*api.Snapshot, more bool, err error) {
+	r, err := ask(ctx, c, &api.ListSnapshotsRequest{Disk: disk}, func(x api.ClusterClient, ctx context.Context, r *api.ListSnapshotsRequest) (*api.ListSnapshotsReply, error) {
+		return x.ListSnapshots(ctx, r)
+	})
+	return r.GetSnapshots(), r.GetMore(), err
+}
+
+// DeleteSnapshot lets a snapshot, named or by its id, go. Its space comes back behind.
+func (c *Cluster) DeleteSnapshot(ctx context.Context, disk, snapshot string) (*api.Snapshot, error) {
+	q := &api.DeleteSnapshotRequest{Disk: disk, Snapshot: snapshot}
+	return ask(ctx, c, q, func(x api.ClusterClient, ctx context.Context, r *api.DeleteSnapshotRequest) (*api.Snapshot, error) {
+		return x.DeleteSnapshot(ctx, r)
+	})
+}
