@@ -36,6 +36,7 @@ type suspect struct {
 	due     time.Duration
 	pause   time.Duration
 	counted bool // it was found wrong, and counted
+	going   bool // at the last look it seemed to be being deleted
 	problem string
 }
 
@@ -171,7 +172,8 @@ func (w *Worker) tend(ctx context.Context, n storeproto.ShardName) outcome {
 	if ctx.Err() != nil {
 		return out
 	}
-	if w.tally(n, out, err) {
+	out, news := w.tally(n, out, err)
+	if news {
 		w.save()
 	}
 	log := w.cfg.Log.With("store", w.cfg.Self.Store.String(), "segment", n.Segment.String(), "generation", n.Generation.String(), "shard", int(n.Index))
@@ -186,8 +188,10 @@ func (w *Worker) tend(ctx context.Context, n storeproto.ShardName) outcome {
 	return out
 }
 
-// tally counts an outcome; it tells whether there is something new to keep.
-func (w *Worker) tally(n storeproto.ShardName, out outcome, err error) bool {
+// tally counts an outcome; it tells whether there is something new to keep. What seems to
+// be being deleted is stuck when it still does at the next look: the stores of a segment
+// hear of its deletion one after the other.
+func (w *Worker) tally(n storeproto.ShardName, out outcome, err error) (outcome, bool) {
 	c := &w.care
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -201,7 +205,7 @@ func (w *Worker) tally(n storeproto.ShardName, out outcome, err error) bool {
 	switch out {
 	case right, gone:
 		delete(c.mu.pending, n)
-		return false
+		return out, false
 	case wrong, missing:
 		if out == missing {
 			count(&st.Missing)
@@ -210,21 +214,26 @@ func (w *Worker) tally(n storeproto.ShardName, out outcome, err error) bool {
 		}
 		st.Mended++
 		delete(c.mu.pending, n)
-		return true
+		return out, true
 	}
 	if s == nil {
 		if len(c.mu.pending) >= storeproto.SuspectsMax {
-			return false
+			return out, false
 		}
 		s = &suspect{}
 		c.mu.pending[n] = s
 	}
 	s.pause = min(max(2*s.pause, againAfter), againAfterMax)
 	s.due = w.cfg.Clock.Now() + s.pause
+	if out == going && !s.going && !s.counted {
+		s.going = true
+		return going, false
+	}
+	s.going = false
 	if errors.Is(err, errs.ErrCorrupt) && !s.counted {
 		count(&st.Wrong)
 		s.counted, s.problem = true, err.Error()
-		return true
+		return stuck, true
 	}
-	return false
+	return stuck, false
 }

@@ -22,11 +22,12 @@ const (
 	wrong                  // it was wrong, and is mended
 	missing                // it was missing, and is mended
 	stuck                  // it is wrong, and cannot be mended now
+	going                  // it is wrong, and too few others have the segment at all: it is being deleted, or lost
 )
 
 // mend looks at a shard of the store that somebody suspects, and puts it right again if
-// it is wrong, or there if it should be there and is not. With stuck comes the reason; with
-// any other error nothing is known yet, and it is to be tried again.
+// it is wrong, or there if it should be there and is not. With stuck and going comes the
+// reason; with an error that is not ErrCorrupt nothing is known yet. Both are tried again.
 //
 // A shard that is there is replaced, under its name and by what the store's own index says
 // of it: nothing new comes, nothing deleted comes back, no right byte is touched. One that
@@ -57,14 +58,20 @@ func (w *Worker) mend(ctx context.Context, n storeproto.ShardName) (outcome, err
 	case having == 0 && unknown != nil:
 		return stuck, unknown
 	case having == 0 && there:
-		return stuck, fmt.Errorf("shard %d of %s is wrong, and no other store has the segment: %w", n.Index, n.Segment, errs.ErrCorrupt)
+		return going, fmt.Errorf("shard %d of %s is wrong, and no other store has the segment: %w", n.Index, n.Segment, errs.ErrCorrupt)
 	case having == 0, !holds(&p, w.cfg.Self, n.Index, info):
 		return gone, nil // deleted, or another store's by now
 	case !there && having < int(info.K):
 		return gone, unknown // it never counted, or is being deleted; or nothing can help it
 	}
 	s := lack{name: n, info: info}
-	return w.mendFrom(ctx, mendTask(t, &p, w.cfg.Self, n.Index, info), s, there)
+	out, err := w.mendFrom(ctx, mendTask(t, &p, w.cfg.Self, n.Index, info), s, there)
+	if out == stuck && errors.Is(err, errs.ErrCorrupt) {
+		if _, having, unknown := w.ask(ctx, t, &p, n); unknown == nil && having < int(info.K) {
+			return going, err
+		}
+	}
+	return out, err
 }
 
 // holds tells whether a store is to have a shard, by any kept version.

@@ -234,6 +234,40 @@ func TestTooManyWrongShardsAreStuck(t *testing.T) {
 	}
 }
 
+// A deletion reaches the stores of a segment one after the other. A wrong shard of what is
+// gone elsewhere is not stuck, nor counted against the store; where it stays like that the
+// segment is lost, and status must say so.
+func TestWrongShardOfADeletedSegmentIsNotStuck(t *testing.T) {
+	for name, others := range map[string][]int{"all others": {1, 2, 3, 4, 5}, "most": {1, 2, 3}} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, fourTwo)
+			segs := []id.Segment{b.write(1, 100), b.write(2, 100)}
+			w := b.workers[0]
+			for _, seg := range segs {
+				b.stores[0].Damage(seg, first, 0, 0)
+				for _, i := range others {
+					if err := b.delete(i, seg, 1); err != nil {
+						t.Fatal(err)
+					}
+				}
+				w.suspect(shardOf(seg, 0))
+			}
+			w.CareRound(t.Context())
+			if h := w.Health(); h.Stuck != 0 || h.Wrong != 0 {
+				t.Fatalf("%+v", h)
+			}
+			if err := b.delete(0, segs[0], 1); err != nil {
+				t.Fatal(err)
+			}
+			b.clock.Advance(againAfter)
+			w.CareRound(t.Context())
+			if h := w.Health(); h.Stuck != 1 || h.Wrong != 1 || h.Problem == "" {
+				t.Fatalf("%+v", h)
+			}
+		})
+	}
+}
+
 // While a source is away it is not known whether the shard can be mended: it is tried again.
 func TestMendingWaitsForStoresThatAreAway(t *testing.T) {
 	b := newBench(t, fourTwo)

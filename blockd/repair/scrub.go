@@ -201,8 +201,12 @@ func (w *Worker) inspect(ctx context.Context, x storeproto.ShardInfo, pace *Pace
 	if !errors.Is(err, errs.ErrCorrupt) {
 		return right, "" // or deleted meanwhile, or the store ends
 	}
-	if found := w.tend(ctx, x.ShardName); found != stuck {
-		return found, ""
+	found := w.tend(ctx, x.ShardName)
+	if found == going && w.cfg.Clock.Sleep(ctx, againAfter) == nil {
+		found = w.tend(ctx, x.ShardName)
+	}
+	if found != stuck {
+		return found, "" // going: the scrub ends
 	}
 	return stuck, err.Error()
 }
@@ -280,7 +284,7 @@ func (w *Worker) lookForMissing(ctx context.Context, v id.Volume, found func(out
 		if ctx.Err() != nil {
 			return
 		}
-		if got := w.tend(ctx, n); got != right && got != gone {
+		if got := w.tend(ctx, n); got != right && got != gone && got != going {
 			found(got, "a missing shard cannot be rebuilt now")
 		}
 	}
