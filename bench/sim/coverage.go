@@ -38,6 +38,7 @@ const (
 	Handoff
 	Drain
 	Scrub
+	Abandon
 
 	TornWrite
 	LostMessage
@@ -51,7 +52,7 @@ const (
 )
 
 // active are those that count towards the faults of a world.
-const active = Scrub
+const active = Abandon
 
 var kindNames = [kinds]string{
 	PowerLoss: "host loses power", PowerLossAtIO: "host loses power at a chosen I/O", PowerLossOfAll: "all hosts lose power",
@@ -60,7 +61,7 @@ var kindNames = [kinds]string{
 	ShardMisdirected: "write of a shard misdirected", StoreFull: "stores full", SlowDisk: "disk slow", SlowNetwork: "network slow", OneWayCut: "network cut one way",
 	Partition: "owner alone with one store", Pause: "process paused", Zombie: "owner paused until it is replaced", ClockJump: "clock of a host jumps",
 	MetadClockJump: "clock of metad's leader jumps", MetadAway: "metad away", MetadLeader: "metad's leader changes", Takeover: "another host wants the disk",
-	Handoff: "disk handed over", Drain: "store drained", Scrub: "store scrubbed",
+	Handoff: "disk handed over", Drain: "store drained", Scrub: "store scrubbed", Abandon: "owner and clients of a disk away",
 	TornWrite: "log write torn", LostMessage: "message lost", LateMessage: "message late, past a newer link", Duplicate: "message twice", BrokenLink: "link breaks",
 	MetadLate: "question lands at metad after its end", MetadAnswerLost: "answer of metad lost", Rescue: "journal rescued",
 }

@@ -108,12 +108,20 @@ func (d *disk) attend() {
 	}
 	if len(up) > 0 {
 		d.asked = w.now()
-		up[w.rng.IntN(len(up))].acquire(d)
+		up[w.rng.IntN(len(up))].acquire(d, toServe)
 	}
 }
 
+// why says what a host takes a disk for.
+type why uint8
+
+const (
+	toServe  why = iota
+	toRescue     // to pack what its journal has, and to let go: nobody asked for the disk
+)
+
 // acquire asks metad for the disk and opens it if it is granted.
-func (h *host) acquire(d *disk) {
+func (h *host) acquire(d *disk, what why) {
 	for _, e := range h.engines {
 		if e.disk == d && !e.ended {
 			return // it has it, or is about to
@@ -133,7 +141,7 @@ func (h *host) acquire(d *disk) {
 				e.kill() // one at a time in a process
 			}
 		}
-		h.begin(d, rec)
+		h.begin(d, rec, what)
 	})
 }
 

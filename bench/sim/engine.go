@@ -41,6 +41,7 @@ type engine struct {
 	core   *core.Core
 	opener *journal.Opener
 	topo   uint64
+	what   why
 
 	opened, drained, ended bool
 	dead                   bool   // nothing of it goes on
@@ -55,9 +56,9 @@ type engine struct {
 }
 
 // begin opens a disk on a host, as metad granted it.
-func (h *host) begin(d *disk, rec *cluster.Volume) {
+func (h *host) begin(d *disk, rec *cluster.Volume, what why) {
 	w := h.w
-	e := &engine{h: h, w: w, disk: d, life: h.number, epoch: rec.Epoch, name: fmt.Sprintf("%s/%s %s", d.name, rec.Epoch, h.name),
+	e := &engine{h: h, w: w, disk: d, what: what, life: h.number, epoch: rec.Epoch, name: fmt.Sprintf("%s/%s %s", d.name, rec.Epoch, h.name),
 		ops: make(map[*core.Op]*operation), reads: make(map[*core.Op]*fill)}
 	var opaque []byte
 	if rec.Checkpoint != nil {
@@ -286,6 +287,9 @@ func (e *engine) carry(fx *core.Effects) {
 		e.opened = true
 		e.w.log("%s serves", e.name)
 		e.disk.serves(e)
+		if e.what == toRescue {
+			e.drain()
+		}
 	}
 	if fx.Drained {
 		e.drained = true

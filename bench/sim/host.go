@@ -288,7 +288,7 @@ func (h *host) beat() {
 		}
 		for _, r := range rescues {
 			w.cover.add(Rescue)
-			h.acquire(w.disk(r.Volume))
+			h.acquire(w.disk(r.Volume), toRescue)
 		}
 	})
 }

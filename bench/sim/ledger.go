@@ -35,13 +35,14 @@ const (
 	CheckOnce      Check = "every request ends once"
 	CheckHeal      Check = "what can heal heals"
 	CheckWire      Check = "bytes on their way do not change"
+	CheckRescue    Check = "a journal that nobody looks after is rescued"
 	CheckMend      Check = "only wrong shards are replaced, by right ones"
 	CheckWorld     Check = "the world itself"
 )
 
 // Checks are all of them.
 var Checks = []Check{CheckRegister, CheckTwo, CheckRun, CheckFence, CheckPersist, CheckReleased, CheckDrop, CheckNames, CheckReachable,
-	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckMend, CheckWorld}
+	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckRescue, CheckMend, CheckWorld}
 
 // ledger is what was promised, and by whom.
 type ledger struct {

@@ -8,6 +8,7 @@ import (
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/id"
 )
 
 // watchEvery is how often everything is counted again.
@@ -16,7 +17,7 @@ const watchEvery = 400 * time.Millisecond
 // Live runs the world to its end: it works while things go wrong, until there was enough
 // of both; then all that passes is healed and everything that was promised is demanded.
 func (w *World) Live() error {
-	for _, part := range []func(){w.warmUp, w.suffer, w.heal, w.withoutMetad, w.loseAllPower, w.giveBack} {
+	for _, part := range []func(){w.warmUp, w.suffer, w.heal, w.rescue, w.withoutMetad, w.loseAllPower, w.giveBack} {
 		if w.err == nil {
 			part()
 		}
@@ -134,6 +135,29 @@ func (w *World) quieten(quiet bool) {
 	for _, d := range w.disks {
 		d.quiet = quiet
 	}
+}
+
+// rescue takes, in some worlds, an owner away while no client asks for its disk: another
+// host must pack what the journal has, and let the disk go.
+func (w *World) rescue() {
+	if w.cfg.Calm || w.rng.IntN(4) > 0 {
+		return
+	}
+	d := w.disks[w.rng.IntN(len(w.disks))]
+	o := d.owner()
+	if o == nil {
+		return
+	}
+	w.cover.add(Abandon)
+	d.asked = w.now() + time.Hour
+	o.h.crash(true)
+	w.demand(CheckRescue, 30*time.Second, "a disk whose owner stays away is packed and let go", func() bool {
+		v, _ := w.metad.m.Volume(d.id)
+		return v.Epoch > o.epoch && v.Owner == (id.Holder{})
+	})
+	d.asked = w.now()
+	o.h.boot()
+	w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
 }
 
 // withoutMetad demands that reads and writes go on while metad is away, on disks that have

@@ -83,6 +83,7 @@ var faults = []fault{
 	{Handoff, 4, (*menu).handoff},
 	{Drain, 1, (*menu).drain},
 	{Scrub, 1, (*menu).scrub},
+	{Abandon, 1, (*menu).abandon},
 }
 
 // act lets one thing go wrong.
@@ -470,7 +471,7 @@ func (m *menu) takeover() bool {
 			m.w.metad.skew += 2 * heartbeatTimeout
 		}
 	}
-	h.acquire(d)
+	h.acquire(d, toServe)
 	return true
 }
 
@@ -481,6 +482,18 @@ func (m *menu) handoff() bool {
 		return false
 	}
 	o.drain()
+	return true
+}
+
+// abandon takes an owner away for long, and the clients of its disk with it: nobody asks for
+// the disk, and what its journal has must be rescued.
+func (m *menu) abandon() bool {
+	d := m.w.disks[m.w.rng.IntN(len(m.w.disks))]
+	o := d.owner()
+	if o == nil || !m.crash(o.h, true, 3*outAfter) {
+		return false
+	}
+	d.asked = m.w.now() + 3*outAfter
 	return true
 }
 
