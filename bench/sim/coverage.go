@@ -80,7 +80,7 @@ type Coverage struct {
 	Orphans  uint64
 	Cleaned  uint64 // segments rewritten or merged
 	Opened   uint64
-	Repaired uint64 // groups that were moved
+	Repaired uint64 // groups that were moved, and are whole
 	Mended   uint64 // wrong shards that were put right
 }
 

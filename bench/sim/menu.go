@@ -521,7 +521,6 @@ func (m *menu) left() {
 	}
 	st := m.leaves
 	m.leaves = nil
-	m.w.cover.Repaired++
 	m.w.replace(st)
 }
 

@@ -120,6 +120,9 @@ func (m *metad) tick() {
 		if r := m.apply(c); r.Err != nil {
 			break
 		}
+		if _, whole := c.(*state.ForgetVersions); whole {
+			m.w.cover.Repaired++
+		}
 		m.w.log("metad: %T%+v", c, c)
 	}
 }
