@@ -230,7 +230,26 @@ func (c *Cluster) Kill(daemon string) (time.Time, error) {
 	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 		return at, fmt.Errorf("kill %s: %w", daemon, err)
 	}
-	return at, Wait(daemon+" to be gone", 10*time.Second, func() bool { return syscall.Kill(pid, 0) != nil })
+	return at, c.awaitEnd(daemon, pid, 10*time.Second)
+}
+
+// awaitEnd waits until a process has ended and whoever started it knows: else it would
+// count as running still, and nobody start it again.
+func (c *Cluster) awaitEnd(daemon string, pid int, limit time.Duration) error {
+	c.mu.Lock()
+	gone := c.gone
+	c.mu.Unlock()
+	return Wait(daemon+" to be gone", limit, func() bool {
+		if syscall.Kill(pid, 0) == nil {
+			return false
+		}
+		select {
+		case <-gone: // of ashlar dev, so nobody takes the pid file away
+			return true
+		default:
+			return c.Pid(daemon) != pid
+		}
+	})
 }
 
 // Pause stops a daemon by SIGSTOP; Resume lets it go on.
@@ -267,7 +286,7 @@ func (c *Cluster) UpdateDaemon(daemon, bin string) error {
 	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
 		return fmt.Errorf("end %s: %w", daemon, err)
 	}
-	if err := Wait(daemon+" to end", stopTimeout, func() bool { return syscall.Kill(pid, 0) != nil }); err != nil {
+	if err := c.awaitEnd(daemon, pid, stopTimeout); err != nil {
 		return err
 	}
 	return c.startDaemon(daemon, bin)
