@@ -69,7 +69,8 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 		return nil, err
 	}
 	total := int(p.where.K) + int(p.where.M)
-	if b, ok := p.elsewhere(cause); ok {
+	b, cause := p.elsewhere(cause)
+	if b != nil {
 		return b, nil
 	}
 	answers := make(chan *other, total)
@@ -92,11 +93,12 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 	for ; asked > 0 && len(pieces) < int(p.where.K); asked-- {
 		o := <-answers
 		if e := o.verify(p); e != nil {
+			o.err = unsure(o.err, e)
 			if o.nth++; p.ask(o) { // another store may have the shard, too
 				asked++
 				continue
 			}
-			failures = append(failures, p.r.perhaps(p.seg, p.where, o.index, e))
+			failures = append(failures, p.r.perhaps(p.seg, p.where, o.index, o.err))
 			o.bytes.Release()
 			continue
 		}
@@ -123,20 +125,42 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 }
 
 // elsewhere reads the part from another store that may have its shard: the one that
-// was given the slot, when the older holder failed, or the other way round.
-func (p *part) elsewhere(cause error) (*buf.Buffer, bool) {
+// was given the slot, when the older holder failed, or the other way round. If all of
+// them fail it gives no bytes, and what the failures together say.
+func (p *part) elsewhere(cause error) (*buf.Buffer, error) {
 	for nth := 1; cause != errSlow; nth++ {
 		o := &other{index: p.index, nth: nth, bytes: buf.Get(int(p.count) * storeproto.BlockSize), answers: make(chan *other, 1)}
 		if !p.ask(o) {
 			o.bytes.Release()
 			break
 		}
-		if (<-o.answers).verify(p) == nil {
-			return o.bytes, true
+		e := (<-o.answers).verify(p)
+		if e == nil {
+			return o.bytes, nil
 		}
+		cause = unsure(cause, e)
 		o.bytes.Release()
 	}
-	return nil, false
+	return nil, cause
+}
+
+// unsure is what the failures of two stores that may have a shard say of it: it is gone
+// or wrong only if both say so. One that cannot be reached now may have it.
+func unsure(a, b error) error {
+	switch {
+	case a == nil:
+		return b
+	case !known(a):
+		return a
+	case known(b) && errors.Is(a, errs.ErrCorrupt):
+		return a
+	}
+	return b
+}
+
+// known tells whether an error is a store's word on a shard.
+func known(err error) bool {
+	return errors.Is(err, errs.ErrNotFound) || errors.Is(err, errs.ErrCorrupt)
 }
 
 // perhaps is err, or of class ErrUnavailable if it says that a shard is gone though a
@@ -208,7 +232,8 @@ func drainOthers(answers chan *other, n int) {
 type other struct {
 	req     storeproto.ReadShard
 	index   uint8
-	nth     int // of the stores that may have it
+	nth     int   // of the stores that may have it
+	err     error // of those before it
 	bytes   *buf.Buffer
 	answers chan *other
 }

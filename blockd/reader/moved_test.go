@@ -85,3 +85,18 @@ func TestShardOfAStoreThatIsAwayIsNotGone(t *testing.T) {
 		t.Errorf("the read fails with %v", err)
 	}
 }
+
+// The same where metad calls the older holder up, and only we cannot reach it: that the
+// new holder has not rebuilt the shard yet says nothing of it (bench/sim, seeds 492 and 776).
+func TestShardOfAStoreThatCannotBeReachedIsNotGone(t *testing.T) {
+	b := newBench(t)
+	b.move(3, cluster.StoreUp)
+	for i, err := range []error{errs.ErrCorrupt, errs.ErrUnavailable, errs.ErrUnavailable} {
+		b.stores[i].SetFault(func(memstore.Call) memstore.Fault { return memstore.Fault{Err: err} })
+	}
+	if _, err := b.read(0, slots); !errors.Is(err, errs.ErrUnavailable) {
+		t.Errorf("the read fails with %v", err)
+	}
+	b.stores[1].SetFault(nil)
+	b.good()
+}
