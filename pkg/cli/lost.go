@@ -11,13 +11,14 @@ import (
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 )
 
 type diskLost struct {
-	Disk string        `arg:"" optional:"" help:"Name or id; without it all disks."`
-	From uint64        `help:"Begin at this byte: where an earlier list ended." placeholder:"OFFSET"`
-	Wait time.Duration `default:"2m" help:"How long the owner of a disk may look."`
+	Disk string          `arg:"" optional:"" help:"Name or id; without it all disks."`
+	From config.ByteSize `help:"Begin at this byte, such as 4GiB or where an earlier list ended." placeholder:"OFFSET"`
+	Wait time.Duration   `default:"2m" help:"How long the owner of a disk may look."`
 }
 
 // Help is printed by kong below the summary.
@@ -112,7 +113,7 @@ func (c *diskLost) Run(ctx context.Context, s *session) error {
 
 // look asks until the owner has looked.
 func (c *diskLost) look(ctx context.Context, s *session, disk string) (*api.LostRangesReply, error) {
-	q := cluster.Look{From: c.From}
+	q := cluster.Look{From: uint64(c.From)}
 	if _, err := rand.Read(q.ID[:]); err != nil {
 		return nil, fmt.Errorf("draw an id: %w", err)
 	}

@@ -39,6 +39,10 @@ func TestLostRangesAreListed(t *testing.T) {
 			t.Errorf("no %q in %s", want, x.out.String())
 		}
 	}
+	x.run("disk lost db --from 4GiB")
+	if q := x.fake.looked[1]; q.From != 4<<30 {
+		t.Errorf("asked from %d", q.From)
+	}
 	x.fake.losts = []*api.LostRangesReply{{Name: "db", OwnerHost: "b1", Lost: &api.Lost{}}}
 	if out := x.must("disk lost db"); !strings.Contains(out, "db: nothing is lost") {
 		t.Error(out)
