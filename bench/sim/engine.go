@@ -41,6 +41,7 @@ type engine struct {
 	core   *core.Core
 	opener *journal.Opener
 	topo   uint64
+	spread journal.Spread
 	what   why
 
 	opened, drained, ended bool
@@ -201,6 +202,9 @@ func (e *engine) tick() {
 			e.core.Topology(now, t, fx)
 			e.hints(now, t, fx)
 		}
+		if e.opener == nil {
+			e.core.Journal(now, fx, func(c *journal.Core, _ *journal.Effects) { e.spread.Look(now, e.h.top, c) })
+		}
 		if e.opener != nil {
 			e.opener.Tick(now, &fx.Journal)
 			return
@@ -232,24 +236,6 @@ func (e *engine) hints(now time.Duration, t *cluster.Topology, fx *core.Effects)
 			}
 		})
 	}
-	if e.opener == nil {
-		e.core.Journal(now, fx, func(c *journal.Core, _ *journal.Effects) { c.Narrow(narrow(t, c.Newest())) })
-	}
-}
-
-// narrow tells whether an ensemble of these stores is on fewer hosts than it could be.
-func narrow(t *cluster.Topology, newest []id.Store) bool {
-	have, up := make(map[id.Host]bool), make(map[id.Host]bool)
-	for i := range t.Stores {
-		s := &t.Stores[i]
-		if slices.Contains(newest, s.Store) {
-			have[s.Host] = true
-		}
-		if s.State == cluster.StoreUp {
-			up[s.Host] = true
-		}
-	}
-	return len(have) < min(3, len(up))
 }
 
 // drain ends the engine in peace.

@@ -8,6 +8,7 @@ import (
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/id"
 )
 
@@ -97,9 +98,31 @@ func (w *World) heal() {
 	w.menu.filled = false
 	w.run(200 * time.Millisecond)
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
+	w.demand(CheckHeal, time.Minute, "journals are on as many hosts as there are, and nowhere else", func() bool { return w.spread() && w.whole() })
 	w.idle()
 	w.checkReachable()
 	w.checkWhole()
+}
+
+// spread tells whether the newest ensemble of every disk is on three hosts, or on all: one
+// that was formed while hosts were away is replaced when they are back.
+func (w *World) spread() bool {
+	for _, d := range w.disks {
+		v, ok := w.metad.m.Volume(d.id)
+		if !ok || len(v.List) == 0 {
+			return false
+		}
+		on := make(map[*host]bool)
+		for _, r := range v.List[len(v.List)-1].Stores {
+			if st := w.store(r.Store); st != nil {
+				on[st.h] = true
+			}
+		}
+		if len(on) < min(cluster.JournalHosts, len(w.hosts)) {
+			return false
+		}
+	}
+	return true
 }
 
 // served tells whether every disk has an owner that serves it under its newest epoch, and

@@ -240,7 +240,7 @@ func (c *Core) succeed(now time.Duration, n *Ensemble, fx *Effects) {
 	old := c.newest()
 	var from [storeproto.Kinds]uint64
 	old.retired = true
-	c.narrow = false // metad gave the widest it could: the shell tells again when that changes
+	c.narrow = false // it was said of the one before: see Spread
 	for k := range c.streams {
 		from[k] = c.streams[k].ackedAt
 		old.to[k], old.toLSN[k] = from[k], c.streams[k].acked

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -86,6 +85,7 @@ type Volume struct {
 	closed  bool
 	ended   error
 	topo    uint64
+	spread  journal.Spread
 	gone    map[id.Raw]chan struct{} // closed when nothing of that snapshot is left
 
 	opened  chan struct{} // closed when it serves
@@ -389,6 +389,9 @@ func (v *Volume) look(tick bool) {
 			v.core.Topology(now, t, fx)
 			v.hints(now, t, fx)
 		}
+		if tick && v.opener == nil {
+			v.core.Journal(now, fx, func(c *journal.Core, _ *journal.Effects) { v.spread.Look(now, t, c) })
+		}
 		switch {
 		case v.opener != nil && tick:
 			v.opener.Tick(now, &fx.Journal)
@@ -426,28 +429,6 @@ func (v *Volume) hints(now time.Duration, t *cluster.Topology, fx *core.Effects)
 			}
 		})
 	}
-	if v.opener == nil {
-		v.core.Journal(now, fx, func(c *journal.Core, _ *journal.Effects) { c.Narrow(narrow(t, c.Newest())) })
-	}
-}
-
-// ensembleWidth is how many stores, each of another host, an ensemble should have.
-const ensembleWidth = 3
-
-// narrow tells whether an ensemble of these stores is on fewer hosts than one of the stores
-// that are up could be.
-func narrow(t *cluster.Topology, newest []id.Store) bool {
-	have, up := make(map[id.Host]bool), make(map[id.Host]bool)
-	for i := range t.Stores {
-		s := &t.Stores[i]
-		if slices.Contains(newest, s.Store) {
-			have[s.Host] = true
-		}
-		if s.State == cluster.StoreUp {
-			up[s.Host] = true
-		}
-	}
-	return len(have) < min(ensembleWidth, len(up))
 }
 
 // TopologyChanged makes the volume look at metad's topology now instead of at its next tick.
