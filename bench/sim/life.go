@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 )
 
@@ -224,17 +226,29 @@ func (w *World) readAll() {
 			if !d.model.Touched(off, chunk) {
 				continue
 			}
-			w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
-			if w.err != nil {
-				return
-			}
-			o := d.read(d.owner(), off, chunk)
-			w.demand(CheckOnce, time.Minute, "a read ends", func() bool { return o.ended })
-			if w.err == nil && o.err != nil {
-				w.fail(CheckReads, "%s: read at %d: %v", d.name, off, o.err)
+			if err := w.readOne(d, off, chunk); err != nil && w.err == nil {
+				w.fail(CheckReads, "%s: read at %d: %v", d.name, off, err)
 			}
 		}
 	}
+}
+
+// readOne reads a range of a disk. An owner may let the disk go in this very moment: then
+// the next one is asked.
+func (w *World) readOne(d *disk, off, n uint64) error {
+	for range 100 {
+		w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
+		if w.err != nil {
+			return w.err
+		}
+		o := d.read(d.owner(), off, n)
+		w.demand(CheckOnce, time.Minute, "a read ends", func() bool { return o.ended })
+		if !errors.Is(o.err, errs.ErrClosed) && !errors.Is(o.err, errs.ErrStaleEpoch) {
+			return o.err
+		}
+		w.run(10 * time.Millisecond)
+	}
+	return errors.New("its owners let it go again and again")
 }
 
 // loseAllPower cuts everybody off in the middle of work, and reads everything again.
