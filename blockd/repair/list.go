@@ -115,21 +115,28 @@ func (w *Worker) each(ctx context.Context, t Task, from storeproto.Lister, f fun
 	}
 }
 
-// reap takes away the shards of a group in which the store has no slot in any kept
-// version, and that were coded under an older one. Every store that has their slots now
-// said that it lacked none, or the older version would be kept. Shards of the kept
+// reap takes away the shards of slots of a group that are not the store's in any kept
+// version, and that were coded under an older one: it left the group, or has another slot
+// now. Every store that has their slots now said that it lacked none, or the older version
+// would be kept. Shards of the kept
 // versions may be on their way here by a topology that is newer than ours.
 func (w *Worker) reap(ctx context.Context, p *cluster.PG) {
 	oldest := p.Versions[0].Version
-	if oldest < 2 || w.reaped[p.Number] == oldest || slices.Contains(p.Members(), w.cfg.Self) {
+	if oldest < 2 || w.reaped[p.Number] == oldest {
 		return
+	}
+	mine := make(map[uint8]bool)
+	for _, v := range p.Versions {
+		if slot := slices.Index(v.Stores, w.cfg.Self); slot >= 0 {
+			mine[uint8(slot)] = true
+		}
 	}
 	w.hands.Lock()
 	defer w.hands.Unlock()
 	var names []storeproto.ShardName
 	t := Task{PG: p.Number, Version: oldest}
 	err := w.each(ctx, t, w.cfg.Local, func(x storeproto.ShardInfo) {
-		if x.PGVersion < oldest {
+		if x.PGVersion < oldest && !mine[x.Index] {
 			names = append(names, x.ShardName)
 		}
 	})

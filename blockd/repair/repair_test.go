@@ -356,6 +356,25 @@ func TestStoreThatLostItsSlotGivesTheRoomBack(t *testing.T) {
 	b.allRight(late)
 }
 
+// So must the shards of a slot that a store changed for another: they stay where nobody
+// looks for them, rot unmended, and go only with their segments.
+func TestStoreThatChangesItsSlotGivesTheOldOneBack(t *testing.T) {
+	b := newBench(t, fourTwo)
+	segs := []id.Segment{b.write(1, 100), b.write(2, 30)}
+	b.give(map[int]int{0: 1, 1: 6})
+	b.rounds()
+	if !b.whole() || b.shards(1) != 4 {
+		t.Fatalf("%d shards while the older version is kept", b.shards(1))
+	}
+	b.forget()
+	late := b.write(3, 10)
+	b.rounds()
+	if n := b.shards(1); n != 3 {
+		t.Fatalf("%d shards, want those of its slot only", n)
+	}
+	b.allRight(append(segs, late)...)
+}
+
 // The group that can lose least comes first.
 func TestMostEndangeredFirst(t *testing.T) {
 	b := newBench(t, fourTwo)
