@@ -98,12 +98,12 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 	c.measure(now)
 	allowed, share, _ := c.cleanPace()
 	space := c.usage.Slots-c.usage.Live > allowed
-	if !space && c.usage.Small < mergeMin || !c.cfg.Memory.takeClean() {
+	if !space && c.usage.Small < mergeMin || !c.takeClean(now) {
 		return
 	}
 	job := c.pick(now, space, share)
 	if job == nil {
-		c.cfg.Memory.leaveClean()
+		c.leaveClean()
 		s.next = now + cleanRetry
 		return
 	}
@@ -208,7 +208,7 @@ func (c *Core) endClean(now time.Duration, pause time.Duration) {
 	c.clean.job = nil
 	c.clean.next = now + pause
 	c.usage.known = false
-	c.cfg.Memory.leaveClean()
+	c.leaveClean()
 }
 
 // deleteOlder deletes the generations that the checkpoint at that position has not any more.

@@ -3,6 +3,9 @@ package core
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
+
+	"ashlar.dev/pkg/id"
 )
 
 // costOf counts what victims of one kind of choice cost on a model of a disk: segments
@@ -89,5 +92,33 @@ func TestVictimsAreChosenWell(t *testing.T) {
 				t.Errorf("%.3f is more than %.2f of %.3f", ours, c.most, plain)
 			}
 		})
+	}
+}
+
+// Without turns a volume that always finds a victim would keep all others of the process
+// from cleaning; with one that is gone at the head nobody would.
+func TestVolumesTakeTurnsInCleaning(t *testing.T) {
+	var turns cleanTurns
+	a, b, gone := id.Volume{1}, id.Volume{2}, id.Volume{3}
+	now := time.Hour
+	if !turns.take(now, a) || turns.take(now, gone) || turns.take(now, b) {
+		t.Fatal("two at once")
+	}
+	now += claimLapses / 2
+	turns.take(now, b)
+	turns.leave()
+	if turns.take(now, a) || turns.take(now, b) {
+		t.Fatal("a place in the queue is passed by")
+	}
+	now += claimLapses / 2
+	if turns.take(now, a) {
+		t.Fatal("the same one again, though another waits")
+	}
+	if !turns.take(now, b) {
+		t.Fatal("who does not come keeps the others waiting")
+	}
+	turns.leave()
+	if !turns.take(now, a) {
+		t.Fatal("not its turn after the other's")
 	}
 }

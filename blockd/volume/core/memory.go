@@ -8,7 +8,7 @@ import "sync/atomic"
 type Memory struct {
 	limit int64
 	used  atomic.Int64
-	clean atomic.Bool // one of the volumes cleans
+	turns cleanTurns
 }
 
 // NewMemory gives a limit in bytes of payload.
@@ -41,13 +41,4 @@ func (c *Core) hasRoom(n int64) bool {
 	}
 	m := c.cfg.Memory
 	return c.unpacked+n <= c.cfg.Limits.UnpackedBytesMax && (m == nil || m.used.Load()+n <= m.limit)
-}
-
-// takeClean lets one volume of the process clean at a time; leaveClean is the end of its job.
-func (m *Memory) takeClean() bool { return m == nil || m.clean.CompareAndSwap(false, true) }
-
-func (m *Memory) leaveClean() {
-	if m != nil {
-		m.clean.Store(false)
-	}
 }
