@@ -116,10 +116,10 @@ func (r *Reader) learn(n generationName, w Where) {
 	for _, q := range r.kept.answered(n) {
 		if err != nil {
 			r.stats.failed.Add(1)
-			q.Done(q, err)
+			r.done(q, err)
 			continue
 		}
-		r.Read(q)
+		r.read(q)
 	}
 }
 

@@ -37,7 +37,8 @@ type Reader struct {
 	pool  sync.Pool
 	stats struct{ reads, hedged, degraded, failed atomic.Uint64 }
 
-	kept keptCache
+	kept  keptCache
+	found foundCache
 
 	passed atomic.Uint32 // reads that a slow store was to be spared
 
@@ -75,7 +76,8 @@ func New(cfg Config) *Reader {
 	return r
 }
 
-// Where says how the segment of a read is kept.
+// Where says how the segment of a read is kept. Zero: the asker's table does not know, for
+// the segment is an ancestor's; the reader asks the headers of its shards (inherited.go).
 type Where struct {
 	Generation id.Generation
 	PGVersion  uint32
@@ -98,9 +100,11 @@ type Request struct {
 	Class    storeproto.Class
 	Done     func(*Request, error)
 
-	first uint16 // where the first slot lies among those that are kept
-	left  atomic.Int32
-	err   atomic.Pointer[error]
+	inherited bool   // Where is what the headers said
+	looks     uint8  // how often they were asked since Read
+	first     uint16 // where the first slot lies among those that are kept
+	left      atomic.Int32
+	err       atomic.Pointer[error]
 }
 
 // part is the share of a request that lies in one shard: blocks first… of it.
@@ -130,17 +134,26 @@ type part struct {
 // Read starts a request.
 func (r *Reader) Read(q *Request) {
 	r.stats.reads.Add(1)
+	q.inherited, q.looks = q.Where == Where{}, 0
+	r.read(q)
+}
+
+// read is Read, and what begins a read again.
+func (r *Reader) read(q *Request) {
 	q.err.Store(nil)
 	if !q.NoCache && q.Count == 1 && r.cfg.Cache.Get(q.Location, q.Dst) {
 		q.Done(q, nil)
 		return
+	}
+	if q.inherited && !r.inherit(q) {
+		return // the headers are asked
 	}
 	l, first, err, known := r.locate(q)
 	switch {
 	case !known:
 		return
 	case err != nil:
-		q.Done(q, err)
+		r.done(q, err)
 		return
 	}
 	q.first = first
@@ -328,7 +341,7 @@ func (p *part) end(err error) {
 		return
 	}
 	if e := q.err.Load(); e != nil {
-		q.Done(q, *e)
+		p.r.done(q, *e)
 		return
 	}
 	q.Done(q, nil)

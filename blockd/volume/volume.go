@@ -100,7 +100,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	rec := cfg.Record
 	k, err := core.New(core.Config{
 		Volume: rec.ID, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: cfg.Budget, Memory: cfg.Memory, Limits: cfg.Limits,
-		Leftovers: leftovers(rec),
+		Leftovers: leftovers(rec), Origin: rec.Origin,
 	}, opaque(rec))
 	if err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", rec.ID, err)

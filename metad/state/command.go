@@ -120,8 +120,10 @@ func empty(k kind) Command {
 	case kindSetQoS:
 		return &SetQoS{}
 	}
-	if c := emptySnapshot(k); c != nil {
-		return c
+	for _, empty := range []func(kind) Command{emptySnapshot, emptyLineage} {
+		if c := empty(k); c != nil {
+			return c
+		}
 	}
 	return emptyRoster(k)
 }

@@ -71,6 +71,8 @@ type Machine struct {
 	deleted map[id.Volume]struct{}
 	// snapWork are disks with snapshots to be taken or to go.
 	snapWork map[id.Volume]struct{}
+	// children count the volumes that began with a snapshot and still may read it.
+	children map[id.Snapshot]int
 	inUse    map[cluster.StoreRef]uint64
 	// lastVolume is the highest id given out, so that none recurs.
 	lastVolume   id.Volume
@@ -134,6 +136,7 @@ func New() *Machine {
 		cordons:  make(map[id.Host]struct{}),
 		deleted:  make(map[id.Volume]struct{}),
 		snapWork: make(map[id.Volume]struct{}),
+		children: make(map[id.Snapshot]int),
 		inUse:    make(map[cluster.StoreRef]uint64),
 
 		nextSequence: 1,

@@ -206,6 +206,9 @@ func appendVolume(b []byte, v *Volume, version uint16) []byte {
 	if version >= 4 {
 		b = appendSnapshots(b, v)
 	}
+	if version >= 5 {
+		b = appendLineage(b, v)
+	}
 	return b
 }
 
@@ -240,6 +243,9 @@ func readVolume(r *codec.Reader, version uint16) *Volume {
 	}
 	if version >= 4 {
 		readSnapshots(r, v)
+	}
+	if version >= 5 {
+		readLineage(r, v)
 	}
 	return v
 }

@@ -21,7 +21,8 @@ const (
 	LevelMoves     uint16 = 3 // all slots of a group may move at once
 	LevelCordon    uint16 = 4 // hosts on which nothing new is placed
 	LevelSnapshots uint16 = 5 // snapshots of disks
-	LevelNewest           = LevelSnapshots
+	LevelTime      uint16 = 6 // clones
+	LevelNewest           = LevelTime
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
@@ -33,6 +34,8 @@ func Needs(c Command) uint16 {
 		return LevelEvents
 	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
 		return LevelSnapshots
+	case *CreateClone:
+		return LevelTime
 	case *AddEnsemble:
 		if c.Better {
 			return LevelEvents

@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 )
 
 // PlainName tells whether s is 1 to max letters, digits, '-', '_' and '.', the first a
@@ -143,7 +144,10 @@ func (m *Machine) confirmPurge(c *ConfirmPurge) Result {
 	return Result{}
 }
 
-func (m *Machine) createVolume(c *CreateVolume) Result {
+func (m *Machine) createVolume(c *CreateVolume) Result { return m.create(c, nil) }
+
+// create makes a disk, empty or a clone.
+func (m *Machine) create(c *CreateVolume, from *lineage.Origin) Result {
 	if err := CheckDiskName(c.Name); err != nil {
 		return Result{Err: err}
 	}
@@ -165,7 +169,7 @@ func (m *Machine) createVolume(c *CreateVolume) Result {
 	}
 	v := &Volume{requestID: c.RequestID}
 	v.ID, v.Name, v.Size, v.Created = after(m.lastVolume, c.ID), c.Name, c.Size, time.UnixMilli(c.NowMS).UTC()
-	v.QoS = c.QoS
+	v.QoS, v.Origin = c.QoS, from
 	m.lastVolume = v.ID
 	m.names[v.Name] = v.ID
 	return m.put(v)
@@ -228,7 +232,11 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 		return refuse(errs.ErrConflict, "disk %s has %d snapshots, which would go with it", v.Name, len(v.Snapshots))
 	}
 	delete(m.names, v.Name)
-	v = v.clone()
+	return m.unlink(v.clone())
+}
+
+// unlink begins to purge a volume. What it began with may go now, if it was the last to need it.
+func (m *Machine) unlink(v *Volume) Result {
 	v.Deleted, v.Owner, v.OpenComplete = true, id.Holder{}, false
 	v.Epoch++
 	for _, s := range m.Stores() {
@@ -236,7 +244,9 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 			v.purging = append(v.purging, s.StoreRef)
 		}
 	}
-	return m.putDeleted(v)
+	r := m.putDeleted(v)
+	m.leave(v.Origin)
+	return r
 }
 
 func (m *Machine) ensurePlacement(c *EnsurePlacement) Result {

@@ -88,6 +88,9 @@ func (s *script) later() Command {
 		return &CordonHost{Host: s.holder().Host, On: s.pick("on", 2) == 0}
 	}
 	v, n := s.volume(), id.Snapshot{1 + byte(s.pick("snapshot", 3))}
+	if s.pick("of lineage", 4) == 0 {
+		return s.lineage(v)
+	}
 	switch s.pick("of a snapshot", 8) {
 	case 0, 1:
 		return &CreateSnapshot{Volume: v.ID, ID: n, Name: fmt.Sprintf("s%d", s.pick("name", 3)), NowMS: 9}
@@ -329,6 +332,18 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 		}
 		h.ensembles[v.ID][e.ID] = e.Stores
 	}
+	for _, s := range v.Snapshots {
+		if s.State == cluster.SnapshotHidden && m.Children(s.ID) == 0 || s.State == cluster.SnapshotDeleting && m.Children(s.ID) > 0 {
+			t.Fatalf("snapshot %s is %s and has %d clones", s.ID, s.State, m.Children(s.ID))
+		}
+	}
+	if o := v.Origin; o != nil && !v.Deleted {
+		if p, _ := m.Volume(o.Volume); p == nil || p.Deleted {
+			t.Fatalf("volume %s began with a snapshot of %s, which is gone", v.ID, o.Volume)
+		} else if _, ok := p.FindSnapshot(o.Snapshot.String()); !ok {
+			t.Fatalf("volume %s began with snapshot %s, which is gone", v.ID, o.Snapshot)
+		}
+	}
 	for _, s := range v.Purging() {
 		if !m.Alive(s) {
 			t.Fatalf("volume %s waits for a lost store", v.ID)
@@ -340,7 +355,10 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 }
 
 // The golden log covers every command; its snapshot is the format's witness.
-func goldenLog() []Command {
+func goldenLog() []Command { return append(goldenFirst(), goldenTime()...) }
+
+// goldenFirst is the part before LevelTime.
+func goldenFirst() []Command {
 	ref := func(h, s int) cluster.StoreRef { return storeRef(h, s) }
 	log := []Command{&Init{ClusterID: [16]byte{0xA5, 1: 0x5A}, Settings: DefaultSettings}, &SetLevel{Level: LevelEvents}}
 	for h := 1; h <= 3; h++ {
@@ -409,6 +427,16 @@ func goldenLog() []Command {
 		&SnapshotGone{Volume: v, Epoch: 3, ID: id.Snapshot{2}},
 		&CreateSnapshot{Volume: v, ID: id.Snapshot{3}, Name: "asked", NowMS: 1700000000201},
 	)
+}
+
+// goldenTime is the part of LevelTime.
+func goldenTime() []Command {
+	v := id.Volume{1}
+	return []Command{
+		&SetLevel{Level: LevelTime},
+		&CreateClone{CreateVolume: CreateVolume{ID: id.Volume{5}, Name: "clone", Size: 4 << 30, RequestID: "c", NowMS: 1700000000300}, Origin: originOf(v, id.Snapshot{1}, 77)},
+		&DeleteSnapshot{Volume: v, ID: id.Snapshot{1}}, // it is hidden
+	}
 }
 
 // TestGoldenLog: a log written by an older version must be read, and come to the same

@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 4 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks
+	snapshotVersion = 5 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
@@ -59,11 +59,13 @@ func (m *Machine) Snapshot() []byte {
 }
 
 // snapshotVersion is the one that all members read: at level 1 some may know version 2 only,
-// and below LevelSnapshots version 3.
+// below LevelSnapshots version 3, below LevelTime version 4.
 func (m *Machine) snapshotVersion() uint16 {
 	switch {
-	case m.level >= LevelSnapshots:
+	case m.level >= LevelTime:
 		return snapshotVersion
+	case m.level >= LevelSnapshots:
+		return 4
 	case m.level > LevelFirst:
 		return 3
 	}

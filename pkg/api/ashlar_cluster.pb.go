@@ -1612,6 +1612,7 @@ type Disk struct {
 	Qos              *QoS                   `protobuf:"bytes,20,opt,name=qos,proto3" json:"qos,omitempty"`                                                    // absent: not limited
 	LostBytes        uint64                 `protobuf:"varint,45,opt,name=lost_bytes,json=lostBytes,proto3" json:"lost_bytes,omitempty"`                      // that cannot be read any more, by the owner's last look
 	AwayBytes        uint64                 `protobuf:"varint,46,opt,name=away_bytes,json=awayBytes,proto3" json:"away_bytes,omitempty"`                      // that cannot be read until stores are back
+	Origin           *DiskOrigin            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`                                              // absent: it began empty, or needs nothing of it any more
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1784,6 +1785,13 @@ func (x *Disk) GetAwayBytes() uint64 {
 		return x.AwayBytes
 	}
 	return 0
+}
+
+func (x *Disk) GetOrigin() *DiskOrigin {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
 }
 
 type CreateDiskRequest struct {
@@ -3032,7 +3040,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x11ashlar_lost.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x11ashlar_lost.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3186,7 +3194,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\x89\x05\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xb8\x05\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -3213,7 +3221,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"lost_bytes\x18- \x01(\x04R\tlostBytes\x12\x1d\n" +
 	"\n" +
-	"away_bytes\x18. \x01(\x04R\tawayBytes\"\x87\x01\n" +
+	"away_bytes\x18. \x01(\x04R\tawayBytes\x12-\n" +
+	"\x06origin\x18< \x01(\v2\x15.ashlar.v1.DiskOriginR\x06origin\"\x87\x01\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3320,14 +3329,15 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\x9f\v\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xda\v\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
 	"\n" +
 	"ListStores\x12\x1c.ashlar.v1.ListStoresRequest\x1a\x1a.ashlar.v1.ListStoresReply\x12;\n" +
 	"\n" +
-	"CreateDisk\x12\x1c.ashlar.v1.CreateDiskRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
+	"CreateDisk\x12\x1c.ashlar.v1.CreateDiskRequest\x1a\x0f.ashlar.v1.Disk\x129\n" +
+	"\tCloneDisk\x12\x1b.ashlar.v1.CloneDiskRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
 	"\tListDisks\x12\x1b.ashlar.v1.ListDisksRequest\x1a\x19.ashlar.v1.ListDisksReply\x125\n" +
 	"\aGetDisk\x12\x19.ashlar.v1.GetDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
 	"\n" +
@@ -3416,12 +3426,14 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*StoreTraffic)(nil),            // 44: ashlar.v1.StoreTraffic
 	(*Space)(nil),                   // 45: ashlar.v1.Space
 	(*QoS)(nil),                     // 46: ashlar.v1.QoS
-	(*ListEventsRequest)(nil),       // 47: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 48: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 49: ashlar.v1.LostRangesRequest
-	(*ListEventsReply)(nil),         // 50: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 51: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 52: ashlar.v1.LostRangesReply
+	(*DiskOrigin)(nil),              // 47: ashlar.v1.DiskOrigin
+	(*CloneDiskRequest)(nil),        // 48: ashlar.v1.CloneDiskRequest
+	(*ListEventsRequest)(nil),       // 49: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 50: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 51: ashlar.v1.LostRangesRequest
+	(*ListEventsReply)(nil),         // 52: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 53: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 54: ashlar.v1.LostRangesReply
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3448,57 +3460,60 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	41, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
 	42, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
 	46, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	46, // 24: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 25: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	29, // 26: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 27: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 28: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 29: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 30: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 31: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	20, // 32: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 33: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 34: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 35: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 36: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 37: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 38: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 39: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 40: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 41: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 42: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	38, // 43: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 44: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	47, // 45: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	48, // 46: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 47: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	49, // 48: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	3,  // 49: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 50: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 51: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 52: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	21, // 53: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 54: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 55: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 56: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 57: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 58: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 59: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 60: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 61: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 62: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 63: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 64: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 65: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	50, // 66: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	51, // 67: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 68: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	52, // 69: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	49, // [49:70] is the sub-list for method output_type
-	28, // [28:49] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	47, // 24: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	46, // 25: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 26: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	29, // 27: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 28: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 29: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 30: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 31: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 32: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	48, // 33: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	20, // 34: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 35: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 36: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 37: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 38: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 39: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 40: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 41: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 42: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 43: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 44: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	38, // 45: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 46: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	49, // 47: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	50, // 48: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 49: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	51, // 50: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	3,  // 51: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 52: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 53: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 54: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 55: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	21, // 56: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 57: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 58: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 59: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 60: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 61: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 62: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 63: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 64: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 65: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 66: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 67: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 68: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	52, // 69: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	53, // 70: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 71: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	54, // 72: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	51, // [51:73] is the sub-list for method output_type
+	29, // [29:51] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3510,6 +3525,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
+	file_ashlar_lineage_proto_init()
 	file_ashlar_lost_proto_init()
 	file_ashlar_cluster_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}

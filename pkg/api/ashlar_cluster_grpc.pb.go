@@ -25,6 +25,7 @@ const (
 	Cluster_ListHosts_FullMethodName        = "/ashlar.v1.Cluster/ListHosts"
 	Cluster_ListStores_FullMethodName       = "/ashlar.v1.Cluster/ListStores"
 	Cluster_CreateDisk_FullMethodName       = "/ashlar.v1.Cluster/CreateDisk"
+	Cluster_CloneDisk_FullMethodName        = "/ashlar.v1.Cluster/CloneDisk"
 	Cluster_ListDisks_FullMethodName        = "/ashlar.v1.Cluster/ListDisks"
 	Cluster_GetDisk_FullMethodName          = "/ashlar.v1.Cluster/GetDisk"
 	Cluster_ResizeDisk_FullMethodName       = "/ashlar.v1.Cluster/ResizeDisk"
@@ -53,6 +54,8 @@ type ClusterClient interface {
 	ListStores(ctx context.Context, in *ListStoresRequest, opts ...grpc.CallOption) (*ListStoresReply, error)
 	// Names are unique: Exists. The same name, size and request_id again gives the same disk.
 	CreateDisk(ctx context.Context, in *CreateDiskRequest, opts ...grpc.CallOption) (*Disk, error)
+	// Makes a disk that begins as a snapshot was, whatever its size. Conflict: the snapshot is not ready.
+	CloneDisk(ctx context.Context, in *CloneDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	ListDisks(ctx context.Context, in *ListDisksRequest, opts ...grpc.CallOption) (*ListDisksReply, error)
 	GetDisk(ctx context.Context, in *GetDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -138,6 +141,16 @@ func (c *clusterClient) CreateDisk(ctx context.Context, in *CreateDiskRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Disk)
 	err := c.cc.Invoke(ctx, Cluster_CreateDisk_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) CloneDisk(ctx context.Context, in *CloneDiskRequest, opts ...grpc.CallOption) (*Disk, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Disk)
+	err := c.cc.Invoke(ctx, Cluster_CloneDisk_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -323,6 +336,8 @@ type ClusterServer interface {
 	ListStores(context.Context, *ListStoresRequest) (*ListStoresReply, error)
 	// Names are unique: Exists. The same name, size and request_id again gives the same disk.
 	CreateDisk(context.Context, *CreateDiskRequest) (*Disk, error)
+	// Makes a disk that begins as a snapshot was, whatever its size. Conflict: the snapshot is not ready.
+	CloneDisk(context.Context, *CloneDiskRequest) (*Disk, error)
 	ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error)
 	GetDisk(context.Context, *GetDiskRequest) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -385,6 +400,9 @@ func (UnimplementedClusterServer) ListStores(context.Context, *ListStoresRequest
 }
 func (UnimplementedClusterServer) CreateDisk(context.Context, *CreateDiskRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateDisk not implemented")
+}
+func (UnimplementedClusterServer) CloneDisk(context.Context, *CloneDiskRequest) (*Disk, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloneDisk not implemented")
 }
 func (UnimplementedClusterServer) ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDisks not implemented")
@@ -526,6 +544,24 @@ func _Cluster_CreateDisk_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ClusterServer).CreateDisk(ctx, req.(*CreateDiskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_CloneDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloneDiskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).CloneDisk(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_CloneDisk_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).CloneDisk(ctx, req.(*CloneDiskRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -858,6 +894,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateDisk",
 			Handler:    _Cluster_CreateDisk_Handler,
+		},
+		{
+			MethodName: "CloneDisk",
+			Handler:    _Cluster_CloneDisk_Handler,
 		},
 		{
 			MethodName: "ListDisks",

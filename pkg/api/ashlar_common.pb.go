@@ -526,6 +526,7 @@ type VolumeRecord struct {
 	Deleted       bool              `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"`    // unlinked; waits for its stores to purge it
 	Qos           *QoS              `protobuf:"bytes,15,opt,name=qos,proto3" json:"qos,omitempty"`             // absent: not limited
 	Snapshots     []*SnapshotRecord `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"` // oldest first
+	Origin        []byte            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`       // what it began with, as in pkg/lineage/FORMAT.md; empty: nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -672,6 +673,13 @@ func (x *VolumeRecord) GetSnapshots() []*SnapshotRecord {
 	return nil
 }
 
+func (x *VolumeRecord) GetOrigin() []byte {
+	if x != nil {
+		return x.Origin
+	}
+	return nil
+}
+
 // SnapshotRecord is one snapshot of a volume.
 type SnapshotRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -679,7 +687,7 @@ type SnapshotRecord struct {
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	SizeBytes     uint64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	CreatedUnixMs int64                  `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	State         uint32                 `protobuf:"varint,5,opt,name=state,proto3" json:"state,omitempty"` // 1 creating, 2 ready, 3 deleting
+	State         uint32                 `protobuf:"varint,5,opt,name=state,proto3" json:"state,omitempty"` // 1 creating, 2 ready, 3 deleting, 4 hidden
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -938,7 +946,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\xe8\x04\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\x80\x05\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -960,7 +968,8 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x05spans\x18\r \x03(\v2\x17.ashlar.v1.SequenceSpanR\x05spans\x12\x18\n" +
 	"\adeleted\x18\x0e \x01(\bR\adeleted\x12 \n" +
 	"\x03qos\x18\x0f \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x127\n" +
-	"\tsnapshots\x18\x10 \x03(\v2\x19.ashlar.v1.SnapshotRecordR\tsnapshots\"\x9d\x01\n" +
+	"\tsnapshots\x18\x10 \x03(\v2\x19.ashlar.v1.SnapshotRecordR\tsnapshots\x12\x16\n" +
+	"\x06origin\x18< \x01(\fR\x06origin\"\x9d\x01\n" +
 	"\x0eSnapshotRecord\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\fR\bsnapshot\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +

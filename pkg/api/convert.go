@@ -7,6 +7,7 @@ import (
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 )
 
 // The messages as the words of pkg/cluster and back. What comes from a peer may be
@@ -161,6 +162,9 @@ func FromVolume(v *cluster.Volume) *VolumeRecord {
 	x := &VolumeRecord{Volume: v.ID[:], Name: v.Name, SizeBytes: v.Size, CreatedUnixMs: v.Created.UnixMilli(),
 		Epoch: uint64(v.Epoch), Owner: FromHolder(v.Owner), OpenComplete: v.OpenComplete, ListVersion: v.ListVersion,
 		Checkpoint: FromCheckpoint(v.Checkpoint), Deleted: v.Deleted, Qos: FromQoS(v.QoS)}
+	if v.Origin != nil {
+		x.Origin = lineage.Append(nil, v.Origin)
+	}
 	for _, e := range v.List {
 		x.Ensembles = append(x.Ensembles, fromEnsemble(e))
 	}
@@ -186,6 +190,9 @@ func (x *VolumeRecord) Value() (*cluster.Volume, error) {
 		Checkpoint: x.GetCheckpoint().Value(), Deleted: x.GetDeleted(), QoS: x.GetQos().Value()}
 	var err error
 	if v.ID, err = VolumeID(x.GetVolume()); err != nil {
+		return nil, err
+	}
+	if v.Origin, err = lineage.Decode("origin of a volume", x.GetOrigin()); err != nil {
 		return nil, err
 	}
 	for _, e := range x.GetEnsembles() {

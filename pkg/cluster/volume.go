@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 )
 
 // StoreRef names a store together with the memory it had when it was chosen. The
@@ -95,6 +96,8 @@ const (
 	SnapshotCreating SnapshotState = 1 + iota
 	SnapshotReady
 	SnapshotDeleting
+	// SnapshotHidden is one that its owner deleted and that clones still need: it goes with the last of them.
+	SnapshotHidden
 )
 
 func (s SnapshotState) String() string {
@@ -105,6 +108,8 @@ func (s SnapshotState) String() string {
 		return "ready"
 	case SnapshotDeleting:
 		return "deleting"
+	case SnapshotHidden:
+		return "hidden"
 	}
 	return "unknown"
 }
@@ -152,6 +157,8 @@ type Volume struct {
 	Spans  []Span
 	// Snapshots are the disk's, the oldest first, those under way included.
 	Snapshots []Snapshot
+	// Origin is what the volume began with; nil: empty.
+	Origin *lineage.Origin
 	// Deleted: unlinked, waits for its stores to purge it.
 	Deleted bool
 }
@@ -193,7 +200,7 @@ func (v *Volume) Clone() *Volume {
 		c.Checkpoint = &cp
 	}
 	c.Prior, c.Spans, c.Snapshots = slices.Clone(v.Prior), slices.Clone(v.Spans), slices.Clone(v.Snapshots)
-	c.Losses = slices.Clone(v.Losses)
+	c.Losses, c.Origin = slices.Clone(v.Losses), v.Origin.Clone()
 	for i := range c.Losses {
 		c.Losses[i].Lost = slices.Clone(c.Losses[i].Lost)
 	}

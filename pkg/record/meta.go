@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -80,6 +81,9 @@ type Checkpoint struct {
 	Blocks    block.LBA   // size of the disk
 	Pages     []PageSegment
 	Snapshots []Snapshot // the oldest first
+	// Origin is what the volume began with, if not empty: until it is flattened its map has
+	// locations at or below the origin's watermark, which its table does not know.
+	Origin *lineage.Origin
 }
 
 // Snapshot is one that a checkpoint keeps: the tree of what the disk held at its mark.
@@ -118,9 +122,10 @@ const (
 const (
 	metaVersion = 1
 
-	// A checkpoint with snapshots is of these versions; without any it is as it always was.
-	metaSnapshots       = 2
+	// A checkpoint with snapshots is of version 2, one of a volume with an origin of version 3, as
+	// a record and alone; any other is as it always was.
 	checkpointSnapshots = 2
+	checkpointLineage   = 3
 
 	checkpointMagic   = 0x50435341 // "ASCP"
 	checkpointVersion = 1
@@ -179,10 +184,19 @@ func AppendCommit(dst []byte, c *Commit) []byte {
 func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	at := len(dst)
 	dst = begin(dst, MetaCheckpoint)
-	if len(c.Snapshots) > 0 {
-		dst[at+1] = metaSnapshots
-	}
+	dst[at+1] = uint8(c.version())
 	return end(appendCheckpoint(dst, c), at)
+}
+
+// version is that of a checkpoint, alone and as a record: the lowest that can say what it has to.
+func (c *Checkpoint) version() uint16 {
+	switch {
+	case c.Origin != nil:
+		return checkpointLineage
+	case len(c.Snapshots) > 0:
+		return checkpointSnapshots
+	}
+	return checkpointVersion
 }
 
 // AppendDeleted appends the record that segments were dropped by name.
@@ -227,7 +241,7 @@ func (c *Checkpoint) checkSnapshots() string {
 			return "root of a snapshot"
 		case s.Blocks > block.LBAMax:
 			return "size of a snapshot"
-		case s.Watermark == 0 || i > 0 && s.Watermark <= c.Snapshots[i-1].Watermark:
+		case s.Watermark <= c.Origin.Floor() || i > 0 && s.Watermark <= c.Snapshots[i-1].Watermark:
 			return "watermark of a snapshot"
 		case i == len(c.Snapshots)-1 && s.Watermark != c.Watermark:
 			return "watermark of the newest snapshot"
@@ -240,6 +254,7 @@ func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	if what := cmp.Or(c.check(), c.checkSnapshots()); what != "" {
 		panic("record: a checkpoint with a wrong " + what)
 	}
+	version := c.version()
 	dst = append(dst, c.Volume[:]...)
 	dst = binary.AppendUvarint(dst, uint64(c.Epoch))
 	dst = appendRoot(appendRoot(dst, c.Map), c.Table)
@@ -251,7 +266,10 @@ func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
 	for i := range c.Pages {
 		dst = appendSegment(dst, c.Pages[i].Segment, c.Pages[i].Entry)
 	}
-	if len(c.Snapshots) == 0 {
+	if version >= checkpointLineage {
+		dst = lineage.Append(dst, c.Origin)
+	}
+	if version < checkpointSnapshots {
 		return dst
 	}
 	dst = binary.AppendUvarint(dst, uint64(len(c.Snapshots)))
@@ -272,11 +290,7 @@ func appendRoot(dst []byte, r blockmap.Root) []byte {
 // form that is committed to metad.
 func EncodeCheckpoint(c *Checkpoint) []byte {
 	b := binary.LittleEndian.AppendUint32(nil, checkpointMagic)
-	version := uint16(checkpointVersion)
-	if len(c.Snapshots) > 0 {
-		version = checkpointSnapshots
-	}
-	b = append(binary.LittleEndian.AppendUint16(b, version), 0, 0)
+	b = append(binary.LittleEndian.AppendUint16(b, c.version()), 0, 0)
 	b = appendCheckpoint(b, c)
 	return binary.LittleEndian.AppendUint32(b, codec.CRC(b))
 }

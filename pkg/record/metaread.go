@@ -8,6 +8,7 @@ import (
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -26,11 +27,11 @@ func ReadMeta(place string, meta []byte, first id.LSN, count uint32) ([]Meta, er
 			m.Position = first + id.LSN(i)
 			m.Kind = MetaKind(r.U8())
 			v := r.U8()
-			if v != metaVersion && (v != metaSnapshots || m.Kind != MetaCheckpoint) {
+			if v != metaVersion && (v == 0 || v > checkpointLineage || m.Kind != MetaCheckpoint) {
 				r.Fail("version of a meta record", metaVersion, uint64(v))
 			}
 			end := int64(r.U32()) + int64(r.Offset())
-			readMetaBody(r, m, v == metaSnapshots, &slots)
+			readMetaBody(r, m, uint16(v), &slots)
 			if r.Err() == nil && int64(r.Offset()) != end {
 				r.Fail("end of a meta record", uint64(end), uint64(r.Offset()))
 			}
@@ -45,12 +46,12 @@ func ReadMeta(place string, meta []byte, first id.LSN, count uint32) ([]Meta, er
 	return records, nil
 }
 
-func readMetaBody(r *codec.Reader, m *Meta, snapshots bool, slots *int) {
+func readMetaBody(r *codec.Reader, m *Meta, version uint16, slots *int) {
 	switch m.Kind {
 	case MetaCommit:
 		m.Commit = readCommit(r, slots)
 	case MetaCheckpoint:
-		m.Checkpoint = readCheckpoint(r, snapshots)
+		m.Checkpoint = readCheckpoint(r, version)
 	case MetaDeleted:
 		m.Deleted = readDeleted(r)
 	case MetaMoved:
@@ -109,7 +110,7 @@ func readRoot(r *codec.Reader) blockmap.Root {
 	return blockmap.Root{Location: id.Location(r.U64()), Height: r.U8()}
 }
 
-func readCheckpoint(r *codec.Reader, snapshots bool) *Checkpoint {
+func readCheckpoint(r *codec.Reader, version uint16) *Checkpoint {
 	c := new(Checkpoint)
 	r.Fill(c.Volume[:])
 	c.Epoch = id.Epoch(r.Uvarint())
@@ -128,8 +129,13 @@ func readCheckpoint(r *codec.Reader, snapshots bool) *Checkpoint {
 			break
 		}
 	}
-	if snapshots {
-		readSnapshots(r, c)
+	if version >= checkpointLineage {
+		if c.Origin = lineage.Read(r); c.Origin == nil {
+			r.Fail("origin of a checkpoint that has one", 1, 0)
+		}
+	}
+	if version >= checkpointSnapshots {
+		readSnapshots(r, c, version)
 	}
 	return c
 }
@@ -137,12 +143,14 @@ func readCheckpoint(r *codec.Reader, snapshots bool) *Checkpoint {
 // snapshotSizeMin is the least bytes of a snapshot: id, root, watermark and size.
 const snapshotSizeMin = 16 + 9 + 1 + 1
 
-func readSnapshots(r *codec.Reader, c *Checkpoint) {
+func readSnapshots(r *codec.Reader, c *Checkpoint, version uint16) {
 	n := r.Count(SnapshotsMax, snapshotSizeMin)
-	if n == 0 {
+	switch {
+	case n > 0:
+		c.Snapshots = make([]Snapshot, n)
+	case version == checkpointSnapshots:
 		r.Fail("snapshots of a checkpoint that has some", 1, 0)
 	}
-	c.Snapshots = make([]Snapshot, n)
 	for i := range c.Snapshots {
 		s := &c.Snapshots[i]
 		r.Fill(s.ID[:])
@@ -191,11 +199,11 @@ func DecodeCheckpoint(place string, b []byte) (*Checkpoint, error) {
 			r.Fail("checkpoint magic", checkpointMagic, uint64(v))
 		}
 		v := r.U16()
-		if v != checkpointVersion && v != checkpointSnapshots {
-			r.Fail("checkpoint version", checkpointSnapshots, uint64(v))
+		if v == 0 || v > checkpointLineage {
+			r.Fail("checkpoint version", checkpointLineage, uint64(v))
 		}
 		r.Zero(2)
-		c = readCheckpoint(r, v == checkpointSnapshots)
+		c = readCheckpoint(r, v)
 	})
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 )
 
 func sampleSnapshots() *Checkpoint {
@@ -60,5 +61,36 @@ func TestWatermarksThatDoNotRiseAreRefused(t *testing.T) {
 		if c.checkSnapshots() == "" {
 			t.Errorf("%s: not refused", what)
 		}
+	}
+}
+
+// Without this a clone would be opened as a disk of its own, and what it has of its ancestors would
+// read as damage.
+func TestOriginOfACheckpointReadsBack(t *testing.T) {
+	for _, snapshots := range []bool{true, false} {
+		c := sampleSnapshots()
+		c.Origin = &lineage.Origin{Volume: id.Volume{4}, Snapshot: id.Snapshot{5}, Root: c.Map, Watermark: 899, Blocks: 1 << 20,
+			Ancestors: []lineage.Ancestor{{Volume: id.Volume{3}, Watermark: 12}}}
+		c.Origin.Root.Location = id.MakeLocation(id.MakeSegment(899, 1), 3)
+		if c.Snapshots = c.Snapshots[1:]; !snapshots {
+			c.Snapshots = nil
+		}
+		alone := EncodeCheckpoint(c)
+		if snapshots {
+			golden(t, "origin.golden", alone)
+		}
+		back, err := DecodeCheckpoint("test", alone)
+		if err != nil || !reflect.DeepEqual(back, c) {
+			t.Errorf("%v: the checkpoint came back as %+v", err, back)
+		}
+		recs, err := ReadMeta("test", AppendCheckpoint(nil, c), 5, 1)
+		if err != nil || !reflect.DeepEqual(recs[0].Checkpoint, c) {
+			t.Errorf("%v: the record came back as %+v", err, recs)
+		}
+	}
+	c := sampleSnapshots()
+	c.Origin = &lineage.Origin{Watermark: 1}
+	if c.checkSnapshots() == "" {
+		t.Error("a snapshot at the watermark of the origin is not refused")
 	}
 }

@@ -13,7 +13,8 @@ import (
 type Inspector struct {
 	// Page gives the bytes at a location of a page.
 	Page func(id.Location) ([]byte, bool)
-	// Exists tells whether a generation of a segment is there, Has whether it has a slot.
+	// Exists tells whether a generation of a segment is there, Has whether it has a slot; of
+	// generation zero: whether any has.
 	Exists func(id.Segment, id.Generation) bool
 	Has    func(id.Location, id.Generation) bool
 	// Packs and Longs are the jobs on their way, LaneLong apart.
@@ -52,6 +53,9 @@ func (c *Core) Check(in Inspector) error {
 	}
 	live := make(map[id.Segment]int)
 	for l := range held {
+		if c.origin.Has(l.Segment()) {
+			continue // nothing of an ancestor's is counted
+		}
 		live[l.Segment()]++
 	}
 	return c.checkLive(in, live)
@@ -63,6 +67,12 @@ func (c *Core) countSnapshots(in Inspector, held map[id.Location]bool) error {
 	for i, s := range c.snaps.list {
 		var lost error
 		err := walkTree(s.Root, 0, in, func(l id.Location, b block.LBA, _ bool) {
+			if c.origin.Has(l.Segment()) {
+				if !in.Has(l, id.Generation{}) {
+					lost = fmt.Errorf("snapshot %d: block %d lies at %v, which no ancestor has", i, b, l)
+				}
+				return
+			}
 			held[l] = true
 			e, ok := c.table.Get(l.Segment())
 			switch {
@@ -165,6 +175,12 @@ func (c *Core) countMap(in Inspector, held map[id.Location]bool) error {
 		e := block.Extent{Start: at, Count: uint32(min(c.blocks-at, 1<<30))}
 		var lost error
 		next, miss := c.m.Walk(e, func(b block.LBA, l id.Location) bool {
+			if c.origin.Has(l.Segment()) {
+				if !in.Has(l, id.Generation{}) {
+					lost = fmt.Errorf("block %d lies at %v, which no ancestor has", b, l)
+				}
+				return lost == nil
+			}
 			held[l] = true
 			if e, ok := c.table.Get(l.Segment()); !ok || !in.Has(l, e.Generation) {
 				lost = fmt.Errorf("block %d lies at %v, which %s (%t) has not", b, l, e.Generation, ok)

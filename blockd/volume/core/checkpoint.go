@@ -264,7 +264,7 @@ func (c *Core) pagesDurable(now time.Duration, st *checkpointState, fx *Effects)
 	c.check.root = root
 	st.rec = &record.Checkpoint{
 		Volume: c.cfg.Volume, Epoch: c.cfg.Epoch, Map: root, Table: table, Covered: st.covered, Meta: st.meta,
-		Watermark: c.snaps.watermark, Blocks: c.blocks,
+		Watermark: c.snaps.watermark, Blocks: c.blocks, Origin: c.origin,
 	}
 	st.rec.Snapshots = c.snapshotRecords(st)
 	if st.mark != nil {
@@ -288,6 +288,7 @@ func (c *Core) checkpointDurable(now time.Duration, st *checkpointState, fx *Eff
 		c.compare(st.walk, st.rec.Map)
 		c.walkOn(now, fx)
 	}
+	c.founded(now, fx)
 	c.check.asking, c.check.askAt, c.check.pause = st, 0, 0
 	c.stats.Checkpoints++
 	c.askCheckpoint(fx)

@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -22,6 +23,8 @@ type Config struct {
 	Limits Limits
 	// Leftovers: older epochs took segment ids, and nobody has looked for what they left since.
 	Leftovers bool
+	// Origin is what the volume began with, by metad's word; nil: empty. It counts until there is a checkpoint.
+	Origin *lineage.Origin
 }
 
 // state is how far the volume is.
@@ -77,6 +80,7 @@ type Core struct {
 	readWaiters []readWaiter
 	parked      []parkedRead // too few shards answered; tried again
 
+	origin   *lineage.Origin // nil: all its map has is its own
 	m        *blockmap.Map
 	table    *blockmap.Table
 	pageSegs map[id.Segment]blockmap.Entry // segments that hold pages of the segment table

@@ -25,6 +25,8 @@ type loadState struct {
 	loader  *blockmap.TableLoader
 	run     []*storeproto.Batch
 	dead    []id.Segment // already dead at the checkpoint's cut
+	// founding: there is no checkpoint yet that says what the volume began with.
+	founding bool
 }
 
 // New makes the core of a volume that is being opened. checkpoint is metad's, as
@@ -122,9 +124,8 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 		b.Release()
 	}
 	opts := blockmap.Options{Blocks: c.blocks, Budget: c.cfg.Budget}
-	var table blockmap.Root
+	table := c.begin(&opts)
 	if k := l.check; k != nil {
-		opts.Root, table = k.Map, k.Table
 		for _, p := range k.Pages {
 			c.pageSegs[p.Segment] = p.Entry
 		}
@@ -267,8 +268,7 @@ func (c *Core) loaded(now time.Duration, fx *Effects) {
 	}
 	c.load.run = nil
 	c.deleteLeftOver(fx)
-	c.stats.Problem = ""
-	fx.Opened = true
+	c.opened(now, fx)
 	c.startPacks(now, fx)
 }
 

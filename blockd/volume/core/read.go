@@ -250,13 +250,10 @@ func (c *Core) slotPiece(op *Op, i uint32, loc id.Location) {
 }
 
 // where says how a segment is kept. A location in the map or a memtable always
-// has its segment in a table: anything else is a broken promise of our own.
+// has its segment in a table, or an ancestor has it: anything else is a broken promise of our own.
 func (c *Core) where(s id.Segment) Where {
-	if e, ok := c.table.Get(s); ok {
-		return whereOf(e)
-	}
-	if r, ok := c.long.known[s]; ok {
-		return whereOf(r.entry)
+	if w, ok := c.placeOf(s); ok {
+		return w
 	}
 	panic(fmt.Sprintf("volume %s: segment %s is referred to but not in the table", c.cfg.Volume, s))
 }
@@ -280,14 +277,15 @@ func (c *Core) wantPage(of pageOwner, miss blockmap.Miss, fx *Effects) {
 	}
 	s := miss.Location.Segment()
 	e, ok := c.pageSegs[s]
+	w := whereOf(e)
 	if !ok && c.table != nil {
-		e, ok = c.table.Get(s)
+		w, ok = c.placeOf(s)
 	}
 	if !ok {
 		panic(fmt.Sprintf("volume %s: page %v lies in segment %s, which is not in the table", c.cfg.Volume, miss.Page, s))
 	}
 	c.pageBusy[k] = true
-	fx.Pages = append(fx.Pages, PageRead{Miss: miss, Where: whereOf(e), Table: c.load.loader != nil, of: of})
+	fx.Pages = append(fx.Pages, PageRead{Miss: miss, Where: w, Table: c.load.loader != nil, of: of})
 }
 
 // PageDone: the shell has read the page of p, checked against its sum, or failed.

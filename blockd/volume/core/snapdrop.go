@@ -79,7 +79,7 @@ func (c *Core) beginWalk() {
 
 // newWalk is the deletion of the i-th snapshot.
 func (c *Core) newWalk(i int) *walk {
-	w := &walk{doomed: c.snaps.list[i], freed: make(map[id.Segment]int)}
+	w := &walk{doomed: c.snaps.list[i], above: c.floor(), freed: make(map[id.Segment]int)}
 	if i > 0 {
 		w.above = c.snaps.list[i-1].Watermark
 	}
@@ -155,7 +155,7 @@ func (c *Core) endWalk(now time.Duration, fx *Effects) {
 		}
 	}
 	s.list = slices.DeleteFunc(s.list, func(x *snapshot) bool { return x == w.doomed })
-	s.watermark = 0
+	s.watermark = c.floor()
 	if n := len(s.list); n > 0 {
 		s.watermark = s.list[n-1].Watermark
 	}

@@ -27,7 +27,7 @@ import (
 // snapState is what the core knows of snapshots.
 type snapState struct {
 	list      []*snapshot // those that stand, the oldest first; their watermarks rise
-	watermark id.Sequence // of the newest; 0: there is none
+	watermark id.Sequence // of the newest; if there is none, the origin's, or 0
 	marks     []*mark     // taken and not passed yet, in the order of the journal
 	taken     uint64      // marks ever taken
 	passing   *mark       // the first of marks, once its commit is applied: nothing else is, until it is passed

@@ -106,6 +106,9 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 		c.press(now, fx)
 	}
 	c.m.Shrink()
+	if c.load.founding {
+		c.stir(now, fx)
+	}
 	c.closeTrees(now)
 	c.walkOn(now, fx)
 	c.measure(now)

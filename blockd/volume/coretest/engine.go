@@ -48,7 +48,7 @@ type link struct {
 func (w *World) open() *Engine {
 	w.life++
 	e := &Engine{
-		w: w, name: fmt.Sprintf("engine %d", w.life), holder: id.Holder{Host: "b1", Number: w.life},
+		w: w, name: fmt.Sprintf("engine %d", w.life), holder: id.Holder{Host: id.Host(fmt.Sprintf("b%d", w.volume[0])), Number: w.life},
 		links: make(map[id.Store]*link), ops: make(map[*core.Op]*Request),
 	}
 	rec, err := w.Metad.Acquire(w.volume, e.holder)
@@ -68,6 +68,7 @@ func (w *World) open() *Engine {
 	}
 	e.Core, err = core.New(core.Config{
 		Volume: w.volume, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: w.budget, Memory: w.cfg.Memory, Limits: w.cfg.Limits,
+		Origin:    rec.Origin,
 		Leftovers: slices.ContainsFunc(rec.Spans, func(s cluster.Span) bool { return s.Epoch < rec.Epoch }),
 	}, opaque)
 	if err != nil {
@@ -557,6 +558,9 @@ func (e *Engine) inspector() core.Inspector {
 		},
 		Exists: func(x id.Segment, g id.Generation) bool { return s.at[x][g] != nil },
 		Has: func(l id.Location, g id.Generation) bool {
+			if g == (id.Generation{}) {
+				return s.page(l, make([]byte, block.Size))
+			}
 			k := s.at[l.Segment()][g]
 			return k != nil && k.blocks[l.Slot()] != nil
 		},

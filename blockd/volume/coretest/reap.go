@@ -40,6 +40,9 @@ func (e *Engine) carryReap(fx *core.Effects) {
 // leftovers names all that there is: what of it is one, the core must know.
 func (s *segments) leftovers() (out []core.Leftover) {
 	for name, gens := range s.at {
+		if s.of[name] != s.w.volume {
+			continue
+		}
 		x := core.Leftover{Segment: name}
 		for g := range gens {
 			if x.Generation.Less(g) {

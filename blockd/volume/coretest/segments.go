@@ -16,6 +16,7 @@ type segments struct {
 	w     *World
 	at    map[id.Segment]map[id.Generation]*kept
 	tombs map[id.Segment]id.Generation
+	of    map[id.Segment]id.Volume // whose it is
 }
 
 type kept struct {
@@ -69,6 +70,7 @@ func (s *segments) put(e id.Epoch, name id.Segment, entry blockmap.Entry, j *cor
 	}
 	s.verify(j)
 	if s.at[name] == nil {
+		s.of[name] = s.w.volume
 		s.at[name] = make(map[id.Generation]*kept)
 	}
 	s.at[name][entry.Generation] = k
@@ -90,6 +92,9 @@ func (s *segments) verify(j *core.PackJob) {
 
 // generation finds one that a table names.
 func (s *segments) generation(name id.Segment, w core.Where) (*kept, error) {
+	if w.Inherited() {
+		return s.inherited(name)
+	}
 	k := s.at[name][w.Generation]
 	if k == nil {
 		return nil, fmt.Errorf("read segment %s %s: %w", name, w.Generation, errs.ErrNotFound)
@@ -105,6 +110,9 @@ func (s *segments) read(l id.Location, n int, w core.Where, dst []byte) error {
 	k, err := s.generation(l.Segment(), w)
 	if err != nil {
 		return err
+	}
+	if s.of[l.Segment()] != s.w.volume && !w.Inherited() {
+		s.w.Fail(fmt.Errorf("segment %s is volume %x's, and read as its own", l.Segment(), s.of[l.Segment()][0]))
 	}
 	if len(dst) != n*block.Size || int(l.Slot())+n > len(k.entries) {
 		s.w.Fail(fmt.Errorf("read %d slots at %v of a segment of %d", n, l, len(k.entries)))
@@ -134,6 +142,10 @@ func (s *segments) page(l id.Location, dst []byte) bool {
 
 // delete deletes a generation and all before it.
 func (s *segments) delete(name id.Segment, upto id.Generation) {
+	if v, ok := s.of[name]; ok && v != s.w.volume {
+		s.w.Fail(fmt.Errorf("segment %s of volume %x is deleted by another", name, v[0]))
+		return
+	}
 	for g := range s.at[name] {
 		if !upto.Less(g) {
 			delete(s.at[name], g)

@@ -19,6 +19,7 @@ type Snap struct {
 	begun, ended uint64 // its mark lies between; ended 0: the outcome is unknown
 	state        snapState
 	seen         map[uint64]uint64 // what a cell was read as, once: it never changes
+	clones       int               // that may still read it
 }
 
 type snapState uint8
@@ -27,7 +28,8 @@ const (
 	snapAsked snapState = iota // unknown whether it is there
 	snapMade
 	snapDropping
-	snapGone // dropped, or never made
+	snapGone   // dropped, or never made
+	snapHidden // dropped, and clones still need it
 )
 
 // Mark takes a snapshot on an engine.
@@ -117,9 +119,11 @@ func (m *Model) then(i, tag, begun, ended uint64) error {
 	return fmt.Errorf("cell %d (block %d) was %d: %w", i, i/8, tag, why)
 }
 
-// Drop asks for a snapshot to be deleted, until it is.
+// Drop asks for a snapshot to be deleted, until it is: as metad does, not before its last clone is gone.
 func (w *World) Drop(s *Snap) {
-	s.state = snapDropping
+	if s.state = snapDropping; s.clones > 0 {
+		s.state = snapHidden
+	}
 	w.log("snapshot %x is dropped", s.ID)
 }
 
@@ -154,7 +158,7 @@ func (w *World) checkSnaps(e *Engine) {
 	for _, s := range w.Snaps {
 		there := slices.Contains(have, s.ID)
 		switch {
-		case s.state == snapMade && !there:
+		case (s.state == snapMade || s.state == snapHidden) && !there:
 			w.Fail(fmt.Errorf("%s has lost snapshot %x", e.name, s.ID))
 		case s.state == snapGone && there:
 			w.Fail(fmt.Errorf("%s has snapshot %x, which is deleted", e.name, s.ID))
@@ -200,19 +204,12 @@ func (w *World) snapStep() {
 
 // ReadSnapshots reads all of every snapshot.
 func (w *World) ReadSnapshots() error {
-	const chunk = 64 * block.Size
 	for _, s := range w.Snaps {
-		for off := uint64(0); off < uint64(w.cfg.Blocks.Offset()) && s.state == snapMade; off += chunk {
-			if !w.Model.Touched(off, chunk) {
-				continue
-			}
-			r := w.ReadSnapshot(w.Owner(), s, off, min(chunk, uint64(w.cfg.Blocks.Offset())-off))
-			if err := w.Until(func() bool { return r.ended }); err != nil {
-				return err
-			}
-			if r.op.Err != nil {
-				return fmt.Errorf("read of snapshot %x at %d: %w", s.ID, off, r.op.Err)
-			}
+		if s.state != snapMade {
+			continue
+		}
+		if err := w.readSnap(s); err != nil {
+			return err
 		}
 	}
 	return nil

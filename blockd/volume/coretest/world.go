@@ -15,6 +15,7 @@ import (
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
 	"ashlar.dev/pkg/record"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/memstore"
@@ -79,6 +80,11 @@ type World struct {
 	Taken, Dropped int // snapshots
 
 	rewritten, merged, moved uint64 // by cleaners that have ended
+
+	origin *lineage.Origin
+	born   int      // clones that any of the kin made
+	kin    []*World // this one and its clones and ancestors: they share stores, metad and time
+	from   *Snap    // that it began with; nil: empty
 }
 
 // task is something that will happen.
@@ -93,7 +99,8 @@ func New(cfg Config) *World {
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 11)), clock: clock.NewManual(), volume: id.Volume{1}, Metad: NewMetad(),
 		budget: blockmap.NewBudget(64), Model: NewModel(), sent: make(map[*journal.Send]*storeproto.Batch),
 	}
-	w.segments = &segments{w: w, at: make(map[id.Segment]map[id.Generation]*kept), tombs: make(map[id.Segment]id.Generation)}
+	w.segments = &segments{w: w, at: make(map[id.Segment]map[id.Generation]*kept), tombs: make(map[id.Segment]id.Generation), of: make(map[id.Segment]id.Volume)}
+	w.kin = []*World{w}
 	for i := range cfg.Stores {
 		ref := cluster.StoreRef{Store: id.Store{15: byte(i + 1)}, Incarnation: id.Incarnation{1, byte(i)}}
 		w.Stores = append(w.Stores, memstore.New(memstore.Options{
@@ -198,9 +205,11 @@ func (w *World) Quiesce() {
 // pass lets time go by.
 func (w *World) pass(d time.Duration) {
 	w.clock.Advance(d)
-	for _, e := range w.Engines {
-		if !e.dead {
-			e.tick()
+	for _, x := range w.kin {
+		for _, e := range x.Engines {
+			if !e.dead {
+				e.tick()
+			}
 		}
 	}
 }
@@ -351,6 +360,9 @@ func (w *World) Until(cond func() bool) error {
 		w.steps++
 		if o := w.Owner(); o == nil || o.Ended && !o.Drained {
 			w.TakeOver()
+		}
+		if len(w.kin) > 1 { // others may have made stores or metad go away
+			w.kin[w.rng.IntN(len(w.kin))].happen()
 		}
 		if !w.happen() || w.rng.IntN(50) == 0 {
 			w.pass(50 * time.Millisecond)

@@ -1,0 +1,73 @@
+package core
+
+import (
+	"time"
+
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/id"
+)
+
+// Whose segment is this? A volume may begin with the tree of a snapshot of another one (its
+// origin). Then its map, its snapshots' trees and the pages of these have locations in
+// segments of ancestors, which its own table does not know. It only reads them: their
+// owners count, clean, rewrite and delete them, and keep what the snapshot has as long as
+// metad keeps the snapshot. Which is which follows from the sequence alone: those at or
+// below the origin's watermark are ancestors', all others the volume's own, for its ranges
+// were taken after that watermark was committed. How an ancestor's segment is kept now only
+// its shards' headers say: Where is zero for it, and the reader asks them.
+//
+// The origin is part of every checkpoint. A volume that has none yet makes one before it
+// serves: its first acknowledged write must not be found, by whoever has only what is on the
+// stores, beside a map that begins empty.
+
+// placeOf says how a segment is kept; false: nobody knows of it.
+func (c *Core) placeOf(s id.Segment) (Where, bool) {
+	if e, ok := c.table.Get(s); ok {
+		return whereOf(e), true
+	}
+	if r, ok := c.long.known[s]; ok {
+		return whereOf(r.entry), true
+	}
+	return Where{}, c.origin.Has(s)
+}
+
+// Inherited tells that the segment is an ancestor's, to be found by its shards' headers.
+func (w Where) Inherited() bool { return w == Where{} }
+
+// floor is the watermark below which nothing is the volume's own.
+func (c *Core) floor() id.Sequence { return c.origin.Floor() }
+
+// begin takes in where the volume's map comes from: the last checkpoint, else its origin.
+func (c *Core) begin(opts *blockmap.Options) (table blockmap.Root) {
+	k := c.load.check
+	if k == nil {
+		if c.origin = c.cfg.Origin; c.origin != nil {
+			opts.Root = c.origin.Root
+			c.load.founding = true
+		}
+		c.check.root, c.snaps.watermark = opts.Root, c.floor()
+		return blockmap.Root{}
+	}
+	c.origin = k.Origin
+	opts.Root = k.Map
+	c.snaps.watermark = c.floor()
+	return k.Table
+}
+
+// opened says that the volume serves, but of one that must write down first where it comes from.
+func (c *Core) opened(now time.Duration, fx *Effects) {
+	if c.load.founding {
+		c.stir(now, fx)
+		return
+	}
+	c.stats.Problem = ""
+	fx.Opened = true
+}
+
+// founded: a checkpoint stands, and says what the volume began with.
+func (c *Core) founded(now time.Duration, fx *Effects) {
+	if c.load.founding {
+		c.load.founding = false
+		c.opened(now, fx)
+	}
+}

@@ -1,0 +1,123 @@
+package state
+
+import (
+	"fmt"
+	"testing"
+
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
+)
+
+// originOf is where a clone of a snapshot begins.
+func originOf(v id.Volume, s id.Snapshot, watermark id.Sequence) lineage.Origin {
+	return lineage.Origin{Volume: v, Snapshot: s, Watermark: watermark, Blocks: 1 << 18,
+		Root: blockmap.Root{Location: id.MakeLocation(id.MakeSegment(watermark, 1), 2), Height: 2}}
+}
+
+// lineage is a command about clones.
+func (s *script) lineage(v *Volume) Command {
+	o := lineage.Origin{Volume: v.ID, Snapshot: id.Snapshot{1 + byte(s.pick("snapshot", 3))}, Watermark: s.m.nextSequence - 1, Blocks: 1}
+	for _, x := range v.Snapshots {
+		if x.State == cluster.SnapshotReady {
+			o.Snapshot = x.ID
+		}
+	}
+	o.Ancestors = v.Origin.Chain()
+	return &CreateClone{CreateVolume: CreateVolume{ID: id.Volume{byte(s.pick("id", 256))}, Name: fmt.Sprintf("d%d", s.pick("name", 6)),
+		Size: v.Size + uint64(s.pick("larger", 2))<<20}, Origin: o}
+}
+
+// withSnapshot is withDisk at the level of clones, with a snapshot and sequences given out.
+func withSnapshot(t *testing.T) (*world, id.Volume, id.Snapshot) {
+	w, v := withDisk(t)
+	s := id.Snapshot{1}
+	w.ok(&CreateSnapshot{Volume: v, ID: s, Name: "one"})
+	w.ok(&AllocRange{Volume: v, Epoch: 1})
+	w.refused(errs.ErrUnavailable, clone(v, s, 9, 2)) // of a later level
+	w.ok(&SetLevel{Level: LevelTime})
+	w.refused(errs.ErrConflict, clone(v, s, 9, 2)) // it is not ready
+	w.ok(&SnapshotTaken{Volume: v, ID: s})
+	return w, v, s
+}
+
+// clone is the command that makes volume n.
+func clone(v id.Volume, s id.Snapshot, watermark id.Sequence, n byte) *CreateClone {
+	return &CreateClone{CreateVolume: CreateVolume{ID: id.Volume{200, n}, Name: "c" + string(rune('0'+n)), Size: 2 << 20, RequestID: "r" + string(rune('0'+n))}, Origin: originOf(v, s, watermark)}
+}
+
+func (w *world) stateOf(v id.Volume, s id.Snapshot) cluster.SnapshotState {
+	x, _ := w.Volume(v)
+	y, _ := x.FindSnapshot(s.String())
+	return y.State
+}
+
+// Without these rules a snapshot could be deleted under a clone that reads it, or stay for
+// ever after the last one is gone.
+func TestSnapshotWithClonesIsHiddenUntilTheLastIsGone(t *testing.T) {
+	w, v, s := withSnapshot(t)
+	w.ok(clone(v, s, 9, 2))
+	w.ok(clone(v, s, 9, 2)) // the answer was lost
+	w.ok(clone(v, s, 9, 3))
+	if w.Children(s) != 2 {
+		t.Fatalf("%d clones", w.Children(s))
+	}
+	w.ok(&DeleteSnapshot{Volume: v, ID: s})
+	if w.stateOf(v, s) != cluster.SnapshotHidden || len(w.SnapshotWork()) != 0 {
+		t.Fatalf("a snapshot with clones is %s", w.stateOf(v, s))
+	}
+	w.refused(errs.ErrConflict, clone(v, s, 9, 4))                         // nobody sees it any more
+	w.refused(errs.ErrConflict, &SnapshotGone{Volume: v, Epoch: 1, ID: s}) // nobody asked for that
+	w.ok(&CreateSnapshot{Volume: v, ID: id.Snapshot{2}, Name: "one"})      // its name is free
+	w.refused(errs.ErrConflict, &DeleteVolume{Volume: v, Epoch: 1, Forced: true})
+	w.ok(&DeleteVolume{Volume: id.Volume{200, 2}, Forced: true})
+	if w.stateOf(v, s) != cluster.SnapshotHidden {
+		t.Fatal("it goes before its last clone")
+	}
+	w.Machine = restored(t, w.Machine)
+	w.ok(&DeleteVolume{Volume: id.Volume{200, 3}, Forced: true})
+	if w.stateOf(v, s) != cluster.SnapshotDeleting || len(w.SnapshotWork()) != 1 || w.Children(s) != 0 {
+		t.Fatalf("without clones it is %s", w.stateOf(v, s))
+	}
+	w.ok(&SnapshotGone{Volume: v, Epoch: 1, ID: s})
+}
+
+// restored is the machine after its own snapshot.
+func restored(t *testing.T, m *Machine) *Machine {
+	t.Helper()
+	m, err := Restore(m.Snapshot())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// A clone whose ids could be below the watermark of its origin would take its own segments for
+// an ancestor's, and one that is smaller than its snapshot would hide bytes.
+func TestClonesThatCannotBeAreRefused(t *testing.T) {
+	w, v, s := withSnapshot(t)
+	for what, spoil := range map[string]func(c *CreateClone){
+		"a watermark that was never given out": func(c *CreateClone) { c.Origin.Watermark = w.nextSequence },
+		"smaller than the snapshot":            func(c *CreateClone) { c.Size = 1 << 19 },
+		"no root":                              func(c *CreateClone) { c.Origin.Root.Height = 99 },
+		"no name":                              func(c *CreateClone) { c.Name = "" },
+	} {
+		c := clone(v, s, 9, 2)
+		spoil(c)
+		w.next++
+		if r := w.Apply(w.next, c); r.Err == nil {
+			t.Errorf("%s: not refused", what)
+		}
+	}
+	w.refused(errs.ErrNotFound, clone(v, id.Snapshot{7}, 9, 2))
+	w.refused(errs.ErrNotFound, clone(id.Volume{99}, s, 9, 2))
+	deep := clone(v, s, 9, 2)
+	deep.Origin.Ancestors = []lineage.Ancestor{{Volume: id.Volume{9}, Watermark: 3}}
+	w.refused(errs.ErrConflict, deep) // the disk has no ancestors
+	w.ok(clone(v, s, 9, 2))
+	if x, _ := w.Find("c2"); x.Origin == nil || x.Origin.Snapshot != s {
+		t.Errorf("it began with %+v", x.Origin)
+	}
+}
