@@ -52,6 +52,12 @@ func Tasks(t *cluster.Topology, self cluster.StoreRef) []Task {
 	return out
 }
 
+// overtaken tells whether among tasks is one of a group in greater danger than t: that one
+// goes first, for t may be of a group that only gets its stores more evenly full.
+func overtaken(tasks []Task, t Task) bool {
+	return slices.ContainsFunc(tasks, func(x Task) bool { return x.Margin < t.Margin })
+}
+
 // always tells whether a slot has the same store in every kept version.
 func always(p *cluster.PG, slot int) bool {
 	current := p.Current()

@@ -242,11 +242,14 @@ func (w *Worker) rebuildAll(ctx context.Context, t Task, missing []lack) bool {
 			}
 		})
 	}
+	seen := w.cfg.Topology()
 	for _, s := range missing {
-		if now := w.cfg.Topology(); now == nil || !t.same(now) {
+		now := w.cfg.Topology()
+		if now == nil || !t.same(now) || now != seen && overtaken(Tasks(now, w.cfg.Self), t) {
 			failed.Do(func() { all = false })
-			break // the group moved on
+			break // the group moved on, or another is in greater danger
 		}
+		seen = now
 		select {
 		case work <- s:
 			continue

@@ -107,13 +107,7 @@ func (l *Liveness) Used(t *cluster.Topology, v id.Volume) (n uint64) {
 func (l *Liveness) GroupBytes(p cluster.PG) uint64 {
 	var most uint64
 	for _, r := range p.Members() {
-		b, ok := l.StoreBeat(r)
-		if !ok {
-			continue
-		}
-		if n, ok := slices.BinarySearchFunc(b.Groups, p.Number, func(g cluster.GroupUse, pg id.PG) int { return int(g.PG) - int(pg) }); ok {
-			most = max(most, b.Groups[n].Bytes)
-		}
+		most = max(most, l.groupBytes(r, p.Number))
 	}
 	return most * uint64(p.Current().K)
 }

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 
+	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/id"
 )
 
 // mend commits what makes the cluster whole again, one plan at a time.
@@ -21,12 +23,22 @@ func (r *reign) mend() {
 		return
 	}
 	var plan []state.Command
-	r.s.node.View(func(m *state.Machine) { plan = r.mu.mender.Plan(now, m, r.mu.live, r.mu.top, seed) })
+	was, balanced := r.mu.balancer.On(), false
+	r.s.node.View(func(m *state.Machine) {
+		if plan = r.mu.mender.Plan(now, m, r.mu.live, r.mu.top, seed); len(plan) > 0 {
+			return
+		}
+		if c := r.mu.balancer.Plan(now, m, r.mu.live, r.mu.top); c != nil {
+			plan, balanced = []state.Command{c}, true
+		}
+	})
+	r.tellBalancing(was)
 	if len(plan) == 0 {
 		return
 	}
+	done := mended{shifting: reconcile.Shifting(r.mu.top), balancing: balanced}
 	r.mu.mending = r.s.group.Go("mend", func(context.Context) error {
-		r.carryOut(plan)
+		r.carryOut(plan, done)
 		r.mu.Lock()
 		r.mu.mending = false
 		r.mu.Unlock()
@@ -36,8 +48,7 @@ func (r *reign) mend() {
 }
 
 // carryOut commits a plan; what is refused has been overtaken, and is planned anew.
-func (r *reign) carryOut(plan []state.Command) {
-	var done mended
+func (r *reign) carryOut(plan []state.Command, done mended) {
 	defer func() { done.note(r.s) }()
 	for _, c := range plan {
 		ctx, cancel := context.WithTimeout(r.ctx, placeTimeout)
@@ -54,6 +65,8 @@ func (r *reign) carryOut(plan []state.Command) {
 
 // mended counts what one plan did, so that the loss of a store with many groups is one event.
 type mended struct {
+	shifting     map[id.PG]bool // groups that balancing moved
+	balancing    bool           // the plan is a move by it
 	moved, whole int
 	removed      []string
 }
@@ -61,9 +74,13 @@ type mended struct {
 func (d *mended) add(c state.Command) {
 	switch c := c.(type) {
 	case *state.MoveGroup:
-		d.moved++
+		if !d.balancing {
+			d.moved++
+		}
 	case *state.ForgetVersions:
-		d.whole++
+		if !d.shifting[c.PG] {
+			d.whole++
+		}
 	case *state.RemoveStore:
 		d.removed = append(d.removed, c.Store.Store.String())
 	}

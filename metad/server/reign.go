@@ -57,6 +57,7 @@ type reign struct {
 		scrubs    reconcile.Scrubs
 		looks     reconcile.Looks
 		mender    reconcile.Mender
+		balancer  reconcile.Balancer
 		mending   bool
 
 		moves          map[id.Volume]move

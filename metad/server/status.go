@@ -53,6 +53,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		stores := stores(m, l, top, now)
 		fillStores(rep, stores)
 		rep.Repair = repairs(l, top)
+		r.fillBalance(rep, m, l)
 		fillDisks(rep, m, l, top, now, q.GetWithDisks())
 		fillRoom(rep, m, l, top)
 		fillRisk(rep, health)
@@ -189,6 +190,9 @@ func stores(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now 
 func repairs(l *reconcile.Liveness, top *cluster.Topology) *api.Repair {
 	var sum reconcile.Repair
 	moving := reconcile.Moving(top)
+	for pg := range reconcile.Shifting(top) { // told of as balancing
+		delete(moving, pg)
+	}
 	sum.Groups = len(moving)
 	for _, s := range top.Stores {
 		if b, ok := l.StoreBeat(s.StoreRef); ok && s.State.Serves() {

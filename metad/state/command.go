@@ -125,6 +125,9 @@ func empty(k kind) Command {
 			return c
 		}
 	}
+	if c := emptyHealing(k); c != nil {
+		return c
+	}
 	return emptyRoster(k)
 }
 

@@ -66,6 +66,8 @@ type Machine struct {
 	events    eventLog
 	trust     Trust
 	cordons   map[id.Host]struct{}
+	// balancingPaused: an operator wants stores to stay as unequal as they are.
+	balancingPaused bool
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}

@@ -21,7 +21,7 @@ const (
 	LevelMoves     uint16 = 3 // all slots of a group may move at once
 	LevelCordon    uint16 = 4 // hosts on which nothing new is placed
 	LevelSnapshots uint16 = 5 // snapshots of disks
-	LevelTime      uint16 = 6 // clones
+	LevelTime      uint16 = 6 // clones, balancing of stores
 	LevelNewest           = LevelTime
 )
 
@@ -34,7 +34,7 @@ func Needs(c Command) uint16 {
 		return LevelEvents
 	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
 		return LevelSnapshots
-	case *CreateClone:
+	case *CreateClone, *SetBalancing:
 		return LevelTime
 	case *AddEnsemble:
 		if c.Better {
@@ -94,6 +94,9 @@ func (m *Machine) appendLater(b []byte) []byte {
 	if m.level >= LevelCordon {
 		b = m.appendCordons(b)
 	}
+	if m.level >= LevelTime {
+		b = m.appendHealing(b)
+	}
 	return b
 }
 
@@ -111,6 +114,9 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	m.readEvents(r)
 	if r.Err() == nil && m.level >= LevelCordon {
 		m.readCordons(r)
+	}
+	if r.Err() == nil && m.level >= LevelTime {
+		m.readHealing(r)
 	}
 	return nil
 }

@@ -436,6 +436,7 @@ func goldenTime() []Command {
 		&SetLevel{Level: LevelTime},
 		&CreateClone{CreateVolume: CreateVolume{ID: id.Volume{5}, Name: "clone", Size: 4 << 30, RequestID: "c", NowMS: 1700000000300}, Origin: originOf(v, id.Snapshot{1}, 77)},
 		&DeleteSnapshot{Volume: v, ID: id.Snapshot{1}}, // it is hidden
+		&SetBalancing{Paused: true},
 	}
 }
 

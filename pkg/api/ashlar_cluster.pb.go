@@ -212,6 +212,7 @@ type StatusReply struct {
 	Cleaning      *Cleaning              `protobuf:"bytes,42,opt,name=cleaning,proto3" json:"cleaning,omitempty"` // of all open disks
 	Risk          *Risk                  `protobuf:"bytes,43,opt,name=risk,proto3" json:"risk,omitempty"`
 	Traffic       *Traffic               `protobuf:"bytes,44,opt,name=traffic,proto3" json:"traffic,omitempty"` // of all open disks; it falls when one is closed
+	Balance       *Balance               `protobuf:"bytes,60,opt,name=balance,proto3" json:"balance,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -382,6 +383,13 @@ func (x *StatusReply) GetRisk() *Risk {
 func (x *StatusReply) GetTraffic() *Traffic {
 	if x != nil {
 		return x.Traffic
+	}
+	return nil
+}
+
+func (x *StatusReply) GetBalance() *Balance {
+	if x != nil {
+		return x.Balance
 	}
 	return nil
 }
@@ -3040,7 +3048,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x11ashlar_lost.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3048,7 +3056,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xaa\x06\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xd8\x06\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -3073,7 +3081,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04room\x18) \x01(\v2\x0f.ashlar.v1.RoomR\x04room\x12/\n" +
 	"\bcleaning\x18* \x01(\v2\x13.ashlar.v1.CleaningR\bcleaning\x12#\n" +
 	"\x04risk\x18+ \x01(\v2\x0f.ashlar.v1.RiskR\x04risk\x12,\n" +
-	"\atraffic\x18, \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\"\x97\x02\n" +
+	"\atraffic\x18, \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12,\n" +
+	"\abalance\x18< \x01(\v2\x12.ashlar.v1.BalanceR\abalance\"\x97\x02\n" +
 	"\x04Room\x12%\n" +
 	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
@@ -3329,7 +3338,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xda\v\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xa2\f\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3362,7 +3371,9 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"CordonHost\x12\x1c.ashlar.v1.CordonHostRequest\x1a\x0f.ashlar.v1.Host\x12F\n" +
 	"\n" +
-	"LostRanges\x12\x1c.ashlar.v1.LostRangesRequest\x1a\x1a.ashlar.v1.LostRangesReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"LostRanges\x12\x1c.ashlar.v1.LostRangesRequest\x1a\x1a.ashlar.v1.LostRangesReply\x12F\n" +
+	"\n" +
+	"SetCluster\x12\x1c.ashlar.v1.SetClusterRequest\x1a\x1a.ashlar.v1.ClusterSettingsB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_cluster_proto_rawDescOnce sync.Once
@@ -3422,18 +3433,21 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*DeleteSnapshotRequest)(nil),   // 40: ashlar.v1.DeleteSnapshotRequest
 	(*Cleaning)(nil),                // 41: ashlar.v1.Cleaning
 	(*Traffic)(nil),                 // 42: ashlar.v1.Traffic
-	(*Care)(nil),                    // 43: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 44: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 45: ashlar.v1.Space
-	(*QoS)(nil),                     // 46: ashlar.v1.QoS
-	(*DiskOrigin)(nil),              // 47: ashlar.v1.DiskOrigin
-	(*CloneDiskRequest)(nil),        // 48: ashlar.v1.CloneDiskRequest
-	(*ListEventsRequest)(nil),       // 49: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 50: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 51: ashlar.v1.LostRangesRequest
-	(*ListEventsReply)(nil),         // 52: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 53: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 54: ashlar.v1.LostRangesReply
+	(*Balance)(nil),                 // 43: ashlar.v1.Balance
+	(*Care)(nil),                    // 44: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 45: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 46: ashlar.v1.Space
+	(*QoS)(nil),                     // 47: ashlar.v1.QoS
+	(*DiskOrigin)(nil),              // 48: ashlar.v1.DiskOrigin
+	(*CloneDiskRequest)(nil),        // 49: ashlar.v1.CloneDiskRequest
+	(*ListEventsRequest)(nil),       // 50: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 51: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 52: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 53: ashlar.v1.SetClusterRequest
+	(*ListEventsReply)(nil),         // 54: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 55: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 56: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 57: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3450,70 +3464,73 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	41, // 11: ashlar.v1.StatusReply.cleaning:type_name -> ashlar.v1.Cleaning
 	5,  // 12: ashlar.v1.StatusReply.risk:type_name -> ashlar.v1.Risk
 	42, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
-	12, // 14: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	6,  // 15: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	43, // 16: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	44, // 17: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
-	10, // 18: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	13, // 19: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	45, // 20: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	41, // 21: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	42, // 22: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	46, // 23: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	47, // 24: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	46, // 25: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 26: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	29, // 27: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 28: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 29: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 30: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 31: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 32: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	48, // 33: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	20, // 34: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 35: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 36: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 37: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 38: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 39: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 40: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 41: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 42: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 43: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 44: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	38, // 45: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 46: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	49, // 47: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	50, // 48: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 49: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	51, // 50: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	3,  // 51: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 52: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 53: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 54: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 55: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	21, // 56: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 57: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 58: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 59: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 60: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 61: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 62: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 63: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 64: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 65: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 66: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 67: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 68: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	52, // 69: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	53, // 70: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 71: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	54, // 72: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	51, // [51:73] is the sub-list for method output_type
-	29, // [29:51] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	43, // 14: ashlar.v1.StatusReply.balance:type_name -> ashlar.v1.Balance
+	12, // 15: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	6,  // 16: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	44, // 17: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	45, // 18: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 19: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	13, // 20: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	46, // 21: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	41, // 22: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	42, // 23: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	47, // 24: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	48, // 25: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	47, // 26: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 27: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	29, // 28: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 29: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 30: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 31: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 32: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 33: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	49, // 34: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	20, // 35: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 36: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 37: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 38: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 39: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 40: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 41: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 42: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 43: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 44: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 45: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	38, // 46: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 47: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	50, // 48: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	51, // 49: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 50: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	52, // 51: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	53, // 52: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 53: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 54: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 55: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 56: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 57: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	21, // 58: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 59: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 60: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 61: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 62: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 63: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 64: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 65: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 66: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 67: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 68: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 69: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 70: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	54, // 71: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	55, // 72: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 73: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	56, // 74: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	57, // 75: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	53, // [53:76] is the sub-list for method output_type
+	30, // [30:53] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3526,6 +3543,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
 	file_ashlar_lineage_proto_init()
+	file_ashlar_healing_proto_init()
 	file_ashlar_lost_proto_init()
 	file_ashlar_cluster_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}

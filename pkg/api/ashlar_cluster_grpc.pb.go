@@ -43,6 +43,7 @@ const (
 	Cluster_Scrub_FullMethodName            = "/ashlar.v1.Cluster/Scrub"
 	Cluster_CordonHost_FullMethodName       = "/ashlar.v1.Cluster/CordonHost"
 	Cluster_LostRanges_FullMethodName       = "/ashlar.v1.Cluster/LostRanges"
+	Cluster_SetCluster_FullMethodName       = "/ashlar.v1.Cluster/SetCluster"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -97,6 +98,8 @@ type ClusterClient interface {
 	// LostRanges has the owner of a disk look for what cannot be read of it, and tells it when
 	// it has; ask again until then. A disk that nobody owns is opened for it.
 	LostRanges(ctx context.Context, in *LostRangesRequest, opts ...grpc.CallOption) (*LostRangesReply, error)
+	// SetCluster changes settings of the whole cluster.
+	SetCluster(ctx context.Context, in *SetClusterRequest, opts ...grpc.CallOption) (*ClusterSettings, error)
 }
 
 type clusterClient struct {
@@ -327,6 +330,16 @@ func (c *clusterClient) LostRanges(ctx context.Context, in *LostRangesRequest, o
 	return out, nil
 }
 
+func (c *clusterClient) SetCluster(ctx context.Context, in *SetClusterRequest, opts ...grpc.CallOption) (*ClusterSettings, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ClusterSettings)
+	err := c.cc.Invoke(ctx, Cluster_SetCluster_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -379,6 +392,8 @@ type ClusterServer interface {
 	// LostRanges has the owner of a disk look for what cannot be read of it, and tells it when
 	// it has; ask again until then. A disk that nobody owns is opened for it.
 	LostRanges(context.Context, *LostRangesRequest) (*LostRangesReply, error)
+	// SetCluster changes settings of the whole cluster.
+	SetCluster(context.Context, *SetClusterRequest) (*ClusterSettings, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -454,6 +469,9 @@ func (UnimplementedClusterServer) CordonHost(context.Context, *CordonHostRequest
 }
 func (UnimplementedClusterServer) LostRanges(context.Context, *LostRangesRequest) (*LostRangesReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method LostRanges not implemented")
+}
+func (UnimplementedClusterServer) SetCluster(context.Context, *SetClusterRequest) (*ClusterSettings, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetCluster not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -872,6 +890,24 @@ func _Cluster_LostRanges_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_SetCluster_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetClusterRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetCluster(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetCluster_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetCluster(ctx, req.(*SetClusterRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -966,6 +1002,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "LostRanges",
 			Handler:    _Cluster_LostRanges_Handler,
+		},
+		{
+			MethodName: "SetCluster",
+			Handler:    _Cluster_SetCluster_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

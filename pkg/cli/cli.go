@@ -42,6 +42,7 @@ type Cluster interface {
 	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
 	MoveDisk(ctx context.Context, nameOrID, host string) (*api.Disk, error)
 	Events(ctx context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error)
+	SetCluster(ctx context.Context, req *api.SetClusterRequest) (*api.ClusterSettings, error)
 	CordonHost(ctx context.Context, host string, off bool) (*api.Host, error)
 	LostRanges(ctx context.Context, disk string, q cluster.Look) (*api.LostRangesReply, error)
 	Scrub(ctx context.Context, scrub [16]byte, target string) (*api.ScrubReply, error)

@@ -16,6 +16,7 @@ import (
 
 type clusterCommands struct {
 	Init clusterInit `cmd:"" help:"Make a cluster whose first machine this is."`
+	Set  clusterSet  `cmd:"" help:"Change settings of the whole cluster."`
 }
 
 // machine is what a machine is to be; cluster init and host join share it.

@@ -212,6 +212,13 @@ func (c *Cluster) CordonHost(ctx context.Context, host string, off bool) (*api.H
 	})
 }
 
+// SetCluster changes settings of the whole cluster.
+func (c *Cluster) SetCluster(ctx context.Context, req *api.SetClusterRequest) (*api.ClusterSettings, error) {
+	return ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.SetClusterRequest) (*api.ClusterSettings, error) {
+		return x.SetCluster(ctx, r)
+	})
+}
+
 // LostRanges asks what of a disk cannot be read, from byte q.From on. Without Lost in the answer
 // the owner still looks: ask again with the same id.
 func (c *Cluster) LostRanges(ctx context.Context, disk string, q cluster.Look) (*api.LostRangesReply, error) {

@@ -1,0 +1,126 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"ashlar.dev/bench/e2e/cluster"
+)
+
+// growth is what a cluster says of itself while it grows.
+type growth struct {
+	Health  string `json:"health"`
+	Balance struct {
+		Paused       bool    `json:"paused"`
+		Active       bool    `json:"active"`
+		ApartPercent float64 `json:"apartPercent"`
+		BytesLeft    uint64  `json:"bytesLeft"`
+	} `json:"balance"`
+	Counts struct {
+		StoresUp int `json:"storesUp"`
+	} `json:"counts"`
+	Stores []struct {
+		Host      string `json:"host"`
+		UsedBytes uint64 `json:"usedBytes"`
+	} `json:"stores"`
+}
+
+func (m *machine) grown() (g growth, ok bool) {
+	out, code := m.try("", "status", "-o", "json")
+	return g, code == 0 && json.Unmarshal([]byte(out), &g) == nil
+}
+
+// small lets the machine have stores that are soon full, and pack soon.
+func (m *machine) small(args []string) []string {
+	for i := range args {
+		if args[i] == "2GiB" {
+			args[i] = "768MiB"
+		}
+	}
+	return args
+}
+
+func (m *machine) packSoon() {
+	m.t.Helper()
+	f, err := os.OpenFile(filepath.Join(m.etc(), "blockd.yaml"), os.O_APPEND|os.O_WRONLY, 0o600)
+	must(m.t, err)
+	_, err = fmt.Fprintln(f, "volume:\n  seal_idle: 2s")
+	must(m.t, err)
+	must(m.t, f.Close())
+}
+
+// enter has a machine join with two stores and serve.
+func (m *machine) enter(first *machine) {
+	m.t.Helper()
+	args := append([]string{"host", "join", "-", "--role", "blockd"}, m.small(m.place(2))...)
+	if out, code := m.try(first.token("1", "blockd")+"\n", args...); code != 0 {
+		m.t.Fatalf("%s cannot join: %s", m.name, out)
+	}
+	m.packSoon()
+	m.start("blockd")
+}
+
+// Without this stores that are added stay empty while the first ones are full. What is there
+// moves to them while it is read and written, and is paused when somebody wants it.
+func TestAddedHostTakesItsShare(t *testing.T) {
+	needTools(t, "nbdcopy")
+	ms := machines(t, "a", "b", "c", "d")
+	a := ms[0]
+	a.ashlar(append([]string{"cluster", "init"}, a.small(a.place(2))...)...)
+	a.packSoon()
+	a.start("metad")
+	a.start("blockd")
+	must(t, cluster.Wait("the first metad", patience, func() bool { _, code := a.try("", "status"); return code == 0 }))
+	for _, m := range ms[1:3] {
+		m.enter(a)
+	}
+	storesUp(t, a, 6)
+	content := pattern(1, 512)
+	a.ashlar("cluster", "set", "--rebalance", "off")
+	a.disk("filled", content)
+	ms[3].enter(a)
+	storesUp(t, a, 8)
+	waitGrown := func(what string, ok func(growth) bool) (g growth) {
+		t.Helper()
+		var said bool
+		err := cluster.Wait(what, patience, func() bool { g, said = a.grown(); return said && ok(g) })
+		if err != nil {
+			t.Fatalf("%v: %+v", err, g)
+		}
+		return g
+	}
+	before := waitGrown("stores to be apart", func(g growth) bool { return g.Balance.ApartPercent > 10 && g.Health == "OK" })
+	if !before.Balance.Paused || before.Balance.Active {
+		t.Errorf("paused: %+v", before.Balance)
+	}
+	a.ashlar("cluster", "set", "--rebalance", "on")
+	copy(content[100<<20:], pattern(2, 64))
+	a.write("filled", content)
+	after := waitGrown("stores to be balanced", func(g growth) bool { return !g.Balance.Active && g.Balance.ApartPercent < 10 && g.Health == "OK" })
+	t.Logf("%.0f points apart, then %.0f", before.Balance.ApartPercent, after.Balance.ApartPercent)
+	a.holds("filled", content)
+	events := a.ashlar("events")
+	for _, want := range []string{"rebalance_begun", "rebalance_done", "rebalance_paused", "rebalance_resumed"} {
+		if !slices.Contains(kinds(t, a), want) {
+			t.Errorf("no event %s in %s", want, events)
+		}
+	}
+}
+
+func kinds(t *testing.T, m *machine) (out []string) {
+	t.Helper()
+	var all []struct {
+		Kind string `json:"kind"`
+	}
+	m.json(&all, "events")
+	for _, e := range all {
+		out = append(out, e.Kind)
+	}
+	return out
+}

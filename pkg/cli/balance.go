@@ -1,0 +1,83 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/errs"
+)
+
+type clusterSet struct {
+	Rebalance string `help:"on or off: whether what older stores have moves to newer, emptier ones." enum:"on,off,-" default:"-" placeholder:"on|off"`
+}
+
+// Help is printed by kong below the summary.
+func (clusterSet) Help() string {
+	return `When stores were added, places of older placement groups move to them, until all stores are about
+equally full: it begins when two are ten points apart and ends at three. It never costs margin, goes on only while
+nothing is missing, and is as considerate of clients as a repair. --rebalance off pauses it: what is under way (at most
+two groups) is finished, nothing new begins. ashlar status shows it.`
+}
+
+type clusterSettingsView struct {
+	Rebalance bool `json:"rebalance"`
+}
+
+// Run is called by kong.
+func (c *clusterSet) Run(ctx context.Context, s *session) error {
+	if c.Rebalance == "-" {
+		return &hinted{fmt.Errorf("nothing to set: %w", errs.ErrInvalid), "ashlar cluster set --help shows what there is"}
+	}
+	paused := c.Rebalance == "off"
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		r, err := cl.SetCluster(ctx, &api.SetClusterRequest{BalancingPaused: &paused})
+		if err != nil {
+			return err
+		}
+		return s.show(clusterSettingsView{!r.BalancingPaused}, func(w io.Writer) {
+			if r.BalancingPaused {
+				fmt.Fprintln(w, "stores are not balanced until ashlar cluster set --rebalance on")
+				return
+			}
+			fmt.Fprintln(w, "stores are balanced when they are ten points apart")
+		})
+	})
+}
+
+type balanceView struct {
+	Paused         bool    `json:"paused"`
+	Active         bool    `json:"active"`
+	Groups         uint32  `json:"groups"`       // of which a place is on its way to an emptier store
+	ApartPercent   float64 `json:"apartPercent"` // the fullest store from the emptiest
+	BytesLeft      uint64  `json:"bytesLeft"`
+	BytesPerSecond uint64  `json:"bytesPerSecond"`
+	SecondsLeft    uint64  `json:"secondsLeft"`
+}
+
+func viewBalance(b *api.Balance) balanceView {
+	return balanceView{b.GetPaused(), b.GetActive(), b.GetGroups(), 100 * b.GetApart(), b.GetBytesLeft(), b.GetBytesPerSecond(), b.GetSecondsLeft()}
+}
+
+// balancePausedApart is how far apart stores are when a pause is worth a word.
+const balancePausedApart = 0.10
+
+func printBalance(w io.Writer, b *api.Balance) {
+	switch {
+	case b.GetActive():
+		fmt.Fprintf(w, "balance stores are %.0f points apart, %d groups move, %s to go", 100*b.Apart, b.Groups, size(b.BytesLeft))
+		if b.SecondsLeft > 0 {
+			fmt.Fprintf(w, " at %s/s, about %s", size(b.BytesPerSecond), time.Duration(b.SecondsLeft)*time.Second)
+		}
+		if b.Paused {
+			fmt.Fprint(w, "; then paused")
+		}
+		fmt.Fprintln(w)
+	case b.GetPaused() && b.GetApart() > balancePausedApart:
+		fmt.Fprintf(w, "balance paused, stores are %.0f points apart; go on with ashlar cluster set --rebalance on\n", 100*b.Apart)
+	case b.GetPaused():
+		fmt.Fprintln(w, "balance paused")
+	}
+}
