@@ -64,7 +64,7 @@ func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now
 func (c *clusterService) answer(r *reign, v *state.Volume) *api.Disk {
 	var d *api.Disk
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
-		d = describe(l, v, reconcile.Topology(m, l, now), now)
+		d = described(l, m, v, reconcile.Topology(m, l, now), now)
 	})
 	return d
 }
@@ -115,7 +115,7 @@ func (c *clusterService) ListDisks(ctx context.Context, q *api.ListDisksRequest)
 		rep.More = more
 		top := reconcile.Topology(m, l, now)
 		for _, v := range vs {
-			rep.Disks = append(rep.Disks, describe(l, v, top, now))
+			rep.Disks = append(rep.Disks, described(l, m, v, top, now))
 		}
 	})
 	return rep, nil

@@ -9,9 +9,11 @@ import (
 	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/record"
 )
 
 const backupPartBytes = 1 << 20
@@ -162,6 +164,13 @@ func (b *rebuildService) TellInventory(ctx context.Context, q *api.TellInventory
 		return nil, b.s.fail(err)
 	}
 	c.Store = ref
+	if l, err := lineages(c); err != nil {
+		return nil, b.s.fail(err)
+	} else if len(l.Volumes) > 0 { // before the last part: then nothing is waited for any more
+		if _, err := b.s.commit(ctx, l); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := b.s.commit(ctx, c); err != nil {
 		return nil, err
 	}
@@ -169,6 +178,29 @@ func (b *rebuildService) TellInventory(ctx context.Context, q *api.TellInventory
 		b.s.log.Info("store has told what it has", "store", ref.Store.String(), "host", q.GetHost())
 	}
 	return &api.TellInventoryReply{}, nil
+}
+
+// lineages is what the checkpoints of an inventory say of where volumes come from.
+func lineages(c *state.TellInventory) (*state.TellLineage, error) {
+	out := &state.TellLineage{}
+	for _, s := range c.Volumes {
+		if s.Checkpoint == nil {
+			continue
+		}
+		k, err := record.DecodeCheckpoint("checkpoint of "+s.Volume.String(), s.Checkpoint.Opaque)
+		if err != nil {
+			return nil, err
+		}
+		if k.Origin == nil && len(k.Snapshots) == 0 {
+			continue
+		}
+		x := state.LineageSighting{Volume: s.Volume, Epoch: k.Epoch, Meta: k.Meta, Origin: k.Origin}
+		for _, y := range k.Snapshots {
+			x.Snapshots = append(x.Snapshots, state.SnapshotSighting{ID: id.Snapshot(y.ID), Size: uint64(y.Blocks) * block.Size})
+		}
+		out.Volumes = append(out.Volumes, x)
+	}
+	return out, nil
 }
 
 func readInventory(q *api.TellInventoryRequest) (*state.TellInventory, error) {

@@ -43,8 +43,9 @@ type reign struct {
 		sync.Mutex
 		live     *reconcile.Liveness
 		top      *cluster.Topology
-		changed  chan struct{} // closed when top is replaced
-		snapped  chan struct{} // closed when something about snapshots has changed
+		changed  chan struct{}             // closed when top is replaced
+		snapped  chan struct{}             // closed when something about snapshots has changed
+		reminded map[id.Snapshot]id.Volume // that somebody waits for
 		counter  uint64
 		healthy  []cluster.StoreRef
 		settleAt time.Duration

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,8 +46,14 @@ func (r *reign) tellSnapped() {
 // owns and that it is to open.
 func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 	out := &api.SnapshotOrders{}
+	reminded := r.reminders()
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
 		work := m.SnapshotWork()
+		for _, x := range reminded {
+			if v, ok := m.Volume(x); ok && !v.Deleted && !slices.Contains(work, v) {
+				work = append(work, v)
+			}
+		}
 		if len(work) == 0 {
 			return
 		}
@@ -70,7 +77,9 @@ func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 				continue
 			}
 			for _, s := range v.Snapshots {
-				if s.State != cluster.SnapshotReady && len(out.Orders) < ordersMax {
+				_, due := reminded[s.ID]
+				due = due && s.State == cluster.SnapshotReady || s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotDeleting
+				if due && len(out.Orders) < ordersMax {
 					out.Orders = append(out.Orders, &api.SnapshotOrder{Volume: v.ID[:], Snapshot: s.ID[:], Drop: s.State == cluster.SnapshotDeleting})
 				}
 			}
@@ -213,6 +222,9 @@ func (c *clusterService) ListSnapshots(ctx context.Context, q *api.ListSnapshots
 	out := &api.ListSnapshotsReply{}
 	add := func(v *state.Volume) {
 		for _, s := range v.Snapshots {
+			if s.State == cluster.SnapshotHidden {
+				continue
+			}
 			if out.More = len(out.Snapshots) >= snapshotsMax; out.More {
 				return
 			}
@@ -244,7 +256,7 @@ func (c *clusterService) DeleteSnapshot(ctx context.Context, q *api.DeleteSnapsh
 		return nil, err
 	}
 	s, ok := v.FindSnapshot(q.GetSnapshot())
-	if !ok {
+	if !ok || s.State == cluster.SnapshotHidden {
 		return nil, c.s.fail(fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetSnapshot(), v.Name, errs.ErrNotFound))
 	}
 	if _, err := c.s.commit(ctx, &state.DeleteSnapshot{Volume: v.ID, ID: s.ID}); err != nil {

@@ -116,7 +116,7 @@ func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, to
 		b, _ := l.Volume(v.Owner, v.ID, v.Epoch)
 		rep.UnpackedBytes += b.Unpacked
 		if list && len(rep.Disks) < statusDisksMax {
-			rep.Disks = append(rep.Disks, describe(l, v, top, now))
+			rep.Disks = append(rep.Disks, described(l, m, v, top, now))
 		}
 	}
 }

@@ -34,7 +34,7 @@ func Needs(c Command) uint16 {
 		return LevelEvents
 	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
 		return LevelSnapshots
-	case *CreateClone, *SetBalancing:
+	case *CreateClone, *TellLineage, *SetBalancing:
 		return LevelTime
 	case *AddEnsemble:
 		if c.Better {

@@ -25,12 +25,15 @@ type CreateClone struct {
 // The kinds of lineage, apart from the others so that all lists may grow.
 const (
 	kindCreateClone kind = iota + 112
+	kindTellLineage
 )
 
 func emptyLineage(k kind) Command {
 	switch k {
 	case kindCreateClone:
 		return &CreateClone{}
+	case kindTellLineage:
+		return &TellLineage{}
 	}
 	return nil
 }
@@ -39,6 +42,8 @@ func (m *Machine) applyLineage(c Command) (Result, bool) {
 	switch c := c.(type) {
 	case *CreateClone:
 		return m.createClone(c), true
+	case *TellLineage:
+		return m.tellLineage(c), true
 	}
 	return Result{}, false
 }

@@ -121,3 +121,48 @@ func TestClonesThatCannotBeAreRefused(t *testing.T) {
 		t.Errorf("it began with %+v", x.Origin)
 	}
 }
+
+// A metad restored from a backup that is older than a clone learns what it began with from the
+// stores, keeps the snapshot that it reads, also one that was taken since, and lets go of one
+// whose last clone is gone.
+func TestRebuildLearnsWhereClonesComeFrom(t *testing.T) {
+	w, v, s := withSnapshot(t)
+	w.ok(clone(v, s, 9, 2))
+	w.ok(&DeleteSnapshot{Volume: v, ID: s})
+	w.ok(&Acquire{Volume: id.Volume{200, 2}, By: holder(1, 1)})
+	w.ok(&AddEnsemble{At: At{Volume: id.Volume{200, 2}, Epoch: 1}, Candidates: []EnsembleCandidate{{StoreRef: storeRef(1, 1)}, {StoreRef: storeRef(2, 1)}}, Want: 2, Fallback: 2})
+	w.ok(&ReplaceList{At: At{Volume: id.Volume{200, 2}, Epoch: 1, Version: 1}, Keep: id.Ensemble{Epoch: 1, N: 1}})
+	w.ok(&CommitCheckpoint{Volume: id.Volume{200, 2}, Epoch: 1, Checkpoint: cluster.Checkpoint{Epoch: 1, Meta: 2, Opaque: []byte("x")}})
+	w.Reopen([16]byte{1})
+	w.Machine = restored(t, w.Machine)
+	newer, late := id.Volume{201}, id.Snapshot{5}
+	o := originOf(v, late, 12)
+	check := func(e id.Epoch) *cluster.Checkpoint {
+		return &cluster.Checkpoint{Epoch: e, Meta: 7, Opaque: []byte("y")}
+	}
+	w.ok(&TellLineage{Volumes: []LineageSighting{
+		{Volume: v, Epoch: 1, Meta: 7, Snapshots: []SnapshotSighting{{ID: s, Size: 1 << 20}, {ID: late, Size: 2 << 20}}},
+		{Volume: newer, Epoch: 1, Meta: 7, Origin: &o},
+	}})
+	w.ok(&TellLineage{Volumes: []LineageSighting{{Volume: newer, Epoch: 1, Meta: 3}}}) // older
+	w.Machine = restored(t, w.Machine)
+	for i := range 3 { // the clone that the backup has is gone: it was fenced, and nothing of it is anywhere
+		w.ok(&TellInventory{Store: storeRef(i+1, 1), Last: true, Volumes: []Sighting{
+			{Volume: v, Fence: 1, Shards: 3, Checkpoint: check(1)}, {Volume: newer, Fence: 1, Shards: 3, Checkpoint: check(1)}, {Volume: id.Volume{200, 2}, Fence: 2}}})
+	}
+	w.ok(&FinishRebuild{})
+	x, _ := w.Volume(newer)
+	if x == nil || !x.Origin.Equal(&o) || w.Children(late) != 1 {
+		t.Fatalf("the clone that is newer than the backup began with %+v", x)
+	}
+	if got := w.stateOf(v, late); got != cluster.SnapshotReady {
+		t.Fatalf("the snapshot that it reads is %s", got)
+	}
+	w.ok(&DeleteSnapshot{Volume: v, ID: late})
+	if got := w.stateOf(v, late); got != cluster.SnapshotHidden {
+		t.Fatalf("it is %s after its deletion", got)
+	}
+	if got := w.stateOf(v, s); got != cluster.SnapshotDeleting {
+		t.Fatalf("the snapshot whose last clone is gone is %s", got)
+	}
+}

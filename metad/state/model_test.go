@@ -437,6 +437,7 @@ func goldenTime() []Command {
 		&CreateClone{CreateVolume: CreateVolume{ID: id.Volume{5}, Name: "clone", Size: 4 << 30, RequestID: "c", NowMS: 1700000000300}, Origin: originOf(v, id.Snapshot{1}, 77)},
 		&DeleteSnapshot{Volume: v, ID: id.Snapshot{1}}, // it is hidden
 		&SetBalancing{Paused: true},
+		&TellLineage{Volumes: []LineageSighting{{Volume: v, Epoch: 3, Meta: 70, Origin: new(originOf(id.Volume{2}, id.Snapshot{8}, 66)), Snapshots: []SnapshotSighting{{ID: id.Snapshot{1}, Size: 1 << 30}}}}},
 	}
 }
 

@@ -48,6 +48,8 @@ type Rebuild struct {
 
 	volumes map[id.Volume]*seen
 	groups  map[groupVersion]*cluster.PGVersion
+	// lineages are what the highest checkpoint of a volume that was told says of it.
+	lineages map[id.Volume]*LineageSighting
 }
 
 // groupVersion names what was told of a version of a group. Hosts tell it whole (layer
@@ -124,7 +126,8 @@ type (
 // Reopen marks a state that may be behind its cluster. The members are forgotten: the one
 // that has this state begins alone.
 func (m *Machine) Reopen(rebuild [16]byte) {
-	m.rebuild = &Rebuild{ID: rebuild, volumes: make(map[id.Volume]*seen), groups: make(map[groupVersion]*cluster.PGVersion)}
+	m.rebuild = &Rebuild{ID: rebuild, volumes: make(map[id.Volume]*seen), groups: make(map[groupVersion]*cluster.PGVersion),
+		lineages: make(map[id.Volume]*LineageSighting)}
 	clear(m.members)
 }
 
@@ -154,7 +157,7 @@ func (r *Rebuild) told(s id.Store) bool {
 // duringRebuild tells whether a command may be carried out while the state is behind.
 func duringRebuild(c Command) bool {
 	switch c.(type) {
-	case *TellInventory, *FinishRebuild, *LoseStore, *SetMember, *DropMember, *AddToken, *RevokeToken, *UseToken, *SetLevel, *AddEvents, *ChangeTrust:
+	case *TellInventory, *TellLineage, *FinishRebuild, *LoseStore, *SetMember, *DropMember, *AddToken, *RevokeToken, *UseToken, *SetLevel, *AddEvents, *ChangeTrust:
 		return true
 	}
 	return false
@@ -251,7 +254,8 @@ func (m *Machine) finishRebuild(c *FinishRebuild) Result {
 	for _, v := range m.Volumes() {
 		m.raise(v.clone(), m.rebuild.volumes[v.ID], first)
 	}
-	m.rebuild.Done, m.rebuild.volumes, m.rebuild.groups = true, nil, nil
+	m.settleHidden()
+	m.rebuild.Done, m.rebuild.volumes, m.rebuild.groups, m.rebuild.lineages = true, nil, nil, nil
 	return Result{}
 }
 
@@ -308,6 +312,7 @@ func (m *Machine) raise(v *Volume, s *seen, first id.Sequence) {
 	if c := s.checkpoint; c != nil && (v.Checkpoint == nil || c.Above(*v.Checkpoint)) {
 		v.Checkpoint = c
 	}
+	m.takeLineage(v)
 	m.takeEnsembles(v, s)
 	v.ListVersion += listVersionJump
 	v.lastN = 0

@@ -127,6 +127,9 @@ func (m *Machine) appendRebuild(b []byte) []byte {
 	for _, k := range slices.SortedFunc(maps.Keys(x.groups), compareGroupVersions) {
 		b = appendGroupVersion(append(b, k.layer), k.pg, *x.groups[k])
 	}
+	if m.snapshotVersion() >= 5 {
+		b = x.appendLineages(b)
+	}
 	return b
 }
 
@@ -143,7 +146,7 @@ func (s *seen) append(b []byte, v id.Volume) []byte {
 	return b
 }
 
-func (m *Machine) readRebuild(r *codec.Reader) {
+func (m *Machine) readRebuild(r *codec.Reader, version uint16) {
 	if !readBool(r) {
 		return
 	}
@@ -169,5 +172,8 @@ func (m *Machine) readRebuild(r *codec.Reader) {
 		layer := r.U8()
 		pg, v := readGroupVersion(r)
 		m.rebuild.groups[groupVersion{pg, v.Version, layer}] = &v
+	}
+	if version >= 5 {
+		m.rebuild.readLineages(r)
 	}
 }

@@ -98,7 +98,7 @@ func Restore(b []byte) (*Machine, error) {
 	m.readVolumes(&r, version)
 	if version >= 2 {
 		m.readRoster(&r)
-		m.readRebuild(&r)
+		m.readRebuild(&r, version)
 	}
 	if version >= 3 {
 		if err := m.readLater(&r); err != nil {

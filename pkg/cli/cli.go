@@ -16,6 +16,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/devcluster"
@@ -27,6 +28,7 @@ import (
 type Cluster interface {
 	Status(ctx context.Context, withLists bool) (*api.StatusReply, error)
 	Stores(ctx context.Context) ([]*api.Store, error)
+	CloneDisk(ctx context.Context, x client.Clone) (*api.Disk, error)
 	CreateLimitedDisk(ctx context.Context, name string, sizeBytes uint64, q cluster.QoS) (*api.Disk, error)
 	SetDiskQoS(ctx context.Context, nameOrID string, x cluster.QoSChange) (*api.Disk, error)
 	Disks(ctx context.Context) ([]*api.Disk, error)

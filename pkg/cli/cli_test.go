@@ -120,6 +120,17 @@ func (f *fake) CreateLimitedDisk(_ context.Context, name string, size uint64, q 
 	return d, nil
 }
 
+func (f *fake) CloneDisk(ctx context.Context, x client.Clone) (*api.Disk, error) {
+	if _, err := f.find(x.Disk); err != nil {
+		return nil, err
+	}
+	d, err := f.CreateLimitedDisk(ctx, x.Name, max(x.SizeBytes, 4096), x.QoS)
+	if err == nil {
+		d.Origin = &api.DiskOrigin{DiskId: "d-1", Disk: x.Disk, SnapshotId: "s-1", Snapshot: x.Snapshot, Depth: 1}
+	}
+	return d, err
+}
+
 func (f *fake) ResizeDisk(_ context.Context, name string, size uint64) (*api.Disk, error) {
 	d, err := f.find(name)
 	if err != nil {

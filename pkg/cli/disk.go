@@ -17,7 +17,7 @@ import (
 )
 
 type diskCommands struct {
-	Create     diskCreate     `cmd:"" help:"Make a disk. It costs nothing until it is written."`
+	Create     diskCreate     `cmd:"" help:"Make a disk, empty or as a snapshot was. It costs nothing until it is written."`
 	List       diskList       `cmd:"" help:"List all disks."`
 	Show       diskShow       `cmd:"" help:"Show one disk."`
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
@@ -51,12 +51,14 @@ type diskView struct {
 	// By the owner's last look: what cannot be read any more, and until stores are back.
 	LostBytes uint64 `json:"lostBytes"`
 	AwayBytes uint64 `json:"awayBytes"`
+	// Origin is the snapshot that it began with and still reads.
+	Origin *originView `json:"origin,omitempty"`
 }
 
 func viewDisk(d *api.Disk) diskView {
 	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
 		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem,
-		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes}
+		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes, Origin: viewOrigin(d.Origin)}
 }
 
 // blockBytes is what sizes of disks are multiples of.
@@ -79,21 +81,33 @@ func explain(err error, name string) error {
 
 type diskCreate struct {
 	Name string          `arg:"" help:"A name that no other disk has."`
-	Size config.ByteSize `required:"" help:"How large it looks, such as 4GiB." placeholder:"SIZE"`
+	Size config.ByteSize `help:"How large it looks, such as 4GiB. Of a clone: at least as large as the snapshot, which is the default." placeholder:"SIZE"`
+	From string          `name:"from-snapshot" help:"Begin as this snapshot was: a clone. Nothing is copied; the snapshot's disk and the clone go their own ways, and deleting either leaves the other as it is." placeholder:"DISK@NAME"`
 	qosFlags
 }
 
 // Run is called by kong.
 func (c *diskCreate) Run(ctx context.Context, s *session) error {
-	if err := checkSize(c.Size); err != nil {
-		return err
+	switch {
+	case c.From == "" && c.Size == 0:
+		return &hinted{fmt.Errorf("a disk needs --size, or --from-snapshot: %w", errs.ErrInvalid), "see ashlar disk create --help"}
+	case c.Size != 0:
+		if err := checkSize(c.Size); err != nil {
+			return err
+		}
 	}
 	limits := c.change().Apply(cluster.QoS{})
 	if err := limits.Validate(); err != nil {
 		return &hinted{err, "see ashlar disk create --help"}
 	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		d, err := cl.CreateLimitedDisk(ctx, c.Name, uint64(c.Size), limits)
+		var d *api.Disk
+		var err error
+		if c.From == "" {
+			d, err = cl.CreateLimitedDisk(ctx, c.Name, uint64(c.Size), limits)
+		} else {
+			d, err = c.clone(ctx, cl, limits)
+		}
 		if errors.Is(err, errs.ErrExists) {
 			return &hinted{err, "choose another name, or use the disk that has it: ashlar disk show " + c.Name}
 		}
@@ -104,6 +118,9 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 			limited := ""
 			if limits.Limited() {
 				limited = ", " + qosText(d.Qos)
+			}
+			if c.From != "" {
+				limited = ", as " + c.From + " was" + limited
 			}
 			fmt.Fprintf(w, "created disk %s (%s), %s%s\n  attach it: ashlar disk nbd %s\n", d.Name, d.DiskId, size(d.SizeBytes), limited, d.Name)
 		})
@@ -168,6 +185,9 @@ func printDisk(w io.Writer, d *api.Disk) {
 		{"used", size(d.UsedBytes) + " on stores, redundancy included"},
 	}
 	rows = append(rows, spaceRows(d)...)
+	if d.Origin != nil {
+		rows = append(rows, [2]string{"began as", originText(d.Origin)})
+	}
 	if d.Lossy {
 		rows = append(rows, [2]string{"loss", "an operator accepted that acknowledged writes are gone"})
 	}
