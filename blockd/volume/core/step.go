@@ -104,6 +104,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	if len(c.room) > 0 {
 		c.roomFreed(now, 0, fx) // by others
 		c.press(now, fx)
+		c.doubt(now, fx)
 	}
 	c.m.Shrink()
 	if c.load.founding {
@@ -120,6 +121,15 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.corks = 0 // a client that was slow between a Cork and its Uncork holds nobody up for long
 	c.pump(now, fx)
 	c.corks = corks
+}
+
+// doubt asks the stores whether the epoch is still in force, where writers wait for memory and nothing is being
+// appended that would tell: an owner that was replaced meanwhile packs nothing any more, so its
+// memory never comes back, and its writers would wait for ever.
+func (c *Core) doubt(now time.Duration, fx *Effects) {
+	if len(c.room) > 0 && len(c.inflight) == 0 {
+		c.journal.AskRead(now, &fx.Journal)
+	}
 }
 
 // hurryAfter is the pause between two attempts to become rid of an old ensemble.

@@ -604,6 +604,34 @@ func TestZombieServesNoStaleRead(t *testing.T) {
 	s.good()
 }
 
+// An owner that was replaced while its writers wait for memory packs nothing any more and appends nothing
+// that would be refused: it has to ask, or its clients hang for ever on a disk that another host serves.
+func TestZombieWhoseWritersWaitForMemoryEndsThem(t *testing.T) {
+	s := play(t, core.Limits{SealBytes: 8 * blk, UnpackedBytesMax: 16 * blk})
+	s.hold(" pack")
+	var waiting []*Request
+	for i := range uint64(24) {
+		waiting = append(waiting, s.write(i, 1))
+	}
+	zombie := s.Owner()
+	if n := zombie.Core.Stats().WaitingForRoom; n == 0 {
+		t.Fatal("no writer waits for memory")
+	}
+	s.hold(zombie.name, " pack")
+	s.open()
+	s.must(s.Until(func() bool { return s.Owner().Opened }))
+	s.hold(" pack")
+	s.pass(time.Second)
+	s.Quiesce()
+	for i, r := range waiting {
+		if !r.Ended() || r.Err != nil && !errors.Is(r.Err, errs.ErrStaleEpoch) {
+			t.Errorf("write %d: ended %t, %v", i, r.Ended(), r.Err)
+		}
+	}
+	s.hold()
+	s.good()
+}
+
 // Without two valid grants a read waits for a round that began after it arrived.
 func TestReadWithoutGrantsWaitsForARound(t *testing.T) {
 	s := play(t, core.Limits{})
