@@ -25,6 +25,7 @@ const (
 	MetaSnapshotRoot MetaKind = 4 // reserved; nothing writes it yet and readers refuse it
 	MetaMoved        MetaKind = 5
 	MetaRewritten    MetaKind = 6
+	MetaHydrated     MetaKind = 7
 )
 
 // Commit says where the blocks of a sealed memtable lie now. Once all earlier
@@ -83,7 +84,8 @@ type Checkpoint struct {
 	Snapshots []Snapshot // the oldest first
 	// Origin is what the volume began with, if not empty: until it is flattened its map has
 	// locations at or below the origin's watermark, which its table does not know.
-	Origin *lineage.Origin
+	Origin  *lineage.Origin
+	Archive *Archive // nil: nothing of the volume lies in one
 }
 
 // Snapshot is one that a checkpoint keeps: the tree of what the disk held at its mark.
@@ -105,6 +107,7 @@ type Meta struct {
 	Deleted    []storeproto.SegmentGeneration
 	Moved      *Moved
 	Rewritten  *Rewritten
+	Hydrated   *Hydrated
 }
 
 // Limits of what a reader accepts, and a writer must keep to.
@@ -122,10 +125,11 @@ const (
 const (
 	metaVersion = 1
 
-	// A checkpoint with snapshots is of version 2, one of a volume with an origin of version 3, as
-	// a record and alone; any other is as it always was.
+	// A checkpoint with snapshots is of version 2, one of a volume with an origin of version 3, one that
+	// has something in an archive of version 4, as a record and alone; any other is as it always was.
 	checkpointSnapshots = 2
 	checkpointLineage   = 3
+	checkpointArchive   = 4
 
 	checkpointMagic   = 0x50435341 // "ASCP"
 	checkpointVersion = 1
@@ -191,6 +195,8 @@ func AppendCheckpoint(dst []byte, c *Checkpoint) []byte {
 // version is that of a checkpoint, alone and as a record: the lowest that can say what it has to.
 func (c *Checkpoint) version() uint16 {
 	switch {
+	case c.Archive != nil:
+		return checkpointArchive
 	case c.Origin != nil:
 		return checkpointLineage
 	case len(c.Snapshots) > 0:
@@ -251,7 +257,11 @@ func (c *Checkpoint) checkSnapshots() string {
 }
 
 func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
-	if what := cmp.Or(c.check(), c.checkSnapshots()); what != "" {
+	what := cmp.Or(c.check(), c.checkSnapshots())
+	if c.Archive != nil {
+		what = cmp.Or(what, c.Archive.Check())
+	}
+	if what != "" {
 		panic("record: a checkpoint with a wrong " + what)
 	}
 	version := c.version()
@@ -278,6 +288,9 @@ func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
 		dst = appendRoot(append(dst, s.ID[:]...), s.Root)
 		dst = binary.AppendUvarint(dst, uint64(s.Watermark))
 		dst = binary.AppendUvarint(dst, uint64(s.Blocks))
+	}
+	if version >= checkpointArchive {
+		dst = appendArchive(dst, c.Archive)
 	}
 	return dst
 }

@@ -27,7 +27,7 @@ func ReadMeta(place string, meta []byte, first id.LSN, count uint32) ([]Meta, er
 			m.Position = first + id.LSN(i)
 			m.Kind = MetaKind(r.U8())
 			v := r.U8()
-			if v != metaVersion && (v == 0 || v > checkpointLineage || m.Kind != MetaCheckpoint) {
+			if v != metaVersion && (v == 0 || v > checkpointArchive || m.Kind != MetaCheckpoint) {
 				r.Fail("version of a meta record", metaVersion, uint64(v))
 			}
 			end := int64(r.U32()) + int64(r.Offset())
@@ -58,8 +58,10 @@ func readMetaBody(r *codec.Reader, m *Meta, version uint16, slots *int) {
 		m.Moved = readMoved(r, slots)
 	case MetaRewritten:
 		m.Rewritten = readRewritten(r)
+	case MetaHydrated:
+		m.Hydrated = readHydrated(r, slots)
 	default:
-		r.Fail("kind of a meta record", uint64(MetaRewritten), uint64(m.Kind))
+		r.Fail("kind of a meta record", uint64(MetaHydrated), uint64(m.Kind))
 	}
 }
 
@@ -130,12 +132,15 @@ func readCheckpoint(r *codec.Reader, version uint16) *Checkpoint {
 		}
 	}
 	if version >= checkpointLineage {
-		if c.Origin = lineage.Read(r); c.Origin == nil {
+		if c.Origin = lineage.Read(r); c.Origin == nil && version == checkpointLineage {
 			r.Fail("origin of a checkpoint that has one", 1, 0)
 		}
 	}
 	if version >= checkpointSnapshots {
 		readSnapshots(r, c, version)
+	}
+	if version >= checkpointArchive && r.Err() == nil {
+		c.Archive = readArchive(r)
 	}
 	return c
 }
@@ -150,6 +155,8 @@ func readSnapshots(r *codec.Reader, c *Checkpoint, version uint16) {
 		c.Snapshots = make([]Snapshot, n)
 	case version == checkpointSnapshots:
 		r.Fail("snapshots of a checkpoint that has some", 1, 0)
+	case n == 0:
+		return
 	}
 	for i := range c.Snapshots {
 		s := &c.Snapshots[i]
@@ -199,8 +206,8 @@ func DecodeCheckpoint(place string, b []byte) (*Checkpoint, error) {
 			r.Fail("checkpoint magic", checkpointMagic, uint64(v))
 		}
 		v := r.U16()
-		if v == 0 || v > checkpointLineage {
-			r.Fail("checkpoint version", checkpointLineage, uint64(v))
+		if v == 0 || v > checkpointArchive {
+			r.Fail("checkpoint version", checkpointArchive, uint64(v))
 		}
 		r.Zero(2)
 		c = readCheckpoint(r, v)

@@ -14,7 +14,7 @@ import (
 // checkpoint or records as something else, or as damage that nobody can explain.
 func TestLaterVersionsAreRefused(t *testing.T) {
 	b := EncodeCheckpoint(&Checkpoint{Epoch: 1})
-	binary.LittleEndian.PutUint16(b[4:], checkpointLineage+1)
+	binary.LittleEndian.PutUint16(b[4:], checkpointArchive+1)
 	binary.LittleEndian.PutUint32(b[len(b)-4:], codec.CRC(b[:len(b)-4]))
 	_, checkpoint := DecodeCheckpoint("checkpoint", b)
 	r := ReadJournal("journal", []byte{journalVersion + 1, 0, 0, 0}, 1, 1, 0)

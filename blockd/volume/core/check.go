@@ -53,8 +53,8 @@ func (c *Core) Check(in Inspector) error {
 	}
 	live := make(map[id.Segment]int)
 	for l := range held {
-		if c.origin.Has(l.Segment()) {
-			continue // nothing of an ancestor's is counted
+		if c.origin.Has(l.Segment()) || c.foreign(l.Segment()) {
+			continue // nothing of an ancestor's is counted, nor of what lies in an archive
 		}
 		live[l.Segment()]++
 	}
@@ -76,6 +76,7 @@ func (c *Core) countSnapshots(in Inspector, held map[id.Location]bool) error {
 			held[l] = true
 			e, ok := c.table.Get(l.Segment())
 			switch {
+			case c.foreign(l.Segment()):
 			case !ok || !in.Has(l, e.Generation):
 				lost = fmt.Errorf("snapshot %d: block %d lies at %v, which %s (%t) has not", i, b, l, e.Generation, ok)
 			case l.Segment().Sequence() > s.Watermark:
@@ -127,6 +128,11 @@ func (c *Core) checkMemory(in Inspector) error {
 	cleaning := 0
 	if j := c.clean.job; j != nil && j.phase == cleanPacking {
 		cleaning = 1
+	}
+	for _, j := range c.archive.jobs {
+		if j.phase == hydratePacking {
+			cleaning++
+		}
 	}
 	switch {
 	case sum != c.unpacked:
@@ -182,7 +188,7 @@ func (c *Core) countMap(in Inspector, held map[id.Location]bool) error {
 				return lost == nil
 			}
 			held[l] = true
-			if e, ok := c.table.Get(l.Segment()); !ok || !in.Has(l, e.Generation) {
+			if e, ok := c.table.Get(l.Segment()); !c.foreign(l.Segment()) && (!ok || !in.Has(l, e.Generation)) {
 				lost = fmt.Errorf("block %d lies at %v, which %s (%t) has not", b, l, e.Generation, ok)
 			}
 			return lost == nil

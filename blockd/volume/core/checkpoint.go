@@ -49,6 +49,7 @@ type checkpointState struct {
 	watermark id.Sequence
 	walk      *walk    // of a snapshot that is deleted, begun at this cut
 	leaving   []id.Raw // snapshots that it does not list any more
+	archive   *record.Archive
 	// What is dead at the cut may go once metad has this checkpoint: no tree in force refers to it then.
 	dead      []id.Segment
 	displaced []id.Location // pages of the tree before that this one has not
@@ -116,7 +117,7 @@ func (c *Core) cut(now time.Duration, fx *Effects) {
 	k := &c.check
 	st := &checkpointState{
 		pages: c.m.Freeze(), covered: k.covered, meta: k.metaApplied, before: k.last, blocks: c.blocks, mark: c.snaps.passing,
-		lost: make(map[*PackJob]bool),
+		lost: make(map[*PackJob]bool), archive: c.archiveRecord(),
 	}
 	k.running = st
 	k.last, k.bytes, k.cutAt, k.force = k.metaApplied, 0, now, false
@@ -264,7 +265,7 @@ func (c *Core) pagesDurable(now time.Duration, st *checkpointState, fx *Effects)
 	c.check.root = root
 	st.rec = &record.Checkpoint{
 		Volume: c.cfg.Volume, Epoch: c.cfg.Epoch, Map: root, Table: table, Covered: st.covered, Meta: st.meta,
-		Watermark: c.snaps.watermark, Blocks: c.blocks, Origin: c.origin,
+		Watermark: c.snaps.watermark, Blocks: c.blocks, Origin: c.origin, Archive: st.archive,
 	}
 	st.rec.Snapshots = c.snapshotRecords(st)
 	if st.mark != nil {
@@ -317,6 +318,7 @@ func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx 
 	k.asking = nil
 	k.committed = position
 	c.reapReady(st.rec)
+	c.tellWhole(st.rec, fx)
 	for _, s := range st.dead {
 		if e, _ := c.table.Get(s); c.snaps.walk == nil || !c.snaps.walk.pinned || e.Flags&blockmap.Pages == 0 {
 			c.delete(s, fx) // else the walk reads a tree that is replaced already; a later checkpoint finds it

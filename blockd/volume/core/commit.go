@@ -32,6 +32,12 @@ type commitState struct {
 	from      []id.Location // of a move: where the slots' blocks came from
 	rewritten *record.Rewritten
 	clean     *CleanJob // whose record it is; nil when replayed
+
+	hydrated *record.Hydrated
+	hydrate  *HydrateJob // whose record it is; nil when replayed
+	live     int         // of the slots judged so far
+	pages    bool        // some hold pages
+	of       pageOwner   // of the page that the next slot is judged by
 }
 
 // commitReady sends the commits of memtables whose segments are all durable, in
@@ -186,7 +192,10 @@ func (c *Core) continueApply(now time.Duration, fx *Effects) {
 			return // the checkpoint under way must end first; it comes back here
 		}
 		a := c.apply[0]
-		done, miss := c.applySome(a, &budget)
+		if a.hydrated != nil && c.check.running != nil {
+			return // likewise: it is not told yet which pages the head has dropped
+		}
+		done, miss := c.applySome(now, a, &budget)
 		if !miss.None() {
 			c.prefetch(a, miss, fx)
 			return
@@ -206,7 +215,7 @@ func (c *Core) continueApply(now time.Duration, fx *Effects) {
 }
 
 // applySome does the next part of a commit; done tells that it was the last.
-func (c *Core) applySome(a *commitState, budget *int) (done bool, miss blockmap.Miss) {
+func (c *Core) applySome(now time.Duration, a *commitState, budget *int) (done bool, miss blockmap.Miss) {
 	r := a.rec
 	if !a.begun {
 		a.begun = true
@@ -215,6 +224,9 @@ func (c *Core) applySome(a *commitState, budget *int) (done bool, miss blockmap.
 	if a.rewritten != nil {
 		c.applyRewritten(a)
 		return true, blockmap.Miss{}
+	}
+	if a.hydrated != nil {
+		return c.applyHydrated(now, a, budget)
 	}
 	i := a.part
 	if i < len(r.Zeros) {
@@ -342,6 +354,10 @@ func (c *Core) insert(s id.Segment, start block.LBA, locs []id.Location, at, bud
 
 // prefetch asks for the page that stopped a commit, and for those its next blocks will need.
 func (c *Core) prefetch(a *commitState, miss blockmap.Miss, fx *Effects) {
+	if a.hydrated != nil {
+		wantAhead(c, a.of, miss, a.hydrated.Slots[a.at:], fx)
+		return
+	}
 	c.wantPage(pageOwner{}, miss, fx)
 	var ahead []block.Extent
 	if i := a.part - len(a.rec.Zeros); i < 0 {
@@ -378,6 +394,9 @@ func (c *Core) applied(now time.Duration, a *commitState, fx *Effects) {
 	}
 	if a.clean != nil {
 		c.cleaned(now, a.clean, fx)
+	}
+	if a.hydrate != nil {
+		c.hydrated(now, a.hydrate, fx)
 	}
 	m := a.table
 	if m == nil {

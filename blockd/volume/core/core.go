@@ -25,6 +25,8 @@ type Config struct {
 	Leftovers bool
 	// Origin is what the volume began with, by metad's word; nil: empty. It counts until there is a checkpoint.
 	Origin *lineage.Origin
+	// Restored, of a volume that was made from an archive: what was allotted to it.
+	Restored *Restored
 }
 
 // state is how far the volume is.
@@ -92,6 +94,7 @@ type Core struct {
 	clean    cleanState
 	reap     reapState
 	snaps    snapState
+	archive  foreignState
 	drain    drainState
 	hurried  time.Duration // when an old ensemble was last worked for
 	load     loadState
@@ -135,6 +138,12 @@ type Stats struct {
 	// CleanLeftBytes are dead beyond what may lie about; BlocksReclaimed were dropped by cleaning.
 	CleanLeftBytes  uint64
 	BlocksReclaimed uint64
+
+	// Of a volume that was made from an archive: its segments, those that still lie there,
+	// what was brought in since it was opened, and what keeps the rest from it.
+	ArchiveSegments, ArchiveLeft     uint32
+	SegmentsHydrated, BlocksHydrated uint64
+	HydrateProblem                   string
 }
 
 // Stats gives the present facts.
@@ -161,6 +170,7 @@ func (c *Core) Stats() Stats {
 		}
 	}
 	s.CheckpointAt = c.check.committed
+	c.archiveStats(&s)
 	s.Snapshots, s.SnapshotsLeaving = len(c.snaps.list)+len(c.snaps.marks), len(c.snaps.doomed)
 	return s
 }

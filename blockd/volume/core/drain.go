@@ -28,6 +28,7 @@ func (c *Core) Drain(now time.Duration, fx *Effects) {
 	if j := c.clean.job; j != nil && j.phase < cleanPacking {
 		c.endClean(now, 0)
 	}
+	c.dropHydrates(false)
 	c.drained(now, fx)
 	c.absorb(now, fx)
 }
@@ -41,7 +42,7 @@ func (c *Core) still() bool {
 // quiet tells that nothing is on its way and nothing is unpacked.
 func (c *Core) quiet() bool {
 	return c.still() && len(c.sealed) == 0 && c.active.empty() && len(c.apply) == 0 && len(c.meta.inflight) == 0 &&
-		c.clean.job == nil && !c.marking()
+		c.clean.job == nil && len(c.archive.jobs) == 0 && !c.marking()
 }
 
 // drained moves a draining volume on. It is called after whatever may have been the last of something.

@@ -41,6 +41,11 @@ type Effects struct {
 	Reaped bool
 	// Gone are snapshots of which no checkpoint in force has anything any more.
 	Gone []id.Raw
+	// HydrateList asks what the slots of segments in the archive hold (Core.HydrateListed), HydrateRead
+	// for blocks of them (Core.HydrateRead). Both are reported, whatever became of the core.
+	HydrateList, HydrateRead []*HydrateJob
+	// Whole: nothing lies in the archive any more, and no checkpoint in force says so.
+	Whole bool
 	// Again asks for another Core.Continue soon: work was cut to keep a step short.
 	Again bool
 	// Opened, Drained and Fenced are said once each: the volume serves; everything
@@ -59,9 +64,12 @@ func (fx *Effects) Reset() {
 	clear(fx.Done)
 	clear(fx.Reads)
 	clear(fx.Packs)
+	clear(fx.HydrateList)
+	clear(fx.HydrateRead)
 	*fx = Effects{
 		Journal: fx.Journal, Done: fx.Done[:0], Reads: fx.Reads[:0], Pages: fx.Pages[:0],
 		Packs: fx.Packs[:0], Deletes: fx.Deletes[:0], Gone: fx.Gone[:0],
+		HydrateList: fx.HydrateList[:0], HydrateRead: fx.HydrateRead[:0],
 	}
 }
 
@@ -106,12 +114,13 @@ type PackJob struct {
 	// are dropped. Blocks are the others.
 	Slots []uint64
 
-	table  *memtable
-	pages  *checkpointState
-	long   *longRun
-	clean  *CleanJob
-	failed int
-	marks  uint64 // of snapshots that were taken when it got its name
+	table   *memtable
+	pages   *checkpointState
+	long    *longRun
+	clean   *CleanJob
+	hydrate *HydrateJob
+	failed  int
+	marks   uint64 // of snapshots that were taken when it got its name
 }
 
 // Lane is a job's urgency.
@@ -123,6 +132,7 @@ const (
 	LanePack
 	LaneCheckpoint
 	LaneClean
+	LaneHydrate
 )
 
 // PackBlock is one slot: its header entry, the CRC-32C of its bytes, and the bytes (4 KiB).

@@ -58,6 +58,7 @@ func (c *Core) fence(fx *Effects) {
 	c.room, c.barriers, c.readWaiters, c.parked, c.pageWaiters = nil, nil, nil, nil, nil
 	c.inflight, c.queue, c.open, c.long.queue = nil, nil, nil, nil
 	c.endClean(0, 0)
+	c.dropHydrates(true)
 }
 
 func each(ops []*Op, f func(*Op)) {

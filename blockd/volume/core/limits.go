@@ -50,7 +50,12 @@ type Limits struct {
 	MergeBelow   int
 	CleanSlack   int64
 	CleanRate    int64
+	// HydrateRate is the bytes a second that are brought in from an archive at most.
+	HydrateRate int64
 }
+
+// hydrateRate is the default of Limits.HydrateRate.
+const hydrateRate = 100 << 20
 
 // EnsureDefaults fills what is zero.
 func (l *Limits) EnsureDefaults() {
@@ -90,6 +95,7 @@ func (l *Limits) EnsureDefaults() {
 	defInt(&l.MergeBelow, id.SlotsMax/8)
 	def(&l.CleanSlack, 32<<20)
 	def(&l.CleanRate, 32<<20)
+	def(&l.HydrateRate, hydrateRate)
 	if l.CheckpointIdle == 0 {
 		l.CheckpointIdle = 5 * time.Second
 	}

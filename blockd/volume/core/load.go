@@ -88,6 +88,9 @@ func (c *Core) LoadMeta(run *journal.MetaRun) (covered id.LSN, err error) {
 			if r.Rewritten != nil {
 				l.commits = append(l.commits, &commitState{rec: new(record.Commit), rewritten: r.Rewritten, position: r.Position})
 			}
+			if r.Hydrated != nil {
+				l.commits = append(l.commits, &commitState{rec: new(record.Commit), hydrated: r.Hydrated, position: r.Position})
+			}
 			if k := r.Checkpoint; k != nil && (l.check == nil || k.Epoch > l.check.Epoch || k.Epoch == l.check.Epoch && k.Meta > l.check.Meta) {
 				l.check, l.inMetad = k, false
 			}
@@ -124,7 +127,10 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 		b.Release()
 	}
 	opts := blockmap.Options{Blocks: c.blocks, Budget: c.cfg.Budget}
-	table := c.begin(&opts)
+	table, err := c.begin(&opts)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", c.cfg.Volume, err)
+	}
 	if k := l.check; k != nil {
 		for _, p := range k.Pages {
 			c.pageSegs[p.Segment] = p.Entry
@@ -142,7 +148,6 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 			c.askCheckpoint(fx)
 		}
 	}
-	var err error
 	if c.m, err = blockmap.New(opts); err != nil {
 		return fmt.Errorf("open the map of %s: %w", c.cfg.Volume, err)
 	}
@@ -209,6 +214,9 @@ func (c *Core) tablePage(now time.Duration, p PageRead, data []byte, err error, 
 // checkCommits refuses commits that no engine of this volume can have written:
 // they would be applied to what is not there.
 func (c *Core) checkCommits() error {
+	if err := c.checkHydrated(); err != nil {
+		return err
+	}
 	for _, a := range c.load.commits {
 		a.rec.Zeros, a.rec.Trims = append(a.rec.Zeros, a.rec.Trims...), nil
 		bad := block.Extent{}

@@ -9,6 +9,8 @@ type Memory struct {
 	limit int64
 	used  atomic.Int64
 	turns cleanTurns
+
+	hydrates atomic.Int32 // segments on their way from archives
 }
 
 // NewMemory gives a limit in bytes of payload.
@@ -41,4 +43,19 @@ func (c *Core) hasRoom(n int64) bool {
 	}
 	m := c.cfg.Memory
 	return c.unpacked+n <= c.cfg.Limits.UnpackedBytesMax && (m == nil || m.used.Load()+n <= m.limit)
+}
+
+// takeHydrate tells whether another segment may be brought in from an archive; leaveHydrate is its end.
+func (m *Memory) takeHydrate() bool {
+	if m == nil || m.hydrates.Add(1) <= hydratesMax {
+		return true
+	}
+	m.hydrates.Add(-1)
+	return false
+}
+
+func (m *Memory) leaveHydrate() {
+	if m != nil {
+		m.hydrates.Add(-1)
+	}
 }

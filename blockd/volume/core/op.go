@@ -114,6 +114,7 @@ type Where struct {
 	K, M       uint8
 	Slots      uint16
 	Kept       uint16 // slots that the generation has blocks of; 0: all
+	Foreign    bool   // in the archive; then nothing else is set
 }
 
 func (w Where) stored() uint16 {

@@ -28,6 +28,9 @@ func (c *Core) placeOf(s id.Segment) (Where, bool) {
 	if r, ok := c.long.known[s]; ok {
 		return whereOf(r.entry), true
 	}
+	if c.foreign(s) {
+		return Where{Foreign: true}, true
+	}
 	return Where{}, c.origin.Has(s)
 }
 
@@ -37,21 +40,24 @@ func (w Where) Inherited() bool { return w == Where{} }
 // floor is the watermark below which nothing is the volume's own.
 func (c *Core) floor() id.Sequence { return c.origin.Floor() }
 
-// begin takes in where the volume's map comes from: the last checkpoint, else its origin.
-func (c *Core) begin(opts *blockmap.Options) (table blockmap.Root) {
+// begin takes in where the volume's map comes from: the last checkpoint, else its origin, or an archive.
+func (c *Core) begin(opts *blockmap.Options) (table blockmap.Root, err error) {
 	k := c.load.check
 	if k == nil {
 		if c.origin = c.cfg.Origin; c.origin != nil {
 			opts.Root = c.origin.Root
 			c.load.founding = true
 		}
+		if err := c.beginArchive(&opts.Root); err != nil {
+			return blockmap.Root{}, err
+		}
 		c.check.root, c.snaps.watermark = opts.Root, c.floor()
-		return blockmap.Root{}
+		return blockmap.Root{}, nil
 	}
-	c.origin = k.Origin
+	c.origin, c.archive.Archive = k.Origin, k.Archive
 	opts.Root = k.Map
 	c.snaps.watermark = c.floor()
-	return k.Table
+	return k.Table, nil
 }
 
 // opened says that the volume serves, but of one that must write down first where it comes from.
@@ -62,6 +68,7 @@ func (c *Core) opened(now time.Duration, fx *Effects) {
 	}
 	c.stats.Problem = ""
 	fx.Opened = true
+	c.archiveOpened(fx)
 }
 
 // founded: a checkpoint stands, and says what the volume began with.

@@ -160,6 +160,10 @@ func (c *Core) PackFreed(j *PackJob) {
 		j.clean.buf.Release()
 		j.clean.buf = nil
 	}
+	if j.hydrate != nil {
+		j.hydrate.buf.Release()
+		j.hydrate.buf = nil
+	}
 }
 
 // PackDone: every shard of j is durable, or the job failed: then the segment's
@@ -205,6 +209,8 @@ func (c *Core) packed(now time.Duration, j *PackJob, fx *Effects) {
 	switch {
 	case j.clean != nil:
 		c.cleanPacked(now, j.clean, nil, fx)
+	case j.hydrate != nil:
+		c.hydratePacked(now, j.hydrate, nil, fx)
 	case j.long != nil:
 		c.longDone(now, j.long, nil, fx)
 	case j.pages != nil:
@@ -222,6 +228,10 @@ func (c *Core) packed(now time.Duration, j *PackJob, fx *Effects) {
 func (c *Core) packFailed(now time.Duration, j *PackJob, err error, fx *Effects) {
 	if j.clean != nil {
 		c.cleanPacked(now, j.clean, err, fx)
+		return
+	}
+	if j.hydrate != nil {
+		c.hydratePacked(now, j.hydrate, err, fx)
 		return
 	}
 	if j.long != nil {

@@ -250,7 +250,7 @@ func (c *Core) slotPiece(op *Op, i uint32, loc id.Location) {
 }
 
 // where says how a segment is kept. A location in the map or a memtable always
-// has its segment in a table, or an ancestor has it: anything else is a broken promise of our own.
+// has its segment in a table, or an ancestor has it, or an archive: anything else is a broken promise of our own.
 func (c *Core) where(s id.Segment) Where {
 	if w, ok := c.placeOf(s); ok {
 		return w
@@ -306,6 +306,7 @@ func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, f
 		if p.of == (pageOwner{}) {
 			c.applyBlocked(now, err, fx)
 		}
+		c.hydratePageFailed(now, k, err)
 	}
 	ops := c.pageWaiters[k]
 	delete(c.pageWaiters, k)
@@ -321,6 +322,7 @@ func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, f
 	} else if err == nil {
 		c.continueApply(now, fx)
 		c.cleanOn(now, fx)
+		c.hydrateOn(now, fx)
 	}
 	c.absorb(now, fx)
 }

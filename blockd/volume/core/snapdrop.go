@@ -145,12 +145,12 @@ func (c *Core) walkOn(now time.Duration, fx *Effects) {
 // nothing is counted: it might be taken back.
 func (c *Core) endWalk(now time.Duration, fx *Effects) {
 	s, w := &c.snaps, c.snaps.walk
-	if c.check.running != nil {
+	if c.check.running != nil || c.counting() {
 		return // the next tick comes back here
 	}
 	s.walk = nil
 	for x, n := range w.freed {
-		if n != 0 {
+		if n != 0 && c.counted(x) {
 			c.addLive(x, -n)
 		}
 	}

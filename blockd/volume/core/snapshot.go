@@ -147,7 +147,9 @@ func (c *Core) snapshotRecords(st *checkpointState) (out []record.Snapshot) {
 func (c *Core) dropped(loc id.Location) {
 	s := loc.Segment()
 	if s.Sequence() > c.snaps.watermark {
-		c.addLive(s, -1)
+		if c.counted(s) {
+			c.addLive(s, -1)
+		}
 		return
 	}
 	c.snaps.walk.note(c, loc, 1)
@@ -157,7 +159,9 @@ func (c *Core) dropped(loc id.Location) {
 func (c *Core) undropped(loc id.Location) {
 	s := loc.Segment()
 	if s.Sequence() > c.snaps.watermark {
-		c.addLive(s, 1)
+		if c.counted(s) {
+			c.addLive(s, 1)
+		}
 		return
 	}
 	c.snaps.walk.note(c, loc, -1)

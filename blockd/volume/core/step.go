@@ -59,6 +59,7 @@ func (c *Core) Continue(now time.Duration, fx *Effects) {
 	c.continueApply(now, fx)
 	c.walkOn(now, fx)
 	c.startClean(now, fx)
+	c.startHydrate(now, fx)
 	c.absorb(now, fx)
 }
 
@@ -116,6 +117,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)
 	c.startClean(now, fx)
+	c.startHydrate(now, fx)
 	c.startReap(now, fx)
 	corks := c.corks
 	c.corks = 0 // a client that was slow between a Cork and its Uncork holds nobody up for long

@@ -70,6 +70,7 @@ func (w *World) open() *Engine {
 		Volume: w.volume, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: w.budget, Memory: w.cfg.Memory, Limits: w.cfg.Limits,
 		Origin:    rec.Origin,
 		Leftovers: slices.ContainsFunc(rec.Spans, func(s cluster.Span) bool { return s.Epoch < rec.Epoch }),
+		Restored:  w.archive.allotment(),
 	}, opaque)
 	if err != nil {
 		panic(err)
@@ -204,6 +205,7 @@ func (e *Engine) carry(fx *core.Effects) {
 		e.pack(j)
 	}
 	e.carryClean(fx)
+	e.carryHydrate(fx)
 	for _, d := range fx.Deletes {
 		w.later(e.name+" delete", func() { e.delete(d) })
 	}
@@ -446,7 +448,7 @@ func (e *Engine) read(op *core.Op) {
 			p.Buf.Release()
 			p.Buf = nil
 		case core.PieceSlots:
-			if e := w.segments.read(p.Location, int(p.Count), p.Where, to); e != nil {
+			if e := w.slots(p.Location, int(p.Count), p.Where, to); e != nil {
 				err = errors.Join(err, e)
 			}
 		}
@@ -473,7 +475,7 @@ func (e *Engine) read(op *core.Op) {
 
 func (e *Engine) page(p core.PageRead) {
 	b := make([]byte, storeproto.BlockSize)
-	err := e.w.segments.read(p.Miss.Location, 1, p.Where, b)
+	err := e.w.slots(p.Miss.Location, 1, p.Where, b)
 	if e.w.chance(e.w.cfg.PageFails) {
 		err = errAway
 	}
@@ -496,6 +498,9 @@ func (e *Engine) pack(j *core.PackJob) {
 	what := e.name
 	if j.Lane == core.LaneClean {
 		what += " clean"
+	}
+	if j.Lane == core.LaneHydrate {
+		what += " hydrate"
 	}
 	w.later(what+" pack", func() {
 		var r core.PackResult
@@ -554,7 +559,7 @@ func (e *Engine) inspector() core.Inspector {
 	return core.Inspector{
 		Page: func(l id.Location) ([]byte, bool) {
 			b := make([]byte, storeproto.BlockSize)
-			return b, s.page(l, b)
+			return b, s.page(l, b) || e.w.archive.page(l, b)
 		},
 		Exists: func(x id.Segment, g id.Generation) bool { return s.at[x][g] != nil },
 		Has: func(l id.Location, g id.Generation) bool {

@@ -32,7 +32,13 @@ func play(t *testing.T, limits core.Limits) *stage { return stageOf(t, limits, n
 
 // stageOf is play with the memory of a process that has other volumes, too.
 func stageOf(t *testing.T, limits core.Limits, m *core.Memory) *stage {
+	return stageWith(t, Config{Limits: limits, Memory: m})
+}
+
+// stageWith is play with what else a world may have.
+func stageWith(t *testing.T, cfg Config) *stage {
 	t.Helper()
+	limits := cfg.Limits
 	def := func(p *int64, v int64) {
 		if *p == 0 {
 			*p = v
@@ -49,8 +55,10 @@ func stageOf(t *testing.T, limits core.Limits, m *core.Memory) *stage {
 	if limits.LongBlocksMin == 0 {
 		limits.LongBlocksMin = -1
 	}
-	w := New(Config{Seed: 1, Stores: 5, Blocks: 1 << 19, Limits: limits, Memory: m, Journal: journal.Limits{ReplaceAfter: 300 * time.Millisecond}})
+	cfg.Seed, cfg.Stores, cfg.Blocks, cfg.Limits, cfg.Journal = 1, 5, 1<<19, limits, journal.Limits{ReplaceAfter: 300 * time.Millisecond}
+	w := New(cfg)
 	s := &stage{w, t}
+	s.hold(cfg.Holds...)
 	w.open()
 	s.must(w.Settle())
 	s.Quiesce() // ids are in hand

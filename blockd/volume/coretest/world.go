@@ -34,6 +34,9 @@ type Config struct {
 	Leases bool
 
 	Snapshots float64 // the chance that a request is about a snapshot
+	// Archived are blocks that the volume begins with, in an archive; none: it begins empty.
+	Archived []block.Extent
+	Holds    []string // what is kept back from the beginning; see World.Hold
 
 	PackFails, PageFails, ReadFails, MetadFails, StoreFails, TakesOver float64
 
@@ -58,6 +61,7 @@ type World struct {
 	Engines  []*Engine
 	Model    *Model
 	segments *segments
+	archive  *archive // nil: the volume was not made from one
 
 	// Hold, if set, keeps back what its name matches; names begin with the engine's.
 	Hold func(name string) bool
@@ -110,6 +114,9 @@ func New(cfg Config) *World {
 	}
 	w.Metad.Create(w.volume, uint64(cfg.Blocks.Offset()))
 	w.Metad.Profile(1, 1)
+	if len(cfg.Archived) > 0 {
+		w.archive = newArchive(w)
+	}
 	return w
 }
 
@@ -289,6 +296,9 @@ func (w *World) Check() {
 	}
 	if err := o.Core.Check(o.inspector()); err != nil {
 		w.Fail(err)
+	}
+	if w.archive != nil && w.archive.whole && o.Core.Stats().ArchiveLeft > 0 {
+		w.Fail(fmt.Errorf("%d segments lie in an archive that was given up", o.Core.Stats().ArchiveLeft))
 	}
 	rec := w.Metad.Record(w.volume)
 	if rec.Checkpoint == nil {

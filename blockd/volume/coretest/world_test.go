@@ -93,6 +93,7 @@ func live(t *testing.T, cfg Config, steps int) *World {
 	w.Check()
 	check(w.Err())
 	check(w.dropAll())
+	check(w.bringIn())
 	for _, e := range w.Engines {
 		e.Kill()
 	}
