@@ -163,6 +163,9 @@ func takeCheckpoints(b *storeproto.Batch, v *client.VolumeOnStore) error {
 			continue
 		}
 		v.Size = max(v.Size, uint64(c.Blocks)*block.Size)
+		if a := c.Archive; a != nil { // of these no shard may be in any store yet
+			v.LastSequence = max(v.LastSequence, a.First+id.Sequence(a.Segments)-1)
+		}
 		next := cluster.Checkpoint{Epoch: c.Epoch, Meta: c.Meta, Covered: c.Covered, Opaque: record.EncodeCheckpoint(c)}
 		if v.Checkpoint == nil || next.Above(*v.Checkpoint) {
 			v.Checkpoint = &next

@@ -128,6 +128,9 @@ func empty(k kind) Command {
 	if c := emptyHealing(k); c != nil {
 		return c
 	}
+	if c := emptyRestored(k); c != nil {
+		return c
+	}
 	return emptyRoster(k)
 }
 

@@ -208,6 +208,7 @@ func appendVolume(b []byte, v *Volume, version uint16) []byte {
 	}
 	if version >= 5 {
 		b = appendLineage(b, v)
+		b = appendRestored(b, v)
 	}
 	return b
 }
@@ -246,6 +247,7 @@ func readVolume(r *codec.Reader, version uint16) *Volume {
 	}
 	if version >= 5 {
 		readLineage(r, v)
+		readRestored(r, v)
 	}
 	return v
 }

@@ -21,7 +21,7 @@ const (
 	LevelMoves     uint16 = 3 // all slots of a group may move at once
 	LevelCordon    uint16 = 4 // hosts on which nothing new is placed
 	LevelSnapshots uint16 = 5 // snapshots of disks
-	LevelTime      uint16 = 6 // clones, balancing of stores
+	LevelTime      uint16 = 6 // clones, balancing of stores, disks made from archives
 	LevelNewest           = LevelTime
 )
 
@@ -34,7 +34,7 @@ func Needs(c Command) uint16 {
 		return LevelEvents
 	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
 		return LevelSnapshots
-	case *CreateClone, *TellLineage, *SetBalancing:
+	case *CreateClone, *TellLineage, *SetBalancing, *CreateRestored, *RestoreWhole, *SetHydrate:
 		return LevelTime
 	case *AddEnsemble:
 		if c.Better {

@@ -91,7 +91,14 @@ func (s *script) later() Command {
 	if s.pick("of lineage", 4) == 0 {
 		return s.lineage(v)
 	}
-	switch s.pick("of a snapshot", 8) {
+	switch s.pick("of a snapshot", 11) {
+	case 8:
+		return &CreateRestored{Create: CreateVolume{ID: id.Volume{byte(s.pick("id", 40))}, Name: fmt.Sprintf("v%d", s.pick("name", 9)), Size: 1 << 30,
+			RequestID: fmt.Sprint(s.pick("request", 3))}, Manifest: "m", Segments: uint32(s.pick("segments", 3)), PGs: []id.PG{id.PG(s.pick("pg", 3))}}
+	case 9:
+		return &RestoreWhole{Volume: v.ID, Epoch: s.epoch(v)}
+	case 10:
+		return &SetHydrate{Volume: v.ID, Rate: 9}
 	case 0, 1:
 		return &CreateSnapshot{Volume: v.ID, ID: n, Name: fmt.Sprintf("s%d", s.pick("name", 3)), NowMS: 9}
 	case 2:
@@ -426,6 +433,11 @@ func goldenFirst() []Command {
 		&Acquire{Volume: v, By: holder(1, 1)},
 		&SnapshotGone{Volume: v, Epoch: 3, ID: id.Snapshot{2}},
 		&CreateSnapshot{Volume: v, ID: id.Snapshot{3}, Name: "asked", NowMS: 1700000000201},
+		&SetLevel{Level: LevelTime},
+		&CreateRestored{Create: CreateVolume{ID: id.Volume{8}, Name: "restored", Size: 1 << 30, RequestID: "r9", NowMS: 1700000000202}, Manifest: "manifests/m", Segments: 70, PGs: []id.PG{1}, Rate: 1 << 20},
+		&SetHydrate{Volume: id.Volume{8}, Rate: 2 << 20},
+		&Acquire{Volume: id.Volume{8}, By: holder(1, 1)},
+		&RestoreWhole{Volume: id.Volume{8}, Epoch: 1}, // refused: there is no checkpoint that could say so
 	)
 }
 

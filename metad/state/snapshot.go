@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 5 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins
+	snapshotVersion = 5 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins and nothing in archives
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.

@@ -159,6 +159,8 @@ type Volume struct {
 	Snapshots []Snapshot
 	// Origin is what the volume began with; nil: empty.
 	Origin *lineage.Origin
+	// Restored is nil unless something of the disk lies in an archive.
+	Restored *Restored
 	// Deleted: unlinked, waits for its stores to purge it.
 	Deleted bool
 }
@@ -200,7 +202,7 @@ func (v *Volume) Clone() *Volume {
 		c.Checkpoint = &cp
 	}
 	c.Prior, c.Spans, c.Snapshots = slices.Clone(v.Prior), slices.Clone(v.Spans), slices.Clone(v.Snapshots)
-	c.Losses, c.Origin = slices.Clone(v.Losses), v.Origin.Clone()
+	c.Losses, c.Origin, c.Restored = slices.Clone(v.Losses), v.Origin.Clone(), v.Restored.Clone()
 	for i := range c.Losses {
 		c.Losses[i].Lost = slices.Clone(c.Losses[i].Lost)
 	}

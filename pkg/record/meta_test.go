@@ -108,6 +108,8 @@ func encodeMeta(records []Meta) []byte {
 			b = AppendMoved(b, m.Moved)
 		case MetaRewritten:
 			b = AppendRewritten(b, m.Rewritten)
+		case MetaHydrated:
+			b = AppendHydrated(b, m.Hydrated)
 		}
 	}
 	return b
@@ -205,6 +207,9 @@ func FuzzReadMeta(f *testing.F) {
 	for _, m := range sampleMeta() {
 		f.Add(encodeMeta([]Meta{m}), uint32(1))
 	}
+	for _, h := range sampleHydrated() {
+		f.Add(AppendHydrated(nil, &h), uint32(1))
+	}
 	f.Fuzz(func(t *testing.T, b []byte, n uint32) {
 		records, err := ReadMeta("fuzz", b, 40, n)
 		if err != nil {
@@ -223,6 +228,9 @@ func FuzzReadMeta(f *testing.F) {
 func FuzzDecodeCheckpoint(f *testing.F) {
 	f.Add(readGolden(f, "testdata/checkpoint.golden"))
 	f.Add(readGolden(f, "testdata/snapshots.golden"))
+	c := sampleSnapshots()
+	c.Archive = sampleArchive()
+	f.Add(EncodeCheckpoint(c))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) >= 4 { // else the sum would hide the decoder
 			b = bytes.Clone(b[:len(b)-4])

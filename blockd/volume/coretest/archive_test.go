@@ -22,7 +22,7 @@ import (
 // there, and what was written since, while it is brought in, written to, trimmed,
 // snapshotted, cleaned and taken over.
 func TestRestoredDiskInEveryOrderOfEvents(t *testing.T) {
-	from, to := seeds(t, 4)
+	from, to := seeds(t, 2)
 	hydrated := 0
 	for s := from; s < to; s++ {
 		cfg := small(s)
@@ -33,7 +33,7 @@ func TestRestoredDiskInEveryOrderOfEvents(t *testing.T) {
 			cfg.PackFails, cfg.PageFails, cfg.ReadFails = 0.1, 0.05, 0.02
 			cfg.MetadFails, cfg.StoreFails, cfg.TakesOver, cfg.ToZombies = 0.05, 0.0005, 0.002, 0.1
 		}
-		hydrated += len(live(t, cfg, 3000).archive.segments)
+		hydrated += len(live(t, cfg, 2000).archive.segments)
 	}
 	t.Logf("%d segments brought in", hydrated)
 }
@@ -67,10 +67,15 @@ func (w *World) bringIn() error {
 // Nothing is brought in until the stage lets go of "hydrate".
 func restored(t *testing.T, limits core.Limits) *stage {
 	t.Helper()
+	return restoredWith(t, limits, block.Extent{Start: 0, Count: 100}, block.Extent{Start: 5000, Count: 50})
+}
+
+func restoredWith(t *testing.T, limits core.Limits, archived ...block.Extent) *stage {
+	t.Helper()
 	if limits.SealBlocks == 0 {
 		limits.SealBlocks = 8
 	}
-	s := stageWith(t, Config{Limits: limits, Archived: []block.Extent{{Start: 0, Count: 100}, {Start: 5000, Count: 50}}, Holds: []string{"hydrate"}})
+	s := stageWith(t, Config{Limits: limits, Archived: archived, Holds: []string{"hydrate"}})
 	if st := s.stats(); st.ArchiveLeft != uint32(len(s.archive.segments)) || st.ArchiveLeft < 5 {
 		t.Fatalf("%d segments, left are %+v", len(s.archive.segments), st)
 	}
@@ -375,3 +380,125 @@ func TestNothingIsBroughtIntoFullStores(t *testing.T) {
 
 // hydratesUnderWay are as many as may have begun before the stores were full.
 const hydratesUnderWay = 2
+
+// A segment that could not be put is put again under another generation: what is there of the first
+// may be there on some stores, and is being deleted.
+func TestFailedHydrationTakesAnotherGeneration(t *testing.T) {
+	s := restored(t, core.Limits{})
+	s.Owner().suspects = []id.Store{s.Stores[4].ID()}
+	s.hold()
+	s.Quiesce()
+	if st := s.stats(); st.ArchiveLeft == 0 || st.PackRetries == 0 {
+		t.Fatalf("nothing failed: %+v", st)
+	}
+	s.whole()
+}
+
+// What an attempt of an earlier owner left goes also when the segment was brought in before
+// anybody looked for leftovers: then it is known, and is none.
+func TestEarlierAttemptGoesWithTheSegmentThatTookItsPlace(t *testing.T) {
+	s := restored(t, core.Limits{})
+	s.hold("hydrate packed")
+	s.Quiesce()
+	s.Owner().Kill()
+	s.hold("reap", "delete") // it dies, too, before it comes to anything of that
+	s.open()
+	s.must(s.Settle())
+	for range 20 {
+		s.Quiesce()
+		s.pass(30 * time.Second)
+	}
+	s.Owner().Kill()
+	s.hold("reap")
+	s.open()
+	s.must(s.Settle())
+	s.Quiesce()
+	s.Check()
+	s.must(s.Err())
+	if st := s.stats(); st.ArchiveLeft != 0 {
+		t.Fatalf("%+v", st)
+	}
+	for name, generations := range s.segments.at {
+		if len(generations) > 1 {
+			t.Errorf("%d generations of segment %s", len(generations), name)
+		}
+	}
+	s.whole()
+}
+
+// What lives of a segment is counted between two checkpoints. While one is under way it is not told
+// yet which pages the head has dropped, and if it fails it has dropped none.
+func TestHydratedSegmentIsNotCountedInACheckpoint(t *testing.T) {
+	s := restored(t, core.Limits{})
+	s.acked(0, 8)
+	s.seal()
+	s.hold("engine 1 packed", "hydrate packed")
+	s.Owner().Core.Force()
+	s.Quiesce()
+	s.hold("engine 1 packed")
+	s.Quiesce()
+	if st := s.stats(); st.SegmentsHydrated != 0 || st.ArchiveLeft == 0 {
+		t.Fatalf("counted: %+v", st)
+	}
+	s.whole()
+}
+
+// Nor while a snapshot that has something of the segment leaves the list: half of it would be
+// counted with the snapshot, and half without.
+func TestSnapshotDoesNotGoWhileASegmentIsCounted(t *testing.T) {
+	s := restoredWith(t, core.Limits{}, block.Extent{Start: 0, Count: 20}, block.Extent{Start: 5000, Count: 200})
+	x := s.mark()
+	s.acked(0, 100)
+	s.Trim(s.Owner(), 5000*blk, 200*blk)
+	s.seal()
+	s.mark() // the walk compares with this one, and needs no cut
+	s.hold("hydrate packed")
+	s.Quiesce()
+	s.pass(40 * time.Second) // nobody has looked into the snapshot for so long
+	s.pass(40 * time.Second)
+	s.hold("engine 1 page")
+	s.Quiesce()
+	for s.pages() == 1 { // the root, and what is below it; then two leaves are wanted
+		s.onePage()
+	}
+	if s.pages() != 2 {
+		t.Fatalf("no segment over two leaves is being counted: %s", s.waiting())
+	}
+	s.onePage()
+	var late []task
+	for _, x := range s.tasks {
+		if x.name == "engine 1 page" {
+			late = append(late, x)
+		}
+	}
+	s.tasks = nil
+	s.hold()
+	s.Drop(x)
+	s.Quiesce()
+	s.tasks = append(s.tasks, late...)
+	s.whole()
+	if got := s.live(); got != 100 || x.state != snapGone {
+		t.Fatalf("%d blocks live of 100, the snapshot is %d", got, x.state)
+	}
+}
+
+// pages counts the pages that are wanted; onePage reads the first of them.
+func (s *stage) pages() (n int) {
+	for i := range s.tasks {
+		if s.tasks[i].name == "engine 1 page" {
+			n++
+		}
+	}
+	return n
+}
+
+func (s *stage) onePage() {
+	for i, x := range s.tasks {
+		if x.name == "engine 1 page" {
+			s.tasks = append(s.tasks[:i:i], s.tasks[i+1:]...)
+			x.do()
+			break
+		}
+	}
+	s.Quiesce()
+}
