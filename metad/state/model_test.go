@@ -362,7 +362,7 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 }
 
 // The golden log covers every command; its snapshot is the format's witness.
-func goldenLog() []Command { return append(goldenFirst(), goldenTime()...) }
+func goldenLog() []Command { return slices.Concat(goldenFirst(), goldenTime(), goldenRestored()) }
 
 // goldenFirst is the part before LevelTime.
 func goldenFirst() []Command {
@@ -433,11 +433,6 @@ func goldenFirst() []Command {
 		&Acquire{Volume: v, By: holder(1, 1)},
 		&SnapshotGone{Volume: v, Epoch: 3, ID: id.Snapshot{2}},
 		&CreateSnapshot{Volume: v, ID: id.Snapshot{3}, Name: "asked", NowMS: 1700000000201},
-		&SetLevel{Level: LevelTime},
-		&CreateRestored{Create: CreateVolume{ID: id.Volume{8}, Name: "restored", Size: 1 << 30, RequestID: "r9", NowMS: 1700000000202}, Manifest: "manifests/m", Segments: 70, PGs: []id.PG{1}, Rate: 1 << 20},
-		&SetHydrate{Volume: id.Volume{8}, Rate: 2 << 20},
-		&Acquire{Volume: id.Volume{8}, By: holder(1, 1)},
-		&RestoreWhole{Volume: id.Volume{8}, Epoch: 1}, // refused: there is no checkpoint that could say so
 	)
 }
 

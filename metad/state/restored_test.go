@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"testing"
 
@@ -80,6 +81,24 @@ func TestManifestIsHeldWhileADiskNeedsIt(t *testing.T) {
 	}
 }
 
+// A clone reads its parent's segments where stores have them. What of the parent lies in the
+// archive no store has, and the parent would give the archive up without asking its clones.
+func TestNoCloneOfADiskThatLiesInTheArchive(t *testing.T) {
+	w := withGroups(t)
+	v, s := w.ok(w.fromArchive("d", "r1")).Volume, id.Snapshot{1}
+	w.ok(&CreateSnapshot{Volume: v.ID, ID: s, Name: "s"})
+	w.ok(&SnapshotTaken{Volume: v.ID, ID: s})
+	w.nextSequence += 100
+	clone := &CreateClone{CreateVolume: CreateVolume{ID: id.Volume{10}, Name: "c", Size: 4 << 30}, Origin: originOf(v.ID, s, w.nextSequence-1)}
+	w.refused(errs.ErrConflict, clone)
+	x := v.clone()
+	x.Restored = nil
+	w.put(x)
+	if r := w.do(clone); errors.Is(r.Err, errs.ErrConflict) {
+		t.Fatal(r.Err)
+	}
+}
+
 // What a restored disk was allotted must survive a backup and the rebuilding after it.
 func TestAllotmentSurvivesARebuild(t *testing.T) {
 	w := withGroups(t)
@@ -115,4 +134,15 @@ func TestRestoredDisksWaitForTheirLevel(t *testing.T) {
 	w.refused(errs.ErrNotFound, &CreateRestored{Create: CreateVolume{Name: "d", Size: 1 << 30}, Manifest: "m", Segments: 1, PGs: []id.PG{77}})
 	w.refused(errs.ErrInvalid, &CreateRestored{Create: CreateVolume{Name: "d", Size: 1 << 30}})
 	w.ok(&CreateRestored{Create: CreateVolume{Name: "d", Size: 1 << 30}, Manifest: "m"}) // of an empty disk
+}
+
+// goldenRestored is the part of the golden log about restored disks.
+func goldenRestored() []Command {
+	v := id.Volume{8}
+	return []Command{
+		&CreateRestored{Create: CreateVolume{ID: v, Name: "restored", Size: 1 << 30, RequestID: "r9", NowMS: 1700000000202}, Manifest: "manifests/m", Segments: 70, PGs: []id.PG{1}, Rate: 1 << 20},
+		&SetHydrate{Volume: v, Rate: 2 << 20},
+		&Acquire{Volume: v, By: holder(1, 1)},
+		&RestoreWhole{Volume: v, Epoch: 1}, // refused: there is no checkpoint that could say so
+	}
 }

@@ -446,7 +446,11 @@ func TestHydratedSegmentIsNotCountedInACheckpoint(t *testing.T) {
 // Nor while a snapshot that has something of the segment leaves the list: half of it would be
 // counted with the snapshot, and half without.
 func TestSnapshotDoesNotGoWhileASegmentIsCounted(t *testing.T) {
-	s := restoredWith(t, core.Limits{}, block.Extent{Start: 0, Count: 20}, block.Extent{Start: 5000, Count: 200})
+	var both []block.Extent // every segment has blocks under two leaves
+	for i := range block.LBA(8) {
+		both = append(both, block.Extent{Start: 10 * i, Count: 10}, block.Extent{Start: 5000 + 10*i, Count: 10})
+	}
+	s := restoredWith(t, core.Limits{}, both...)
 	x := s.mark()
 	s.acked(0, 100)
 	s.Trim(s.Owner(), 5000*blk, 200*blk)
