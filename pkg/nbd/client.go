@@ -25,6 +25,9 @@ type ClientOptions struct {
 	ExportName bool
 	// RequestsMax bounds the requests in flight; more wait in the client. Default 256.
 	RequestsMax int
+	// Context is the meta context that block status is to be about instead of base:allocation. A server
+	// that does not have it is an error of class errs.ErrNotFound.
+	Context string
 }
 
 // Client is one connection to an export. It is a Device: Submit sends a request and its completion

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -231,9 +232,12 @@ func (c *Client) enter(export string, o ClientOptions) (err error) {
 		}
 	}
 	if c.mode != headersSimple && !o.NoMeta {
-		if err := c.setMeta(export); err != nil {
+		if err := c.setMeta(export, cmp.Or(o.Context, metaAllocation)); err != nil {
 			return err
 		}
+	}
+	if o.Context != "" && !c.meta {
+		return fmt.Errorf("the server has no meta context %.200q of the export: %w", o.Context, errs.ErrNotFound)
 	}
 	if o.ExportName {
 		return c.enterOld(export)
@@ -241,18 +245,18 @@ func (c *Client) enter(export string, o ClientOptions) (err error) {
 	return c.goOption(export)
 }
 
-func (c *Client) setMeta(export string) error {
+func (c *Client) setMeta(export, name string) error {
 	b := be.AppendUint32(nil, uint32(len(export)))
 	b = append(b, export...)
 	b = be.AppendUint32(b, 1)
-	b = be.AppendUint32(b, uint32(len(metaAllocation)))
-	b = append(b, metaAllocation...)
+	b = be.AppendUint32(b, uint32(len(name)))
+	b = append(b, name...)
 	found := false
 	ok, err := c.offered(optSetMeta, b, func(kind optReply, data []byte) error {
 		if kind != repMeta || len(data) < 4 {
 			return fmt.Errorf("reply %d to the meta context option: %w", kind, ErrProtocol)
 		}
-		if string(data[4:]) == metaAllocation {
+		if string(data[4:]) == name {
 			c.metaID, found = be.Uint32(data), true
 		}
 		return nil

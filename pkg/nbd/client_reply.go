@@ -267,7 +267,7 @@ func (c *Client) status(f *flight, length uint64) error {
 			return violation("extent of %d bytes", e.Length)
 		}
 		if more {
-			more = f.r.AddExtent(e.Length, e.State&(StateHole|StateZero))
+			more = f.r.AddExtent(e.Length, e.State&statesMask)
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"net"
 	"os"
 	"sync"
@@ -36,8 +37,8 @@ type conn struct {
 	fixed    bool // the client speaks fixed newstyle
 	noZeroes bool
 	mode     headers
-	metaName string // the export that a meta context was selected for
-	meta     bool
+	metaName string // the export that meta contexts were selected for
+	contexts []selected
 	export   atomic.Pointer[string] // for Conns
 	held     Handle                 // open, not in use yet
 	heldName string
@@ -262,6 +263,9 @@ var errOver = errors.New("the connection is closed")
 // request answers h, or hands it to the device. An error ends the connection.
 func (c *conn) request(h requestHeader) error {
 	c.stats.count(h.op)
+	if h.op == OpBlockStatus {
+		h.contexts = 1<<len(c.contexts) - 1
+	}
 	payload := uint64(0)
 	if h.flags&flagPayloadLen != 0 && c.mode == headersExtended || h.op == OpWrite && c.mode != headersExtended {
 		payload = h.length
@@ -283,7 +287,7 @@ func (c *conn) request(h requestHeader) error {
 		case OpRead, OpWrite:
 			charge = int64(h.length+buf.Align-1) &^ (buf.Align - 1)
 		case OpBlockStatus:
-			charge = 16 * ExtentsMax
+			charge = 16 * ExtentsMax * int64(bits.OnesCount32(h.contexts))
 		}
 	}
 	if !c.admit(charge) {
@@ -318,6 +322,9 @@ func (c *conn) newRequest(h *requestHeader, charge int64, v verdict) *Request {
 		}
 		r.hooks = append(r.hooks[:0], c)
 	}
+	if r.reply.wanted = h.contexts; h.op == OpBlockStatus && !v.done {
+		c.nextContext(r)
+	}
 	return r
 }
 
@@ -344,7 +351,7 @@ func (c *conn) payload(p []byte) error {
 
 // unwanted takes a payload that no write wants: the contexts of a block status, or something to drop.
 func (c *conn) unwanted(h *requestHeader, v *verdict, payload uint64) error {
-	if h.op != OpBlockStatus || v.done || payload != 12 { // effect length and the one context there is
+	if h.op != OpBlockStatus || v.done || payload < 12 || payload%4 != 0 || payload > 8+4*contextsMax { // effect length and contexts
 		if v.errno == 0 {
 			*v = refuse(EINVAL)
 		}
@@ -356,7 +363,8 @@ func (c *conn) unwanted(h *requestHeader, v *verdict, payload uint64) error {
 	}
 	h.flags &^= flagPayloadLen
 	h.length = be.Uint64(b)
-	if *v = c.check(h); be.Uint32(b[8:]) != metaAllocationID {
+	h.contexts = c.wantContexts(b[8:])
+	if *v = c.check(h); h.contexts == 0 {
 		*v = refuse(EINVAL)
 	}
 	return nil
@@ -391,7 +399,7 @@ func (c *conn) check(h *requestHeader) verdict {
 		return refuse(EINVAL)
 	case h.op == OpRead && h.flags&FlagDF != 0 && c.mode == headersSimple:
 		return refuse(EINVAL)
-	case h.op == OpBlockStatus && !c.meta:
+	case h.op == OpBlockStatus && len(c.contexts) == 0:
 		return refuse(EINVAL)
 	case h.op == OpBlockStatus && carries:
 		return verdict{}

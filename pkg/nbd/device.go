@@ -29,7 +29,8 @@ import (
 //	OpWriteZeroes  make the range read as zeros; FlagNoHole: keep it allocated;
 //	               FlagFastZero: fail at once with ErrNotSupported if it is no faster than writing
 //	OpCache        a hint to read ahead; may do nothing
-//	OpBlockStatus  describe the range from Offset on by r.AddExtent; adding nothing says "data"
+//	OpBlockStatus  describe the range from Offset on, as r.Context wants it, by r.AddExtent;
+//	               adding nothing says "data". The same request may come again for another context
 //
 // FlagFUA on OpWrite, OpTrim and OpWriteZeroes: durable before Complete.
 //
@@ -94,7 +95,7 @@ const (
 	flagPayloadLen Flags = 1 << 5 // extended headers only, never reaches a device
 )
 
-// State is what base:allocation says of an extent.
+// State is what a meta context says of an extent.
 type State uint32
 
 // A written extent has neither bit. Hole: takes no space. Zero: reads as zeros.
@@ -103,6 +104,9 @@ const (
 	StateHole State = 1 << 0
 	StateZero State = 1 << 1
 )
+
+// StateChanged is the lowest bit in a context that tells what differs from something older; StateZero beside it: reads as zeros now.
+const StateChanged State = 1 << 0
 
 // Extent is a run of bytes in one state.
 type Extent struct {
@@ -141,6 +145,8 @@ type Request struct {
 	// whose first contents are undefined; nil for other operations. It starts at an
 	// address aligned to 4 KiB when the server submits.
 	Data []byte
+	// Context is what an OpBlockStatus is about.
+	Context ContextKey
 
 	buffer  *buf.Buffer // holds Data; nil if the submitter brought its own slice
 	hooks   []Completer // who hears of the completion, the last first
@@ -162,7 +168,7 @@ var requests = sync.Pool{New: func() any { return new(Request) }}
 // answer and calls r.Recycle when it needs r no more.
 func NewRequest(op Op, flags Flags, offset, length uint64, data []byte, done Completer) *Request {
 	r := requests.Get().(*Request)
-	r.Op, r.Flags, r.Offset, r.Length, r.Data = op, flags, offset, length, data
+	r.Op, r.Flags, r.Offset, r.Length, r.Data, r.Context = op, flags, offset, length, data, ContextKey{}
 	if data == nil && (op == OpRead || op == OpWrite) {
 		r.buffer = buf.Get(int(length))
 		r.Data = r.buffer.Bytes()
@@ -176,7 +182,7 @@ func (r *Request) Recycle() {
 	r.buffer.Release()
 	clear(r.hooks)
 	r.Data, r.buffer, r.hooks = nil, nil, r.hooks[:0]
-	r.extents, r.covered, r.holes = r.extents[:0], 0, r.holes[:0]
+	r.extents, r.covered, r.holes, r.reply.ends = r.extents[:0], 0, r.holes[:0], r.reply.ends[:0]
 	requests.Put(r)
 }
 

@@ -1,7 +1,6 @@
 package nbd
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -224,7 +223,7 @@ func (c *conn) startTLS(ctx context.Context) error {
 		c.peer.Certificate = chains[0][0]
 	}
 	// Nothing that was agreed on in the clear holds.
-	c.mode, c.meta, c.metaName = headersSimple, false, ""
+	c.mode, c.contexts, c.metaName = headersSimple, nil, ""
 	c.release()
 	return nil
 }
@@ -325,7 +324,7 @@ func (c *conn) exportName(name []byte) (bool, error) {
 	}
 	c.enter(string(name))
 	c.options = be.AppendUint64(c.options, c.dev.Size())
-	c.options = be.AppendUint16(c.options, uint16(c.info.flags(c.mode, c.meta)))
+	c.options = be.AppendUint16(c.options, uint16(c.info.flags(c.mode, c.hasMeta(string(name)))))
 	if !c.noZeroes {
 		c.options = append(c.options, make([]byte, 124)...)
 	}
@@ -336,7 +335,9 @@ func (c *conn) exportName(name []byte) (bool, error) {
 func (c *conn) enter(name string) {
 	c.dev, c.held = c.held, nil
 	c.info = c.dev.Info().withDefaults()
-	c.meta = c.meta && c.metaName == name
+	if !c.hasMeta(name) {
+		c.contexts = nil
+	}
 	c.export.Store(&name)
 }
 
@@ -368,8 +369,7 @@ func (c *conn) infoOrGo(opt option, data []byte) bool {
 		c.reply(opt, kind, text)
 		return false
 	}
-	meta := c.meta && c.metaName == string(name)
-	c.informs(opt, size, info.withDefaults(), meta, asked, string(name))
+	c.informs(opt, size, info.withDefaults(), c.hasMeta(string(name)), asked, string(name))
 	c.reply(opt, repAck, "")
 	if opt == optGo {
 		c.enter(string(name))
@@ -399,46 +399,4 @@ func (c *conn) informs(opt option, size uint64, info Info, meta bool, asked map[
 	if asked[infoDescription] && info.Description != "" {
 		c.reply(opt, repInfo, string(be.AppendUint16(b[:0], infoDescription))+info.Description)
 	}
-}
-
-// metaContexts answers both options on meta contexts.
-func (c *conn) metaContexts(opt option, data []byte) {
-	if opt == optSetMeta {
-		c.meta, c.metaName = false, ""
-	}
-	if c.mode == headersSimple {
-		c.reply(opt, repErrInvalid, "structured replies come first")
-		return
-	}
-	p := fields{data}
-	name := p.text()
-	n := p.uint32()
-	if n > queriesMax && p.ok() {
-		c.reply(opt, repErrTooBig, "too many queries")
-		return
-	}
-	selected := n == 0 && opt == optListMeta
-	for range n {
-		query := p.text()
-		if len(query) > stringMax || p.ok() && !bytes.ContainsRune(query, ':') {
-			p.bad()
-		}
-		selected = selected || string(query) == metaAllocation || opt == optListMeta && string(query) == "base:"
-	}
-	if !p.end() || !validName(name) {
-		c.reply(opt, repErrInvalid, "malformed request")
-		return
-	}
-	if _, _, kind, text := c.describe(string(name)); kind != repAck {
-		c.reply(opt, kind, text)
-		return
-	}
-	if selected {
-		id := uint32(0)
-		if opt == optSetMeta {
-			id, c.meta, c.metaName = metaAllocationID, true, string(name)
-		}
-		c.reply(opt, repMeta, string(be.AppendUint32(nil, id))+metaAllocation)
-	}
-	c.reply(opt, repAck, "")
 }

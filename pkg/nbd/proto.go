@@ -124,7 +124,7 @@ const (
 	payloadMaxDefault     = 32 << 20
 )
 
-// metaAllocation is the one metadata context here, with its number on the wire.
+// metaAllocation is the metadata context of every device, with its number on the wire; others follow.
 const (
 	metaAllocation   = "base:allocation"
 	metaAllocationID = 1
@@ -146,6 +146,8 @@ type requestHeader struct {
 	cookie uint64
 	offset uint64
 	length uint64
+
+	contexts uint32 // of a block status at the server: which of those selected, by bit
 }
 
 // putRequest writes h in the form of mode and gives its length in bytes.

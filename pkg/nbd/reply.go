@@ -2,8 +2,6 @@ package nbd
 
 import (
 	"errors"
-
-	"ashlar.dev/pkg/buf"
 )
 
 // Error is an error with a text for the client's user. A device completes with it to have
@@ -31,6 +29,10 @@ type reply struct {
 	charged int64 // bytes, given back to the limiters when the reply is out
 	errno   Errno
 	text    string
+	// Of a block status: the contexts still to ask for, by bit, the one asked for, and where in Data the answer for each ends.
+	wanted  uint32
+	context uint32
+	ends    []int
 }
 
 // messageMax bounds the text of an error reply in bytes.
@@ -61,8 +63,10 @@ func (c *conn) Completed(r *Request, err error) {
 			c.finishRead(r)
 			size += len(r.Data)
 		case OpBlockStatus:
-			c.finishStatus(r)
-			size += len(r.Data)
+			if c.finishStatus(r) {
+				return // the device has it again
+			}
+			size += len(r.Data) + len(r.reply.ends)*extendedLen
 		}
 	}
 	r.reply.frame.size = size
@@ -81,45 +85,6 @@ func (c *conn) finishRead(r *Request) {
 	r.fillHoles(holeMin - 1)
 }
 
-// finishStatus makes the extents of r its payload: context, then the list in the form of the mode.
-func (c *conn) finishStatus(r *Request) {
-	if len(r.extents) == 0 {
-		r.AddExtent(r.Length, StateData)
-	}
-	extents := r.extents
-	last := &extents[len(extents)-1]
-	if r.Flags&FlagReqOne != 0 {
-		last.Length = min(last.Length, r.Length)
-	} else if size := c.dev.Size(); r.covered > size-r.Offset {
-		last.Length -= min(last.Length-1, r.covered-(size-r.Offset))
-	}
-	if c.mode == headersExtended {
-		r.buffer = buf.Get(8 + 16*len(extents))
-		b := r.buffer.Bytes()
-		be.PutUint32(b, metaAllocationID)
-		be.PutUint32(b[4:], uint32(len(extents)))
-		for i, e := range extents {
-			be.PutUint64(b[8+16*i:], e.Length)
-			be.PutUint64(b[16+16*i:], uint64(e.State))
-		}
-		r.Data = b
-		return
-	}
-	r.buffer = buf.Get(4 + 8*len(extents))
-	b := be.AppendUint32(r.buffer.Bytes()[:0], metaAllocationID)
-	for _, e := range extents {
-		b = be.AppendUint32(b, uint32(min(e.Length, extentMax32)))
-		b = be.AppendUint32(b, uint32(e.State))
-		if e.Length > extentMax32 {
-			break // the rest would not follow on
-		}
-	}
-	r.Data = b
-}
-
-// extentMax32 is the longest extent of a compact reply: the last multiple of a block in 32 bits.
-const extentMax32 = 1<<32 - blockPreferredDefault
-
 // encode appends the reply of f to v.
 func (c *conn) encode(f *frame, v *vec) bool {
 	r := f.r
@@ -137,15 +102,7 @@ func (c *conn) encode(f *frame, v *vec) bool {
 	case r.Op == OpRead && len(r.Data) > 0:
 		return c.encodeRead(r, v)
 	case r.Op == OpBlockStatus:
-		if !v.room(c.mode.chunkLen(), 1) {
-			return false
-		}
-		kind := chunkStatus
-		if c.mode == headersExtended {
-			kind = chunkStatusEx
-		}
-		c.chunk(r, v, chunkDone, kind, len(r.Data), 0)
-		v.payload(r.Data)
+		return c.encodeStatus(r, v)
 	default:
 		if !v.room(c.mode.chunkLen(), 0) {
 			return false
