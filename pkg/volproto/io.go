@@ -45,6 +45,9 @@ func (r *Remote) Submit(req *nbd.Request) {
 	}
 	c.Op, c.Timeout = opIO, r.peer.cfg.IO
 	c.Head = q.append(r.target.append(c.Head[:0]))
+	if req.Op == nbd.OpBlockStatus && req.Context != (nbd.ContextKey{}) {
+		c.Op, c.Head = opContext, append(c.Head, req.Context[:]...)
+	}
 	if r.window.enter(c) {
 		r.peer.client.Start(&c.Call)
 	}

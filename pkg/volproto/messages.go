@@ -23,6 +23,8 @@ const (
 	opSize   = 4
 	// opAttachSnapshot came later than the others: a peer that does not know it refuses it.
 	opAttachSnapshot = 5
+	// opContext, a block status in another context than base:allocation, came later still.
+	opContext = 6
 )
 
 // The statuses with which every answer begins.
@@ -80,6 +82,8 @@ type ioRequest struct {
 	offset uint64
 	length uint64
 	sum    uint32 // CRC-32C of the payload
+
+	context nbd.ContextKey // of an opContext
 }
 
 func (q *ioRequest) append(b []byte) []byte {

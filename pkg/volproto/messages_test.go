@@ -20,6 +20,7 @@ var update = flag.Bool("update", false, "write golden files anew")
 var (
 	aTarget  = target{id.Volume{1}, Session{id.Raw{9}, 3}}
 	aRequest = ioRequest{op: nbd.OpWrite, flags: nbd.FlagFUA, offset: 8192, length: 4096, sum: 0xdeadbeef}
+	aStatus  = ioRequest{op: nbd.OpBlockStatus, offset: 4096, length: 1 << 30, context: nbd.ContextKey{5, 15: 6}}
 	anInfo   = nbd.Info{MultiConn: true, BlockMin: 512, BlockPreferred: 4096, PayloadMax: 1 << 20, Name: "d-1", Description: "words"}
 	someHole = []hole{{8192, 4096}, {16384, 512}}
 )
@@ -42,6 +43,11 @@ func messages() []message {
 		{"io", aRequest.append(aTarget.append(nil)), func(r *codec.Reader) []byte {
 			t, q := readTarget(r), readIORequest(r)
 			return q.append(t.append(nil))
+		}},
+		{"io-context", append(aStatus.append(aTarget.append(nil)), aStatus.context[:]...), func(r *codec.Reader) []byte {
+			t, q := readTarget(r), readIORequest(r)
+			r.Fill(q.context[:])
+			return append(q.append(t.append(nil)), q.context[:]...)
 		}},
 		{"info", appendInfo(nil, 1<<30, anInfo), func(r *codec.Reader) []byte { size, i := readInfo(r); return appendInfo(nil, size, i) }},
 		{"holes", appendHoles(nil, someHole), func(r *codec.Reader) []byte { return appendHoles(nil, readHoles(r, nil, 4096, 32768)) }},

@@ -27,6 +27,12 @@ var ioServings = sync.Pool{New: func() any { return new(ioServing) }}
 // with it is answered when its payload was read, so that the answer has a status.
 func (h *handler) prepareIO(r *rpc.Request, t target, dec *codec.Reader) error {
 	q := readIORequest(dec)
+	if r.Op == opContext {
+		dec.Fill(q.context[:])
+		if q.op != nbd.OpBlockStatus {
+			dec.Fail("operation in a context", uint64(nbd.OpBlockStatus), uint64(q.op))
+		}
+	}
 	if dec.End(); dec.Err() != nil {
 		return dec.Err()
 	}
@@ -44,6 +50,7 @@ func (h *handler) prepareIO(r *rpc.Request, t target, dec *codec.Reader) error {
 	s.h, s.r, s.q = h, r, q
 	r.State = s
 	s.req = nbd.NewRequest(q.op, q.flags, q.offset, q.length, nil, s)
+	s.req.Context = q.context
 	if payload > 0 {
 		r.Into = append(r.Into, s.req.Data)
 	}

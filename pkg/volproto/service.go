@@ -87,7 +87,7 @@ func (h *handler) place() string { return h.peer.Identity.Name }
 func (h *handler) Prepare(r *rpc.Request) error {
 	dec := codec.NewReader(h.peer.Identity.Name, r.Head)
 	t := readTarget(&dec)
-	if r.Op == opIO {
+	if r.Op == opIO || r.Op == opContext {
 		return h.prepareIO(r, t, &dec)
 	}
 	var u use

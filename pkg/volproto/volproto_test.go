@@ -497,3 +497,45 @@ func TestSnapshotsAreProxied(t *testing.T) {
 		t.Errorf("one that is not there: %v", err)
 	}
 }
+
+// contexts tells of every context by its first byte.
+type contexts struct{ nbd.Device }
+
+func (c contexts) Submit(r *nbd.Request) {
+	if r.Op != nbd.OpBlockStatus {
+		c.Device.Submit(r)
+		return
+	}
+	r.AddExtent(4096, nbd.State(r.Context[0]))
+	r.AddExtent(8192, nbd.StateData)
+	r.Complete(nil)
+}
+
+// Without this a client of a proxy that asks what changed would be told what is written.
+func TestContextsAreProxied(t *testing.T) {
+	p := serve(t, rpctest.Transports[0], newHost(contexts{devices.NewMemory(1<<20, 1<<20)})).peer("b2")
+	r, err := p.Attach(t.Context(), testVolume, Session{id.Raw{1}, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, context := range []nbd.ContextKey{{}, {2}, {1, 15: 9}} {
+		done := make(chan error, 1)
+		q := nbd.NewRequest(nbd.OpBlockStatus, 0, 0, 12288, nil, nbd.CompleterFunc(func(_ *nbd.Request, err error) { done <- err }))
+		q.Context = context
+		r.Submit(q)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		got, n := q.Extents(), 2
+		if context[0] == 0 {
+			n = 1 // both are data
+		}
+		if len(got) != n || got[0].State != nbd.State(context[0]) {
+			t.Errorf("context %x: %v", context, got)
+		}
+		q.Recycle()
+	}
+	if err := r.Close(); err != nil {
+		t.Error(err)
+	}
+}
