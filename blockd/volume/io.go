@@ -221,6 +221,7 @@ func (q *request) status() {
 	o := &q.one
 	n := min(q.r.Length, statusBlocksMax*block.Size)
 	o.start(q, core.OpStatus, cover(q.r.Offset, n))
+	o.op.Since = id.Raw(q.r.Context) // another context than base:allocation is what changed since a snapshot
 	q.v.submit(o)
 }
 
@@ -251,7 +252,10 @@ func (o *operation) reportStatus() {
 	skip := r.Offset % block.Size
 	for _, run := range o.op.Runs {
 		state := nbd.StateData
-		if run.Hole {
+		switch {
+		case o.op.Since != (id.Raw{}):
+			state = stateChanged(run)
+		case run.Hole:
 			state = nbd.StateHole | nbd.StateZero
 		}
 		if !r.AddExtent(uint64(run.Count)*block.Size-skip, state) {
@@ -259,6 +263,17 @@ func (o *operation) reportStatus() {
 		}
 		skip = 0
 	}
+}
+
+// stateChanged is a run in the words of a context of changes.
+func stateChanged(run core.Run) (s nbd.State) {
+	if run.Changed {
+		s = nbd.StateChanged
+	}
+	if run.Hole {
+		s |= nbd.StateZero
+	}
+	return s
 }
 
 // end counts one operation of q as done; the last one completes the request.
@@ -275,8 +290,8 @@ func (q *request) end(err error, batch *nbd.Batch) {
 	if errors.Is(err, errs.ErrClosed) {
 		err = fmt.Errorf("%w: %w", nbd.ErrHangup, err) // the disk moves: its client finds it where it went
 	}
-	err = missing(q.snap, err)
 	r := q.r
+	err = missing(q.snap, r.Context, err)
 	q.v.traffic.end(&q.tap, r, err, q.v.cfg.Clock)
 	q.v, q.r = nil, nil
 	requests.Put(q)

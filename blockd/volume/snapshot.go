@@ -117,10 +117,14 @@ func (x *View) Info() nbd.Info { return nbd.Info{MultiConn: true, ReadOnly: true
 // Close is part of nbd.Handle.
 func (x *View) Close() error { return nil }
 
-// missing tells that a snapshot that is read is not there any more.
-func missing(snap id.Raw, err error) error {
-	if snap != (id.Raw{}) && errors.Is(err, errs.ErrNotFound) {
+// missing tells that a snapshot that is read, or compared with, is not there any more.
+func missing(snap id.Raw, context nbd.ContextKey, err error) error {
+	switch {
+	case !errors.Is(err, errs.ErrNotFound):
+	case snap != (id.Raw{}):
 		return fmt.Errorf("%w: %w", nbd.ErrHangup, err) // deleted: who comes again hears of it
+	case context != (nbd.ContextKey{}):
+		return fmt.Errorf("compare: %w: %w", &nbd.Error{Errno: nbd.EINVAL, Text: "the snapshot to compare with is deleted"}, err)
 	}
 	return err
 }

@@ -45,6 +45,8 @@ type Op struct {
 
 	// Snapshot is what a read or status is of, zero for the disk itself, and what a mark makes.
 	Snapshot id.Raw
+	// Since makes a status tell what differs from a snapshot; see changes.go.
+	Since id.Raw
 
 	// Pieces is the answer of a read, and Runs that of a status, in order, covering Extent.
 	Pieces []Piece
@@ -101,10 +103,12 @@ type Piece struct {
 	Where    Where
 }
 
-// Run is a run of blocks of a status: written, or a hole that reads as zeros.
+// Run is a run of blocks of a status: written, or a hole that reads as zeros. Where the status tells
+// what differs, those that do are Changed, and the others are not told apart by Hole.
 type Run struct {
-	Count uint32
-	Hole  bool
+	Count   uint32
+	Hole    bool
+	Changed bool
 }
 
 // Where says how a segment is kept: what a reader needs to find its shards.

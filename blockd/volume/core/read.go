@@ -110,6 +110,10 @@ func (c *Core) endRead(now time.Duration, op *Op, err error, fx *Effects) {
 // resolve finds the pieces of op; if a page of the map is missing op waits for it
 // and starts again, so that its answer is the volume of one moment.
 func (c *Core) resolve(now time.Duration, op *Op, fx *Effects) {
+	if op.Since != (id.Raw{}) {
+		c.resolveChanges(now, op, fx)
+		return
+	}
 	if op.Snapshot != (id.Raw{}) {
 		c.resolveSnapshot(now, op, fx)
 		return

@@ -36,7 +36,7 @@ func (op *Op) statusOf(m *blockmap.Map, memory []memoryRun) blockmap.Miss {
 		if len(memory) > 0 {
 			if r := memory[0]; r.start <= at {
 				n := min(r.end, stop) - at
-				op.addRun(uint32(n), r.hole)
+				op.addRun(Run{Count: uint32(n), Hole: r.hole})
 				at += n
 				continue
 			}
@@ -49,7 +49,7 @@ func (op *Op) statusOf(m *blockmap.Map, memory []memoryRun) blockmap.Miss {
 			}
 			return miss
 		}
-		op.addRun(run.Count, !allocated)
+		op.addRun(Run{Count: run.Count, Hole: !allocated})
 		at += block.LBA(run.Count)
 		work += 1 + min(int(run.Count)/blockmap.Fanout, statusWorkMax/4)
 	}
@@ -105,10 +105,10 @@ func (c *Core) memoryRuns(e block.Extent) []memoryRun {
 	return out
 }
 
-func (op *Op) addRun(n uint32, hole bool) {
-	if k := len(op.Runs); k > 0 && op.Runs[k-1].Hole == hole {
-		op.Runs[k-1].Count += n
+func (op *Op) addRun(r Run) {
+	if k := len(op.Runs); k > 0 && op.Runs[k-1].Hole == r.Hole && op.Runs[k-1].Changed == r.Changed {
+		op.Runs[k-1].Count += r.Count
 		return
 	}
-	op.Runs = append(op.Runs, Run{Count: n, Hole: hole})
+	op.Runs = append(op.Runs, r)
 }
