@@ -64,6 +64,8 @@ type Surroundings struct {
 	Dev func(ctx context.Context, o devcluster.Options) error
 	// Exec runs a program that stands beside ours and passes its output on.
 	Exec func(ctx context.Context, program string, args ...string) error
+	// Changes is client.Changes.
+	Changes func(ctx context.Context, uri, since string, each func(client.Change) error) error
 }
 
 // grammar is the command line. Its help texts are the manual.

@@ -48,6 +48,8 @@ type fake struct {
 	looked   []cluster.Look
 
 	snapshots []*api.Snapshot
+	diffs     []client.Change
+	diffed    []string
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {
@@ -223,6 +225,9 @@ func (x *terminal) run(line string) int {
 		Out: &x.out, Err: &x.err, Clock: x.fake.clock,
 		Connect: func(string) (Cluster, error) { return x.fake, nil },
 		Dev:     func(_ context.Context, o devcluster.Options) error { x.dev = &o; return nil },
+		Changes: func(_ context.Context, uri, since string, each func(client.Change) error) error {
+			return x.fake.changes(uri, since, each)
+		},
 		Exec: func(_ context.Context, program string, args ...string) error {
 			x.executed = append([]string{program}, args...)
 			return &verdict{9}

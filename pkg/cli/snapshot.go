@@ -16,6 +16,7 @@ type snapshotCommands struct {
 	Create snapshotCreate `cmd:"" help:"Keep a disk as it is now. It takes some milliseconds, writes go on, and it costs what changes from then on."`
 	List   snapshotList   `cmd:"" help:"List the snapshots of a disk, or of all."`
 	Show   snapshotShow   `cmd:"" help:"Show one snapshot."`
+	Diff   snapshotDiff   `cmd:"" help:"List what of a disk, or of a later snapshot of it, differs from a snapshot."`
 	Delete snapshotDelete `cmd:"" help:"Let a snapshot go. The space that only it needs comes back."`
 }
 

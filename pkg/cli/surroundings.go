@@ -31,7 +31,8 @@ func RealSurroundings() Surroundings {
 			o.BinDir, o.Clock = bin, clock.System
 			return devcluster.Run(ctx, o)
 		},
-		Exec: execBeside,
+		Exec:    execBeside,
+		Changes: changes,
 	}
 }
 

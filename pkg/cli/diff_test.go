@@ -1,0 +1,76 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/errs"
+)
+
+func (f *fake) changes(uri, since string, each func(client.Change) error) error {
+	f.diffed = append(f.diffed, uri+" "+since)
+	if strings.Contains(uri, ":10002/") {
+		return errs.ErrUnavailable // the first host
+	}
+	if since == "none" {
+		return errs.ErrNotFound
+	}
+	for _, x := range f.diffs {
+		if err := each(x); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Without this the difference of two snapshots could be that of others, or be lost with the first host that is away.
+func TestDiffAsksForTheRightSides(t *testing.T) {
+	x := newTerminal(t)
+	x.must("disk create data --size 4GiB")
+	if got := x.must("snapshot diff data@monday"); got != "the disk of disk data is as monday was\n" {
+		t.Errorf("printed %q", got)
+	}
+	x.fake.diffs = []client.Change{{Offset: 4096, Length: 8192}, {Offset: 1 << 20, Length: 4096, Zero: true}}
+	x.fake.diffed = nil
+	v := decode[diffView](t, x.must("snapshot diff data@monday tuesday -o json"))
+	if fmt.Sprint(x.fake.diffed) != "[nbd://127.0.0.1:10002/data@tuesday monday nbd://127.0.0.1:10001/data@tuesday monday]" {
+		t.Errorf("asked %v", x.fake.diffed)
+	}
+	if v.ChangedBytes != 12288 || len(v.Extents) != 2 || !v.Extents[1].Zero || v.To != "tuesday" || v.From != "monday" {
+		t.Errorf("printed %+v", v)
+	}
+	if got := x.must("snapshot diff data@monday data@tuesday"); !strings.Contains(got, "tuesday of disk data differs from monday in 12 KiB, 2 ranges") || !strings.Contains(got, "1048576  4096   4 KiB  zeros") {
+		t.Errorf("printed %s", got)
+	}
+	for line, want := range map[string]string{
+		"snapshot diff data":                   "DISK@NAME",
+		"snapshot diff data@a other@b":         "another disk",
+		"snapshot diff data@none":              "ashlar snapshot list data",
+		"snapshot diff nothing@monday tuesday": "nothing",
+	} {
+		if code := x.run(line); code == 0 || !strings.Contains(x.err.String(), want) {
+			t.Errorf("%s: %d %s", line, code, x.err.String())
+		}
+	}
+}
+
+// Without this the command would fail where TLS is asked for, or try sockets of other machines.
+func TestDiffTakesWhatCanBeReached(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	if err := os.WriteFile(socket, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := nbdView{All: []endpointView{
+		{Unix: "nbd+unix:///d?socket=/elsewhere", TCP: "nbds://10.0.0.1:10809/d", Up: true},
+		{Unix: "nbd+unix:///d?socket=" + socket, TCP: "nbds://10.0.0.2:10809/d"},
+		{Unix: "nbd+unix:///d?socket=" + socket, Up: true},
+	}}
+	got := strings.Join(reachable(v, "x", "/c"), " ")
+	if want := "nbd+unix:///d@x?socket=" + socket + " nbds://10.0.0.1:10809/d@x?tls-certificates=%2Fc"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
