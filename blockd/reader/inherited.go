@@ -109,6 +109,13 @@ func (r *Reader) find(s id.Segment) {
 	}
 }
 
+// Find says how a segment is kept of which no table is at hand. Errors are as of a Request.
+func (r *Reader) Find(ctx context.Context, s id.Segment) (Where, error) {
+	ctx, cancel := context.WithTimeout(ctx, headsTimeout)
+	defer cancel()
+	return r.lookFor(ctx, s)
+}
+
 // lookFor asks every store that may have a shard of the segment. The first generation of
 // which k shards are there is the answer.
 func (r *Reader) lookFor(ctx context.Context, s id.Segment) (Where, error) {

@@ -23,6 +23,7 @@ import (
 	"ashlar.dev/blockd/repair"
 	"ashlar.dev/blockd/volume"
 	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/pkg/archproto"
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/client"
@@ -302,14 +303,18 @@ func (s *server) makeServers() error {
 	if err != nil {
 		return err
 	}
+	archive, err := archproto.NewService(archproto.ServiceConfig{Owner: s.exports, Clock: s.clock})
+	if err != nil {
+		return err
+	}
 	data := rpc.ServerConfig{
-		Self: s.creds.Self(), Services: append(service.Services(), volumes), Clock: s.clock, Log: s.log, Stats: s.rpcStats,
+		Self: s.creds.Self(), Services: append(service.Services(), volumes, archive), Clock: s.clock, Log: s.log, Stats: s.rpcStats,
 	}
 	if s.cfg.DataTLS == "off" {
 		s.log.Warn("the data path has no TLS: whoever reaches the port can read and write every disk", "listen", s.cfg.Listen)
 		data.Insecure = true
 	} else {
-		data.TLS = s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}})
+		data.TLS = s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleBlockd, pki.RoleSnapshotd}}) // each service says whom it serves
 	}
 	s.data, err = rpc.NewServer(data)
 	if err != nil {

@@ -16,14 +16,15 @@ type Role string
 
 // The roles.
 const (
-	RoleMetad    Role = "metad"    // member of the metadata group
-	RoleBlockd   Role = "blockd"   // storage node or exporter
-	RoleOperator Role = "operator" // a person or program with the whole API, such as the CLI
-	RoleNBD      Role = "nbd"      // an NBD client: disks only, and only those listed
+	RoleMetad     Role = "metad"     // member of the metadata group
+	RoleBlockd    Role = "blockd"    // storage node or exporter
+	RoleSnapshotd Role = "snapshotd" // archives snapshots: reads all of them, and changes nothing
+	RoleOperator  Role = "operator"  // a person or program with the whole API, such as the CLI
+	RoleNBD       Role = "nbd"       // an NBD client: disks only, and only those listed
 )
 
 // Roles are all of them.
-var Roles = []Role{RoleMetad, RoleBlockd, RoleOperator, RoleNBD}
+var Roles = []Role{RoleMetad, RoleBlockd, RoleSnapshotd, RoleOperator, RoleNBD}
 
 // serves tells whether holders of the role accept connections.
 func (r Role) serves() bool { return r == RoleMetad || r == RoleBlockd }

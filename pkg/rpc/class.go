@@ -11,16 +11,18 @@ import (
 // bytes of one never wait behind those of another. The values are those of the wire.
 type Class uint8
 
-// The classes. The first three are package storeproto's, the last is volproto's.
+// The classes. The first three are package storeproto's, then volproto's and archproto's.
 const (
 	ClassLog    Class = 1 // appends, confirms, leases, fences: small and urgent
 	ClassBulk   Class = 2 // whole shards, batches for recovery, deletions
 	ClassRead   Class = 3 // blocks of shards
 	ClassVolume Class = 4 // a volume's I/O on its way to the owner
+	// ClassArchive is what the archive reads of snapshots, at their disk's owner.
+	ClassArchive Class = 5
 )
 
 // Classes are all of them.
-var Classes = []Class{ClassLog, ClassBulk, ClassRead, ClassVolume}
+var Classes = []Class{ClassLog, ClassBulk, ClassRead, ClassVolume, ClassArchive}
 
 func (c Class) String() string {
 	switch c {
@@ -32,6 +34,8 @@ func (c Class) String() string {
 		return "read"
 	case ClassVolume:
 		return "volume"
+	case ClassArchive:
+		return "archive"
 	}
 	return fmt.Sprintf("class %d", uint8(c))
 }
