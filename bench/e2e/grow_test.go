@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -22,13 +23,13 @@ type growth struct {
 		ApartPercent float64 `json:"apartPercent"`
 		BytesLeft    uint64  `json:"bytesLeft"`
 	} `json:"balance"`
-	Counts struct {
-		StoresUp int `json:"storesUp"`
-	} `json:"counts"`
-	Stores []struct {
-		Host      string `json:"host"`
-		UsedBytes uint64 `json:"usedBytes"`
-	} `json:"stores"`
+	Recoding struct {
+		Groups    int    `json:"groups"`
+		BytesLeft uint64 `json:"bytesLeft"`
+	} `json:"recoding"`
+	Profiles []struct {
+		Profile string `json:"profile"`
+	} `json:"profiles"`
 }
 
 func (m *machine) grown() (g growth, ok bool) {
@@ -46,11 +47,14 @@ func (m *machine) small(args []string) []string {
 	return args
 }
 
-func (m *machine) packSoon() {
+func (m *machine) packSoon() { m.configure("blockd.yaml", "volume:\n  seal_idle: 2s") }
+
+// configure adds to one of the machine's configs.
+func (m *machine) configure(file, text string) {
 	m.t.Helper()
-	f, err := os.OpenFile(filepath.Join(m.etc(), "blockd.yaml"), os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(filepath.Join(m.etc(), file), os.O_APPEND|os.O_WRONLY, 0o600)
 	must(m.t, err)
-	_, err = fmt.Fprintln(f, "volume:\n  seal_idle: 2s")
+	_, err = fmt.Fprintln(f, text)
 	must(m.t, err)
 	must(m.t, f.Close())
 }
@@ -111,6 +115,56 @@ func TestAddedHostTakesItsShare(t *testing.T) {
 			t.Errorf("no event %s in %s", want, events)
 		}
 	}
+}
+
+// Without this what was written while there were two hosts would take three times its room for
+// ever. All of it gets the code that three hosts allow, what only a snapshot has and what
+// nobody has open too, and then it is read with any two stores gone.
+func TestTwoHostsBecomeThree(t *testing.T) {
+	needTools(t, "nbdcopy")
+	ms := machines(t, "a", "b", "c")
+	a, b := ms[0], ms[1]
+	a.ashlar(append([]string{"cluster", "init"}, a.small(a.place(2))...)...)
+	a.packSoon()
+	a.configure("metad.yaml", "store_out_after: 3s")
+	a.start("metad")
+	a.start("blockd")
+	must(t, cluster.Wait("the first metad", patience, func() bool { _, code := a.try("", "status"); return code == 0 }))
+	b.enter(a)
+	storesUp(t, a, 4)
+	old, idle := pattern(1, 24), pattern(2, 8)
+	a.disk("used", old)
+	a.ashlar("snapshot", "create", "used", "--name", "before")
+	a.disk("idle", idle)
+	now := append(pattern(3, 12), old[12<<20:]...)
+	a.write("used", now)
+	ms[2].enter(a)
+	storesUp(t, a, 6)
+	var g growth
+	err := cluster.Wait("all to have one code", patience, func() bool {
+		var ok bool
+		g, ok = a.grown()
+		return ok && g.Health == "OK" && g.Recoding.Groups == 0 && len(g.Profiles) == 1 && g.Profiles[0].Profile == "4+2"
+	})
+	if err != nil {
+		t.Fatalf("%v: %+v", err, g)
+	}
+	must(t, cluster.Wait("the events of it", patience, func() bool {
+		all := kinds(t, a)
+		return slices.Contains(all, "recode_begun") && slices.Contains(all, "recode_done")
+	}))
+	b.end("blockd", os.Kill)
+	a.holds("used", now)
+	out := scratch(t, "out")
+	var d cluster.Disk
+	a.json(&d, "disk", "show", "used")
+	run(t, "nbdcopy", exported(a.unix("used"), d.DiskID, "used@before"), out)
+	snapped, err := os.ReadFile(out)
+	must(t, err)
+	if !bytes.Equal(snapped, old) {
+		t.Error("the snapshot has other bytes than were written")
+	}
+	a.holds("idle", idle)
 }
 
 func kinds(t *testing.T, m *machine) (out []string) {

@@ -274,7 +274,7 @@ func (e *engine) carry(fx *core.Effects) {
 		e.w.log("%s serves", e.name)
 		e.disk.serves(e)
 		if e.what == toRescue {
-			e.drain()
+			e.letGo()
 		}
 	}
 	if fx.Drained {
@@ -287,6 +287,18 @@ func (e *engine) carry(fx *core.Effects) {
 	case fx.Fenced && !e.dead:
 		e.end(errs.ErrStaleEpoch)
 	}
+}
+
+// letGo drains an engine that was to rescue its disk, when nothing of it is to be coded anew.
+func (e *engine) letGo() {
+	if e.dead || e.ended || e.drained {
+		return
+	}
+	if _, on := e.core.Recoding(); !on {
+		e.drain()
+		return
+	}
+	e.w.after(200*time.Millisecond, e.name+" is coded anew", func() { e.h.later(e.letGo) })
 }
 
 // request sends one request of the engine to a store.

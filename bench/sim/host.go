@@ -373,6 +373,8 @@ func (h *host) heartbeat() reconcile.Beat {
 		for _, p := range f.worker.Progress() {
 			s.Repairs = append(s.Repairs, reconcile.RepairBeat{PG: p.PG, Version: p.Version, Whole: p.Whole, Done: p.Done, Left: p.Left, Stuck: p.Stuck, Problem: p.Problem})
 		}
+		s.Remains = f.worker.Remains()
+		s.Groups = f.st.img.groupUses()
 		b.Stores = append(b.Stores, s)
 	}
 	for _, e := range h.engines {
@@ -405,7 +407,7 @@ func (h *host) repairs(life uint64) {
 }
 
 func (h *host) round(f *filler) {
-	if f.running || h.top == nil || f.st.died != "" || len(repair.Tasks(h.top, f.st.ref)) == 0 && !h.mayReap() {
+	if f.running || h.top == nil || f.st.died != "" || len(repair.Tasks(h.top, f.st.ref)) == 0 && !h.mayReap() && len(f.worker.Remains()) == 0 {
 		return
 	}
 	f.running = true

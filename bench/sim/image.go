@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -27,6 +28,7 @@ type image struct {
 	pgs     map[id.PG]uint32
 	shards  map[storeproto.ShardName]*shard
 	bytes   int64 // of shards
+	groups  map[id.PG]int64
 	care    storeproto.Care
 }
 
@@ -44,6 +46,7 @@ type shard struct {
 
 func newImage(wall time.Time) *image {
 	return &image{
+		groups: make(map[id.PG]int64),
 		care:   storeproto.Care{EndedMS: wall.UnixMilli()},
 		fences: make(map[id.Volume]core.FenceRow), rows: make(map[storeproto.Stream]core.Row),
 		metas:   make(map[storeproto.Stream]map[id.LSN]*storeproto.Batch),
@@ -125,13 +128,30 @@ func (m *image) put(sh *shard) {
 		return
 	}
 	m.shards[name] = sh
-	m.bytes += int64(len(sh.data))
+	m.count(name, len(sh.data))
+}
+
+// count counts bytes that came or went.
+func (m *image) count(name storeproto.ShardName, n int) {
+	m.bytes += int64(n)
+	m.groups[name.Segment.PG()] += int64(n)
+}
+
+// groupUses tells the bytes of each group, by number.
+func (m *image) groupUses() (out []cluster.GroupUse) {
+	for pg, n := range m.groups {
+		if n > 0 {
+			out = append(out, cluster.GroupUse{PG: pg, Bytes: uint64(n)})
+		}
+	}
+	slices.SortFunc(out, func(a, b cluster.GroupUse) int { return cmp.Compare(a.PG, b.PG) })
+	return out
 }
 
 func (m *image) remove(doomed func(*storeproto.ShardHead) bool) {
 	for name, sh := range m.shards {
 		if doomed(&sh.head) {
-			m.bytes -= int64(len(sh.data))
+			m.count(name, -len(sh.data))
 			delete(m.shards, name)
 		}
 	}

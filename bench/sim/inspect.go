@@ -2,10 +2,12 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
@@ -232,11 +234,11 @@ func (w *World) checkWhole() {
 				w.fail(CheckWhole, "segment %s is in a group that is not there", s)
 				return
 			}
-			current := g.Current()
+			current := newestOf(g, e.K, e.M)
 			for i := range e.K + e.M {
 				n := storeproto.ShardName{Segment: s, Generation: e.Generation, Index: i}
 				st := w.store(current.Stores[i].Store)
-				if st == nil && w.placeless(*g) {
+				if w.missing(current.Stores[i]) && w.placeless(*g) {
 					continue
 				}
 				if st == nil || st.img.shards[n] == nil || st.img.shards[n].wrong {
@@ -248,6 +250,16 @@ func (w *World) checkWhole() {
 			w.fail(CheckWhole, "%s: %v", d.name, err)
 		}
 	}
+}
+
+// newestOf is the newest version of a group that has a code.
+func newestOf(g *state.PG, k, m uint8) cluster.PGVersion {
+	for _, v := range slices.Backward(g.Versions) {
+		if v.K == k && v.M == m {
+			return v
+		}
+	}
+	return g.Current()
 }
 
 // where says which shards of a segment there are.

@@ -537,10 +537,11 @@ func (w *World) safe() bool { return w.margin(func(state.PG) bool { return false
 func (w *World) margin(excused func(state.PG) bool) bool {
 	m := w.metad.m
 	for _, p := range m.PGs() {
-		if len(p.Versions) > 1 {
+		waits := slices.ContainsFunc(p.Current().Stores, w.missing)
+		if waits && !excused(p) {
 			return false
 		}
-		if slices.ContainsFunc(p.Current().Stores, w.missing) && !excused(p) {
+		if len(p.Versions) > 1 && !(waits && p.TwoCodes()) { // a better code needs all the stores of it
 			return false
 		}
 	}

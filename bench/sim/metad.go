@@ -38,6 +38,7 @@ type metad struct {
 	term     uint64
 	live     *reconcile.Liveness
 	mender   reconcile.Mender
+	balancer reconcile.Balancer
 	rescuer  reconcile.Rescuer
 	rescues  map[id.Host][]reconcile.Rescue
 	top      *cluster.Topology
@@ -93,6 +94,7 @@ func (m *metad) reign() {
 	m.term++
 	m.live = reconcile.NewLiveness(m.now(), m.m.Settings())
 	m.mender = reconcile.Mender{OutAfter: outAfter}
+	m.balancer = reconcile.Balancer{}
 	m.rescuer = reconcile.Rescuer{}
 	m.healthy, m.settleAt = nil, m.now()+heartbeatTimeout/4
 	m.top = nil
@@ -116,12 +118,22 @@ func (m *metad) tick() {
 	if m.m.PlacementNeeded(healthy) {
 		m.apply(&state.EnsurePlacement{Healthy: healthy, Seed: m.w.rng.Uint64()})
 	}
-	for _, c := range m.mender.Plan(m.now(), m.m, m.live, m.top, m.w.rng.Uint64()) {
+	plan := m.mender.Plan(m.now(), m.m, m.live, m.top, m.w.rng.Uint64())
+	if len(plan) == 0 {
+		if c := m.balancer.Plan(m.now(), m.m, m.live, m.top); c != nil {
+			plan = append(plan, c)
+			m.w.cover.Balanced++
+		}
+	}
+	for _, c := range plan {
 		if r := m.apply(c); r.Err != nil {
 			break
 		}
 		if _, whole := c.(*state.ForgetVersions); whole {
 			m.w.cover.Repaired++
+		}
+		if _, done := c.(*state.ForgetCodes); done {
+			m.w.cover.Recoded++
 		}
 		m.w.log("metad: %T%+v", c, c)
 	}

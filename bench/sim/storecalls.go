@@ -166,7 +166,7 @@ func (st *store) remove(names []storeproto.ShardName) {
 	for _, n := range names {
 		if sh := st.img.shards[n]; sh != nil {
 			st.w.led.removed(st, sh)
-			st.img.bytes -= int64(len(sh.data))
+			st.img.count(sh.head.Info().ShardName, -len(sh.data))
 			delete(st.img.shards, n)
 		}
 	}

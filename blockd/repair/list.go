@@ -115,6 +115,12 @@ func (w *Worker) each(ctx context.Context, t Task, from storeproto.Lister, f fun
 	}
 }
 
+// coded tells whether a kept version of a group has a code: of others nothing was left when the
+// last version of it was forgotten, but on stores that were away then.
+func coded(p *cluster.PG, k, m uint8) bool {
+	return slices.ContainsFunc(p.Versions, func(v cluster.PGVersion) bool { return v.K == k && v.M == m })
+}
+
 // reap takes away the shards of slots of a group that are not the store's in any kept
 // version, and that were coded under an older one: it left the group, or has another slot
 // now. Every store that has their slots now said that it lacked none, or the older version
@@ -136,7 +142,7 @@ func (w *Worker) reap(ctx context.Context, p *cluster.PG) {
 	var names []storeproto.ShardName
 	t := Task{PG: p.Number, Version: oldest}
 	err := w.each(ctx, t, w.cfg.Local, func(x storeproto.ShardInfo) {
-		if x.PGVersion < oldest && !mine[x.Index] {
+		if x.PGVersion < oldest && (!mine[x.Index] || !coded(p, x.K, x.M)) {
 			names = append(names, x.ShardName)
 		}
 	})

@@ -74,8 +74,9 @@ type Worker struct {
 
 	mu struct {
 		sync.Mutex
-		groups map[id.PG]*Progress
-		since  map[id.PG]time.Duration // when the group was begun, for the rate
+		groups  map[id.PG]*Progress
+		since   map[id.PG]time.Duration // when the group was begun, for the rate
+		remains map[id.PG]remainder
 	}
 	// hands is held while a missing shard is put back, and while shards are reaped: across I/O.
 	hands turn
@@ -147,6 +148,7 @@ func (w *Worker) Round(ctx context.Context) {
 	if t == nil {
 		return
 	}
+	w.countRemains(ctx, t)
 	tasks := Tasks(t, w.cfg.Self)
 	w.keep(tasks)
 	for _, task := range tasks {

@@ -145,7 +145,7 @@ func (s *server) heartbeat(page []pages) client.Heartbeat {
 		b.Streams, page[i].streams = streamPage(has, page[i].streams)
 		page[i].use(has, &b)
 		figuresOf(st, &u, &b)
-		b.Repairs = s.repairs[i].beats()
+		b.Repairs, b.Remains = s.repairs[i].beats(), s.repairs[i].worker.Remains()
 		b.Care, b.Scrubs, b.Stuck = s.repairs[i].worker.Health(), s.repairs[i].worker.Scrubs(), s.repairs[i].worker.Stuck(cluster.StuckMax)
 		h.Stores = append(h.Stores, b)
 	}
@@ -232,10 +232,9 @@ func (s *server) dropStreams(ctx context.Context, d client.DropStreams) {
 	}
 }
 
-// rescue copies the journal of a disk that nobody owns off a store that is gone.
+// rescue does what is to be done to a disk that nobody owns: its journal leaves a store that is
+// gone, its segments a code that is worse than it need be.
 func (s *server) rescue(ctx context.Context, v id.Volume) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
 	if err := s.exports.Rescue(ctx, v); err != nil {
 		s.log.Info("disk not rescued yet", "volume", v.String(), "err", err)
 	}

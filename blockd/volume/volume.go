@@ -188,6 +188,15 @@ func (v *Volume) Stats() core.Stats {
 	return v.core.Stats()
 }
 
+// Recoding tells whether segments of the volume are, or may be, coded otherwise than their
+// groups are now; until they are not it writes them anew.
+func (v *Volume) Recoding() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, on := v.core.Recoding()
+	return on
+}
+
 // SizeBytes is the size in bytes.
 func (v *Volume) SizeBytes() uint64 {
 	v.mu.Lock()

@@ -33,18 +33,7 @@ func Form(healthy []Candidate, existing []Group, seed uint64) ([]Group, bool) {
 	if !ok {
 		return nil, false
 	}
-	f := former{scheme: best, seed: seed, stores: cs, at: make(map[cluster.StoreRef]int, len(cs))}
-	for i := range f.stores {
-		f.at[f.stores[i].Ref] = i
-	}
-	f.load, f.data = make([]int, len(cs)), make([]int, len(cs))
-	f.cap, f.domain = int(best.M), byHost
-	switch {
-	case best.Relaxed:
-		f.cap = 0
-	case fits(cs, best.Profile, byZone):
-		f.domain = byZone
-	}
+	f := newFormer(cs, best, seed)
 	have := 0
 	for _, g := range existing {
 		if f.count(g) {
@@ -67,6 +56,22 @@ type former struct {
 	data   []int // groups in which it has a data shard
 	cap    int   // shards per domain; 0: no limit, but spread
 	domain domain
+}
+
+func newFormer(cs []Candidate, best Scheme, seed uint64) *former {
+	f := &former{scheme: best, seed: seed, stores: cs, at: make(map[cluster.StoreRef]int, len(cs))}
+	for i := range f.stores {
+		f.at[f.stores[i].Ref] = i
+	}
+	f.load, f.data = make([]int, len(cs)), make([]int, len(cs))
+	f.cap, f.domain = int(best.M), byHost
+	switch {
+	case best.Relaxed:
+		f.cap = 0
+	case fits(cs, best.Profile, byZone):
+		f.domain = byZone
+	}
+	return f
 }
 
 // count takes an existing group into the loads if it serves as one of those wanted.
@@ -134,4 +139,19 @@ func (f *former) before(n int, used map[string]int, a, b int) bool {
 		// A store in no group yet comes before the spread, or it might never get into one.
 		cmp.Compare(min(f.load[a], 1), min(f.load[b], 1)),
 		spread, cmp.Compare(f.load[a], f.load[b]), cmp.Compare(f.tie(n, a), f.tie(n, b))) < 0
+}
+
+// Better is one group of the best scheme that the healthy stores allow, of the least loaded of
+// them, if that scheme respects the failure domain, and is better than was without bearing fewer losses.
+func Better(healthy []Candidate, existing []Group, was Scheme, seed uint64) (Group, bool) {
+	cs := sorted(healthy)
+	best, ok := Best(cs)
+	if !ok || best.Relaxed || best.Rank() >= was.Rank() || best.M < was.M {
+		return Group{}, false
+	}
+	f := newFormer(cs, best, seed)
+	for _, g := range existing {
+		f.count(g)
+	}
+	return f.next(0), true
 }

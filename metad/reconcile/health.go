@@ -195,9 +195,9 @@ func (r *Report) hosts(m *state.Machine, t *cluster.Topology) {
 }
 
 func (r *Report) groups(m *state.Machine, t *cluster.Topology, l *Liveness) {
-	preferred := false
+	preferred, bears := false, losses(m, t)
 	for _, p := range t.PGs {
-		r.group(t, p, l.GroupBytes(p))
+		r.group(t, p, l.GroupBytes(p), bears)
 		preferred = preferred || p.Preferred
 	}
 	if n := r.placeless(m, t); n > 0 {
@@ -230,8 +230,9 @@ func (r *Report) placeless(m *state.Machine, t *cluster.Topology) (n int) {
 }
 
 // group counts a group by how many more stores it may lose. While an older version is
-// kept what lies in it may not have been rebuilt yet: the worst of them counts.
-func (r *Report) group(t *cluster.Topology, p cluster.PG, bytes uint64) {
+// kept what lies in it may not have been rebuilt or coded anew yet: the worst of them counts.
+// bears is how many losses the best code bears that is possible now.
+func (r *Report) group(t *cluster.Topology, p cluster.PG, bytes uint64, bears int) {
 	v, missing, relaxed := p.Current(), 0, false
 	left := int(v.M)
 	for _, o := range p.Versions {
@@ -244,7 +245,7 @@ func (r *Report) group(t *cluster.Topology, p cluster.PG, bytes uint64) {
 		if int(o.M)-n < left || n > missing {
 			left, missing = min(left, int(o.M)-n), max(missing, n)
 		}
-		relaxed = relaxed || o.Relaxed
+		relaxed = relaxed || o.Relaxed || bytes > 0 && int(o.M) < bears
 	}
 	r.Risk.Margin = max(min(r.Risk.Margin, left), 0)
 	switch {

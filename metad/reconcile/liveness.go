@@ -39,6 +39,7 @@ type StoreBeat struct {
 	Traffic              cluster.StoreTraffic
 	Groups               []cluster.GroupUse // by number
 	Use                  *cluster.VolumeUsePage
+	Remains              []cluster.Remain // by group
 	Care                 cluster.Care
 	Scrubs               []cluster.ScrubProgress
 	Stuck                []id.Segment // of which a shard is wrong or missing, and cannot be rebuilt now

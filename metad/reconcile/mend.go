@@ -21,6 +21,7 @@ const commandsMax = 32
 type Mender struct {
 	OutAfter time.Duration
 	down     map[cluster.StoreRef]time.Duration // since when
+	recoder  Recoder
 }
 
 // Plan gives the next commands, safe to repeat; empty means at rest. All of them are
@@ -32,11 +33,20 @@ func (x *Mender) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clust
 	}
 	healthy := Takers(t, nil)
 	for _, p := range m.PGs() {
+		if p.TwoCodes() {
+			if c := x.recoder.forget(m, l, p); c != nil {
+				all = append(all, c)
+				continue
+			}
+		}
 		if Whole(l, p) {
 			all = append(all, &state.ForgetVersions{PG: p.Number, At: p.Current().Version})
 		} else if c := m.PlanMove(p.Number, healthy, seed+uint64(p.Number)); c != nil {
 			all = append(all, c)
 		}
+	}
+	if len(all) == 0 {
+		all = x.recoder.Plan(now, x.OutAfter, m, l, t, seed)
 	}
 	for _, s := range m.Stores() {
 		if groups, lists := m.Needed(s.StoreRef); (s.Leaving || s.Lost) && groups == 0 && lists == 0 {
@@ -84,7 +94,7 @@ func (l *Liveness) heard(r cluster.StoreRef, h id.Host) bool {
 // in one of them says that it lacks nothing under the current one.
 func Whole(l *Liveness, p state.PG) bool {
 	current := p.Current()
-	if len(p.Versions) < 2 {
+	if len(p.Versions) < 2 || p.TwoCodes() {
 		return false
 	}
 	for slot, r := range current.Stores {

@@ -21,6 +21,7 @@ const (
 // gone, and whose journal has lost a store: their unpacked writes are one or two losses from
 // being gone. A host that is asked to open one copies the journal to a full ensemble. One
 // whose owner stays away is opened too: it is packed and let go, as its owner would have done.
+// So is one of which stores have something that is to be coded anew: only an owner does that.
 // The zero value is ready.
 type Rescuer struct {
 	down   map[cluster.StoreRef]time.Duration // since when
@@ -43,14 +44,14 @@ func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clus
 	}
 	r.next = now + rescueEvery
 	r.round++
-	missing, absent := r.missing(now, t), r.absent(now, t)
+	missing, absent, remain := r.missing(now, t), r.absent(now, t), remainOf(l, t)
 	hosts := exporters(t)
-	if len(missing) == 0 && len(absent) == 0 || len(hosts) == 0 {
+	if len(missing) == 0 && len(absent) == 0 && len(remain) == 0 || len(hosts) == 0 {
 		return nil, true
 	}
 	var needy []*state.Volume
 	for _, v := range m.Volumes() {
-		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host]) {
+		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host] || remain[v.ID]) {
 			needy = append(needy, v)
 		}
 	}

@@ -44,11 +44,17 @@ func (r *reign) tellBalancing(was bool) {
 	}
 }
 
-// fillBalance says how equally full stores are. r.mu is held.
-func (r *reign) fillBalance(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness) {
+// fillHealing says how equally full stores are, and what is coded anew. r.mu is held.
+func (r *reign) fillHealing(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness) {
 	b := r.mu.balancer.Balance(m, l, r.mu.top)
 	rep.Balance = &api.Balance{Paused: b.Paused, Active: b.On, Groups: uint32(b.Moving), Apart: b.Apart, BytesLeft: b.Left, BytesPerSecond: b.PerSecond}
 	if b.PerSecond > 0 {
 		rep.Balance.SecondsLeft = (b.Left + b.PerSecond - 1) / b.PerSecond
+	}
+	if x := r.mu.mender.Recoding(m, l, r.mu.top); x.Groups > 0 {
+		rep.Recoding = &api.Recoding{Groups: uint32(x.Groups), BytesLeft: x.Left, BytesPerSecond: x.PerSecond}
+		if x.PerSecond > 0 {
+			rep.Recoding.SecondsLeft = (x.Left + x.PerSecond - 1) / x.PerSecond
+		}
 	}
 }

@@ -186,11 +186,15 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 		if err != nil {
 			return beat, err
 		}
+		remains, err := api.Remains(x.Remains)
+		if err != nil {
+			return beat, err
+		}
 		scrubs, err := readScrubs(x.Scrubs)
 		if err != nil {
 			return beat, err
 		}
-		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Care: x.Care.Value(), Scrubs: scrubs, Free: x.FreeBytes, Traffic: x.Traffic.Value(), Groups: groups, Use: page, Capacity: x.CapacityBytes, Used: x.UsedBytes,
+		beat.Stores = append(beat.Stores, reconcile.StoreBeat{StoreRef: ref, Care: x.Care.Value(), Scrubs: scrubs, Free: x.FreeBytes, Traffic: x.Traffic.Value(), Groups: groups, Use: page, Remains: remains, Capacity: x.CapacityBytes, Used: x.UsedBytes,
 			LogUsed: x.LogUsedBytes, LogCapacity: x.LogCapacityBytes, Full: x.Full, Dead: x.Dead, Repairs: readRepairs(x.Repairs), Stuck: api.Segments(x.Stuck, cluster.StuckMax)})
 	}
 	for _, x := range q.Volumes {

@@ -68,6 +68,7 @@ type mended struct {
 	shifting     map[id.PG]bool // groups that balancing moved
 	balancing    bool           // the plan is a move by it
 	moved, whole int
+	better, done int // groups with a better code
 	removed      []string
 }
 
@@ -81,6 +82,10 @@ func (d *mended) add(c state.Command) {
 		if !d.shifting[c.PG] {
 			d.whole++
 		}
+	case *state.RecodeGroup:
+		d.better++
+	case *state.ForgetCodes:
+		d.done++
 	case *state.RemoveStore:
 		d.removed = append(d.removed, c.Store.Store.String())
 	}
@@ -92,6 +97,12 @@ func (d *mended) note(s *Server) {
 	}
 	if d.whole > 0 {
 		s.note(state.Info, "repair_done", aboutRepair, "", "", "%d placement groups are whole", d.whole)
+	}
+	if d.better > 0 {
+		s.note(state.Info, "recode_begun", aboutRepair, "", "", "%d placement groups get a better code: what is in them is coded anew", d.better)
+	}
+	if d.done > 0 {
+		s.note(state.Info, "recode_done", aboutRepair, "", "", "all that is in %d placement groups has their better code", d.done)
 	}
 	for _, x := range d.removed {
 		s.note(state.Info, "store_removed", aboutStore, x, "", "store removed, nothing needs it")
@@ -110,6 +121,10 @@ func (r *reign) tellMended(c state.Command) {
 		r.s.log.Info("placement group moves", "group", int(c.PG), "version", c.At+1)
 	case *state.ForgetVersions:
 		r.s.log.Info("placement group is whole", "group", int(c.PG), "version", c.At)
+	case *state.RecodeGroup:
+		r.s.log.Info("placement group gets a better code", "group", int(c.PG), "version", c.At+1, "k", int(c.K), "m", int(c.M))
+	case *state.ForgetCodes:
+		r.s.log.Info("placement group has its better code", "group", int(c.PG), "version", c.At)
 	case *state.RemoveStore:
 		r.s.log.Info("store removed, nothing needs it", "store", c.Store.String())
 	}

@@ -53,7 +53,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		stores := stores(m, l, top, now)
 		fillStores(rep, stores)
 		rep.Repair = repairs(l, top)
-		r.fillBalance(rep, m, l)
+		r.fillHealing(rep, m, l)
 		fillDisks(rep, m, l, top, now, q.GetWithDisks())
 		fillRoom(rep, m, l, top)
 		fillRisk(rep, health)

@@ -10,7 +10,11 @@ import (
 )
 
 // The kinds of this file and of recode.go.
-const kindSetBalancing kind = 160
+const (
+	kindSetBalancing kind = iota + 160
+	kindRecodeGroup
+	kindForgetCodes
+)
 
 // SetBalancing pauses the balancing of stores, or lets it go on.
 type SetBalancing struct{ Paused bool }
@@ -28,15 +32,25 @@ func (c *SetBalancing) append(b []byte) []byte { return appendBool(b, c.Paused) 
 func (c *SetBalancing) read(r *codec.Reader)   { c.Paused = readBool(r) }
 
 func emptyHealing(k kind) Command {
-	if k == kindSetBalancing {
+	switch k {
+	case kindSetBalancing:
 		return &SetBalancing{}
+	case kindRecodeGroup:
+		return &RecodeGroup{}
+	case kindForgetCodes:
+		return &ForgetCodes{}
 	}
 	return nil
 }
 
 func (m *Machine) applyHealing(c Command) (Result, bool) {
-	if c, ok := c.(*SetBalancing); ok {
+	switch c := c.(type) {
+	case *SetBalancing:
 		return m.setBalancing(c), true
+	case *RecodeGroup:
+		return m.recodeGroup(c), true
+	case *ForgetCodes:
+		return m.forgetCodes(c), true
 	}
 	return Result{}, false
 }

@@ -445,6 +445,8 @@ func goldenTime() []Command {
 		&DeleteSnapshot{Volume: v, ID: id.Snapshot{1}}, // it is hidden
 		&SetBalancing{Paused: true},
 		&TellLineage{Volumes: []LineageSighting{{Volume: v, Epoch: 3, Meta: 70, Origin: new(originOf(id.Volume{2}, id.Snapshot{8}, 66)), Snapshots: []SnapshotSighting{{ID: id.Snapshot{1}, Size: 1 << 30}}}}},
+		&RecodeGroup{PG: 1, At: 2, K: 2, M: 1, Stores: []cluster.StoreRef{storeRef(1, 1), storeRef(2, 1), storeRef(4, 2)}},
+		&ForgetCodes{PG: 1, At: 3},
 	}
 }
 

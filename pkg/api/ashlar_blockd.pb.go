@@ -665,6 +665,7 @@ type StoreBeat struct {
 	Groups        []*GroupUse      `protobuf:"bytes,41,rep,name=groups,proto3" json:"groups,omitempty"`
 	Use           *VolumeUsePage   `protobuf:"bytes,42,opt,name=use,proto3" json:"use,omitempty"`                               // goes round, a page per beat
 	FreeBytes     uint64           `protobuf:"varint,43,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"` // that it takes before it calls itself full
+	Remains       []*Remain        `protobuf:"bytes,60,rep,name=remains,proto3" json:"remains,omitempty"`                       // of groups that were given a better code
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -809,6 +810,13 @@ func (x *StoreBeat) GetFreeBytes() uint64 {
 		return x.FreeBytes
 	}
 	return 0
+}
+
+func (x *StoreBeat) GetRemains() []*Remain {
+	if x != nil {
+		return x.Remains
+	}
+	return nil
 }
 
 // RepairBeat is how far a store has come with the shards of a group that it was given.
@@ -3551,7 +3559,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3590,7 +3598,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
 	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\x123\n" +
 	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\x12*\n" +
-	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\"\xee\x04\n" +
+	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\"\x9b\x05\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3609,7 +3617,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06groups\x18) \x03(\v2\x13.ashlar.v1.GroupUseR\x06groups\x12*\n" +
 	"\x03use\x18* \x01(\v2\x18.ashlar.v1.VolumeUsePageR\x03use\x12\x1d\n" +
 	"\n" +
-	"free_bytes\x18+ \x01(\x04R\tfreeBytes\"\xae\x02\n" +
+	"free_bytes\x18+ \x01(\x04R\tfreeBytes\x12+\n" +
+	"\aremains\x18< \x03(\v2\x11.ashlar.v1.RemainR\aremains\"\xae\x02\n" +
 	"\n" +
 	"RepairBeat\x12\x0e\n" +
 	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x18\n" +
@@ -3942,16 +3951,17 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*StoreTraffic)(nil),            // 58: ashlar.v1.StoreTraffic
 	(*GroupUse)(nil),                // 59: ashlar.v1.GroupUse
 	(*VolumeUsePage)(nil),           // 60: ashlar.v1.VolumeUsePage
-	(*EnsembleID)(nil),              // 61: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 62: ashlar.v1.Space
-	(*Cleaning)(nil),                // 63: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 64: ashlar.v1.Traffic
-	(*Lost)(nil),                    // 65: ashlar.v1.Lost
-	(*ScrubOrder)(nil),              // 66: ashlar.v1.ScrubOrder
-	(*LookOrder)(nil),               // 67: ashlar.v1.LookOrder
-	(*QoS)(nil),                     // 68: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 69: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 70: ashlar.v1.Checkpoint
+	(*Remain)(nil),                  // 61: ashlar.v1.Remain
+	(*EnsembleID)(nil),              // 62: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 63: ashlar.v1.Space
+	(*Cleaning)(nil),                // 64: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 65: ashlar.v1.Traffic
+	(*Lost)(nil),                    // 66: ashlar.v1.Lost
+	(*ScrubOrder)(nil),              // 67: ashlar.v1.ScrubOrder
+	(*LookOrder)(nil),               // 68: ashlar.v1.LookOrder
+	(*QoS)(nil),                     // 69: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 70: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 71: ashlar.v1.Checkpoint
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	51, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -3976,87 +3986,88 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	58, // 19: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
 	59, // 20: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
 	60, // 21: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	61, // 22: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 23: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	62, // 24: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	63, // 25: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	64, // 26: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	65, // 27: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
-	65, // 28: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
-	15, // 29: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 30: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 31: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	66, // 32: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	67, // 33: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
-	68, // 34: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	61, // 35: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 36: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 37: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 38: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	52, // 39: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 40: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 41: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	52, // 42: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 43: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	51, // 44: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 45: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	69, // 46: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 47: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	51, // 48: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	51, // 49: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	61, // 50: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	52, // 51: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	61, // 52: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	61, // 53: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	70, // 54: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	52, // 55: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	52, // 56: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	51, // 57: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
-	48, // 58: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
-	51, // 59: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
-	3,  // 60: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 61: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 62: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 63: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 64: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 65: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 66: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 67: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 68: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 69: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 70: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 71: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 72: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 73: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 74: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 75: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 76: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	46, // 77: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
-	49, // 78: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
-	5,  // 79: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 80: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 81: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	69, // 82: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 83: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 84: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	69, // 85: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	69, // 86: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	69, // 87: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	69, // 88: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	69, // 89: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 90: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	69, // 91: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 92: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 93: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 94: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 95: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	47, // 96: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	50, // 97: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
-	79, // [79:98] is the sub-list for method output_type
-	60, // [60:79] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	61, // 22: ashlar.v1.StoreBeat.remains:type_name -> ashlar.v1.Remain
+	62, // 23: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 24: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	63, // 25: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	64, // 26: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	65, // 27: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	66, // 28: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
+	66, // 29: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
+	15, // 30: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 31: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 32: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	67, // 33: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	68, // 34: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
+	69, // 35: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	62, // 36: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 37: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 38: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 39: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	52, // 40: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 41: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 42: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	52, // 43: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 44: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	51, // 45: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 46: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	70, // 47: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 48: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	51, // 49: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	51, // 50: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	62, // 51: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	52, // 52: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	62, // 53: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	62, // 54: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	71, // 55: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	52, // 56: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 57: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	51, // 58: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	48, // 59: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	51, // 60: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	3,  // 61: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 62: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 63: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 64: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 65: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 66: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 67: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 68: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 69: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 70: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 71: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 72: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 73: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 74: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 75: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 76: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 77: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	46, // 78: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	49, // 79: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	5,  // 80: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 81: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 82: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	70, // 83: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 84: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 85: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	70, // 86: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	70, // 87: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	70, // 88: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	70, // 89: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	70, // 90: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 91: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	70, // 92: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 93: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 94: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 95: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 96: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	47, // 97: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	50, // 98: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	80, // [80:99] is the sub-list for method output_type
+	61, // [61:80] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -4068,6 +4079,7 @@ func file_ashlar_blockd_proto_init() {
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()
+	file_ashlar_healing_proto_init()
 	file_ashlar_identity_proto_init()
 	file_ashlar_lost_proto_init()
 	type x struct{}

@@ -213,6 +213,7 @@ type StatusReply struct {
 	Risk          *Risk                  `protobuf:"bytes,43,opt,name=risk,proto3" json:"risk,omitempty"`
 	Traffic       *Traffic               `protobuf:"bytes,44,opt,name=traffic,proto3" json:"traffic,omitempty"` // of all open disks; it falls when one is closed
 	Balance       *Balance               `protobuf:"bytes,60,opt,name=balance,proto3" json:"balance,omitempty"`
+	Recoding      *Recoding              `protobuf:"bytes,61,opt,name=recoding,proto3" json:"recoding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +391,13 @@ func (x *StatusReply) GetTraffic() *Traffic {
 func (x *StatusReply) GetBalance() *Balance {
 	if x != nil {
 		return x.Balance
+	}
+	return nil
+}
+
+func (x *StatusReply) GetRecoding() *Recoding {
+	if x != nil {
+		return x.Recoding
 	}
 	return nil
 }
@@ -3056,7 +3064,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xd8\x06\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\x89\a\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -3082,7 +3090,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\bcleaning\x18* \x01(\v2\x13.ashlar.v1.CleaningR\bcleaning\x12#\n" +
 	"\x04risk\x18+ \x01(\v2\x0f.ashlar.v1.RiskR\x04risk\x12,\n" +
 	"\atraffic\x18, \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12,\n" +
-	"\abalance\x18< \x01(\v2\x12.ashlar.v1.BalanceR\abalance\"\x97\x02\n" +
+	"\abalance\x18< \x01(\v2\x12.ashlar.v1.BalanceR\abalance\x12/\n" +
+	"\brecoding\x18= \x01(\v2\x13.ashlar.v1.RecodingR\brecoding\"\x97\x02\n" +
 	"\x04Room\x12%\n" +
 	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
@@ -3434,20 +3443,21 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*Cleaning)(nil),                // 41: ashlar.v1.Cleaning
 	(*Traffic)(nil),                 // 42: ashlar.v1.Traffic
 	(*Balance)(nil),                 // 43: ashlar.v1.Balance
-	(*Care)(nil),                    // 44: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 45: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 46: ashlar.v1.Space
-	(*QoS)(nil),                     // 47: ashlar.v1.QoS
-	(*DiskOrigin)(nil),              // 48: ashlar.v1.DiskOrigin
-	(*CloneDiskRequest)(nil),        // 49: ashlar.v1.CloneDiskRequest
-	(*ListEventsRequest)(nil),       // 50: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 51: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 52: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 53: ashlar.v1.SetClusterRequest
-	(*ListEventsReply)(nil),         // 54: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 55: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 56: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 57: ashlar.v1.ClusterSettings
+	(*Recoding)(nil),                // 44: ashlar.v1.Recoding
+	(*Care)(nil),                    // 45: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 46: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 47: ashlar.v1.Space
+	(*QoS)(nil),                     // 48: ashlar.v1.QoS
+	(*DiskOrigin)(nil),              // 49: ashlar.v1.DiskOrigin
+	(*CloneDiskRequest)(nil),        // 50: ashlar.v1.CloneDiskRequest
+	(*ListEventsRequest)(nil),       // 51: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 52: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 53: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 54: ashlar.v1.SetClusterRequest
+	(*ListEventsReply)(nil),         // 55: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 56: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 57: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 58: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3465,72 +3475,73 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	5,  // 12: ashlar.v1.StatusReply.risk:type_name -> ashlar.v1.Risk
 	42, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
 	43, // 14: ashlar.v1.StatusReply.balance:type_name -> ashlar.v1.Balance
-	12, // 15: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	6,  // 16: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	44, // 17: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	45, // 18: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
-	10, // 19: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	13, // 20: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	46, // 21: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	41, // 22: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	42, // 23: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	47, // 24: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	48, // 25: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	47, // 26: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 27: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	29, // 28: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 29: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 30: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 31: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 32: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 33: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	49, // 34: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	20, // 35: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 36: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 37: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 38: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 39: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 40: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 41: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 42: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 43: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 44: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 45: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	38, // 46: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 47: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	50, // 48: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	51, // 49: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 50: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	52, // 51: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	53, // 52: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 53: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 54: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 55: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 56: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 57: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	21, // 58: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 59: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 60: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 61: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 62: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 63: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 64: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 65: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 66: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 67: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 68: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 69: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 70: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	54, // 71: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	55, // 72: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 73: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	56, // 74: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	57, // 75: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	53, // [53:76] is the sub-list for method output_type
-	30, // [30:53] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	44, // 15: ashlar.v1.StatusReply.recoding:type_name -> ashlar.v1.Recoding
+	12, // 16: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	6,  // 17: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	45, // 18: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	46, // 19: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 20: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	13, // 21: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	47, // 22: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	41, // 23: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	42, // 24: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	48, // 25: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	49, // 26: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	48, // 27: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 28: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	29, // 29: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 30: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 31: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 32: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 33: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 34: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	50, // 35: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	20, // 36: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 37: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 38: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 39: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 40: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 41: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 42: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 43: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 44: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 45: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 46: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	38, // 47: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 48: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	51, // 49: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	52, // 50: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 51: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	53, // 52: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	54, // 53: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 54: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 55: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 56: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 57: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 58: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	21, // 59: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 60: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 61: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 62: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 63: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 64: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 65: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 66: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 67: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 68: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 69: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 70: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 71: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	55, // 72: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	56, // 73: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 74: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	57, // 75: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	58, // 76: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	54, // [54:77] is the sub-list for method output_type
+	31, // [31:54] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }

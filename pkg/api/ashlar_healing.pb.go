@@ -116,6 +116,152 @@ func (x *Balance) GetSecondsLeft() uint64 {
 	return 0
 }
 
+// Remain is what a store has of a group that is coded otherwise than the group is at a version.
+type Remain struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pg            uint32                 `protobuf:"varint,1,opt,name=pg,proto3" json:"pg,omitempty"`
+	Version       uint32                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Shards        uint64                 `protobuf:"varint,3,opt,name=shards,proto3" json:"shards,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Volumes       [][]byte               `protobuf:"bytes,5,rep,name=volumes,proto3" json:"volumes,omitempty"` // 16 bytes each, at most 16
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remain) Reset() {
+	*x = Remain{}
+	mi := &file_ashlar_healing_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remain) ProtoMessage() {}
+
+func (x *Remain) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_healing_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remain.ProtoReflect.Descriptor instead.
+func (*Remain) Descriptor() ([]byte, []int) {
+	return file_ashlar_healing_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Remain) GetPg() uint32 {
+	if x != nil {
+		return x.Pg
+	}
+	return 0
+}
+
+func (x *Remain) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Remain) GetShards() uint64 {
+	if x != nil {
+		return x.Shards
+	}
+	return 0
+}
+
+func (x *Remain) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *Remain) GetVolumes() [][]byte {
+	if x != nil {
+		return x.Volumes
+	}
+	return nil
+}
+
+// Recoding is how far the groups of a smaller code have come on their way to a better one.
+type Recoding struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Groups         uint32                 `protobuf:"varint,1,opt,name=groups,proto3" json:"groups,omitempty"`
+	BytesLeft      uint64                 `protobuf:"varint,2,opt,name=bytes_left,json=bytesLeft,proto3" json:"bytes_left,omitempty"` // on stores, redundancy counted
+	BytesPerSecond uint64                 `protobuf:"varint,3,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	SecondsLeft    uint64                 `protobuf:"varint,4,opt,name=seconds_left,json=secondsLeft,proto3" json:"seconds_left,omitempty"` // 0: unknown
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Recoding) Reset() {
+	*x = Recoding{}
+	mi := &file_ashlar_healing_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Recoding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Recoding) ProtoMessage() {}
+
+func (x *Recoding) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_healing_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Recoding.ProtoReflect.Descriptor instead.
+func (*Recoding) Descriptor() ([]byte, []int) {
+	return file_ashlar_healing_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Recoding) GetGroups() uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
+func (x *Recoding) GetBytesLeft() uint64 {
+	if x != nil {
+		return x.BytesLeft
+	}
+	return 0
+}
+
+func (x *Recoding) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *Recoding) GetSecondsLeft() uint64 {
+	if x != nil {
+		return x.SecondsLeft
+	}
+	return 0
+}
+
 // SetClusterRequest changes settings of the whole cluster; what is not set stays.
 type SetClusterRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -126,7 +272,7 @@ type SetClusterRequest struct {
 
 func (x *SetClusterRequest) Reset() {
 	*x = SetClusterRequest{}
-	mi := &file_ashlar_healing_proto_msgTypes[1]
+	mi := &file_ashlar_healing_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -138,7 +284,7 @@ func (x *SetClusterRequest) String() string {
 func (*SetClusterRequest) ProtoMessage() {}
 
 func (x *SetClusterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_healing_proto_msgTypes[1]
+	mi := &file_ashlar_healing_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -151,7 +297,7 @@ func (x *SetClusterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetClusterRequest.ProtoReflect.Descriptor instead.
 func (*SetClusterRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_healing_proto_rawDescGZIP(), []int{1}
+	return file_ashlar_healing_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *SetClusterRequest) GetBalancingPaused() bool {
@@ -170,7 +316,7 @@ type ClusterSettings struct {
 
 func (x *ClusterSettings) Reset() {
 	*x = ClusterSettings{}
-	mi := &file_ashlar_healing_proto_msgTypes[2]
+	mi := &file_ashlar_healing_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -182,7 +328,7 @@ func (x *ClusterSettings) String() string {
 func (*ClusterSettings) ProtoMessage() {}
 
 func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_healing_proto_msgTypes[2]
+	mi := &file_ashlar_healing_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -195,7 +341,7 @@ func (x *ClusterSettings) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSettings.ProtoReflect.Descriptor instead.
 func (*ClusterSettings) Descriptor() ([]byte, []int) {
-	return file_ashlar_healing_proto_rawDescGZIP(), []int{2}
+	return file_ashlar_healing_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClusterSettings) GetBalancingPaused() bool {
@@ -218,7 +364,19 @@ const file_ashlar_healing_proto_rawDesc = "" +
 	"\n" +
 	"bytes_left\x18\x05 \x01(\x04R\tbytesLeft\x12(\n" +
 	"\x10bytes_per_second\x18\x06 \x01(\x04R\x0ebytesPerSecond\x12!\n" +
-	"\fseconds_left\x18\a \x01(\x04R\vsecondsLeft\"X\n" +
+	"\fseconds_left\x18\a \x01(\x04R\vsecondsLeft\"z\n" +
+	"\x06Remain\x12\x0e\n" +
+	"\x02pg\x18\x01 \x01(\rR\x02pg\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\rR\aversion\x12\x16\n" +
+	"\x06shards\x18\x03 \x01(\x04R\x06shards\x12\x14\n" +
+	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\x12\x18\n" +
+	"\avolumes\x18\x05 \x03(\fR\avolumes\"\x8e\x01\n" +
+	"\bRecoding\x12\x16\n" +
+	"\x06groups\x18\x01 \x01(\rR\x06groups\x12\x1d\n" +
+	"\n" +
+	"bytes_left\x18\x02 \x01(\x04R\tbytesLeft\x12(\n" +
+	"\x10bytes_per_second\x18\x03 \x01(\x04R\x0ebytesPerSecond\x12!\n" +
+	"\fseconds_left\x18\x04 \x01(\x04R\vsecondsLeft\"X\n" +
 	"\x11SetClusterRequest\x12.\n" +
 	"\x10balancing_paused\x18\x01 \x01(\bH\x00R\x0fbalancingPaused\x88\x01\x01B\x13\n" +
 	"\x11_balancing_paused\"<\n" +
@@ -237,11 +395,13 @@ func file_ashlar_healing_proto_rawDescGZIP() []byte {
 	return file_ashlar_healing_proto_rawDescData
 }
 
-var file_ashlar_healing_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_ashlar_healing_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_ashlar_healing_proto_goTypes = []any{
 	(*Balance)(nil),           // 0: ashlar.v1.Balance
-	(*SetClusterRequest)(nil), // 1: ashlar.v1.SetClusterRequest
-	(*ClusterSettings)(nil),   // 2: ashlar.v1.ClusterSettings
+	(*Remain)(nil),            // 1: ashlar.v1.Remain
+	(*Recoding)(nil),          // 2: ashlar.v1.Recoding
+	(*SetClusterRequest)(nil), // 3: ashlar.v1.SetClusterRequest
+	(*ClusterSettings)(nil),   // 4: ashlar.v1.ClusterSettings
 }
 var file_ashlar_healing_proto_depIdxs = []int32{
 	0, // [0:0] is the sub-list for method output_type
@@ -256,14 +416,14 @@ func file_ashlar_healing_proto_init() {
 	if File_ashlar_healing_proto != nil {
 		return
 	}
-	file_ashlar_healing_proto_msgTypes[1].OneofWrappers = []any{}
+	file_ashlar_healing_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_healing_proto_rawDesc), len(file_ashlar_healing_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

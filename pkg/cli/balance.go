@@ -64,6 +64,28 @@ func viewBalance(b *api.Balance) balanceView {
 // balancePausedApart is how far apart stores are when a pause is worth a word.
 const balancePausedApart = 0.10
 
+type recodingView struct {
+	Groups         uint32 `json:"groups"` // that were given a better code
+	BytesLeft      uint64 `json:"bytesLeft"`
+	BytesPerSecond uint64 `json:"bytesPerSecond"`
+	SecondsLeft    uint64 `json:"secondsLeft"`
+}
+
+func viewRecoding(x *api.Recoding) recodingView {
+	return recodingView{x.GetGroups(), x.GetBytesLeft(), x.GetBytesPerSecond(), x.GetSecondsLeft()}
+}
+
+func printRecoding(w io.Writer, x *api.Recoding) {
+	if x.GetGroups() == 0 {
+		return
+	}
+	fmt.Fprintf(w, "recode  %d groups have a better code, %s on stores to be coded anew", x.Groups, size(x.BytesLeft))
+	if x.SecondsLeft > 0 {
+		fmt.Fprintf(w, " at %s/s, about %s", size(x.BytesPerSecond), time.Duration(x.SecondsLeft)*time.Second)
+	}
+	fmt.Fprintln(w)
+}
+
 func printBalance(w io.Writer, b *api.Balance) {
 	switch {
 	case b.GetActive():

@@ -31,6 +31,10 @@ func TestBalancingIsShown(t *testing.T) {
 	if s := decode[map[string]any](t, x.must("status -o json"))["balance"].(map[string]any); s["paused"] != true || s["apartPercent"].(float64) < 33 {
 		t.Error(s)
 	}
+	x.fake.status.Recoding = &api.Recoding{Groups: 3, BytesLeft: 2 << 30, BytesPerSecond: 1 << 20, SecondsLeft: 2048}
+	if out := x.must("status"); !strings.Contains(out, "recode  3 groups have a better code, 2 GiB on stores to be coded anew at 1 MiB/s, about 34m8s\n") {
+		t.Error(out)
+	}
 	x.must("cluster set --rebalance on")
 	if out := x.must("status"); strings.Contains(out, "balance") {
 		t.Error(out)

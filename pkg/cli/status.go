@@ -35,6 +35,7 @@ type statusView struct {
 	Disks         []diskView    `json:"disks"`
 	Repair        repairView    `json:"repair"`
 	Balance       balanceView   `json:"balance"`
+	Recoding      recodingView  `json:"recoding"`
 	Summary       string        `json:"summary"` // the health in words: what, how much, which margin is left
 	Room          roomView      `json:"room"`
 	Cleaning      cleaningView  `json:"cleaning"`
@@ -111,7 +112,7 @@ func viewStatus(r *api.StatusReply) statusView {
 	c := r.GetCounts()
 	v := statusView{
 		Cluster: r.ClusterId, Health: healthWord(r.Health), Reasons: []reasonView{}, ReasonsTotal: r.ReasonsTotal,
-		CapacityBytes: r.CapacityBytes, UsedBytes: r.UsedBytes, UnpackedBytes: r.UnpackedBytes, Repair: viewRepair(r.Repair), Balance: viewBalance(r.Balance),
+		CapacityBytes: r.CapacityBytes, UsedBytes: r.UsedBytes, UnpackedBytes: r.UnpackedBytes, Repair: viewRepair(r.Repair), Balance: viewBalance(r.Balance), Recoding: viewRecoding(r.Recoding),
 		Summary: r.Summary, Room: viewRoom(r.Room), Cleaning: viewCleaning(r.Cleaning), Risk: viewRisk(r.Risk),
 		Counts: countsView{
 			Metads: c.GetMetads(), MetadsUp: c.GetMetadsUp(), Blockds: c.GetHosts(), BlockdsUp: c.GetHostsUp(),
@@ -216,6 +217,7 @@ func (c *statusCommand) print(w io.Writer, r *api.StatusReply) {
 		fmt.Fprintf(w, "groups  %d+%d: %d%s\n", p.K, p.M, p.Pgs, margins(p))
 	}
 	printRepair(w, r.GetRepair())
+	printRecoding(w, r.GetRecoding())
 	printBalance(w, r.GetBalance())
 	printCleaning(w, r.GetCleaning())
 	fmt.Fprintf(w, "disks   %d, %d attached%s, %s not packed yet\n", n.GetDisks(), n.GetDisksAttached(), oddDisks(n), size(r.UnpackedBytes))

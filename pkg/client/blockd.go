@@ -114,6 +114,7 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 			beat.Repairs = append(beat.Repairs, &api.RepairBeat{Pg: uint32(x.PG), Version: x.Version, Whole: x.Whole, SegmentsDone: x.Done, SegmentsLeft: x.Left,
 				BytesDone: x.BytesDone, BytesLeft: x.BytesLeft, BytesPerSecond: x.BytesPerSecond, Stuck: x.Stuck, Problem: x.Problem})
 		}
+		beat.Remains = api.FromRemains(s.Remains)
 		beat.Care, beat.Stuck = api.FromCare(s.Care), api.FromSegments(s.Stuck, cluster.StuckMax)
 		for _, p := range s.Scrubs {
 			beat.Scrubs = append(beat.Scrubs, api.FromScrub(p))

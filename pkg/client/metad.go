@@ -147,6 +147,7 @@ type StoreBeat struct {
 	Traffic cluster.StoreTraffic
 	Groups  []cluster.GroupUse
 	Use     *cluster.VolumeUsePage // goes round; nil: nothing is told
+	Remains []cluster.Remain       // of groups that were given a better code
 }
 
 // RepairBeat is how far a store has come with the shards of one group.

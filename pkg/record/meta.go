@@ -58,7 +58,7 @@ type Moved struct {
 	From          []id.Location // one for each slot
 }
 
-// Rewritten says that a segment has another generation, with fewer slots kept and the rest as they were.
+// Rewritten says that a segment has another generation, with fewer slots kept or of another code, and the rest as it was.
 type Rewritten struct {
 	Segment id.Segment
 	Entry   blockmap.Entry

@@ -98,10 +98,17 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 	c.measure(now)
 	allowed, share, _ := c.cleanPace()
 	space := c.usage.Slots-c.usage.Live > allowed
-	if !space && c.usage.Small < mergeMin || !c.takeClean(now) {
+	clean, recode := space || c.usage.Small >= mergeMin, c.recodeDue(now)
+	if !clean && !recode || !c.takeClean(now) {
 		return
 	}
-	job := c.pick(now, space, share)
+	var job *CleanJob
+	if recode && (!clean || !c.recode.justDid) {
+		job = c.pickRecode(now)
+	}
+	if c.recode.justDid = job != nil; job == nil && clean {
+		job = c.pick(now, space, share)
+	}
 	if job == nil {
 		c.leaveClean()
 		s.next = now + cleanRetry
@@ -217,7 +224,7 @@ func (c *Core) deleteOlder(position id.LSN, fx *Effects) {
 		if o.position > position {
 			return false
 		}
-		if _, ok := c.table.Get(o.segment); ok && !c.deletes[o.segment] { // else the segment goes, with all of them
+		if _, ok := c.entryOf(o.segment); ok && !c.deletes[o.segment] { // else the segment goes, with all of them
 			fx.Deletes = append(fx.Deletes, Delete{Segment: o.segment, Where: o.where, Upto: o.upto, replaced: o.now})
 		}
 		return true
@@ -226,23 +233,27 @@ func (c *Core) deleteOlder(position id.LSN, fx *Effects) {
 
 // olderDeleted: the shards that o was about are gone everywhere.
 func (c *Core) olderDeleted(d Delete) {
-	if e, ok := c.table.Get(d.Segment); ok && e.Generation == d.replaced {
+	if e, ok := c.entryOf(d.Segment); ok && e.Generation == d.replaced {
 		e.Flags &^= blockmap.Older
-		c.table.Put(d.Segment, e)
+		c.putEntry(d.Segment, e)
 	}
 	c.stats.GenerationsDeleted++
 }
 
 // findOlder lists the segments of a loaded table of which an older generation may still be there.
 func (c *Core) findOlder(position id.LSN) {
-	c.table.Range(0, func(s id.Segment, e blockmap.Entry) bool {
+	look := func(s id.Segment, e blockmap.Entry) bool {
 		if e.Flags&blockmap.Older != 0 {
 			c.clean.older = append(c.clean.older, older{
 				segment: s, where: whereOf(e), upto: before(e.Generation), now: e.Generation, position: position,
 			})
 		}
 		return true
-	})
+	}
+	c.table.Range(0, look)
+	for s, e := range c.pageSegs {
+		look(s, e)
+	}
 }
 
 // before names all generations that are older than g. Those of one epoch begin at 1.

@@ -21,6 +21,8 @@ import (
 // committed. The shell fills in what the effect asked for and gives it back.
 type CleanJob struct {
 	Rewrite bool
+	recode  bool // what it writes is coded otherwise than before
+	whole   bool // all that there is is kept, nobody is asked
 	Victims []*Victim
 	// Blocks is what lives, in the order in which it is put. The shell reads each into
 	// its Data and notes the CRC-32C of that.
@@ -80,6 +82,10 @@ func (c *Core) CleanListed(now time.Duration, j *CleanJob, fx *Effects) {
 		return false
 	})
 	j.phase = cleanJudging
+	if j.whole {
+		c.judgeWhole(j)
+		j.victim = len(j.Victims)
+	}
 	c.cleanOn(now, fx)
 	c.absorb(now, fx)
 }
@@ -173,7 +179,7 @@ func (c *Core) judgeMisses(now time.Duration, v *Victim, slot int, of pageOwner,
 // map has of it is not understood, and left alone.
 func (c *Core) judged(now time.Duration, j *CleanJob, fx *Effects) {
 	for _, v := range j.Victims {
-		e, ok := c.table.Get(v.Segment)
+		e, ok := c.entryOf(v.Segment)
 		switch {
 		case !ok || e.Generation != v.Where.Generation:
 			c.endClean(now, 0)
@@ -183,7 +189,7 @@ func (c *Core) judged(now time.Duration, j *CleanJob, fx *Effects) {
 			c.stats.CleanProblem = fmt.Sprintf("the headers of segment %s name %d live slots of %d", v.Segment, v.live, e.Live)
 			c.endClean(now, cleanRetry)
 			return
-		case j.Rewrite && v.live == int(e.Stored()):
+		case j.Rewrite && !j.recode && v.live == int(e.Stored()):
 			c.leaveAlone(now, v.Segment)
 		}
 	}
@@ -250,17 +256,17 @@ func (c *Core) cleanPlace(now time.Duration, j *CleanJob, p *PackJob, fx *Effect
 	}
 	v := j.Victims[0]
 	g := c.groups.lively[v.Segment.PG()]
-	e, there := c.table.Get(v.Segment)
+	e, there := c.entryOf(v.Segment)
 	if !there || c.deletes[v.Segment] || !c.groups.rewritable(now, v.Segment.PG()) {
 		return false
 	}
 	c.clean.number = max(c.clean.number, 1) + 1 // the first generation of any segment of this epoch is 1
 	p.Segment = v.Segment
 	p.Entry = g.entry(id.Generation{Epoch: c.cfg.Epoch, N: c.clean.number}, int(e.Slots))
-	p.Entry.Kept = uint16(len(p.Blocks))
-	if p.Entry.Kept == e.Slots {
-		return false // nothing to drop
+	if len(p.Blocks) == int(e.Slots) {
+		return j.recode // else there is nothing to drop
 	}
+	p.Entry.Kept = uint16(len(p.Blocks))
 	p.Slots = make([]uint64, e.Slots)
 	for i := range j.Blocks {
 		p.Slots[j.Blocks[i].Location.Slot()] = j.Blocks[i].Entry
@@ -300,7 +306,7 @@ func (c *Core) cleanCommit(now time.Duration, j *CleanJob, fx *Effects) {
 	a := &commitState{clean: j}
 	var rec []byte
 	if j.Rewrite {
-		if e, ok := c.table.Get(j.pack.Segment); !ok || c.deletes[j.pack.Segment] || e.Generation != j.Victims[0].Where.Generation {
+		if e, ok := c.entryOf(j.pack.Segment); !ok || c.deletes[j.pack.Segment] || e.Generation != j.Victims[0].Where.Generation {
 			c.endClean(now, 0) // it went meanwhile, and its shards of all generations go with it
 			c.drained(now, fx)
 			return
@@ -346,6 +352,10 @@ func (c *Core) cleaned(now time.Duration, j *CleanJob, fx *Effects) {
 	}
 	c.stats.CleanProblem = ""
 	_, _, rate := c.cleanPace()
+	if j.recode {
+		st.SegmentsRecoded++
+		rate = c.recodeRate()
+	}
 	pause := time.Duration(len(j.Blocks)) * block.Size * time.Second / time.Duration(max(rate, 1))
 	if pause < cleanPauseMin { // no tick is as short
 		pause, fx.Again = 0, true
@@ -381,7 +391,7 @@ func (c *Core) applyMoved(a *commitState, s *record.CommitSegment, budget *int) 
 // applyRewritten gives a segment its new generation. It may be gone: it died after it was judged.
 func (c *Core) applyRewritten(a *commitState) {
 	w := a.rewritten
-	was, ok := c.table.Get(w.Segment)
+	was, ok := c.entryOf(w.Segment)
 	if !ok || !was.Generation.Less(w.Entry.Generation) {
 		return
 	}
@@ -390,7 +400,7 @@ func (c *Core) applyRewritten(a *commitState) {
 	if e.Live > e.Stored() || e.Slots != was.Slots {
 		panic(fmt.Sprintf("volume %s: segment %s with %d live slots was rewritten with %d", c.cfg.Volume, w.Segment, e.Live, e.Stored()))
 	}
-	c.table.Put(w.Segment, e)
+	c.putEntry(w.Segment, e)
 	c.check.deadBytes += int64(was.Stored()) * block.Size // all of the older one
 	c.clean.older = append(c.clean.older, older{
 		segment: w.Segment, where: whereOf(was), upto: before(e.Generation), now: e.Generation, position: a.position,

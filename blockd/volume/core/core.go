@@ -92,6 +92,7 @@ type Core struct {
 	deletes  map[id.Segment]bool // on their way
 	usage    usage
 	clean    cleanState
+	recode   recodeState
 	reap     reapState
 	snaps    snapState
 	archive  foreignState
@@ -127,6 +128,7 @@ type Stats struct {
 	PageBytes uint64
 	// Cleaning: a job is under way. Counts since the volume was opened; BlocksCleaned were written for it.
 	Cleaning           bool
+	SegmentsRecoded    uint64 // of those rewritten
 	SegmentsRewritten  uint64
 	SegmentsMerged     uint64
 	BlocksCleaned      uint64

@@ -32,6 +32,8 @@ type groupView struct {
 	others   []group // every store lives, but one is full, or metad has better ones
 	nextOne  int
 	versions map[id.PG]uint32           // the newest of every group
+	mixed    map[id.PG]bool             // those of which a kept version has another code than the newest
+	urgent   bool                       // and such a version misses a store
 	suspects map[id.Store]time.Duration // until when
 	down     map[id.Store]bool
 	short    bool            // others only: stores are full
@@ -59,6 +61,7 @@ func (c *Core) Topology(now time.Duration, t *cluster.Topology, fx *Effects) {
 		return
 	}
 	g.take(t)
+	c.recode.looked, c.recode.next = false, 0
 	if g.full() {
 		c.refuseRoom(fx)
 	}
@@ -85,10 +88,18 @@ func (g *groupView) take(t *cluster.Topology) {
 	}
 	g.groups, g.others, g.short = g.groups[:0], g.others[:0], false
 	clear(g.versions)
+	g.mixed, g.urgent = nil, false
 	for i := range t.PGs {
 		p := &t.PGs[i]
 		v := p.Current()
 		g.versions[p.Number] = v.Version
+		if slices.ContainsFunc(p.Versions, func(o cluster.PGVersion) bool { return o.K != v.K || o.M != v.M }) {
+			if g.mixed == nil {
+				g.mixed = make(map[id.PG]bool)
+			}
+			g.mixed[p.Number] = true
+			g.urgent = g.urgent || slices.ContainsFunc(p.Members(), func(r cluster.StoreRef) bool { return !t.Usable(r) })
+		}
 		stores := make([]id.Store, len(v.Stores))
 		usable, full := true, false
 		for j, ref := range v.Stores {

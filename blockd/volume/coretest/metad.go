@@ -145,6 +145,27 @@ func (f *Metad) BumpPG(n id.PG) {
 	f.publishLocked()
 }
 
+// RecodePG gives a group a newer version of another code: 1+2 if it has a wider one, else k+m.
+func (f *Metad) RecodePG(n id.PG, k, m uint8) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for i := range f.pgs {
+		if p := &f.pgs[i]; p.Number == n {
+			v := p.Current()
+			v.Version++
+			if v.K > 1 {
+				k, m = 1, 2
+			}
+			v.K, v.M, v.Stores = k, m, nil
+			for s := range int(k + m) {
+				v.Stores = append(v.Stores, f.stores[s%len(f.stores)].StoreRef)
+			}
+			p.Versions = append(slices.Clone(p.Versions), v)
+		}
+	}
+	f.publishLocked()
+}
+
 // PGs gives the numbers of all groups.
 func (f *Metad) PGs() (out []id.PG) {
 	f.mu.Lock()

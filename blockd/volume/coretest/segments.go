@@ -31,13 +31,14 @@ func (s *segments) put(e id.Epoch, name id.Segment, entry blockmap.Entry, j *cor
 	if g, ok := s.w.Metad.Topology().PG(name.PG()); !ok || g.Current().Version != entry.PGVersion {
 		return fmt.Errorf("put into an old version of group %d: %w", name.PG(), errs.ErrStaleEpoch)
 	}
+	first := entry.Generation.N == 1 && j.Lane != core.LaneHydrate // all others are rewritten
 	if t, ok := s.tombs[name]; ok && !t.Less(entry.Generation) {
-		if j.Slots == nil && j.Lane != core.LaneHydrate {
+		if first {
 			s.w.Fail(fmt.Errorf("segment %s is put again", name))
 		}
 		return fmt.Errorf("put segment %s %s, deleted: %w", name, entry.Generation, errs.ErrNotFound)
 	}
-	if s.at[name][entry.Generation] != nil || j.Slots == nil && j.Lane != core.LaneHydrate && s.at[name] != nil {
+	if s.at[name][entry.Generation] != nil || first && s.at[name] != nil {
 		s.w.Fail(fmt.Errorf("segment %s %s is put again", name, entry.Generation))
 	}
 	if entry.Generation.Epoch != e {

@@ -243,6 +243,9 @@ func (w *World) step() {
 	case w.chance(w.cfg.PackFails / 20):
 		pgs := w.Metad.PGs()
 		w.Metad.BumpPG(pgs[w.rng.IntN(len(pgs))])
+	case w.chance(w.cfg.PackFails / 40):
+		pgs := w.Metad.PGs()
+		w.Metad.RecodePG(pgs[w.rng.IntN(len(pgs))], 2, 1)
 	case w.chance(w.cfg.MetadFails / 20):
 		w.Metad.SetAway(true)
 		w.later("metad is back", func() { w.Metad.SetAway(false) })
