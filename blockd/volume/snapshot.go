@@ -17,6 +17,12 @@ import (
 // on two stores, and every later owner has the snapshot. The same id again is the same
 // snapshot. After another error it may be there or not.
 func (v *Volume) TakeSnapshot(ctx context.Context, s id.Snapshot) error {
+	return v.TakeHeld(ctx, s, 0)
+}
+
+// TakeHeld is TakeSnapshot with a hold behind the mark: nothing that comes after it is acknowledged or read before
+// ReleaseHold, or until hold has passed. An error of class errs.ErrConflict: there is a hold already.
+func (v *Volume) TakeHeld(ctx context.Context, s id.Snapshot, hold time.Duration) error {
 	done := make(chan error, 1)
 	fx := effects.Get().(*core.Effects)
 	v.mu.Lock()
@@ -25,7 +31,7 @@ func (v *Volume) TakeSnapshot(ctx context.Context, s id.Snapshot) error {
 		effects.Put(fx)
 		return fmt.Errorf("take snapshot %s: %w", s, errs.ErrStaleEpoch)
 	}
-	v.core.Submit(v.cfg.Clock.Now(), &core.Op{Kind: core.OpMark, Snapshot: id.Raw(s), User: done}, fx)
+	v.core.Submit(v.cfg.Clock.Now(), &core.Op{Kind: core.OpMark, Snapshot: id.Raw(s), Hold: hold, User: done}, fx)
 	v.unlock(fx)
 	var err error
 	select {
@@ -38,6 +44,14 @@ func (v *Volume) TakeSnapshot(ctx context.Context, s id.Snapshot) error {
 	}
 	v.log.Info("snapshot taken", "snapshot", s.String())
 	return nil
+}
+
+// ReleaseHold ends the hold of TakeHeld, and tells whether it stood until now.
+func (v *Volume) ReleaseHold(s id.Snapshot) (stood bool) {
+	v.step(func(now time.Duration, fx *core.Effects) {
+		stood = v.opener == nil && v.core.ReleaseHold(now, id.Raw(s), fx)
+	})
+	return stood
 }
 
 // DropSnapshot deletes a snapshot. When it returns nil nothing of it is in any checkpoint

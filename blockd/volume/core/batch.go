@@ -112,7 +112,7 @@ func (c *Core) pump(now time.Duration, fx *Effects) {
 	if c.corks > 0 && len(c.queue) == 0 {
 		return // more is coming at once; Uncork comes back here
 	}
-	for len(c.inflight) < c.cfg.Limits.BatchesInFlight && c.journal.Room(storeproto.Journal) {
+	for len(c.inflight) < c.cfg.Limits.BatchesInFlight && c.journal.Room(storeproto.Journal) && !c.holding() {
 		b := c.open
 		if len(c.queue) > 0 {
 			b = c.queue[0]

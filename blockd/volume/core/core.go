@@ -59,6 +59,7 @@ type Core struct {
 	open     *appendBatch   // being filled
 	queue    []*appendBatch // full, not sent
 	corks    int            // above zero: more writes are coming at once
+	keep     hold           // nothing behind a mark is sent
 	inflight []*appendBatch // sent, not acknowledged, in LSN order
 	entering []*appendBatch // scratch
 	barriers []*Op          // sub-block writes and flushes that wait for an acknowledgement

@@ -45,6 +45,8 @@ type Op struct {
 
 	// Snapshot is what a read or status is of, zero for the disk itself, and what a mark makes.
 	Snapshot id.Raw
+	// Hold keeps back what comes after a mark, for that long at most; see hold.go.
+	Hold time.Duration
 	// Since makes a status tell what differs from a snapshot; see changes.go.
 	Since id.Raw
 

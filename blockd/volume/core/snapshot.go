@@ -72,9 +72,12 @@ func (c *Core) takeMark(now time.Duration, op *Op, fx *Effects) {
 		c.wait(now, op, c.taken, fx)
 	case len(s.list)+len(s.marks) >= record.SnapshotsMax:
 		c.finish(op, errTooMany, fx)
+	case op.Hold > 0 && c.keep.until != 0:
+		c.finish(op, errHeld, fx)
 	default:
 		op.mark = c.noteMark(record.SnapshotMark{Snapshot: op.Snapshot})
 		c.add(op)
+		c.beginHold(now, op)
 		c.pump(now, fx)
 	}
 }

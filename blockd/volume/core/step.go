@@ -119,6 +119,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.startClean(now, fx)
 	c.startHydrate(now, fx)
 	c.startReap(now, fx)
+	c.endHold(now)
 	corks := c.corks
 	c.corks = 0 // a client that was slow between a Cork and its Uncork holds nobody up for long
 	c.pump(now, fx)
