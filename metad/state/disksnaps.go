@@ -102,7 +102,7 @@ func (m *Machine) SnapshotWork() []*Volume {
 // countSnapshots keeps snapWork.
 func (m *Machine) countSnapshots(v *Volume, present bool) {
 	work := func(s cluster.Snapshot) bool {
-		return s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotDeleting
+		return s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotGrouped || s.State == cluster.SnapshotDeleting
 	}
 	if present && !v.Deleted && slices.ContainsFunc(v.Snapshots, work) {
 		m.snapWork[v.ID] = struct{}{}
@@ -232,8 +232,8 @@ func readSnapshots(r *codec.Reader, v *Volume) {
 		var s cluster.Snapshot
 		r.Fill(s.ID[:])
 		s.Name, s.Size, s.Created, s.State = r.String(NameMax), r.U64(), readTime(r), cluster.SnapshotState(r.U8())
-		if s.State < cluster.SnapshotCreating || s.State > cluster.SnapshotHidden {
-			r.Fail("state of a snapshot", uint64(cluster.SnapshotHidden), uint64(s.State))
+		if s.State < cluster.SnapshotCreating || s.State > cluster.SnapshotGrouped {
+			r.Fail("state of a snapshot", uint64(cluster.SnapshotGrouped), uint64(s.State))
 		}
 		v.Snapshots = append(v.Snapshots, s)
 	}

@@ -34,7 +34,7 @@ func Needs(c Command) uint16 {
 		return LevelEvents
 	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
 		return LevelSnapshots
-	case *CreateClone, *TellLineage, *SetBalancing, *RecodeGroup, *ForgetCodes, *CreateRestored, *RestoreWhole, *SetHydrate:
+	case *CreateClone, *TellLineage, *SetBalancing, *RecodeGroup, *ForgetCodes, *CreateRestored, *RestoreWhole, *SetHydrate, *CreateSnapshots, *EndSnapshots:
 		return LevelTime
 	case *AddEnsemble:
 		if c.Better {

@@ -91,7 +91,11 @@ func (s *script) later() Command {
 	if s.pick("of lineage", 4) == 0 {
 		return s.lineage(v)
 	}
-	switch s.pick("of a snapshot", 11) {
+	switch s.pick("of a snapshot", 13) {
+	case 11:
+		return &CreateSnapshots{Members: s.group(v, n), NowMS: 9}
+	case 12:
+		return &EndSnapshots{Members: s.group(v, n), OK: s.pick("ok", 2) == 0, Name: fmt.Sprintf("s%d", s.pick("name", 3))}
 	case 8:
 		return &CreateRestored{Create: CreateVolume{ID: id.Volume{byte(s.pick("id", 40))}, Name: fmt.Sprintf("v%d", s.pick("name", 9)), Size: 1 << 30,
 			RequestID: fmt.Sprint(s.pick("request", 3))}, Manifest: "m", Segments: uint32(s.pick("segments", 3)), PGs: []id.PG{id.PG(s.pick("pg", 3))}}
@@ -110,6 +114,12 @@ func (s *script) later() Command {
 	}
 	return &AddEvents{Events: []Event{{AtMS: 1, Severity: Severity(s.pick("severity", 5)), Kind: "k", About: "disk", Text: "x",
 		Origin: EventOrigin{Holder: s.holder(), N: uint64(s.pick("n", 4))}}}}
+}
+
+// group draws the snapshots of one or two disks.
+func (s *script) group(v *Volume, n id.Snapshot) []GroupMember {
+	w := s.volume()
+	return []GroupMember{{v.ID, n, s.epoch(v)}, {w.ID, n, s.epoch(w)}}[:1+s.pick("members", 2)]
 }
 
 func (s *script) command() Command {
@@ -444,6 +454,9 @@ func goldenTime() []Command {
 		&CreateClone{CreateVolume: CreateVolume{ID: id.Volume{5}, Name: "clone", Size: 4 << 30, RequestID: "c", NowMS: 1700000000300}, Origin: originOf(v, id.Snapshot{1}, 77)},
 		&DeleteSnapshot{Volume: v, ID: id.Snapshot{1}}, // it is hidden
 		&SetBalancing{Paused: true},
+		&CreateSnapshots{Members: []GroupMember{{Volume: v, ID: id.Snapshot{9}}}, NowMS: 1700000000301},
+		&EndSnapshots{Members: []GroupMember{{Volume: v, ID: id.Snapshot{9}, Epoch: 3}}, OK: true, Name: "together"},
+		&CreateSnapshots{Members: []GroupMember{{Volume: v, ID: id.Snapshot{10}}}, NowMS: 1700000000302},
 		&TellLineage{Volumes: []LineageSighting{{Volume: v, Epoch: 3, Meta: 70, Origin: new(originOf(id.Volume{2}, id.Snapshot{8}, 66)), Snapshots: []SnapshotSighting{{ID: id.Snapshot{1}, Size: 1 << 30}}}}},
 		&RecodeGroup{PG: 1, At: 2, K: 2, M: 1, Stores: []cluster.StoreRef{storeRef(1, 1), storeRef(2, 1), storeRef(4, 2)}},
 		&ForgetCodes{PG: 1, At: 3},

@@ -3056,7 +3056,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3347,7 +3347,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xa2\f\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xf7\f\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3371,7 +3371,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.Disk\x127\n" +
 	"\bMoveDisk\x12\x1a.ashlar.v1.MoveDiskRequest\x1a\x0f.ashlar.v1.Disk\x12G\n" +
-	"\x0eCreateSnapshot\x12 .ashlar.v1.CreateSnapshotRequest\x1a\x13.ashlar.v1.Snapshot\x12O\n" +
+	"\x0eCreateSnapshot\x12 .ashlar.v1.CreateSnapshotRequest\x1a\x13.ashlar.v1.Snapshot\x12S\n" +
+	"\x0fCreateSnapshots\x12!.ashlar.v1.CreateSnapshotsRequest\x1a\x1d.ashlar.v1.ListSnapshotsReply\x12O\n" +
 	"\rListSnapshots\x12\x1f.ashlar.v1.ListSnapshotsRequest\x1a\x1d.ashlar.v1.ListSnapshotsReply\x12G\n" +
 	"\x0eDeleteSnapshot\x12 .ashlar.v1.DeleteSnapshotRequest\x1a\x13.ashlar.v1.Snapshot\x12F\n" +
 	"\n" +
@@ -3450,14 +3451,15 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*QoS)(nil),                     // 48: ashlar.v1.QoS
 	(*DiskOrigin)(nil),              // 49: ashlar.v1.DiskOrigin
 	(*CloneDiskRequest)(nil),        // 50: ashlar.v1.CloneDiskRequest
-	(*ListEventsRequest)(nil),       // 51: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 52: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 53: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 54: ashlar.v1.SetClusterRequest
-	(*ListEventsReply)(nil),         // 55: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 56: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 57: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 58: ashlar.v1.ClusterSettings
+	(*CreateSnapshotsRequest)(nil),  // 51: ashlar.v1.CreateSnapshotsRequest
+	(*ListEventsRequest)(nil),       // 52: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 53: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 54: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 55: ashlar.v1.SetClusterRequest
+	(*ListEventsReply)(nil),         // 56: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 57: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 58: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 59: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3507,38 +3509,40 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	34, // 44: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
 	35, // 45: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
 	37, // 46: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	38, // 47: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 48: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	51, // 49: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	52, // 50: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 51: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	53, // 52: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	54, // 53: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 54: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 55: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 56: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 57: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 58: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	21, // 59: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 60: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 61: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 62: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 63: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 64: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 65: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 66: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 67: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 68: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 69: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 70: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 71: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	55, // 72: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	56, // 73: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 74: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	57, // 75: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	58, // 76: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	54, // [54:77] is the sub-list for method output_type
-	31, // [31:54] is the sub-list for method input_type
+	51, // 47: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	38, // 48: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 49: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	52, // 50: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	53, // 51: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 52: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	54, // 53: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	55, // 54: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 55: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 56: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 57: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 58: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 59: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	21, // 60: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 61: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 62: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 63: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 64: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 65: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 66: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 67: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 68: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 69: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 70: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 71: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	39, // 72: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 73: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	56, // 74: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	57, // 75: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 76: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	58, // 77: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	59, // 78: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	55, // [55:79] is the sub-list for method output_type
+	31, // [31:55] is the sub-list for method input_type
 	31, // [31:31] is the sub-list for extension type_name
 	31, // [31:31] is the sub-list for extension extendee
 	0,  // [0:31] is the sub-list for field type_name
@@ -3549,6 +3553,7 @@ func file_ashlar_cluster_proto_init() {
 	if File_ashlar_cluster_proto != nil {
 		return
 	}
+	file_ashlar_snapgroup_proto_init()
 	file_ashlar_care_proto_init()
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()

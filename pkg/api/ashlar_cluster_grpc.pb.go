@@ -37,6 +37,7 @@ const (
 	Cluster_AcceptLoss_FullMethodName       = "/ashlar.v1.Cluster/AcceptLoss"
 	Cluster_MoveDisk_FullMethodName         = "/ashlar.v1.Cluster/MoveDisk"
 	Cluster_CreateSnapshot_FullMethodName   = "/ashlar.v1.Cluster/CreateSnapshot"
+	Cluster_CreateSnapshots_FullMethodName  = "/ashlar.v1.Cluster/CreateSnapshots"
 	Cluster_ListSnapshots_FullMethodName    = "/ashlar.v1.Cluster/ListSnapshots"
 	Cluster_DeleteSnapshot_FullMethodName   = "/ashlar.v1.Cluster/DeleteSnapshot"
 	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
@@ -82,6 +83,10 @@ type ClusterClient interface {
 	// answer is not. Exists: the disk has one of that name. The same name while it is
 	// being taken waits for that one. Unavailable: it is asked for and will be taken, later.
 	CreateSnapshot(ctx context.Context, in *CreateSnapshotRequest, opts ...grpc.CallOption) (*Snapshot, error)
+	// Takes snapshots of several disks at one point in time: what was written to one of them because a write to another was
+	// acknowledged is in the group only with that write. All of them or none. Unavailable: a disk cannot be reached
+	// now, or is too slow; nothing is left of the attempt.
+	CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error)
 	// Those of one disk, or of all; at most 10,000, oldest first of each disk.
 	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error)
 	// Lets a snapshot go. It answers at once; the space comes back behind.
@@ -270,6 +275,16 @@ func (c *clusterClient) CreateSnapshot(ctx context.Context, in *CreateSnapshotRe
 	return out, nil
 }
 
+func (c *clusterClient) CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListSnapshotsReply)
+	err := c.cc.Invoke(ctx, Cluster_CreateSnapshots_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListSnapshotsReply)
@@ -376,6 +391,10 @@ type ClusterServer interface {
 	// answer is not. Exists: the disk has one of that name. The same name while it is
 	// being taken waits for that one. Unavailable: it is asked for and will be taken, later.
 	CreateSnapshot(context.Context, *CreateSnapshotRequest) (*Snapshot, error)
+	// Takes snapshots of several disks at one point in time: what was written to one of them because a write to another was
+	// acknowledged is in the group only with that write. All of them or none. Unavailable: a disk cannot be reached
+	// now, or is too slow; nothing is left of the attempt.
+	CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*ListSnapshotsReply, error)
 	// Those of one disk, or of all; at most 10,000, oldest first of each disk.
 	ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsReply, error)
 	// Lets a snapshot go. It answers at once; the space comes back behind.
@@ -451,6 +470,9 @@ func (UnimplementedClusterServer) MoveDisk(context.Context, *MoveDiskRequest) (*
 }
 func (UnimplementedClusterServer) CreateSnapshot(context.Context, *CreateSnapshotRequest) (*Snapshot, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateSnapshot not implemented")
+}
+func (UnimplementedClusterServer) CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*ListSnapshotsReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateSnapshots not implemented")
 }
 func (UnimplementedClusterServer) ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSnapshots not implemented")
@@ -782,6 +804,24 @@ func _Cluster_CreateSnapshot_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_CreateSnapshots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateSnapshotsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).CreateSnapshots(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_CreateSnapshots_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).CreateSnapshots(ctx, req.(*CreateSnapshotsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_ListSnapshots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListSnapshotsRequest)
 	if err := dec(in); err != nil {
@@ -978,6 +1018,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateSnapshot",
 			Handler:    _Cluster_CreateSnapshot_Handler,
+		},
+		{
+			MethodName: "CreateSnapshots",
+			Handler:    _Cluster_CreateSnapshots_Handler,
 		},
 		{
 			MethodName: "ListSnapshots",

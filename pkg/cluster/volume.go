@@ -98,11 +98,13 @@ const (
 	SnapshotDeleting
 	// SnapshotHidden is one that its owner deleted and that clones still need: it goes with the last of them.
 	SnapshotHidden
+	// SnapshotGrouped is one that is being taken with others: all of them become ready, or none.
+	SnapshotGrouped
 )
 
 func (s SnapshotState) String() string {
 	switch s {
-	case SnapshotCreating:
+	case SnapshotCreating, SnapshotGrouped:
 		return "creating"
 	case SnapshotReady:
 		return "ready"
