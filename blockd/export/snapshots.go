@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
-	"ashlar.dev/blockd/volume"
+	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
@@ -128,9 +129,22 @@ func (x *Exports) Snapshot(ctx context.Context, o client.SnapshotOrder) (id.Epoc
 	if err != nil {
 		return 0, fmt.Errorf("snapshot of disk %s: %w", o.Volume, err)
 	}
-	do := (*volume.Volume).TakeSnapshot
-	if o.Drop {
-		do = (*volume.Volume).DropSnapshot
+	switch {
+	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_PREPARE: // the disk is open
+	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_HOLD:
+		err = vol.TakeHeld(ctx, o.Snapshot, holdMax)
+	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_RELEASE:
+		if !vol.ReleaseHold(o.Snapshot) {
+			err = fmt.Errorf("what came after the snapshot of disk %s was not held back: %w", o.Volume, errs.ErrTimeout)
+		}
+	case o.Drop:
+		err = vol.DropSnapshot(ctx, o.Snapshot)
+	default:
+		err = vol.TakeSnapshot(ctx, o.Snapshot)
 	}
-	return vol.Epoch(), do(vol, ctx, o.Snapshot)
+	return vol.Epoch(), err
 }
+
+// holdMax is how long what comes after the mark of a snapshot that is taken with others is held back, if
+// metad does not end it before.
+const holdMax = time.Second

@@ -73,7 +73,7 @@ type server struct {
 	repairs  []filler // of the local stores, in their order
 	stack    *lifecycle.Stack
 	purging  sync.Map // of client.Purge: on their way
-	snapping sync.Map // of id.Snapshot: orders being carried out
+	snapping sync.Map // of snapping: orders being carried out
 	moving   sync.Map // of id.Volume: being handed off, or opened after it
 
 	repairing  *lifecycle.Group

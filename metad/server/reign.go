@@ -46,6 +46,8 @@ type reign struct {
 		changed  chan struct{}             // closed when top is replaced
 		snapped  chan struct{}             // closed when something about snapshots has changed
 		reminded map[id.Snapshot]id.Volume // that somebody waits for
+		groups   map[id.Snapshot]*groupStep
+		forgetAt time.Duration
 		counter  uint64
 		healthy  []cluster.StoreRef
 		settleAt time.Duration
@@ -139,6 +141,7 @@ func (r *reign) begin(ctx context.Context) error {
 	r.s.node.View(func(m *state.Machine) { r.mu.told = readTold(m) })
 	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
 	r.mu.changed, r.mu.snapped = make(chan struct{}), make(chan struct{})
+	r.mu.groups = make(map[id.Snapshot]*groupStep)
 	r.mu.mender.OutAfter = r.s.outAfter
 	r.refresh()
 	return nil
@@ -166,6 +169,7 @@ func (r *reign) run() bool {
 		r.promote()
 		r.raise()
 		r.mend()
+		r.forgetGroups()
 	}
 }
 

@@ -46,7 +46,7 @@ func (r *reign) tellSnapped() {
 // owns and that it is to open.
 func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 	out := &api.SnapshotOrders{}
-	reminded := r.reminders()
+	reminded, grouped := r.reminders(), r.groupSteps()
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
 		work := m.SnapshotWork()
 		for _, x := range reminded {
@@ -77,6 +77,9 @@ func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 				continue
 			}
 			for _, s := range v.Snapshots {
+				if step, due := grouped[s.ID]; due && s.State == cluster.SnapshotGrouped {
+					out.Orders = append(out.Orders, &api.SnapshotOrder{Volume: v.ID[:], Snapshot: s.ID[:], Step: step})
+				}
 				_, due := reminded[s.ID]
 				due = due && s.State == cluster.SnapshotReady || s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotDeleting
 				if due && len(out.Orders) < ordersMax {
@@ -131,6 +134,10 @@ func (b *blockdService) TellSnapshot(ctx context.Context, q *api.TellSnapshotReq
 		if e != nil {
 			return nil, b.s.fail(e)
 		}
+	}
+	if step := q.GetStep(); step != api.SnapshotStep_SNAPSHOT_STEP_NONE {
+		r.groupTold(s, step, id.Epoch(q.GetEpoch()), q.GetFailed())
+		return &api.TellSnapshotReply{}, nil
 	}
 	var c state.Command = &state.SnapshotTaken{Volume: v, ID: s}
 	if q.GetGone() {

@@ -33,7 +33,7 @@ func TestSnapshotIsTakenByTheOwner(t *testing.T) {
 				if i != 1 {
 					t.Errorf("%s is told to take a snapshot of another's disk", h.holder)
 				}
-				if err := h.TellSnapshot(ctx, h.holder, got.Volume.Epoch, o); err != nil && ctx.Err() == nil && !errors.Is(err, errs.ErrConflict) {
+				if err := h.TellSnapshot(ctx, h.holder, got.Volume.Epoch, o, ""); err != nil && ctx.Err() == nil && !errors.Is(err, errs.ErrConflict) {
 					t.Errorf("tell: %v", err)
 				}
 			})

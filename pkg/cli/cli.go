@@ -37,6 +37,7 @@ type Cluster interface {
 	DeleteDisk(ctx context.Context, nameOrID string, force bool) (string, error)
 	DiskEndpoints(ctx context.Context, nameOrID string) (*api.DiskEndpointsReply, error)
 	CreateSnapshot(ctx context.Context, disk, name string) (*api.Snapshot, error)
+	CreateSnapshots(ctx context.Context, disks []string, name string) ([]*api.Snapshot, error)
 	Snapshots(ctx context.Context, disk string) (all []*api.Snapshot, more bool, err error)
 	DeleteSnapshot(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
 	DeclareStoreLost(ctx context.Context, storeID, incarnation string, acceptLoss bool) error

@@ -83,6 +83,17 @@ func (f *fake) SetDiskQoS(_ context.Context, name string, x cluster.QoSChange) (
 	return d, nil
 }
 
+func (f *fake) CreateSnapshots(ctx context.Context, disks []string, name string) (all []*api.Snapshot, err error) {
+	for _, d := range disks {
+		x, err := f.CreateSnapshot(ctx, d, name)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, x)
+	}
+	return all, nil
+}
+
 func (f *fake) CreateSnapshot(_ context.Context, disk, name string) (*api.Snapshot, error) {
 	d, err := f.find(disk)
 	if err != nil {

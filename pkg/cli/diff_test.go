@@ -74,3 +74,23 @@ func TestDiffTakesWhatCanBeReached(t *testing.T) {
 		t.Errorf("%s, want %s", got, want)
 	}
 }
+
+// Without this a group of snapshots would be taken as one of its disks, or one after the other.
+func TestSnapshotsOfSeveralDisks(t *testing.T) {
+	x := newTerminal(t)
+	x.must("disk create data --size 4GiB")
+	x.must("disk create log --size 1GiB")
+	got := decode[[]snapshotView](t, x.must("snapshot create --disk data --disk log --name both -o json"))
+	if len(got) != 2 || got[0].Export != "data@both" || got[1].Export != "log@both" {
+		t.Errorf("%+v", got)
+	}
+	if one := decode[snapshotView](t, x.must("snapshot create --disk data --name one -o json")); one.Export != "data@one" {
+		t.Errorf("%+v", one)
+	}
+	if text := x.must("snapshot create data --disk log --name again"); !strings.Contains(text, "2 disks at one point in time") {
+		t.Errorf("printed %s", text)
+	}
+	if code := x.run("snapshot create --name none"); code == 0 || !strings.Contains(x.err.String(), "disk list") {
+		t.Errorf("no disk: %d %s", code, x.err.String())
+	}
+}

@@ -38,12 +38,24 @@ func viewSnapshot(x *api.Snapshot) snapshotView {
 }
 
 type snapshotCreate struct {
-	Disk string `arg:"" help:"Name or id."`
-	Name string `help:"A name that no other snapshot of the disk has; its id if not given." placeholder:"NAME"`
+	Disk  string   `arg:"" optional:"" help:"Name or id."`
+	Disks []string `name:"disk" help:"Name or id; given again, a snapshot of each disk, all at one point in time: what was written to one because a write to another was acknowledged is there only with that write." placeholder:"DISK"`
+	Name  string   `help:"A name that no other snapshot of the disk has; its id if not given." placeholder:"NAME"`
 }
 
 // Run is called by kong.
 func (c *snapshotCreate) Run(ctx context.Context, s *session) error {
+	if c.Disk != "" {
+		c.Disks = append([]string{c.Disk}, c.Disks...)
+	}
+	switch len(c.Disks) {
+	case 0:
+		return &hinted{fmt.Errorf("no disk is named: %w", errs.ErrInvalid), "ashlar disk list shows them all"}
+	case 1:
+		c.Disk = c.Disks[0]
+	default:
+		return c.group(ctx, s)
+	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
 		x, err := cl.CreateSnapshot(ctx, c.Disk, c.Name)
 		if errors.Is(err, errs.ErrExists) {
@@ -54,6 +66,29 @@ func (c *snapshotCreate) Run(ctx context.Context, s *session) error {
 		}
 		return s.show(viewSnapshot(x), func(w io.Writer) {
 			fmt.Fprintf(w, "created snapshot %s@%s (%s), %s\n  read it: NBD export %s@%s, read-only; see ashlar disk nbd %s\n", x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.Disk, x.Name, x.Disk)
+		})
+	})
+}
+
+// group takes snapshots of several disks at once.
+func (c *snapshotCreate) group(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		all, err := cl.CreateSnapshots(ctx, c.Disks, c.Name)
+		if errors.Is(err, errs.ErrExists) {
+			return &hinted{err, "choose another name, or delete that one: ashlar snapshot delete DISK@" + c.Name}
+		}
+		if err != nil {
+			return err
+		}
+		var views []snapshotView
+		for _, x := range all {
+			views = append(views, viewSnapshot(x))
+		}
+		return s.show(views, func(w io.Writer) {
+			for _, x := range all {
+				fmt.Fprintf(w, "created snapshot %s@%s (%s), %s\n", x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes))
+			}
+			fmt.Fprintf(w, "%d disks at one point in time\n", len(all))
 		})
 	})
 }

@@ -14,6 +14,7 @@ type SnapshotOrder struct {
 	Volume   id.Volume
 	Snapshot id.Snapshot
 	Drop     bool
+	Step     api.SnapshotStep // of a group; none: it is of one disk
 }
 
 // WatchSnapshots calls f with every order for a host, again and again until it is carried
@@ -39,7 +40,7 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 					if err != nil {
 						return err
 					}
-					f(SnapshotOrder{Volume: v, Snapshot: s, Drop: o.Drop})
+					f(SnapshotOrder{Volume: v, Snapshot: s, Drop: o.Drop, Step: o.Step})
 				}
 			}
 		})
@@ -52,11 +53,11 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 	}
 }
 
-// TellSnapshot says that an order is carried out by who has the volume under e.
-func (b *Blockd) TellSnapshot(ctx context.Context, by id.Holder, e id.Epoch, o SnapshotOrder) error {
+// TellSnapshot says that an order is carried out by who has the volume under e; or, of a step of a group, why it is not.
+func (b *Blockd) TellSnapshot(ctx context.Context, by id.Holder, e id.Epoch, o SnapshotOrder, failed string) error {
 	return b.p.call(ctx, retryAlways, func(ctx context.Context, t *target) error {
 		_, err := t.blockd.TellSnapshot(ctx, &api.TellSnapshotRequest{Holder: api.FromHolder(by), Volume: o.Volume[:], Epoch: uint64(e),
-			Snapshot: o.Snapshot[:], Gone: o.Drop})
+			Snapshot: o.Snapshot[:], Gone: o.Drop, Step: o.Step, Failed: failed})
 		return err
 	})
 }
@@ -88,4 +89,13 @@ func (c *Cluster) DeleteSnapshot(ctx context.Context, disk, snapshot string) (*a
 	return ask(ctx, c, q, func(x api.ClusterClient, ctx context.Context, r *api.DeleteSnapshotRequest) (*api.Snapshot, error) {
 		return x.DeleteSnapshot(ctx, r)
 	})
+}
+
+// CreateSnapshots takes snapshots of several disks at one point in time: what was written to one of them because a write to
+// another was acknowledged is in the group only with that write. All of them or none.
+func (c *Cluster) CreateSnapshots(ctx context.Context, disks []string, name string) ([]*api.Snapshot, error) {
+	r, err := ask(ctx, c, &api.CreateSnapshotsRequest{Disks: disks, Name: name}, func(x api.ClusterClient, ctx context.Context, r *api.CreateSnapshotsRequest) (*api.ListSnapshotsReply, error) {
+		return x.CreateSnapshots(ctx, r)
+	})
+	return r.GetSnapshots(), err
 }
