@@ -75,7 +75,7 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	case *RemoveStore:
 		return m.removeStore(c)
 	}
-	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyLineage, m.applyHealing, m.applyRestored} {
+	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyLineage, m.applyHealing, m.applyRestored, m.applyArchive} {
 		if r, ok := apply(c); ok {
 			return r
 		}
@@ -133,6 +133,7 @@ func (m *Machine) count(v *Volume, present bool) {
 		delete(m.deleted, v.ID)
 	}
 	m.countSnapshots(v, present)
+	m.countArchives(v, present)
 	m.countChildren(v, present)
 	for _, e := range v.List {
 		if e.Closed {

@@ -155,6 +155,9 @@ func (m *Machine) deleteSnapshot(c *DeleteSnapshot) Result {
 	if i < 0 {
 		return refuse(errs.ErrNotFound, "snapshot %s of disk %s", c.ID, c.Volume)
 	}
+	if s := &v.Snapshots[i]; s.Archived.Pending() {
+		return refuse(errs.ErrConflict, "snapshot %s of disk %s is on its way into the archive; wait, or give it up first (ashlar snapshot archive --cancel)", s.Name, v.Name)
+	}
 	v.Snapshots[i].State = cluster.SnapshotDeleting
 	if m.children[c.ID] > 0 {
 		hide(&v.Snapshots[i])

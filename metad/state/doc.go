@@ -73,6 +73,8 @@ type Machine struct {
 	deleted map[id.Volume]struct{}
 	// snapWork are disks with snapshots to be taken or to go.
 	snapWork map[id.Volume]struct{}
+	// archiveWork are disks with snapshots on their way into the archive.
+	archiveWork map[id.Volume]struct{}
 	// children count the volumes that began with a snapshot and still may read it.
 	children map[id.Snapshot]int
 	inUse    map[cluster.StoreRef]uint64
@@ -137,7 +139,7 @@ func New() *Machine {
 		tokens:   make(map[TokenID]*Token),
 		cordons:  make(map[id.Host]struct{}),
 		deleted:  make(map[id.Volume]struct{}),
-		snapWork: make(map[id.Volume]struct{}),
+		snapWork: make(map[id.Volume]struct{}), archiveWork: make(map[id.Volume]struct{}),
 		children: make(map[id.Snapshot]int),
 		inUse:    make(map[cluster.StoreRef]uint64),
 

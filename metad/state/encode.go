@@ -209,6 +209,7 @@ func appendVolume(b []byte, v *Volume, version uint16) []byte {
 	if version >= 5 {
 		b = appendLineage(b, v)
 		b = appendRestored(b, v)
+		b = appendArchives(b, v)
 	}
 	return b
 }
@@ -248,6 +249,7 @@ func readVolume(r *codec.Reader, version uint16) *Volume {
 	if version >= 5 {
 		readLineage(r, v)
 		readRestored(r, v)
+		readArchives(r, v)
 	}
 	return v
 }

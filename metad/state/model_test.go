@@ -111,6 +111,12 @@ func (s *script) later() Command {
 		return &DeleteSnapshot{Volume: v.ID, ID: n}
 	case 4:
 		return &SnapshotGone{Volume: v.ID, Epoch: s.epoch(v), ID: n}
+	case 5:
+		return &QueueArchive{Volume: v.ID, ID: n, Upload: id.Raw{byte(s.pick("upload", 3))}}
+	case 6:
+		return &LeaseArchive{Volume: v.ID, ID: n, Worker: "s", Epoch: uint64(s.pick("lease", 3))}
+	case 7:
+		return &EndArchive{Volume: v.ID, ID: n, Epoch: uint64(s.pick("lease", 3)), State: cluster.ArchiveState(s.pick("state", 6)), Manifest: "m", Reason: "r"}
 	}
 	return &AddEvents{Events: []Event{{AtMS: 1, Severity: Severity(s.pick("severity", 5)), Kind: "k", About: "disk", Text: "x",
 		Origin: EventOrigin{Holder: s.holder(), N: uint64(s.pick("n", 4))}}}}
@@ -457,6 +463,15 @@ func goldenTime() []Command {
 		&CreateSnapshots{Members: []GroupMember{{Volume: v, ID: id.Snapshot{9}}}, NowMS: 1700000000301},
 		&EndSnapshots{Members: []GroupMember{{Volume: v, ID: id.Snapshot{9}, Epoch: 3}}, OK: true, Name: "together"},
 		&CreateSnapshots{Members: []GroupMember{{Volume: v, ID: id.Snapshot{10}}}, NowMS: 1700000000302},
+		&SnapshotTaken{Volume: v, ID: id.Snapshot{3}},
+		&QueueArchive{Volume: v, ID: id.Snapshot{3}, Upload: id.Raw{9}},
+		&LeaseArchive{Volume: v, ID: id.Snapshot{3}, Worker: "s1"},
+		&EndArchive{Volume: v, ID: id.Snapshot{3}, Epoch: 1, State: cluster.ArchiveDone, Bytes: 77, Manifest: "manifests/x/y"},
+		&CreateSnapshot{Volume: v, ID: id.Snapshot{4}, Name: "later", NowMS: 1700000000301},
+		&SnapshotTaken{Volume: v, ID: id.Snapshot{4}},
+		&QueueArchive{Volume: v, ID: id.Snapshot{4}, Upload: id.Raw{10}},
+		&LeaseArchive{Volume: v, ID: id.Snapshot{4}, Worker: "s2"},
+		&EndArchive{Volume: v, ID: id.Snapshot{4}, Epoch: 1, State: cluster.ArchiveFailed, Reason: "no bucket"},
 		&TellLineage{Volumes: []LineageSighting{{Volume: v, Epoch: 3, Meta: 70, Origin: new(originOf(id.Volume{2}, id.Snapshot{8}, 66)), Snapshots: []SnapshotSighting{{ID: id.Snapshot{1}, Size: 1 << 30}}}}},
 		&RecodeGroup{PG: 1, At: 2, K: 2, M: 1, Stores: []cluster.StoreRef{storeRef(1, 1), storeRef(2, 1), storeRef(4, 2)}},
 		&ForgetCodes{PG: 1, At: 3},

@@ -123,6 +123,8 @@ type Snapshot struct {
 	Size    uint64 // bytes that the disk had
 	Created time.Time
 	State   SnapshotState
+	// Archived says how far it is on its way into the archive.
+	Archived Archived
 }
 
 // FindSnapshot takes the name of one of v's snapshots, or its id as text.
@@ -163,6 +165,8 @@ type Volume struct {
 	Origin *lineage.Origin
 	// Restored is nil unless something of the disk lies in an archive.
 	Restored *Restored
+	// ArchiveBase is the newest archived snapshot of the disk's history.
+	ArchiveBase ArchiveBase
 	// Deleted: unlinked, waits for its stores to purge it.
 	Deleted bool
 }
