@@ -26,7 +26,9 @@ var roles = map[string][]pki.Role{
 	api.Member_ServiceDesc.ServiceName:     {pki.RoleMetad},
 	api.Rebuild_ServiceDesc.ServiceName:    {pki.RoleBlockd},
 	api.Membership_ServiceDesc.ServiceName: {pki.RoleOperator},
-	api.Identity_ServiceDesc.ServiceName:   {pki.RoleMetad, pki.RoleBlockd, pki.RoleOperator},
+	api.Identity_ServiceDesc.ServiceName:   {pki.RoleMetad, pki.RoleBlockd, pki.RoleSnapshotd, pki.RoleOperator},
+	api.Archiver_ServiceDesc.ServiceName:   {pki.RoleSnapshotd},
+	api.Archives_ServiceDesc.ServiceName:   {pki.RoleOperator},
 }
 
 type callerKey struct{}

@@ -67,6 +67,7 @@ type reign struct {
 		raising        bool
 		raiseAt, sayAt time.Duration
 		told           told
+		archives       *archives // nil until somebody asks
 	}
 }
 

@@ -127,7 +127,7 @@ func (s *Server) open(o Options) error {
 	}
 	s.address = ln.Addr().String()
 	s.grpc = grpc.NewServer(
-		grpc.Creds(telling{credentials.NewTLS(o.Creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleOperator}})), s.log}),
+		grpc.Creds(telling{credentials.NewTLS(o.Creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleSnapshotd, pki.RoleOperator}})), s.log}),
 		grpc.UnaryInterceptor(gate{s.log, &s.callers}.unary), grpc.StreamInterceptor(gate{s.log, &s.callers}.stream),
 		grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax), grpc.MaxConcurrentStreams(streamsMax),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
@@ -138,6 +138,8 @@ func (s *Server) open(o Options) error {
 	api.RegisterRebuildServer(s.grpc, &rebuildService{s: s})
 	api.RegisterMembershipServer(s.grpc, &membershipService{s: s})
 	api.RegisterIdentityServer(s.grpc, &identityService{s: s})
+	api.RegisterArchiverServer(s.grpc, &archiver{s: s})
+	api.RegisterArchivesServer(s.grpc, &archiver{s: s})
 	if err := s.startIdentity(o); err != nil {
 		return errors.Join(err, ln.Close())
 	}

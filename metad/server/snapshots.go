@@ -152,7 +152,7 @@ func (b *blockdService) TellSnapshot(ctx context.Context, q *api.TellSnapshotReq
 
 func describeSnapshot(v *state.Volume, s cluster.Snapshot) *api.Snapshot {
 	return &api.Snapshot{SnapshotId: s.ID.String(), Name: s.Name, DiskId: v.ID.String(), Disk: v.Name, SizeBytes: s.Size,
-		CreatedUnixMs: s.Created.UnixMilli(), State: s.State.String()}
+		CreatedUnixMs: s.Created.UnixMilli(), State: s.State.String(), Archive: archiveText(&s.Archived)}
 }
 
 // snapshotRequest makes the command, with an id.

@@ -16,7 +16,7 @@ import (
 const tokenLifetimeMax = 30 * 24 * time.Hour
 
 // joinRoles may be handed out by a token. An NBD client's is good for all disks.
-var joinRoles = []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleOperator, pki.RoleNBD}
+var joinRoles = []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleSnapshotd, pki.RoleOperator, pki.RoleNBD}
 
 // AddToken makes a join token known. Its secret stays with the caller.
 func (m *membershipService) AddToken(ctx context.Context, q *api.AddTokenRequest) (*api.AddTokenReply, error) {

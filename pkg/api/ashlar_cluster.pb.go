@@ -2760,7 +2760,8 @@ type Snapshot struct {
 	Disk          string                 `protobuf:"bytes,4,opt,name=disk,proto3" json:"disk,omitempty"`
 	SizeBytes     uint64                 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // that the disk had
 	CreatedUnixMs int64                  `protobuf:"varint,6,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"` // "creating", "ready", "deleting"
+	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`      // "creating", "ready", "deleting"
+	Archive       string                 `protobuf:"bytes,20,opt,name=archive,proto3" json:"archive,omitempty"` // empty, "queued", "uploading", "archived", "failed: …"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2840,6 +2841,13 @@ func (x *Snapshot) GetCreatedUnixMs() int64 {
 func (x *Snapshot) GetState() string {
 	if x != nil {
 		return x.State
+	}
+	return ""
+}
+
+func (x *Snapshot) GetArchive() string {
+	if x != nil {
+		return x.Archive
 	}
 	return ""
 }
@@ -3318,7 +3326,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x0fMoveDiskRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x12\n" +
-	"\x04host\x18\x02 \x01(\tR\x04host\"\xc9\x01\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"\xe3\x01\n" +
 	"\bSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x12\n" +
@@ -3328,7 +3336,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x05 \x01(\x04R\tsizeBytes\x12&\n" +
 	"\x0fcreated_unix_ms\x18\x06 \x01(\x03R\rcreatedUnixMs\x12\x14\n" +
-	"\x05state\x18\a \x01(\tR\x05state\"`\n" +
+	"\x05state\x18\a \x01(\tR\x05state\x12\x18\n" +
+	"\aarchive\x18\x14 \x01(\tR\aarchive\"`\n" +
 	"\x15CreateSnapshotRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +

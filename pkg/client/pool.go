@@ -56,6 +56,9 @@ type target struct {
 	conn    *grpc.ClientConn
 	cluster api.ClusterClient
 	blockd  api.BlockdClient
+	// archiver is what a snapshotd asks, archives what operators do.
+	archiver api.ArchiverClient
+	archives api.ArchivesClient
 }
 
 // pool has a connection to each member and a guess who leads.
@@ -117,7 +120,8 @@ func (p *pool) dial(address string) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial metad %s: %w", address, err)
 	}
-	return &target{address: address, conn: conn, cluster: api.NewClusterClient(conn), blockd: api.NewBlockdClient(conn)}, nil
+	return &target{address: address, conn: conn, cluster: api.NewClusterClient(conn), blockd: api.NewBlockdClient(conn),
+		archiver: api.NewArchiverClient(conn), archives: api.NewArchivesClient(conn)}, nil
 }
 
 // leader is the connection to whom we believe to lead.
