@@ -4,6 +4,7 @@ package archivetest
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -44,10 +45,12 @@ func (d *Disk) Write(lbas []block.LBA, slotsMax int) {
 	var blocks []byte
 	for _, l := range lbas {
 		b := d.Image[l*block.Size:][:block.Size]
-		for i := range b {
-			if b[i] = byte(d.rng.Uint32()); d.rng.Uint32()%2 == 0 {
-				b[i] = 7
+		for i := 0; i < len(b); i += 8 {
+			x := uint64(0x0707070707070707)
+			if d.rng.Uint32()%2 == 0 {
+				x = d.rng.Uint64()
 			}
+			binary.LittleEndian.PutUint64(b[i:], x)
 		}
 		entries, blocks = append(entries, segment.MakeData(l)), append(blocks, b...)
 	}
@@ -79,8 +82,17 @@ func (d *Disk) Write(lbas []block.LBA, slotsMax int) {
 // Watermark is the highest sequence given so far.
 func (d *Disk) Watermark() id.Sequence { return d.next - 1 }
 
+// SegmentOf is the segment of a sequence.
+func SegmentOf(q id.Sequence) id.Segment { return id.MakeSegment(q, id.PG(q%7)) }
+
+// Slots are those of a segment, in order.
+func (d *Disk) Slots(s id.Segment) []archive.Slot { return d.slots[s] }
+
+// Data are the blocks of a segment's slots, in order.
+func (d *Disk) Data(s id.Segment) []byte { return d.data[s] }
+
 func (d *Disk) open() id.Segment {
-	s := id.MakeSegment(d.next, id.PG(d.next%7))
+	s := SegmentOf(d.next)
 	d.next++
 	return s
 }
@@ -120,7 +132,7 @@ func (d *Disk) Archive(ctx context.Context, store objectstore.Store, base *archi
 		b := archive.NewBuilder(key, s)
 		for range perObject {
 			if q <= m.Watermark {
-				x := id.MakeSegment(q, id.PG(q%7))
+				x := SegmentOf(q)
 				b.Add(x, d.slots[x], d.data[x])
 				q++
 			}

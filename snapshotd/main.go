@@ -1,0 +1,46 @@
+// Command snapshotd brings snapshots into the archive and looks after it; see DESIGN.md.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+
+	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/lifecycle"
+	"ashlar.dev/pkg/telemetry"
+	"ashlar.dev/snapshotd/server"
+)
+
+func main() {
+	file := flag.String("config", "", "configuration `FILE` (YAML); required")
+	version := flag.Bool("version", false, "print the version and exit")
+	flag.Parse()
+	if *version {
+		product, goVersion := telemetry.Version()
+		fmt.Println("snapshotd", product, goVersion)
+		return
+	}
+	if err := run(*file); err != nil {
+		fmt.Fprintln(os.Stderr, "snapshotd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(file string) error {
+	if file == "" {
+		return fmt.Errorf("no configuration; say snapshotd --config FILE")
+	}
+	var cfg server.Config
+	if err := config.Load(file, &cfg); err != nil {
+		return err
+	}
+	log, err := telemetry.NewLogger(os.Stderr, cfg.Log)
+	if err != nil {
+		return err
+	}
+	ctx, stop := lifecycle.SignalContext(context.Background())
+	defer stop()
+	return server.Run(ctx, cfg, log)
+}
