@@ -25,9 +25,9 @@ FROM          ?= 1
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
 
-build: ## build ashlar, metad and blockd into ./bin
+build: ## build ashlar, metad, blockd and snapshotd into ./bin
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./pkg/cli/ashlar ./metad ./blockd
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./pkg/cli/ashlar ./metad ./blockd ./snapshotd
 
 unit: ## unit, model and crash tests with the race detector (under a minute when warm)
 	go test -race -timeout 10m $(UNIT_PACKAGES)

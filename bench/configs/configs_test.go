@@ -7,11 +7,14 @@ import (
 
 	blockd "ashlar.dev/blockd/server"
 	metad "ashlar.dev/metad/server"
+	"ashlar.dev/pkg/archive"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/config/reference"
 	"ashlar.dev/pkg/devcluster"
+	"ashlar.dev/pkg/objectstore"
 	"ashlar.dev/pkg/pki"
+	snapshotd "ashlar.dev/snapshotd/server"
 )
 
 var update = flag.Bool("update", false, "rewrite deploy/config")
@@ -44,6 +47,14 @@ func blockdExample() *blockd.Config {
 	}
 }
 
+func snapshotdExample() *snapshotd.Config {
+	return &snapshotd.Config{
+		ID: "s1", TLS: keys("snapshotd"), Metad: []string{"10.0.0.1:7100", "10.0.0.2:7100", "10.0.0.3:7100"}, DebugListen: "127.0.0.1:7390",
+		Archive: archive.Config{KeyFile: "/etc/ashlar/archive.key", Store: objectstore.Config{BandwidthMax: 200 * config.MiB,
+			S3: objectstore.S3Config{Endpoint: "s3.example:9000", Bucket: "ashlar", Prefix: "prod", Credentials: "/etc/ashlar/s3.credentials"}}},
+	}
+}
+
 // Without this a new setting would stand in no document, or an example would not load.
 func TestDocuments(t *testing.T) {
 	for _, d := range []struct {
@@ -53,6 +64,7 @@ func TestDocuments(t *testing.T) {
 	}{
 		{"metad", &metad.Config{}, metadExample(), func() any { return &metad.Config{} }},
 		{"blockd", &blockd.Config{}, blockdExample(), func() any { return &blockd.Config{} }},
+		{"snapshotd", &snapshotd.Config{}, snapshotdExample(), func() any { return &snapshotd.Config{} }},
 	} {
 		table, err := reference.Markdown("Configuration of "+d.name, d.empty)
 		if err != nil {
@@ -97,5 +109,8 @@ func TestDevConfigsLoad(t *testing.T) {
 		if err := config.Load(filepath.Join(dir, "config", b.ID+".yaml"), &blockd.Config{}); err != nil {
 			t.Error(err)
 		}
+	}
+	if err := config.Load(filepath.Join(dir, "config", f.Dev.Snapshotd.ID+".yaml"), &snapshotd.Config{}); err != nil {
+		t.Error(err)
 	}
 }

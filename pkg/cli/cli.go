@@ -40,6 +40,9 @@ type Cluster interface {
 	CreateSnapshots(ctx context.Context, disks []string, name string) ([]*api.Snapshot, error)
 	Snapshots(ctx context.Context, disk string) (all []*api.Snapshot, more bool, err error)
 	DeleteSnapshot(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
+	ArchiveSnapshot(ctx context.Context, disk, snapshot string, cancel bool) (*api.ArchiveStatus, error)
+	Archive(ctx context.Context, disk, snapshot string) (*api.ArchiveStatus, error)
+	ArchiveTask(ctx context.Context, q *api.ArchiveTaskRequest) (*api.ArchiveTaskReply, error)
 	DeclareStoreLost(ctx context.Context, storeID, incarnation string, acceptLoss bool) error
 	DrainStore(ctx context.Context, storeID string, stop bool) (*api.DrainStoreReply, error)
 	AcceptLoss(ctx context.Context, nameOrID string, e id.Ensemble) (*api.Disk, error)
@@ -81,6 +84,7 @@ type grammar struct {
 	Events   eventsCommand    `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
 	Disk     diskCommands     `cmd:"" help:"Create, list, grow, delete and attach disks."`
 	Snapshot snapshotCommands `cmd:"" help:"Keep disks as they are at a moment."`
+	Archive  archiveCommands  `cmd:"" help:"Look after the archive of snapshots."`
 	Store    storeCommands    `cmd:"" help:"Look at the stores that hold the data."`
 	Scrub    scrubCommand     `cmd:"" help:"Have stores look at all their shards now, and mend what is wrong."`
 	Cluster  clusterCommands  `cmd:"" help:"Make a cluster on several machines."`

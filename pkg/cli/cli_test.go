@@ -45,6 +45,8 @@ type fake struct {
 	scrubs   []*api.ScrubReply // answers, in order
 	scrubbed []string          // what was asked
 	losts    []*api.LostRangesReply
+	archive  *api.ArchiveStatus
+	tasks    int
 	looked   []cluster.Look
 
 	snapshots []*api.Snapshot
@@ -142,6 +144,43 @@ func (f *fake) CloneDisk(ctx context.Context, x client.Clone) (*api.Disk, error)
 		d.Origin = &api.DiskOrigin{DiskId: "d-1", Disk: x.Disk, SnapshotId: "s-1", Snapshot: x.Snapshot, Depth: 1}
 	}
 	return d, err
+}
+
+func (f *fake) ArchiveSnapshot(_ context.Context, disk, snapshot string, cancel bool) (*api.ArchiveStatus, error) {
+	f.archive = &api.ArchiveStatus{Disk: disk, Snapshot: snapshot, SnapshotId: "s-1", State: "queued", Workers: 1}
+	if cancel {
+		f.archive.State = ""
+	}
+	return f.archive, nil
+}
+
+func (f *fake) Archive(context.Context, string, string) (*api.ArchiveStatus, error) {
+	x := f.archive
+	switch x.State {
+	case "queued":
+		x.State, x.TotalBytes = "uploading", 100<<20
+	case "uploading":
+		if x.DoneBytes += 50 << 20; x.DoneBytes == x.TotalBytes {
+			x.State, x.StoredBytes, x.Manifest, x.Reason = "archived", 20<<20, "manifests/d-1/s-1", ""
+			if x.Snapshot == "bad" {
+				x.State, x.Reason = "failed", "the bucket is gone"
+			}
+		}
+	}
+	return x, nil
+}
+
+func (f *fake) ArchiveTask(_ context.Context, q *api.ArchiveTaskRequest) (*api.ArchiveTaskReply, error) {
+	r := &api.ArchiveTaskReply{TaskId: q.GetTaskId(), Place: "file:///archive", DoneObjects: 3, TotalObjects: 2, DoneBytes: 5 << 20, TotalBytes: 8 << 20}
+	if f.tasks++; f.tasks == 1 {
+		return r, nil
+	}
+	r.Done = true
+	if q.GetKind() == api.ArchiveTaskKind_ARCHIVE_TASK_KIND_LIST {
+		r.Entries = []*api.ArchiveEntry{{DiskId: "d-9", Disk: "gone", SnapshotId: "s-9", Snapshot: "monday", SizeBytes: 1 << 30, StoredBytes: 5 << 20, NeedsBytes: 9 << 20, Base: "s-8",
+			Manifest: "manifests/d-9/s-9", CreatedUnixMs: 1_700_000_000_000}}
+	}
+	return r, nil
 }
 
 func (f *fake) ResizeDisk(_ context.Context, name string, size uint64) (*api.Disk, error) {

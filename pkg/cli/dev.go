@@ -21,11 +21,16 @@ type devCommand struct {
 	SyncDelay    config.Duration `help:"Debug: hold back every fdatasync of every store this long, as a slow disk would." placeholder:"1ms"`
 	MetadConfig  string          `help:"YAML laid over each metad's config, for experiments." placeholder:"FILE" type:"existingfile"`
 	BlockdConfig string          `help:"YAML laid over each blockd's config, for experiments." placeholder:"FILE" type:"existingfile"`
+
+	SnapshotdConfig string `help:"YAML laid over the snapshotd's config, for experiments." placeholder:"FILE" type:"existingfile"`
+	S3              string `help:"Keep the archive in a bucket of an S3 server instead of the folder: https://HOST:PORT/BUCKET[/PREFIX]." placeholder:"URL"`
+	S3Credentials   string `help:"File with the lines access_key = … and secret_key = …, readable by you only." placeholder:"FILE" type:"existingfile"`
+	S3CA            string `name:"s3-ca" help:"File of certificates to trust for it instead of the system's." placeholder:"FILE" type:"existingfile"`
 }
 
 // Help is the long form.
 func (devCommand) Help() string {
-	return `Starts metad and blockd as they run in production, each a process of its own, and stays in
+	return `Starts metad, blockd and snapshotd as they run in production, each a process of its own, and stays in
 the foreground. The first run makes certificates, chooses ports and formats stores in the
 folder given by --data; later runs find everything there. A line beginning with "ready" tells
 that the cluster serves. SIGINT or SIGTERM ends it cleanly.
@@ -34,8 +39,8 @@ Everything listens on loopback only. NBD over TCP takes clients without certific
 the unix sockets do; a blockd in production requires them (nbd.tls). pki/nbd has a certificate
 for clients that want TLS.
 
-In the folder: cluster.yaml (ports and addresses, chosen once), config/, pki/, data/,
-run/NAME.pid and log/NAME.log of each daemon.`
+In the folder: cluster.yaml (ports and addresses, chosen once), config/, pki/, data/, archive/
+(archived snapshots, unless --s3 says where), run/NAME.pid and log/NAME.log of each daemon.`
 }
 
 // Run is called by kong.
@@ -43,9 +48,16 @@ func (c *devCommand) Run(ctx context.Context, s *session) error {
 	if s.flags.Data == "" {
 		return &hinted{fmt.Errorf("where to keep the cluster is not said: %w", errs.ErrInvalid), "give --data DIR or set ASHLAR_DATA; a new folder is made"}
 	}
+	var s3 *devcluster.S3Config
+	if c.S3 != "" {
+		var err error
+		if s3, err = devcluster.ParseS3(c.S3, c.S3Credentials, c.S3CA); err != nil {
+			return err
+		}
+	}
 	return s.Dev(ctx, devcluster.Options{
 		Dir: s.flags.Data, Metads: c.Metad, Blockds: c.Blockd, Stores: c.Stores, StoreSize: c.StoreSize, NoRestart: c.NoRestart,
-		SyncDelay: c.SyncDelay, MetadOverlay: c.MetadConfig, BlockdOverlay: c.BlockdConfig, Out: s.Out,
+		SyncDelay: c.SyncDelay, MetadOverlay: c.MetadConfig, BlockdOverlay: c.BlockdConfig, SnapshotdOverlay: c.SnapshotdConfig, S3: s3, Out: s.Out,
 	})
 }
 

@@ -140,12 +140,12 @@ func reachable(v nbdView, snapshot, certificates string) (uris []string) {
 }
 
 func printDiff(w io.Writer, v *diffView) {
-	what := "disk " + v.Disk
+	what := "the disk"
 	if v.To != "" {
-		what = "snapshot " + v.To + " of disk " + v.Disk
+		what = v.To
 	}
 	if len(v.Extents) == 0 {
-		fmt.Fprintf(w, "%s is as %s was\n", what, v.From)
+		fmt.Fprintf(w, "%s of disk %s is as %s was\n", what, v.Disk, v.From)
 		return
 	}
 	var rows [][]string
@@ -157,11 +157,7 @@ func printDiff(w io.Writer, v *diffView) {
 		rows = append(rows, []string{fmt.Sprint(x.Offset), fmt.Sprint(x.Length), size(x.Length), now})
 	}
 	table(w, []string{"OFFSET", "BYTES", "SIZE", "NOW"}, rows)
-	ranges := "1 range"
-	if n := len(v.Extents); n > 1 {
-		ranges = fmt.Sprintf("%d ranges", n)
-	}
-	fmt.Fprintf(w, "%s differs from %s in %s, %s\n", what, v.From, size(v.ChangedBytes), ranges)
+	fmt.Fprintf(w, "%s of disk %s differs from %s in %s, %d ranges\n", what, v.Disk, v.From, size(v.ChangedBytes), len(v.Extents))
 }
 
 // changes is Surroundings.Changes for real.

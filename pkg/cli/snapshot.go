@@ -13,11 +13,13 @@ import (
 )
 
 type snapshotCommands struct {
-	Create snapshotCreate `cmd:"" help:"Keep a disk as it is now. It takes some milliseconds, writes go on, and it costs what changes from then on."`
-	List   snapshotList   `cmd:"" help:"List the snapshots of a disk, or of all."`
-	Show   snapshotShow   `cmd:"" help:"Show one snapshot."`
-	Diff   snapshotDiff   `cmd:"" help:"List what of a disk, or of a later snapshot of it, differs from a snapshot."`
-	Delete snapshotDelete `cmd:"" help:"Let a snapshot go. The space that only it needs comes back."`
+	Create  snapshotCreate  `cmd:"" help:"Keep a disk as it is now. It takes some milliseconds, writes go on, and it costs what changes from then on."`
+	List    snapshotList    `cmd:"" help:"List the snapshots of a disk, or of all."`
+	Show    snapshotShow    `cmd:"" help:"Show one snapshot."`
+	Archive snapshotArchive `cmd:"" help:"Bring a snapshot into the archive, against what is there already."`
+	Verify  snapshotVerify  `cmd:"" help:"Read all of an archived snapshot and check every block; restores nothing."`
+	Diff    snapshotDiff    `cmd:"" help:"List what of a disk, or of a later snapshot of it, differs from a snapshot."`
+	Delete  snapshotDelete  `cmd:"" help:"Let a snapshot go. The space that only it needs comes back."`
 }
 
 // snapshotView is a snapshot in JSON.
@@ -28,12 +30,13 @@ type snapshotView struct {
 	Disk       string `json:"disk"`
 	SizeBytes  uint64 `json:"sizeBytes"`
 	State      string `json:"state"`
+	Archive    string `json:"archive,omitempty"` // how far it is on its way there
 	Created    string `json:"created,omitempty"`
 	Export     string `json:"export"` // the name under which every blockd serves it
 }
 
 func viewSnapshot(x *api.Snapshot) snapshotView {
-	return snapshotView{SnapshotID: x.SnapshotId, Name: x.Name, DiskID: x.DiskId, Disk: x.Disk, SizeBytes: x.SizeBytes, State: x.State,
+	return snapshotView{SnapshotID: x.SnapshotId, Name: x.Name, DiskID: x.DiskId, Disk: x.Disk, SizeBytes: x.SizeBytes, State: x.State, Archive: x.GetArchive(),
 		Created: rfc3339(x.CreatedUnixMs), Export: x.Disk + "@" + x.Name}
 }
 
@@ -116,9 +119,9 @@ func (c *snapshotList) Run(ctx context.Context, s *session) error {
 			now := s.Clock.Wall()
 			var rows [][]string
 			for _, x := range all {
-				rows = append(rows, []string{x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.State, age(now, x.CreatedUnixMs)})
+				rows = append(rows, []string{x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.State, dash(x.GetArchive()), age(now, x.CreatedUnixMs)})
 			}
-			table(w, []string{"DISK", "NAME", "ID", "SIZE", "STATE", "AGE"}, rows)
+			table(w, []string{"DISK", "NAME", "ID", "SIZE", "STATE", "ARCHIVE", "AGE"}, rows)
 			if more {
 				fmt.Fprintln(w, "there are more; name a disk")
 			}
@@ -155,7 +158,7 @@ func (c *snapshotShow) Run(ctx context.Context, s *session) error {
 				return s.show(viewSnapshot(x), func(w io.Writer) {
 					for _, r := range [][2]string{
 						{"name", x.Name}, {"id", x.SnapshotId}, {"disk", x.Disk + " (" + x.DiskId + ")"}, {"size", fmt.Sprintf("%s (%d bytes)", size(x.SizeBytes), x.SizeBytes)},
-						{"state", x.State}, {"created", rfc3339(x.CreatedUnixMs)}, {"export", x.Disk + "@" + x.Name},
+						{"state", x.State}, {"archive", dash(x.GetArchive())}, {"created", rfc3339(x.CreatedUnixMs)}, {"export", x.Disk + "@" + x.Name},
 					} {
 						fmt.Fprintf(w, "%-8s %s\n", r[0], r[1])
 					}

@@ -39,6 +39,9 @@ func (l layout) ensureCertificates(c clock.Clock, ca *pki.CA, p *Plan) error {
 	for _, b := range p.Blockds {
 		wanted = append(wanted, pki.Request{Role: pki.RoleBlockd, Name: b.ID, Hosts: append([]string{b.ID}, hosts...)})
 	}
+	if p.Snapshotd != nil {
+		wanted = append(wanted, pki.Request{Role: pki.RoleSnapshotd, Name: p.Snapshotd.ID})
+	}
 	for _, r := range wanted {
 		cr, err := pki.Load(c, l.tls(r.Name))
 		if err == nil && cr.Expires().After(c.Wall().Add(renewBefore)) {

@@ -59,7 +59,7 @@ func (l layout) writeConfigs(p *Plan, o Options) error {
 			return err
 		}
 	}
-	return nil
+	return l.writeConfig(p.Snapshotd.ID, l.snapshotd(p, o), o.SnapshotdOverlay)
 }
 
 func (l layout) metad(p *Plan, m MetadPlan) MetadConfig {
@@ -83,7 +83,7 @@ func (l layout) blockd(p *Plan, b BlockdPlan, syncDelay config.Duration) BlockdC
 	return c
 }
 
-const configHead = "# Written by ashlar dev at every start; changes here are lost (see --metad-config and --blockd-config).\n"
+const configHead = "# Written by ashlar dev at every start; changes here are lost (see --metad-config, --blockd-config and --snapshotd-config).\n"
 
 func (l layout) writeConfig(id string, cfg any, overlay string) error {
 	if err := os.MkdirAll(l.data(id), 0o700); err != nil {

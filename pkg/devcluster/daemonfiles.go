@@ -86,5 +86,8 @@ func Daemons(dir string) []DaemonPlace {
 	for _, b := range f.Dev.Blockds {
 		out = append(out, DaemonPlace{b.ID, l.config(b.ID), l.log(b.ID)})
 	}
+	if s := f.Dev.Snapshotd; s != nil {
+		out = append(out, DaemonPlace{s.ID, l.config(s.ID), l.log(s.ID)})
+	}
 	return out
 }

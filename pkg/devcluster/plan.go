@@ -27,6 +27,8 @@ type Plan struct {
 	Metads []MetadPlan `yaml:"metads"`
 	// The storage daemons.
 	Blockds []BlockdPlan `yaml:"blockds"`
+	// The archive's daemon.
+	Snapshotd *SnapshotdPlan `yaml:"snapshotd,omitempty"`
 }
 
 // MetadPlan is one metad; the addresses are host:port.
@@ -72,7 +74,7 @@ func newPlan(o Options) (*Plan, error) {
 	case o.StoreSize < storeSizeMin:
 		return nil, fmt.Errorf("stores of %s: want at least %s: %w", o.StoreSize, storeSizeMin, errs.ErrInvalid)
 	}
-	ports, err := freePorts(3*o.Metads + 3*o.Blockds)
+	ports, err := freePorts(3*o.Metads + 3*o.Blockds + 1)
 	if err != nil {
 		return nil, err
 	}
@@ -88,6 +90,7 @@ func newPlan(o Options) (*Plan, error) {
 	for i := range o.Blockds {
 		p.Blockds = append(p.Blockds, BlockdPlan{ID: fmt.Sprintf("b%d", i+1), Data: next(), NBD: next(), Debug: next(), Stores: o.Stores})
 	}
+	p.Snapshotd = &SnapshotdPlan{ID: snapshotdID, Debug: next()}
 	p.Sockets, err = socketFolder(filepath.Join(o.Dir, "run"))
 	return p, err
 }

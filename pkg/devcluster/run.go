@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,7 +38,9 @@ type Options struct {
 	// SyncDelay is a store's debug setting: hold back every fdatasync.
 	SyncDelay config.Duration
 	// Overlays are YAML files laid over each daemon's config.
-	MetadOverlay, BlockdOverlay string
+	MetadOverlay, BlockdOverlay, SnapshotdOverlay string
+	// S3 is where the archive is; nil: in the folder.
+	S3 *S3Config
 
 	// Tests' stand-ins for asking metad: whether it serves, and how many disks are open.
 	serves func(context.Context) (state string, ok bool)
@@ -112,6 +115,7 @@ func (l layout) prepare(o Options) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
+	file.Dev.ensureSnapshotd()
 	if err := l.ensureCertificates(o.Clock, ca, file.Dev); err != nil {
 		return nil, err
 	}
@@ -160,7 +164,7 @@ type runner struct {
 	file   *File
 	group  *lifecycle.Group
 
-	metads, blockds []*daemon
+	metads, blockds, snapshotds []*daemon
 
 	out sync.Mutex
 }
@@ -183,8 +187,11 @@ func (r *runner) run(ctx context.Context) error {
 	for _, b := range r.file.Dev.Blockds {
 		r.blockds = append(r.blockds, r.daemon(spawn, "blockd", b.ID))
 	}
+	if hasSnapshotd(r.o.BinDir) {
+		r.snapshotds = append(r.snapshotds, r.daemon(spawn, "snapshotd", r.file.Dev.Snapshotd.ID))
+	}
 	start := r.o.Clock.Now()
-	r.say("cluster %s in %s: starting %d metad, %d blockd", r.file.Cluster, r.layout.dir, len(r.metads), len(r.blockds))
+	r.say("cluster %s in %s: starting %d metad, %d blockd, %d snapshotd", r.file.Cluster, r.layout.dir, len(r.metads), len(r.blockds), len(r.snapshotds))
 	for _, d := range r.all() {
 		r.group.Go(d.id, d.run)
 	}
@@ -215,7 +222,7 @@ func (r *runner) daemon(spawn *spawner, program, id string) *daemon {
 	}
 }
 
-func (r *runner) all() []*daemon { return append(append([]*daemon{}, r.metads...), r.blockds...) }
+func (r *runner) all() []*daemon { return slices.Concat(r.metads, r.blockds, r.snapshotds) }
 
 // drain has all blockds hand off their disks while all stores still serve: one that stops
 // later than the others would else have to pack what it holds onto the last stores up.
@@ -261,12 +268,12 @@ func ownedDisks(ctx context.Context, c *client.Cluster) (int, error) {
 	return n, err
 }
 
-// stop ends the blockds first: they hand over and checkpoint through metad.
+// stop ends the snapshotd, then the blockds: they hand over and checkpoint through metad.
 func (r *runner) stop() {
 	for _, step := range []struct {
 		daemons []*daemon
 		grace   time.Duration
-	}{{r.blockds, blockdGrace}, {r.metads, metadGrace}} {
+	}{{r.snapshotds, metadGrace}, {r.blockds, blockdGrace}, {r.metads, metadGrace}} {
 		var wg sync.WaitGroup
 		for _, d := range step.daemons {
 			wg.Go(func() { d.stop(step.grace) })

@@ -66,7 +66,7 @@ func BinDir() (string, error) {
 			continue
 		}
 		bin := filepath.Join(dir, "bin")
-		for _, name := range []string{"ashlar", "metad", "blockd"} {
+		for _, name := range []string{"ashlar", "metad", "blockd", "snapshotd"} {
 			if _, err := os.Stat(filepath.Join(bin, name)); err != nil {
 				return "", fmt.Errorf("find binaries (make build makes them): %w", err)
 			}

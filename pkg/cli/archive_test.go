@@ -1,0 +1,53 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"ashlar.dev/pkg/clock"
+)
+
+// Without this nobody could bring a snapshot into the archive, see how that went, or look after what is there.
+func TestArchiveCommands(t *testing.T) {
+	x := newTerminal(t)
+	x.fake.clock = clock.System // it waits
+	for _, c := range []struct {
+		line string
+		code int
+		want []string
+	}{
+		{"snapshot archive db", 2, []string{"DISK@NAME"}},
+		{"snapshot archive db@one", 0, []string{"db@one is queued", "--wait follows it"}},
+		{"snapshot archive db@one --cancel", 0, []string{"not on its way"}},
+		{"snapshot archive db@one --wait", 0, []string{"db@one is archived (whole): 20 MiB stored"}},
+		{"snapshot archive db@bad --wait", 1, []string{"db@bad is not archived: the bucket is gone", "goes on where it ended"}},
+		{"archive list", 0, []string{"gone", "monday", "5 MiB changes", "9 MiB"}},
+		{"archive list other", 0, []string{"nothing there in file:///archive"}},
+		{"archive usage", 0, []string{"2 snapshots need 3 objects, 5 MiB"}},
+		{"archive gc", 0, []string{"reclaimed 3 objects"}},
+		{"archive gc --dry-run", 0, []string{"would reclaim 3 objects"}},
+		{"archive gc --grace 5s", 2, []string{"at least 1m0s"}},
+		{"snapshot verify gone@monday", 0, []string{"gone@monday is whole: 3 objects"}},
+		{"snapshot verify gone@never", 3, []string{"ashlar archive list"}},
+		{"archive delete gone@monday", 0, []string{"not in the archive any more"}},
+		{"archive list -o json", 0, []string{`"manifest": "manifests/d-9/s-9"`, `"base": "s-8"`}},
+	} {
+		code := x.run(c.line)
+		text := x.out.String() + x.err.String()
+		if code != c.code {
+			t.Errorf("%s: exit code %d, want %d: %s", c.line, code, c.code, text)
+		}
+		for _, want := range c.want {
+			if !strings.Contains(text, want) {
+				t.Errorf("%s: lacks %q:\n%s", c.line, want, text)
+			}
+		}
+	}
+}
+
+// Without this whoever waits would see nothing, or a percentage that lies.
+func TestProgressBar(t *testing.T) {
+	if got, want := progressBar(25<<20, 100<<20, 5<<20), "[########------------------------]  25%  25 MiB of 100 MiB  5 MiB/s  15s left"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+}
