@@ -40,6 +40,26 @@ var InWorlds = append(taken(
 		New: "		if len(p.Versions) > 1 {",
 	},
 	{
+		Name: "let the head free what a snapshot has", File: "blockd/volume/core/snapshot.go",
+		Old: "func (c *Core) dropped(loc id.Location) {\n	s := loc.Segment()\n	if s.Sequence() > c.snaps.watermark {",
+		New: "func (c *Core) dropped(loc id.Location) {\n	s := loc.Segment()\n	if s.Sequence() > 0 {",
+	},
+	{
+		Name: "free with a snapshot what the one before it has", File: "blockd/volume/core/snapdrop.go",
+		Old: "		w.above = c.snaps.list[i-1].Watermark\n",
+		New: "		w.above = c.floor()\n",
+	},
+	{
+		Name: "pack what came after a mark with what came before", File: "blockd/volume/core/pack.go",
+		Old: "		if m.mark != nil {\n			return // no id for what is after a mark until that is passed\n		}\n",
+		New: "",
+	},
+	{
+		Name: "forget a code that stores still have something of", File: "metad/reconcile/recode.go",
+		Old: "ok && left.Shards == 0 {",
+		New: "ok || left.Shards == 0 {",
+	},
+	{
 		Name: "reuse the slots of a segment that failed", File: "blockd/volume/core/pack.go",
 		Old: "	seq, _ := c.ids.take()\n	j.Segment, j.marks = id.MakeSegment(seq, g.pg), c.snaps.taken",
 		New: "	if j.Segment == 0 {\n		seq, _ := c.ids.take()\n		j.Segment = id.MakeSegment(seq, g.pg)\n	}\n	j.marks = c.snaps.taken",

@@ -31,6 +31,9 @@ type disk struct {
 	served  id.Epoch      // the highest that served
 	quiet   bool          // nobody writes by itself
 	refused int           // writes refused because stores are full
+
+	snaps     []*snap // those that are to be there, or to go
+	snapCount int     // ever asked for
 }
 
 // operation is one request of a client.
@@ -38,6 +41,7 @@ type operation struct {
 	op    core.Op
 	d     *disk
 	write *coretest.Write
+	snap  *snap // that is taken or read
 	begun uint64
 	off   uint64
 	data  []byte
@@ -55,6 +59,7 @@ func newDisk(w *World, i int) *disk {
 	}
 	d.attend()
 	d.load()
+	d.snapshots()
 	return d
 }
 
@@ -148,7 +153,11 @@ func (h *host) acquire(d *disk, what why) {
 // load sends requests for ever.
 func (d *disk) load() {
 	w := d.w
-	w.after(w.between(500*time.Microsecond, 4*time.Millisecond), "load of "+d.name, func() {
+	pause := w.between(500*time.Microsecond, 4*time.Millisecond)
+	if w.menu.calm && !w.cfg.Calm && w.steps > 0 {
+		pause *= 4 // what is waited for in peace takes its time, and clients are tried enough before
+	}
+	w.after(pause, "load of "+d.name, func() {
 		if d.waiting < 16 && !d.quiet {
 			d.submit()
 		}
@@ -172,7 +181,9 @@ func (d *disk) submit() {
 	case 0, 1, 2, 3, 4:
 		d.read(e, off, min(n, 8*block.Size))
 	case 5:
-		d.read(e, off, n)
+		if d.look(e, off, n) == nil {
+			d.read(e, off, n)
+		}
 	case 6:
 		d.change(e, core.OpZero, off, n)
 	case 7:
@@ -264,6 +275,11 @@ func (e *engine) finished(op *core.Op) {
 		d.failed(e, o)
 	}
 	switch {
+	case op.Kind == core.OpMark:
+		e.marked(o)
+	case o.snap != nil && op.Err == nil:
+		d.looked(e, o)
+	case o.snap != nil:
 	case o.write != nil:
 		d.model.End(o.write, op.Err == nil)
 	case op.Kind == core.OpRead && op.Err == nil:
@@ -278,6 +294,7 @@ func (d *disk) failed(e *engine, o *operation) {
 	err := o.op.Err
 	switch {
 	case errors.Is(err, errs.ErrStaleEpoch), errors.Is(err, errs.ErrClosed):
+	case o.snap != nil && (o.snap.dropped || o.op.Kind == core.OpMark || e != d.owner()):
 	case errors.Is(err, errs.ErrNoSpace) && d.w.menu.filled:
 		d.refused++
 	case !d.w.menu.calm && (errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout)):

@@ -53,14 +53,16 @@ type engine struct {
 	ops                    map[*core.Op]*operation
 	reads                  map[*core.Op]*fill
 	doomed                 []*doomed
-	jobs                   uint64 // numbers what is given to the packer and the reader
+	orders                 []cluster.Snapshot
+	marking                map[id.Snapshot]bool // marks on their way
+	jobs                   uint64               // numbers what is given to the packer and the reader
 }
 
 // begin opens a disk on a host, as metad granted it.
 func (h *host) begin(d *disk, rec *cluster.Volume, what why) {
 	w := h.w
 	e := &engine{h: h, w: w, disk: d, what: what, life: h.number, epoch: rec.Epoch, name: fmt.Sprintf("%s/%s %s", d.name, rec.Epoch, h.name),
-		ops: make(map[*core.Op]*operation), reads: make(map[*core.Op]*fill)}
+		ops: make(map[*core.Op]*operation), reads: make(map[*core.Op]*fill), marking: make(map[id.Snapshot]bool)}
 	var opaque []byte
 	if rec.Checkpoint != nil {
 		opaque = rec.Checkpoint.Opaque
@@ -212,6 +214,7 @@ func (e *engine) tick() {
 		e.core.Tick(now, fx)
 	})
 	e.deleteRound()
+	e.obey()
 }
 
 func (e *engine) hints(now time.Duration, t *cluster.Topology, fx *core.Effects) {
@@ -273,9 +276,13 @@ func (e *engine) carry(fx *core.Effects) {
 		e.opened = true
 		e.w.log("%s serves", e.name)
 		e.disk.serves(e)
+		e.checkSnaps()
 		if e.what == toRescue {
 			e.letGo()
 		}
+	}
+	for _, x := range fx.Gone {
+		e.left(x)
 	}
 	if fx.Drained {
 		e.drained = true

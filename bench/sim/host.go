@@ -342,17 +342,18 @@ func (h *host) forget(l leftover) {
 	}
 }
 
-// volumeNews says that a volume has another owner.
+// volumeNews says that a volume has another owner, or what its owner is to do with its snapshots.
 type volumeNews struct {
 	volume id.Volume
 	epoch  id.Epoch
 	owned  bool
+	orders []cluster.Snapshot
 }
 
 func (m *metad) news(b reconcile.Beat) (out []volumeNews) {
 	for _, x := range b.Volumes {
 		if v, ok := m.m.Volume(x.Volume); ok && v.Epoch >= x.Epoch {
-			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch})
+			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch, order(v)})
 		}
 	}
 	return out
@@ -362,6 +363,8 @@ func (h *host) told(n volumeNews) {
 	for _, e := range h.engines {
 		if e.disk.id == n.volume && !n.owned && n.epoch > e.epoch && e.opened {
 			e.kill()
+		} else if e.disk.id == n.volume && n.owned && n.epoch == e.epoch {
+			e.orders = n.orders
 		}
 	}
 }

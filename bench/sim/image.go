@@ -29,6 +29,7 @@ type image struct {
 	shards  map[storeproto.ShardName]*shard
 	bytes   int64 // of shards
 	groups  map[id.PG]int64
+	sorted  []storeproto.ShardName // all names; nil: not known since the last change
 	care    storeproto.Care
 }
 
@@ -134,6 +135,7 @@ func (m *image) put(sh *shard) {
 // count counts bytes that came or went.
 func (m *image) count(name storeproto.ShardName, n int) {
 	m.bytes += int64(n)
+	m.sorted = nil
 	m.groups[name.Segment.PG()] += int64(n)
 }
 
@@ -157,9 +159,12 @@ func (m *image) remove(doomed func(*storeproto.ShardHead) bool) {
 	}
 }
 
-// names are all shards, in order.
+// names are all shards, in order. Who has the list does not change it.
 func (m *image) names() []storeproto.ShardName {
-	return slices.SortedFunc(maps.Keys(m.shards), storeproto.ShardName.Compare)
+	if m.sorted == nil {
+		m.sorted = slices.SortedFunc(maps.Keys(m.shards), storeproto.ShardName.Compare)
+	}
+	return m.sorted
 }
 
 // right tells whether all shards are what they were.
@@ -224,7 +229,9 @@ func copyHead(h *storeproto.ShardHead) storeproto.ShardHead {
 }
 
 func (m *image) list(q storeproto.ListShards) (l storeproto.ShardList) {
-	for _, n := range m.names() {
+	names := m.names()
+	at, _ := slices.BinarySearchFunc(names, q.After, storeproto.ShardName.Compare)
+	for _, n := range names[at:] {
 		of := n.Segment.PG() == q.PG
 		if q.Volume != (id.Volume{}) {
 			of = m.shards[n].head.Volume == q.Volume

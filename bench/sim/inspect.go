@@ -173,7 +173,11 @@ func (x *inspection) checkpoint(d *disk, seen func(id.Segment, blockmap.Entry)) 
 		return err
 	}
 	in := x.inspector()
-	for _, root := range []blockmap.Root{k.Map, k.Table} {
+	roots := []blockmap.Root{k.Map, k.Table}
+	for _, s := range k.Snapshots {
+		roots = append(roots, s.Root)
+	}
+	for _, root := range roots {
 		if err := core.CountTree(root, in, make(map[id.Segment]int)); err != nil {
 			return err
 		}

@@ -37,12 +37,13 @@ const (
 	CheckWire      Check = "bytes on their way do not change"
 	CheckRescue    Check = "a journal that nobody looks after is rescued"
 	CheckMend      Check = "only wrong shards are replaced, by right ones"
+	CheckSnapshots Check = "a snapshot never changes, and goes only when it is dropped"
 	CheckWorld     Check = "the world itself"
 )
 
 // Checks are all of them.
 var Checks = []Check{CheckRegister, CheckTwo, CheckRun, CheckFence, CheckPersist, CheckReleased, CheckDrop, CheckNames, CheckReachable,
-	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckRescue, CheckMend, CheckWorld}
+	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckRescue, CheckMend, CheckSnapshots, CheckWorld}
 
 // ledger is what was promised, and by whom.
 type ledger struct {

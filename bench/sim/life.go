@@ -88,7 +88,8 @@ func (w *World) heal() {
 	if m := &w.menu; m.victim != nil && m.rotten && !m.victim.gone() {
 		w.replace(m.victim)
 	}
-	w.demand(CheckHeal, 30*time.Second, "everything is whole and served", func() bool {
+	// A cleaner that met a full store leaves it alone for half a minute, and codes nothing anew.
+	w.demand(CheckHeal, 2*time.Minute, "everything is whole and served", func() bool {
 		if w.menu.leaves != nil {
 			w.menu.left()
 		}
@@ -97,8 +98,8 @@ func (w *World) heal() {
 	w.demand(CheckHeal, 30*time.Second, "wrong shards are mended", func() bool {
 		return !slices.ContainsFunc(w.allStores(), func(st *store) bool { return !st.img.right() })
 	})
+	w.run(4 * heartbeatInterval) // until then owners may have heard of stores that were full
 	w.menu.filled = false
-	w.run(200 * time.Millisecond)
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
 	w.demand(CheckHeal, time.Minute, "journals are on as many hosts as there are, and nowhere else", func() bool { return w.spread() && w.whole() })
 	w.idle()
@@ -236,19 +237,23 @@ func (w *World) readAll() {
 // readOne reads a range of a disk. An owner may let the disk go in this very moment: then
 // the next one is asked.
 func (w *World) readOne(d *disk, off, n uint64) error {
+	return w.again(d, func() *operation { return d.read(d.owner(), off, n) })
+}
+
+func (w *World) again(d *disk, read func() *operation) error {
 	for range 100 {
 		w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
 		if w.err != nil {
 			return w.err
 		}
-		o := d.read(d.owner(), off, n)
+		o := read()
 		w.demand(CheckOnce, time.Minute, "a read ends", func() bool { return o.ended })
 		if !errors.Is(o.err, errs.ErrClosed) && !errors.Is(o.err, errs.ErrStaleEpoch) {
 			return o.err
 		}
 		w.run(10 * time.Millisecond)
 	}
-	return errors.New("its owners let it go again and again")
+	return errAgain
 }
 
 // loseAllPower cuts everybody off in the middle of work, and reads everything again.
@@ -264,6 +269,7 @@ func (w *World) loseAllPower() {
 	}
 	w.demand(CheckHeal, time.Minute, "disks are served after a loss of power", w.served)
 	w.readAll()
+	w.readSnaps()
 	w.idle()
 	w.checkReachable()
 }
@@ -271,6 +277,7 @@ func (w *World) loseAllPower() {
 // giveBack trims and drains everything: the space must come back.
 func (w *World) giveBack() {
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
+	w.dropAll()
 	for _, d := range w.disks {
 		if w.err != nil {
 			return

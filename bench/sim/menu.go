@@ -81,7 +81,7 @@ var faults = []fault{
 	{MetadLeader, 2, (*menu).leader},
 	{Takeover, 5, (*menu).takeover},
 	{Handoff, 4, (*menu).handoff},
-	{Drain, 1, (*menu).drain},
+	{Drain, 5, (*menu).drain},
 	{Scrub, 1, (*menu).scrub},
 	{Abandon, 1, (*menu).abandon},
 }

@@ -87,7 +87,9 @@ func (c *Core) pickRecode(now time.Duration) *CleanJob {
 		look(s, e)
 	}
 	if job == nil {
-		r.next = now + recodeEvery
+		if r.next = now + recodeEvery; r.left > 0 {
+			r.next = now + cleanRetry // something is in the way of it for now
+		}
 		if waits { // a small or idle volume makes none for so little, and its group would wait
 			c.check.force = true
 		}

@@ -114,6 +114,10 @@ func (m *Model) Touched(off, n uint64) bool {
 	return false
 }
 
+// Then tells whether a cell can have been tag at some moment between two notes of the beginning of
+// a read; ended 0: or until now.
+func (m *Model) Then(i, tag, begun, ended uint64) error { return m.then(i, tag, begun, ended) }
+
 // Reading notes the beginning of a read.
 func (m *Model) Reading() uint64 { return m.tick() }
 
