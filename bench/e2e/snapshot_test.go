@@ -35,6 +35,12 @@ func sumOf(t *testing.T, uri string) string {
 	t.Helper()
 	file := scratch(t, "read")
 	run(t, "nbdcopy", uri, file)
+	return sumOfFile(t, file)
+}
+
+// sumOfFile reads a file and removes it.
+func sumOfFile(t *testing.T, file string) string {
+	t.Helper()
 	b, err := os.ReadFile(file)
 	must(t, err)
 	must(t, os.Remove(file))

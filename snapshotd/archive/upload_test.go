@@ -295,42 +295,46 @@ func keeper(store *objectstoretest.Faulty, h *Holds) *Keeper {
 	return &Keeper{Store: store, Wall: func() time.Time { return time.Unix(1<<40, 0) }, Holds: func(context.Context) (Holds, error) { return *h, nil }}
 }
 
-// Without this gc would delete what an archived snapshot, a restore or an upload needs, or leave what nothing needs.
-func TestGcTakesWhatNothingNeeds(t *testing.T) {
+// littered is an archive of three snapshots, of which the first is deleted, with an upload (4) that was begun and given up,
+// and one (5) that is under way.
+func littered(t *testing.T) (*owner, *objectstoretest.Faulty, *Keeper, *Holds) {
+	t.Helper()
 	o, store := newOwner(t), &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
-	ctx := t.Context()
 	for s := range byte(3) {
 		o.write(t, 300, uint64(s))
 		o.take(id.Snapshot{s + 1})
-		if _, err := Upload(ctx, job(store, s+1, s), o); err != nil {
+		if _, err := Upload(t.Context(), job(store, s+1, s), o); err != nil {
 			t.Fatal(err)
 		}
 	}
-	// An upload that was begun and given up, and one that is under way.
 	for _, s := range []byte{4, 5} {
 		o.take(id.Snapshot{s})
 		j := job(store, s, 0)
 		j.StillMine = func(context.Context) error { return errs.ErrStaleEpoch }
-		if _, err := Upload(ctx, j, o); !errors.Is(err, errs.ErrStaleEpoch) {
+		if _, err := Upload(t.Context(), j, o); !errors.Is(err, errs.ErrStaleEpoch) {
 			t.Fatal(err)
 		}
 	}
 	h := &Holds{Manifests: map[string]bool{}, Uploads: map[string]bool{fmt.Sprintf("%x", (id.Raw{5, 9})): true}}
-	k := keeper(store, h)
+	return o, store, keeper(store, h), h
+}
+
+// Without this gc would delete what an archived snapshot, a restore or an upload needs, or leave what nothing needs.
+func TestGcTakesWhatNothingNeeds(t *testing.T) {
+	o, store, k, h := littered(t)
 	key := archive.ManifestKey(id.Volume{1}, id.Snapshot{1})
 	h.Manifests[key] = true
-	if err := k.Delete(ctx, id.Volume{1}, id.Snapshot{1}); !errors.Is(err, errs.ErrConflict) {
+	if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); !errors.Is(err, errs.ErrConflict) {
 		t.Fatalf("what is restored from was deleted: %v", err)
 	}
 	delete(h.Manifests, key)
-	if err := k.Delete(ctx, id.Volume{1}, id.Snapshot{1}); err != nil {
+	if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); err != nil {
 		t.Fatal(err)
 	}
-	m := whole(t, o, job(store, 3, 2))
 	gc := func(dry bool) uint64 {
 		t.Helper()
 		var p api.ArchiveTaskReply
-		if err := k.Gc(ctx, time.Minute, dry, &p); err != nil {
+		if err := k.Gc(t.Context(), time.Minute, dry, &p); err != nil {
 			t.Fatal(err)
 		}
 		verified(t, job(store, 2, 1))
@@ -356,15 +360,17 @@ func TestGcTakesWhatNothingNeeds(t *testing.T) {
 		}
 	}
 	needed := 0
-	for _, x := range m.Objects {
-		if strings.HasPrefix(x.Key, uploadPrefix(id.Raw{1, 9})) {
-			needed++
+	for _, j := range []Job{job(store, 2, 1), job(store, 3, 2)} {
+		for _, x := range whole(t, o, j).Objects {
+			if strings.HasPrefix(x.Key, uploadPrefix(id.Raw{1, 9})) {
+				needed++
+			}
 		}
 	}
-	if now := objectsOf(t, store, id.Raw{1, 9}); now != needed && now != old {
+	if now := objectsOf(t, store, id.Raw{1, 9}); now > needed {
 		t.Fatalf("%d objects of the deleted snapshot are left, others need %d", now, needed)
 	}
-	if left, err := store.List(ctx, "trash/", "", 0); err != nil || len(left) > 0 {
+	if left, err := store.List(t.Context(), "trash/", "", 0); err != nil || len(left) > 0 {
 		t.Fatalf("%d manifests are left in the trash: %v", len(left), err)
 	}
 }

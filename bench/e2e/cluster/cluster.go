@@ -324,10 +324,7 @@ func (c *Cluster) LetSocketGo(daemon string) error {
 func (c *Cluster) StartDaemon(daemon string) error { return c.startDaemon(daemon, c.bin) }
 
 func (c *Cluster) startDaemon(daemon, bin string) error {
-	program := "blockd"
-	if strings.HasPrefix(daemon, "m") {
-		program = "metad"
-	}
+	program := map[byte]string{'m': "metad", 'b': "blockd", 's': "snapshotd"}[daemon[0]]
 	log, err := os.OpenFile(filepath.Join(c.Dir, "log", daemon+".log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", daemon, err)
