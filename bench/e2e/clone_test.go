@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -108,4 +109,9 @@ func otherThan(t *testing.T, e cluster.Endpoints, dead string) string {
 	}
 	t.Fatal("nobody else serves it")
 	return ""
+}
+
+// exportOf is how URIs name a disk.
+func exportOf(e cluster.Endpoints) string {
+	return filepath.Base(strings.SplitN(e.Unix, "?", 2)[0])
 }

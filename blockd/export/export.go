@@ -233,6 +233,8 @@ func (x *Exports) attach(ctx context.Context, v id.Volume, name string, s volpro
 			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", errors.Join(err, e))
 		case err != nil:
 			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", err)
+		case vol != nil && vol.Frozen():
+			err = errRolling
 		case vol != nil:
 			return gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
 		default:
@@ -266,6 +268,9 @@ func (x *Exports) Attach(ctx context.Context, v id.Volume, s volproto.Session, b
 	}
 	if refused != nil {
 		return nil, &volproto.NotOwner{Volume: v, Owner: refused.Owner.Host, Epoch: refused.Epoch}
+	}
+	if vol.Frozen() {
+		return nil, errRolling
 	}
 	h, err := gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
 	if err != nil {

@@ -115,6 +115,18 @@ func (x *Exports) describeSnapshot(ctx context.Context, disk, snapshot string, p
 	return s.Size, i, nil
 }
 
+// errRolling keeps clients waiting: it does not take long.
+var errRolling = fmt.Errorf("the disk is being rolled back: %w", errs.ErrUnavailable)
+
+// RolledBack lets clients in again at a disk whose rollback metad knows to be done.
+func (x *Exports) RolledBack(v id.Volume) {
+	if d, err := x.disk(v); err == nil {
+		if vol, _ := d.current(); vol != nil {
+			vol.Thaw()
+		}
+	}
+}
+
 // Snapshot carries out one of metad's orders, as the disk's owner; it becomes the owner of a
 // disk that nobody owns. The epoch is that under which it was carried out.
 func (x *Exports) Snapshot(ctx context.Context, o client.SnapshotOrder) (id.Epoch, error) {
@@ -130,6 +142,8 @@ func (x *Exports) Snapshot(ctx context.Context, o client.SnapshotOrder) (id.Epoc
 		return 0, fmt.Errorf("snapshot of disk %s: %w", o.Volume, err)
 	}
 	switch {
+	case o.Safety != (id.Snapshot{}):
+		err = vol.RollBack(ctx, cluster.Rollback{To: o.Snapshot, Safety: o.Safety})
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_PREPARE: // the disk is open
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_HOLD:
 		err = vol.TakeHeld(ctx, o.Snapshot, holdMax)

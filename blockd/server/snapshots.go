@@ -39,6 +39,9 @@ func (s *server) watchSnapshots(ctx context.Context) error {
 			if err == nil || failed != "" {
 				err = errors.Join(err, s.metad.TellSnapshot(ctx, s.life.holder, epoch, o, failed))
 			}
+			if err == nil && o.Safety != (id.Snapshot{}) {
+				s.exports.RolledBack(o.Volume)
+			}
 			if failed != "" {
 				s.log.Debug("step of a group of snapshots not carried out", "volume", o.Volume.String(), "snapshot", o.Snapshot.String(), "step", o.Step.String(), "err", err)
 			} else if err != nil {

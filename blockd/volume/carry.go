@@ -50,6 +50,7 @@ func (v *Volume) carry(fx *core.Effects) {
 	}
 	v.carryAsks(fx)
 	v.carryGone(fx)
+	v.carryRolled(fx)
 	if fx.Again {
 		v.kickOff()
 	}

@@ -87,10 +87,12 @@ type Volume struct {
 	topo    uint64
 	spread  journal.Spread
 	gone    map[id.Raw]chan struct{} // closed when nothing of that snapshot is left
+	frozen  bool                     // see Frozen
 
 	opened  chan struct{} // closed when it serves
 	drained chan struct{} // closed when a drain is done
 	failed  chan struct{} // closed when ended is set
+	rolled  chan struct{} // closed when a rollback is done
 }
 
 // Open opens a volume: fences its former owners, recovers its journal, reads its
@@ -100,7 +102,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	rec := cfg.Record
 	k, err := core.New(core.Config{
 		Volume: rec.ID, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: cfg.Budget, Memory: cfg.Memory, Limits: cfg.Limits,
-		Leftovers: leftovers(rec), Origin: rec.Origin,
+		Leftovers: leftovers(rec), Origin: rec.Origin, Frozen: rec.Rollback != nil,
 	}, opaque(rec))
 	if err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", rec.ID, err)
@@ -109,6 +111,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 		cfg: cfg, id: rec.ID, epoch: rec.Epoch, core: k, log: cfg.Log.With("volume", rec.ID.String(), "epoch", uint64(rec.Epoch)),
 		group: lifecycle.NewGroup(context.Background()), kick: make(chan struct{}, 1),
 		opened: make(chan struct{}), drained: make(chan struct{}), failed: make(chan struct{}),
+		rolled: make(chan struct{}), frozen: rec.Rollback != nil,
 	}
 	cfg.Leases.add(v)
 	v.dead.init()

@@ -49,6 +49,8 @@ func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now
 	switch {
 	case v.Deleted:
 		d.State = "deleting"
+	case v.Rollback != nil:
+		d.State = "rolling back"
 	case heard && b.State == reconcile.Stuck:
 		d.State = "stuck"
 	case heard && b.State == reconcile.Draining:

@@ -76,7 +76,13 @@ func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 			if to != host {
 				continue
 			}
+			if r := v.Rollback; r != nil && len(out.Orders) < ordersMax {
+				out.Orders = append(out.Orders, &api.SnapshotOrder{Volume: v.ID[:], Snapshot: r.To[:], RollbackSafety: r.Safety[:]})
+			}
 			for _, s := range v.Snapshots {
+				if v.Rollback != nil && v.Rollback.Safety == s.ID {
+					continue // not by an owner that lets clients in
+				}
 				if step, due := grouped[s.ID]; due && s.State == cluster.SnapshotGrouped {
 					out.Orders = append(out.Orders, &api.SnapshotOrder{Volume: v.ID[:], Snapshot: s.ID[:], Step: step})
 				}
@@ -142,6 +148,13 @@ func (b *blockdService) TellSnapshot(ctx context.Context, q *api.TellSnapshotReq
 	var c state.Command = &state.SnapshotTaken{Volume: v, ID: s}
 	if q.GetGone() {
 		c = &state.SnapshotGone{Volume: v, Epoch: id.Epoch(q.GetEpoch()), ID: s}
+	}
+	if len(q.GetRolledBack()) > 0 {
+		safety, err := api.SnapshotID(q.GetRolledBack())
+		if err != nil {
+			return nil, b.s.fail(err)
+		}
+		c = &state.VolumeRolledBack{Volume: v, Epoch: id.Epoch(q.GetEpoch()), Safety: safety}
 	}
 	if _, err := b.s.commit(ctx, c); err != nil {
 		return nil, err

@@ -133,7 +133,7 @@ func (m *Machine) endArchive(c *EndArchive) Result {
 	switch c.State {
 	case cluster.ArchiveDone:
 		*a = cluster.Archived{State: c.State, Upload: a.Upload, Base: a.Base, Epoch: a.Epoch, Bytes: c.Bytes, Manifest: c.Manifest}
-		if !s.Created.Before(v.ArchiveBase.Created) {
+		if s.Branch == v.Branch && !s.Created.Before(v.ArchiveBase.Created) {
 			v.ArchiveBase = cluster.ArchiveBase{Snapshot: s.ID, Created: s.Created}
 		}
 	case cluster.ArchiveFailed:

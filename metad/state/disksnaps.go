@@ -104,7 +104,7 @@ func (m *Machine) countSnapshots(v *Volume, present bool) {
 	work := func(s cluster.Snapshot) bool {
 		return s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotGrouped || s.State == cluster.SnapshotDeleting
 	}
-	if present && !v.Deleted && slices.ContainsFunc(v.Snapshots, work) {
+	if present && !v.Deleted && (v.Rollback != nil || slices.ContainsFunc(v.Snapshots, work)) {
 		m.snapWork[v.ID] = struct{}{}
 	} else {
 		delete(m.snapWork, v.ID)
@@ -131,10 +131,13 @@ func (m *Machine) createSnapshot(c *CreateSnapshot) Result {
 		}
 		return refuseWith(v, errs.ErrExists, "disk %s has a snapshot %q, %s", v.Name, name, have.State)
 	}
+	if v.Rollback != nil {
+		return refuse(errs.ErrConflict, "disk %s is being rolled back", v.Name)
+	}
 	if len(v.Snapshots) >= cluster.SnapshotsMax || c.ID.IsZero() {
 		return refuse(errs.ErrConflict, "disk %s has %d snapshots, as many as it may; delete one first", v.Name, len(v.Snapshots))
 	}
-	v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: c.ID, Name: name, Size: v.Size, Created: time.UnixMilli(c.NowMS).UTC(), State: cluster.SnapshotCreating})
+	v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: c.ID, Name: name, Size: v.Size, Created: time.UnixMilli(c.NowMS).UTC(), State: cluster.SnapshotCreating, Branch: v.Branch})
 	return m.put(v)
 }
 
@@ -157,6 +160,9 @@ func (m *Machine) deleteSnapshot(c *DeleteSnapshot) Result {
 	}
 	if s := &v.Snapshots[i]; s.Archived.Pending() {
 		return refuse(errs.ErrConflict, "snapshot %s of disk %s is on its way into the archive; wait, or give it up first (ashlar snapshot archive --cancel)", s.Name, v.Name)
+	}
+	if v.rolling(c.ID) {
+		return refuse(errs.ErrConflict, "disk %s is being rolled back with snapshot %s", v.Name, v.Snapshots[i].Name)
 	}
 	v.Snapshots[i].State = cluster.SnapshotDeleting
 	if m.children[c.ID] > 0 {

@@ -34,7 +34,7 @@ func Needs(c Command) uint16 {
 		return LevelEvents
 	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
 		return LevelSnapshots
-	case *CreateClone, *TellLineage, *SetBalancing, *RecodeGroup, *ForgetCodes, *CreateRestored, *RestoreWhole, *SetHydrate, *CreateSnapshots, *EndSnapshots,
+	case *CreateClone, *TellLineage, *RollbackVolume, *VolumeRolledBack, *SetBalancing, *RecodeGroup, *ForgetCodes, *CreateRestored, *RestoreWhole, *SetHydrate, *CreateSnapshots, *EndSnapshots,
 		*QueueArchive, *LeaseArchive, *EndArchive:
 		return LevelTime
 	case *AddEnsemble:

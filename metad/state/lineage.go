@@ -1,6 +1,8 @@
 package state
 
 import (
+	"encoding/binary"
+	"math"
 	"slices"
 
 	"ashlar.dev/pkg/cluster"
@@ -26,6 +28,8 @@ type CreateClone struct {
 const (
 	kindCreateClone kind = iota + 112
 	kindTellLineage
+	kindRollbackVolume
+	kindVolumeRolledBack
 )
 
 func emptyLineage(k kind) Command {
@@ -34,6 +38,10 @@ func emptyLineage(k kind) Command {
 		return &CreateClone{}
 	case kindTellLineage:
 		return &TellLineage{}
+	case kindRollbackVolume:
+		return &RollbackVolume{}
+	case kindVolumeRolledBack:
+		return &VolumeRolledBack{}
 	}
 	return nil
 }
@@ -44,6 +52,10 @@ func (m *Machine) applyLineage(c Command) (Result, bool) {
 		return m.createClone(c), true
 	case *TellLineage:
 		return m.tellLineage(c), true
+	case *RollbackVolume:
+		return m.rollbackVolume(c), true
+	case *VolumeRolledBack:
+		return m.volumeRolledBack(c), true
 	}
 	return Result{}, false
 }
@@ -121,6 +133,34 @@ func (c *CreateClone) read(r *codec.Reader) {
 }
 
 // appendLineage is the part of a volume that came with LevelTime.
-func appendLineage(b []byte, v *Volume) []byte { return lineage.Append(b, v.Origin) }
+func appendLineage(b []byte, v *Volume) []byte {
+	b = appendBool(lineage.Append(b, v.Origin), v.Rollback != nil)
+	if r := v.Rollback; r != nil {
+		b = append(append(b, r.To[:]...), r.Safety[:]...)
+	}
+	b = binary.AppendUvarint(b, uint64(v.Branch))
+	for i := range v.Snapshots {
+		b = binary.AppendUvarint(b, uint64(v.Snapshots[i].Branch))
+	}
+	return b
+}
 
-func readLineage(r *codec.Reader, v *Volume) { v.Origin = lineage.Read(r) }
+func readLineage(r *codec.Reader, v *Volume) {
+	if v.Origin = lineage.Read(r); readBool(r) {
+		v.Rollback = &cluster.Rollback{}
+		r.Fill(v.Rollback.To[:])
+		r.Fill(v.Rollback.Safety[:])
+	}
+	v.Branch = readBranch(r)
+	for i := range v.Snapshots {
+		v.Snapshots[i].Branch = readBranch(r)
+	}
+}
+
+func readBranch(r *codec.Reader) uint32 {
+	n := r.Uvarint()
+	if n > math.MaxUint32 {
+		r.Fail("branch of a snapshot", math.MaxUint32, n)
+	}
+	return uint32(n)
+}

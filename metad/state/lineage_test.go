@@ -166,3 +166,103 @@ func TestRebuildLearnsWhereClonesComeFrom(t *testing.T) {
 		t.Fatalf("the snapshot whose last clone is gone is %s", got)
 	}
 }
+
+// Without these rules a write could be acknowledged after the snapshot that is to keep it, a snapshot
+// could go under a rollback, or one that is done could be done again.
+func TestRollbackIsDoneByWhoOpensTheDiskForIt(t *testing.T) {
+	w, v, s := withSnapshot(t)
+	safety := id.Snapshot{3}
+	order := &RollbackVolume{Volume: v, Epoch: 1, To: s, Safety: safety, Name: "one", NowMS: 5}
+	w.refused(errs.ErrNotFound, &RollbackVolume{Volume: v, Epoch: 1, To: id.Snapshot{9}, Safety: safety})
+	w.refused(errs.ErrConflict, &RollbackVolume{Volume: v, Epoch: 0, To: s, Safety: safety}) // judged before it was opened
+	w.ok(order)
+	w.ok(order) // the answer was lost
+	x, _ := w.Volume(v)
+	if x.Epoch != 2 || x.Owner != (id.Holder{}) || x.Rollback == nil || len(w.SnapshotWork()) != 1 {
+		t.Fatalf("it may still be written: %+v", x.Volume)
+	}
+	if y, _ := x.FindSnapshot(safety.String()); y.State != cluster.SnapshotCreating || y.Name != safety.String() {
+		t.Errorf("the safety snapshot is %+v", y)
+	}
+	w.refused(errs.ErrConflict, &DeleteSnapshot{Volume: v, ID: s})
+	w.refused(errs.ErrConflict, &DeleteSnapshot{Volume: v, ID: safety})
+	w.refused(errs.ErrConflict, &RollbackVolume{Volume: v, Epoch: 2, To: s, Safety: id.Snapshot{4}})
+	w.ok(&Acquire{Volume: v, By: holder(2, 1)})
+	w.refused(errs.ErrStaleEpoch, &VolumeRolledBack{Volume: v, Epoch: 1, Safety: safety})
+	w.refused(errs.ErrConflict, &VolumeRolledBack{Volume: v, Epoch: 3, Safety: id.Snapshot{4}})
+	w.Machine = restored(t, w.Machine)
+	w.ok(&VolumeRolledBack{Volume: v, Epoch: 3, Safety: safety})
+	w.ok(&VolumeRolledBack{Volume: v, Epoch: 3, Safety: safety})
+	w.ok(order) // very late: it is not done again
+	if x, _ := w.Volume(v); x.Rollback != nil || x.Epoch != 3 || len(w.SnapshotWork()) != 0 || w.stateOf(v, safety) != cluster.SnapshotReady {
+		t.Fatalf("%+v", x.Volume)
+	}
+}
+
+// What a snapshot of another branch dropped it lacks: uploaded against it, a snapshot would come back
+// from the archive without that.
+func TestNothingIsArchivedAgainstAnotherBranch(t *testing.T) {
+	w, v, s := withSnapshot(t)
+	archive := func(x id.Snapshot) {
+		w.ok(&QueueArchive{Volume: v, ID: x, Upload: id.Raw{x[0]}})
+		w.ok(&LeaseArchive{Volume: v, ID: x, Worker: "w"})
+		y, _ := w.Volume(v)
+		z, _ := y.FindSnapshot(x.String())
+		w.ok(&EndArchive{Volume: v, ID: x, Epoch: z.Archived.Epoch, State: cluster.ArchiveDone, Manifest: "m"})
+	}
+	taken := func(n byte, at int64) id.Snapshot {
+		x := id.Snapshot{n}
+		w.ok(&CreateSnapshot{Volume: v, ID: x, NowMS: at})
+		w.ok(&SnapshotTaken{Volume: v, ID: x})
+		return x
+	}
+	base := func(x id.Snapshot) id.Snapshot {
+		y, _ := w.Volume(v)
+		return y.BaseOf(x)
+	}
+	left := taken(11, 10)
+	archive(left)
+	pending := taken(12, 11)
+	w.ok(&QueueArchive{Volume: v, ID: pending, Upload: id.Raw{12}})
+	w.ok(&LeaseArchive{Volume: v, ID: pending, Worker: "w"})
+	if base(pending) != left {
+		t.Fatal("the test tests nothing")
+	}
+	x := id.Snapshot{15}
+	w.ok(&CreateSnapshot{Volume: v, ID: x})
+	w.refused(errs.ErrConflict, &RollbackVolume{Volume: v, Epoch: 1, To: s, Safety: id.Snapshot{13}}) // which branch is that one of?
+	w.ok(&SnapshotTaken{Volume: v, ID: x})
+	w.ok(&RollbackVolume{Volume: v, Epoch: 1, To: s, Safety: id.Snapshot{13}, NowMS: 12})
+	w.refused(errs.ErrConflict, &CreateSnapshot{Volume: v, ID: id.Snapshot{14}})
+	w.ok(&Acquire{Volume: v, By: holder(2, 1)})
+	w.ok(&VolumeRolledBack{Volume: v, Epoch: 3, Safety: id.Snapshot{13}})
+	y, _ := w.Volume(v)
+	z, _ := y.FindSnapshot(pending.String())
+	w.ok(&EndArchive{Volume: v, ID: pending, Epoch: z.Archived.Epoch, State: cluster.ArchiveDone, Manifest: "m"})
+	w.Machine = restored(t, w.Machine)
+	after := taken(16, 20)
+	if got := base(after); !got.IsZero() {
+		t.Errorf("a snapshot after the rollback is uploaded against %s", got)
+	}
+	if got := base(id.Snapshot{13}); got != pending {
+		t.Errorf("the safety snapshot is uploaded against %s", got)
+	}
+	archive(after)
+	if next := taken(17, 21); base(next) != after {
+		t.Errorf("the next one is uploaded against %s", base(next))
+	}
+}
+
+// A rollback that a backup knows of may be long over, and the disk written since: it is forgotten.
+func TestRebuildForgetsRollbacks(t *testing.T) {
+	w, v, s := withSnapshot(t)
+	w.ok(&RollbackVolume{Volume: v, Epoch: 1, To: s, Safety: id.Snapshot{3}})
+	w.Reopen([16]byte{1})
+	for i := range 3 {
+		w.ok(&TellInventory{Store: storeRef(i+1, 1), Last: true, Volumes: []Sighting{{Volume: v, Fence: 9, Shards: 3}}})
+	}
+	w.ok(&FinishRebuild{})
+	if x, _ := w.Volume(v); x.Rollback != nil {
+		t.Fatalf("%+v", x.Rollback)
+	}
+}

@@ -313,6 +313,10 @@ func (m *Machine) raise(v *Volume, s *seen, first id.Sequence) {
 		v.Checkpoint = c
 	}
 	m.takeLineage(v)
+	v.leaveBranch()
+	if v.Rollback != nil {
+		v.endRollback() // it may be done, and the disk written since: it is not to happen again
+	}
 	m.takeEnsembles(v, s)
 	v.ListVersion += listVersionJump
 	v.lastN = 0

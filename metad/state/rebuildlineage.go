@@ -61,7 +61,8 @@ func (m *Machine) takeLineage(v *Volume) {
 	for _, s := range x.Snapshots {
 		known := slices.ContainsFunc(v.Snapshots, func(y cluster.Snapshot) bool { return y.ID == s.ID })
 		if !known && len(v.Snapshots) < cluster.SnapshotsMax {
-			v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: s.ID, Name: s.ID.String(), Size: s.Size, Created: time.UnixMilli(0).UTC(), State: cluster.SnapshotReady})
+			v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: s.ID, Name: s.ID.String(), Size: s.Size, Created: time.UnixMilli(0).UTC(), State: cluster.SnapshotReady, Branch: v.Branch})
+			v.leaveBranch()
 		}
 	}
 }

@@ -3384,13 +3384,15 @@ func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
 }
 
 type SnapshotOrder struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	Snapshot      []byte                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // 16 bytes
-	Drop          bool                   `protobuf:"varint,3,opt,name=drop,proto3" json:"drop,omitempty"`        // else take it
-	Step          SnapshotStep           `protobuf:"varint,4,opt,name=step,proto3,enum=ashlar.v1.SnapshotStep" json:"step,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Volume   []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Snapshot []byte                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // 16 bytes
+	Drop     bool                   `protobuf:"varint,3,opt,name=drop,proto3" json:"drop,omitempty"`        // else take it
+	Step     SnapshotStep           `protobuf:"varint,4,opt,name=step,proto3,enum=ashlar.v1.SnapshotStep" json:"step,omitempty"`
+	// Not empty: take this one, and roll the volume back to snapshot. Only who opened the volume for it does.
+	RollbackSafety []byte `protobuf:"bytes,60,opt,name=rollback_safety,json=rollbackSafety,proto3" json:"rollback_safety,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SnapshotOrder) Reset() {
@@ -3451,15 +3453,23 @@ func (x *SnapshotOrder) GetStep() SnapshotStep {
 	return SnapshotStep_SNAPSHOT_STEP_NONE
 }
 
+func (x *SnapshotOrder) GetRollbackSafety() []byte {
+	if x != nil {
+		return x.RollbackSafety
+	}
+	return nil
+}
+
 type TellSnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Holder        *Holder                `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
 	Volume        []byte                 `protobuf:"bytes,2,opt,name=volume,proto3" json:"volume,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // that the teller has the volume under
 	Snapshot      []byte                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	Gone          bool                   `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`                             // else it is taken
-	Step          SnapshotStep           `protobuf:"varint,6,opt,name=step,proto3,enum=ashlar.v1.SnapshotStep" json:"step,omitempty"` // that was carried out
-	Failed        string                 `protobuf:"bytes,7,opt,name=failed,proto3" json:"failed,omitempty"`                          // why it could not be; empty: it is done. Of a release: the hold did not stand
+	Gone          bool                   `protobuf:"varint,5,opt,name=gone,proto3" json:"gone,omitempty"`                               // else it is taken
+	Step          SnapshotStep           `protobuf:"varint,6,opt,name=step,proto3,enum=ashlar.v1.SnapshotStep" json:"step,omitempty"`   // that was carried out
+	Failed        string                 `protobuf:"bytes,7,opt,name=failed,proto3" json:"failed,omitempty"`                            // why it could not be; empty: it is done. Of a release: the hold did not stand
+	RolledBack    []byte                 `protobuf:"bytes,60,opt,name=rolled_back,json=rolledBack,proto3" json:"rolled_back,omitempty"` // the safety snapshot of a rollback that is done; empty: another order
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3541,6 +3551,13 @@ func (x *TellSnapshotRequest) GetFailed() string {
 		return x.Failed
 	}
 	return ""
+}
+
+func (x *TellSnapshotRequest) GetRolledBack() []byte {
+	if x != nil {
+		return x.RolledBack
+	}
+	return nil
 }
 
 type TellSnapshotReply struct {
@@ -3845,12 +3862,13 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x15WatchSnapshotsRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"B\n" +
 	"\x0eSnapshotOrders\x120\n" +
-	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\"\x84\x01\n" +
+	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\"\xad\x01\n" +
 	"\rSnapshotOrder\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x12\n" +
 	"\x04drop\x18\x03 \x01(\bR\x04drop\x12+\n" +
-	"\x04step\x18\x04 \x01(\x0e2\x17.ashlar.v1.SnapshotStepR\x04step\"\xe3\x01\n" +
+	"\x04step\x18\x04 \x01(\x0e2\x17.ashlar.v1.SnapshotStepR\x04step\x12'\n" +
+	"\x0frollback_safety\x18< \x01(\fR\x0erollbackSafety\"\x84\x02\n" +
 	"\x13TellSnapshotRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +
@@ -3858,7 +3876,9 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\bsnapshot\x18\x04 \x01(\fR\bsnapshot\x12\x12\n" +
 	"\x04gone\x18\x05 \x01(\bR\x04gone\x12+\n" +
 	"\x04step\x18\x06 \x01(\x0e2\x17.ashlar.v1.SnapshotStepR\x04step\x12\x16\n" +
-	"\x06failed\x18\a \x01(\tR\x06failed\"\x13\n" +
+	"\x06failed\x18\a \x01(\tR\x06failed\x12\x1f\n" +
+	"\vrolled_back\x18< \x01(\fR\n" +
+	"rolledBack\"\x13\n" +
 	"\x11TellSnapshotReply*\x92\x01\n" +
 	"\vVolumeState\x12\x1c\n" +
 	"\x18VOLUME_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +

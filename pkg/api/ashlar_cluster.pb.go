@@ -1612,7 +1612,7 @@ type Disk struct {
 	Name             string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	SizeBytes        uint64                 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	CreatedUnixMs    int64                  `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	State            string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // "available", "opening", "attached", "draining", "stuck", "deleting"
+	State            string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // "available", "opening", "attached", "draining", "stuck", "rolling back", "deleting"
 	OwnerHost        string                 `protobuf:"bytes,6,opt,name=owner_host,json=ownerHost,proto3" json:"owner_host,omitempty"`
 	Epoch            uint64                 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	UnpackedBytes    uint64                 `protobuf:"varint,8,opt,name=unpacked_bytes,json=unpackedBytes,proto3" json:"unpacked_bytes,omitempty"`
@@ -3356,7 +3356,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xf7\f\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xbc\r\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3365,6 +3365,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"CreateDisk\x12\x1c.ashlar.v1.CreateDiskRequest\x1a\x0f.ashlar.v1.Disk\x129\n" +
 	"\tCloneDisk\x12\x1b.ashlar.v1.CloneDiskRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
+	"\fRollbackDisk\x12\x1e.ashlar.v1.RollbackDiskRequest\x1a\x13.ashlar.v1.Snapshot\x12C\n" +
 	"\tListDisks\x12\x1b.ashlar.v1.ListDisksRequest\x1a\x19.ashlar.v1.ListDisksReply\x125\n" +
 	"\aGetDisk\x12\x19.ashlar.v1.GetDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
 	"\n" +
@@ -3460,15 +3461,16 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*QoS)(nil),                     // 48: ashlar.v1.QoS
 	(*DiskOrigin)(nil),              // 49: ashlar.v1.DiskOrigin
 	(*CloneDiskRequest)(nil),        // 50: ashlar.v1.CloneDiskRequest
-	(*CreateSnapshotsRequest)(nil),  // 51: ashlar.v1.CreateSnapshotsRequest
-	(*ListEventsRequest)(nil),       // 52: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 53: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 54: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 55: ashlar.v1.SetClusterRequest
-	(*ListEventsReply)(nil),         // 56: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 57: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 58: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 59: ashlar.v1.ClusterSettings
+	(*RollbackDiskRequest)(nil),     // 51: ashlar.v1.RollbackDiskRequest
+	(*CreateSnapshotsRequest)(nil),  // 52: ashlar.v1.CreateSnapshotsRequest
+	(*ListEventsRequest)(nil),       // 53: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 54: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 55: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 56: ashlar.v1.SetClusterRequest
+	(*ListEventsReply)(nil),         // 57: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 58: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 59: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 60: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3507,51 +3509,53 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	16, // 33: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
 	19, // 34: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
 	50, // 35: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	20, // 36: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 37: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 38: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 39: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 40: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 41: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 42: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 43: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 44: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 45: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 46: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	51, // 47: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	38, // 48: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 49: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	52, // 50: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	53, // 51: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 52: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	54, // 53: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	55, // 54: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 55: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 56: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 57: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 58: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 59: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	21, // 60: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 61: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 62: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 63: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 64: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 65: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 66: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 67: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 68: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 69: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 70: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 71: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	39, // 72: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 73: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	56, // 74: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	57, // 75: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 76: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	58, // 77: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	59, // 78: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	55, // [55:79] is the sub-list for method output_type
-	31, // [31:55] is the sub-list for method input_type
+	51, // 36: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
+	20, // 37: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 38: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 39: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 40: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 41: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 42: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 43: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 44: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 45: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 46: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 47: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	52, // 48: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	38, // 49: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 50: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	53, // 51: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	54, // 52: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 53: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	55, // 54: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	56, // 55: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 56: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 57: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 58: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 59: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 60: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 61: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	21, // 62: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 63: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 64: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 65: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 66: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 67: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 68: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 69: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 70: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 71: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 72: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 73: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	39, // 74: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 75: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	57, // 76: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	58, // 77: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 78: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	59, // 79: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	60, // 80: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	56, // [56:81] is the sub-list for method output_type
+	31, // [31:56] is the sub-list for method input_type
 	31, // [31:31] is the sub-list for extension type_name
 	31, // [31:31] is the sub-list for extension extendee
 	0,  // [0:31] is the sub-list for field type_name

@@ -26,6 +26,7 @@ const (
 	Cluster_ListStores_FullMethodName       = "/ashlar.v1.Cluster/ListStores"
 	Cluster_CreateDisk_FullMethodName       = "/ashlar.v1.Cluster/CreateDisk"
 	Cluster_CloneDisk_FullMethodName        = "/ashlar.v1.Cluster/CloneDisk"
+	Cluster_RollbackDisk_FullMethodName     = "/ashlar.v1.Cluster/RollbackDisk"
 	Cluster_ListDisks_FullMethodName        = "/ashlar.v1.Cluster/ListDisks"
 	Cluster_GetDisk_FullMethodName          = "/ashlar.v1.Cluster/GetDisk"
 	Cluster_ResizeDisk_FullMethodName       = "/ashlar.v1.Cluster/ResizeDisk"
@@ -58,6 +59,9 @@ type ClusterClient interface {
 	CreateDisk(ctx context.Context, in *CreateDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Makes a disk that begins as a snapshot was, whatever its size. Conflict: the snapshot is not ready.
 	CloneDisk(ctx context.Context, in *CloneDiskRequest, opts ...grpc.CallOption) (*Disk, error)
+	// Makes a disk what it was at one of its snapshots; what it is now is kept by another one. Conflict while
+	// clients are attached. Answers when it is done; Unavailable: it will be as soon as it can.
+	RollbackDisk(ctx context.Context, in *RollbackDiskRequest, opts ...grpc.CallOption) (*Snapshot, error)
 	ListDisks(ctx context.Context, in *ListDisksRequest, opts ...grpc.CallOption) (*ListDisksReply, error)
 	GetDisk(ctx context.Context, in *GetDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -159,6 +163,16 @@ func (c *clusterClient) CloneDisk(ctx context.Context, in *CloneDiskRequest, opt
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Disk)
 	err := c.cc.Invoke(ctx, Cluster_CloneDisk_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RollbackDisk(ctx context.Context, in *RollbackDiskRequest, opts ...grpc.CallOption) (*Snapshot, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Snapshot)
+	err := c.cc.Invoke(ctx, Cluster_RollbackDisk_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -366,6 +380,9 @@ type ClusterServer interface {
 	CreateDisk(context.Context, *CreateDiskRequest) (*Disk, error)
 	// Makes a disk that begins as a snapshot was, whatever its size. Conflict: the snapshot is not ready.
 	CloneDisk(context.Context, *CloneDiskRequest) (*Disk, error)
+	// Makes a disk what it was at one of its snapshots; what it is now is kept by another one. Conflict while
+	// clients are attached. Answers when it is done; Unavailable: it will be as soon as it can.
+	RollbackDisk(context.Context, *RollbackDiskRequest) (*Snapshot, error)
 	ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error)
 	GetDisk(context.Context, *GetDiskRequest) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -437,6 +454,9 @@ func (UnimplementedClusterServer) CreateDisk(context.Context, *CreateDiskRequest
 }
 func (UnimplementedClusterServer) CloneDisk(context.Context, *CloneDiskRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method CloneDisk not implemented")
+}
+func (UnimplementedClusterServer) RollbackDisk(context.Context, *RollbackDiskRequest) (*Snapshot, error) {
+	return nil, status.Error(codes.Unimplemented, "method RollbackDisk not implemented")
 }
 func (UnimplementedClusterServer) ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDisks not implemented")
@@ -602,6 +622,24 @@ func _Cluster_CloneDisk_Handler(srv interface{}, ctx context.Context, dec func(i
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ClusterServer).CloneDisk(ctx, req.(*CloneDiskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RollbackDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackDiskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RollbackDisk(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RollbackDisk_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RollbackDisk(ctx, req.(*RollbackDiskRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -974,6 +1012,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CloneDisk",
 			Handler:    _Cluster_CloneDisk_Handler,
+		},
+		{
+			MethodName: "RollbackDisk",
+			Handler:    _Cluster_RollbackDisk_Handler,
 		},
 		{
 			MethodName: "ListDisks",

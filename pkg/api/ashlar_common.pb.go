@@ -520,15 +520,17 @@ type VolumeRecord struct {
 	Ensembles     []*Ensemble            `protobuf:"bytes,9,rep,name=ensembles,proto3" json:"ensembles,omitempty"`    // oldest first
 	Checkpoint    *Checkpoint            `protobuf:"bytes,10,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"` // absent: none yet
 	// Hosts, other than by release, that may have served the volume since the last completed open.
-	PriorHosts    []string          `protobuf:"bytes,11,rep,name=prior_hosts,json=priorHosts,proto3" json:"prior_hosts,omitempty"`
-	Losses        []*AcceptedLoss   `protobuf:"bytes,12,rep,name=losses,proto3" json:"losses,omitempty"`
-	Spans         []*SequenceSpan   `protobuf:"bytes,13,rep,name=spans,proto3" json:"spans,omitempty"`         // one per epoch that took a range and was not forgotten
-	Deleted       bool              `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"`    // unlinked; waits for its stores to purge it
-	Qos           *QoS              `protobuf:"bytes,15,opt,name=qos,proto3" json:"qos,omitempty"`             // absent: not limited
-	Snapshots     []*SnapshotRecord `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"` // oldest first
-	Origin        []byte            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`       // what it began with, as in pkg/lineage/FORMAT.md; empty: nothing
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	PriorHosts     []string          `protobuf:"bytes,11,rep,name=prior_hosts,json=priorHosts,proto3" json:"prior_hosts,omitempty"`
+	Losses         []*AcceptedLoss   `protobuf:"bytes,12,rep,name=losses,proto3" json:"losses,omitempty"`
+	Spans          []*SequenceSpan   `protobuf:"bytes,13,rep,name=spans,proto3" json:"spans,omitempty"`                                         // one per epoch that took a range and was not forgotten
+	Deleted        bool              `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"`                                    // unlinked; waits for its stores to purge it
+	Qos            *QoS              `protobuf:"bytes,15,opt,name=qos,proto3" json:"qos,omitempty"`                                             // absent: not limited
+	Snapshots      []*SnapshotRecord `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"`                                 // oldest first
+	Origin         []byte            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`                                       // what it began with, as in pkg/lineage/FORMAT.md; empty: nothing
+	RollbackTo     []byte            `protobuf:"bytes,61,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`             // the snapshot that it is being rolled back to; empty: it is not
+	RollbackSafety []byte            `protobuf:"bytes,62,opt,name=rollback_safety,json=rollbackSafety,proto3" json:"rollback_safety,omitempty"` // the one that keeps what it was before
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *VolumeRecord) Reset() {
@@ -676,6 +678,20 @@ func (x *VolumeRecord) GetSnapshots() []*SnapshotRecord {
 func (x *VolumeRecord) GetOrigin() []byte {
 	if x != nil {
 		return x.Origin
+	}
+	return nil
+}
+
+func (x *VolumeRecord) GetRollbackTo() []byte {
+	if x != nil {
+		return x.RollbackTo
+	}
+	return nil
+}
+
+func (x *VolumeRecord) GetRollbackSafety() []byte {
+	if x != nil {
+		return x.RollbackSafety
 	}
 	return nil
 }
@@ -946,7 +962,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\x80\x05\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xca\x05\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -969,7 +985,10 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\adeleted\x18\x0e \x01(\bR\adeleted\x12 \n" +
 	"\x03qos\x18\x0f \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x127\n" +
 	"\tsnapshots\x18\x10 \x03(\v2\x19.ashlar.v1.SnapshotRecordR\tsnapshots\x12\x16\n" +
-	"\x06origin\x18< \x01(\fR\x06origin\"\x9d\x01\n" +
+	"\x06origin\x18< \x01(\fR\x06origin\x12\x1f\n" +
+	"\vrollback_to\x18= \x01(\fR\n" +
+	"rollbackTo\x12'\n" +
+	"\x0frollback_safety\x18> \x01(\fR\x0erollbackSafety\"\x9d\x01\n" +
 	"\x0eSnapshotRecord\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\fR\bsnapshot\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +

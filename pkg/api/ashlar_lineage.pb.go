@@ -4,7 +4,7 @@
 // 	protoc        v3.21.12
 // source: ashlar_lineage.proto
 
-// Where volumes come from: clones.
+// Where volumes come from and go back to: clones, rollbacks.
 
 package api
 
@@ -185,6 +185,67 @@ func (x *DiskOrigin) GetDepth() uint32 {
 	return 0
 }
 
+// RollbackDiskRequest makes a disk what it was at a snapshot. The answer is the safety snapshot.
+type RollbackDiskRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disk          string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`                         // name or id
+	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                 // name or id
+	SafetyId      string                 `protobuf:"bytes,3,opt,name=safety_id,json=safetyId,proto3" json:"safety_id,omitempty"` // of the safety snapshot, drawn by the caller: the same again is the same rollback
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackDiskRequest) Reset() {
+	*x = RollbackDiskRequest{}
+	mi := &file_ashlar_lineage_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackDiskRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackDiskRequest) ProtoMessage() {}
+
+func (x *RollbackDiskRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_lineage_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackDiskRequest.ProtoReflect.Descriptor instead.
+func (*RollbackDiskRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_lineage_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RollbackDiskRequest) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *RollbackDiskRequest) GetSnapshot() string {
+	if x != nil {
+		return x.Snapshot
+	}
+	return ""
+}
+
+func (x *RollbackDiskRequest) GetSafetyId() string {
+	if x != nil {
+		return x.SafetyId
+	}
+	return ""
+}
+
 var File_ashlar_lineage_proto protoreflect.FileDescriptor
 
 const file_ashlar_lineage_proto_rawDesc = "" +
@@ -206,7 +267,11 @@ const file_ashlar_lineage_proto_rawDesc = "" +
 	"snapshotId\x12\x12\n" +
 	"\x04disk\x18\x03 \x01(\tR\x04disk\x12\x1a\n" +
 	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12\x14\n" +
-	"\x05depth\x18\x05 \x01(\rR\x05depthB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\x05depth\x18\x05 \x01(\rR\x05depth\"b\n" +
+	"\x13RollbackDiskRequest\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x1a\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x1b\n" +
+	"\tsafety_id\x18\x03 \x01(\tR\bsafetyIdB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_lineage_proto_rawDescOnce sync.Once
@@ -220,14 +285,15 @@ func file_ashlar_lineage_proto_rawDescGZIP() []byte {
 	return file_ashlar_lineage_proto_rawDescData
 }
 
-var file_ashlar_lineage_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_ashlar_lineage_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_ashlar_lineage_proto_goTypes = []any{
-	(*CloneDiskRequest)(nil), // 0: ashlar.v1.CloneDiskRequest
-	(*DiskOrigin)(nil),       // 1: ashlar.v1.DiskOrigin
-	(*QoS)(nil),              // 2: ashlar.v1.QoS
+	(*CloneDiskRequest)(nil),    // 0: ashlar.v1.CloneDiskRequest
+	(*DiskOrigin)(nil),          // 1: ashlar.v1.DiskOrigin
+	(*RollbackDiskRequest)(nil), // 2: ashlar.v1.RollbackDiskRequest
+	(*QoS)(nil),                 // 3: ashlar.v1.QoS
 }
 var file_ashlar_lineage_proto_depIdxs = []int32{
-	2, // 0: ashlar.v1.CloneDiskRequest.qos:type_name -> ashlar.v1.QoS
+	3, // 0: ashlar.v1.CloneDiskRequest.qos:type_name -> ashlar.v1.QoS
 	1, // [1:1] is the sub-list for method output_type
 	1, // [1:1] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
@@ -247,7 +313,7 @@ func file_ashlar_lineage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_lineage_proto_rawDesc), len(file_ashlar_lineage_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -165,6 +165,9 @@ func FromVolume(v *cluster.Volume) *VolumeRecord {
 	if v.Origin != nil {
 		x.Origin = lineage.Append(nil, v.Origin)
 	}
+	if r := v.Rollback; r != nil {
+		x.RollbackTo, x.RollbackSafety = r.To[:], r.Safety[:]
+	}
 	for _, e := range v.List {
 		x.Ensembles = append(x.Ensembles, fromEnsemble(e))
 	}
@@ -194,6 +197,17 @@ func (x *VolumeRecord) Value() (*cluster.Volume, error) {
 	}
 	if v.Origin, err = lineage.Decode("origin of a volume", x.GetOrigin()); err != nil {
 		return nil, err
+	}
+	if len(x.GetRollbackTo()) > 0 {
+		to, err := SnapshotID(x.GetRollbackTo())
+		if err != nil {
+			return nil, err
+		}
+		safety, err := SnapshotID(x.GetRollbackSafety())
+		if err != nil {
+			return nil, err
+		}
+		v.Rollback = &cluster.Rollback{To: to, Safety: safety}
 	}
 	for _, e := range x.GetEnsembles() {
 		y, err := e.Value()

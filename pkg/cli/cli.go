@@ -28,6 +28,7 @@ import (
 type Cluster interface {
 	Status(ctx context.Context, withLists bool) (*api.StatusReply, error)
 	Stores(ctx context.Context) ([]*api.Store, error)
+	RollbackDisk(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
 	CloneDisk(ctx context.Context, x client.Clone) (*api.Disk, error)
 	CreateLimitedDisk(ctx context.Context, name string, sizeBytes uint64, q cluster.QoS) (*api.Disk, error)
 	SetDiskQoS(ctx context.Context, nameOrID string, x cluster.QoSChange) (*api.Disk, error)

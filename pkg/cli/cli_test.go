@@ -135,6 +135,14 @@ func (f *fake) CreateLimitedDisk(_ context.Context, name string, size uint64, q 
 	return d, nil
 }
 
+func (f *fake) RollbackDisk(_ context.Context, disk, snapshot string) (*api.Snapshot, error) {
+	d, err := f.find(disk)
+	if err != nil {
+		return nil, err
+	}
+	return &api.Snapshot{SnapshotId: "s-9", Name: "before-rollback", Disk: d.Name, DiskId: d.DiskId, State: "ready"}, f.err
+}
+
 func (f *fake) CloneDisk(ctx context.Context, x client.Clone) (*api.Disk, error) {
 	if _, err := f.find(x.Disk); err != nil {
 		return nil, err

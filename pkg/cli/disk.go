@@ -22,6 +22,7 @@ type diskCommands struct {
 	Show       diskShow       `cmd:"" help:"Show one disk."`
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
 	Set        diskSet        `cmd:"" help:"Limit how fast a disk may be, while it is in use too."`
+	Rollback   diskRollback   `cmd:"" help:"Make a disk what it was at one of its snapshots. What it is now is kept by another snapshot."`
 	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it."`
 	Move       diskMove       `cmd:"" help:"Let another host own a disk: it is handed over in order, and its clients connect again."`
 	NBD        diskNBD        `cmd:"" name:"nbd" help:"Print where to attach a disk. Every blockd serves every disk; the first is the best."`

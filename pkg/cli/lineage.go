@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/client"
@@ -53,4 +54,32 @@ func (c *diskCreate) clone(ctx context.Context, cl Cluster, limits cluster.QoS) 
 		return nil, &hinted{err, "a clone cannot be smaller than its snapshot; leave --size out for the same size"}
 	}
 	return d, err
+}
+
+type diskRollback struct {
+	Snapshot string `arg:"" help:"DISK@NAME; ids will do. Nobody may be attached to the disk." placeholder:"DISK@NAME"`
+}
+
+// Run is called by kong.
+func (c *diskRollback) Run(ctx context.Context, s *session) error {
+	disk, snapshot, err := snapshotOf(c.Snapshot)
+	if err != nil {
+		return err
+	}
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		x, err := cl.RollbackDisk(ctx, disk, snapshot)
+		switch {
+		case errors.Is(err, errs.ErrNotFound):
+			return &hinted{err, "ashlar snapshot list " + disk + " shows what there is"}
+		case errors.Is(err, errs.ErrConflict):
+			return &hinted{err, "detach the disk's clients first; ashlar disk show " + disk + " says how it is"}
+		case errors.Is(err, errs.ErrUnavailable):
+			return &hinted{err, "ashlar disk show " + disk + " says when it is done"}
+		case err != nil:
+			return err
+		}
+		return s.show(viewSnapshot(x), func(w io.Writer) {
+			fmt.Fprintf(w, "disk %s is as %s was; what it was before is snapshot %s@%s\n  undo it: ashlar disk rollback %s@%s\n", x.Disk, c.Snapshot, x.Disk, x.Name, x.Disk, x.Name)
+		})
+	})
 }

@@ -9,12 +9,14 @@ import (
 	"ashlar.dev/pkg/id"
 )
 
-// SnapshotOrder is what a host has to do about a snapshot: take it, or let it go.
+// SnapshotOrder is what a host has to do about a snapshot: take it, let it go, or, where Safety
+// is not zero, take that one and roll the disk back to this.
 type SnapshotOrder struct {
 	Volume   id.Volume
 	Snapshot id.Snapshot
 	Drop     bool
 	Step     api.SnapshotStep // of a group; none: it is of one disk
+	Safety   id.Snapshot
 }
 
 // WatchSnapshots calls f with every order for a host, again and again until it is carried
@@ -40,7 +42,13 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 					if err != nil {
 						return err
 					}
-					f(SnapshotOrder{Volume: v, Snapshot: s, Drop: o.Drop, Step: o.Step})
+					order := SnapshotOrder{Volume: v, Snapshot: s, Drop: o.Drop, Step: o.Step}
+					if len(o.RollbackSafety) > 0 {
+						if order.Safety, err = api.SnapshotID(o.RollbackSafety); err != nil {
+							return err
+						}
+					}
+					f(order)
 				}
 			}
 		})
@@ -56,8 +64,11 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 // TellSnapshot says that an order is carried out by who has the volume under e; or, of a step of a group, why it is not.
 func (b *Blockd) TellSnapshot(ctx context.Context, by id.Holder, e id.Epoch, o SnapshotOrder, failed string) error {
 	return b.p.call(ctx, retryAlways, func(ctx context.Context, t *target) error {
-		_, err := t.blockd.TellSnapshot(ctx, &api.TellSnapshotRequest{Holder: api.FromHolder(by), Volume: o.Volume[:], Epoch: uint64(e),
-			Snapshot: o.Snapshot[:], Gone: o.Drop, Step: o.Step, Failed: failed})
+		q := &api.TellSnapshotRequest{Holder: api.FromHolder(by), Volume: o.Volume[:], Epoch: uint64(e), Snapshot: o.Snapshot[:], Gone: o.Drop, Step: o.Step, Failed: failed}
+		if o.Safety != (id.Snapshot{}) {
+			q.RolledBack = o.Safety[:]
+		}
+		_, err := t.blockd.TellSnapshot(ctx, q)
 		return err
 	})
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"ashlar.dev/pkg/id"
@@ -59,17 +60,23 @@ type ArchiveBase struct {
 	Created  time.Time // when it was taken
 }
 
-// BaseOf is what a snapshot of v may be uploaded against: the newest that was taken before it and is archived.
+// BaseOf is what a snapshot of v may be uploaded against: the newest that was taken before it on its
+// branch and is archived. One of another branch may lack what this one has.
 func (v *Volume) BaseOf(s id.Snapshot) (base id.Snapshot) {
 	var created time.Time
+	at := slices.IndexFunc(v.Snapshots, func(x Snapshot) bool { return x.ID == s })
+	if at < 0 {
+		return base
+	}
+	branch := v.Snapshots[at].Branch
 	for _, x := range v.Snapshots {
 		if x.ID == s {
-			if b := v.ArchiveBase; !b.Snapshot.IsZero() && b.Snapshot != s && b.Created.Before(x.Created) && b.Created.After(created) {
+			if b := v.ArchiveBase; branch == v.Branch && !b.Snapshot.IsZero() && b.Snapshot != s && b.Created.Before(x.Created) && b.Created.After(created) {
 				return b.Snapshot
 			}
 			return base
 		}
-		if x.Archived.State == ArchiveDone {
+		if x.Archived.State == ArchiveDone && x.Branch == branch {
 			base, created = x.ID, x.Created
 		}
 	}

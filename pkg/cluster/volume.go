@@ -123,9 +123,14 @@ type Snapshot struct {
 	Size    uint64 // bytes that the disk had
 	Created time.Time
 	State   SnapshotState
+	// Branch counts the rollbacks of the disk before it was taken: those of one branch follow one another.
+	Branch uint32
 	// Archived says how far it is on its way into the archive.
 	Archived Archived
 }
+
+// Rollback says to which of its snapshots a disk goes back, and which one keeps what it was before.
+type Rollback struct{ To, Safety id.Snapshot }
 
 // FindSnapshot takes the name of one of v's snapshots, or its id as text.
 func (v *Volume) FindSnapshot(nameOrID string) (Snapshot, bool) {
@@ -167,6 +172,10 @@ type Volume struct {
 	Restored *Restored
 	// ArchiveBase is the newest archived snapshot of the disk's history.
 	ArchiveBase ArchiveBase
+	// Rollback is one that is under way; nil: none.
+	Rollback *Rollback
+	// Branch is that of the snapshots that are taken now.
+	Branch uint32
 	// Deleted: unlinked, waits for its stores to purge it.
 	Deleted bool
 }
@@ -209,6 +218,10 @@ func (v *Volume) Clone() *Volume {
 	}
 	c.Prior, c.Spans, c.Snapshots = slices.Clone(v.Prior), slices.Clone(v.Spans), slices.Clone(v.Snapshots)
 	c.Losses, c.Origin, c.Restored = slices.Clone(v.Losses), v.Origin.Clone(), v.Restored.Clone()
+	if v.Rollback != nil {
+		r := *v.Rollback
+		c.Rollback = &r
+	}
 	for i := range c.Losses {
 		c.Losses[i].Lost = slices.Clone(c.Losses[i].Lost)
 	}

@@ -82,6 +82,7 @@ type Checkpoint struct {
 	Blocks    block.LBA   // size of the disk
 	Pages     []PageSegment
 	Snapshots []Snapshot // the oldest first
+	Parent    id.Raw     // the snapshot that the disk goes on from, one of Snapshots; zero for none
 	// Origin is what the volume began with, if not empty: until it is flattened its map has
 	// locations at or below the origin's watermark, which its table does not know.
 	Origin  *lineage.Origin
@@ -96,6 +97,9 @@ type Snapshot struct {
 	Root      blockmap.Root
 	Watermark id.Sequence
 	Blocks    block.LBA // size of the disk then, or more
+	// Parent is the snapshot that the disk went on from when this one was taken, one before it in
+	// the list, or what that one went on from if it was deleted since; zero for none.
+	Parent id.Raw
 }
 
 // Meta is one record of the meta stream; the field of its kind is set.
@@ -125,8 +129,9 @@ const (
 const (
 	metaVersion = 1
 
-	// A checkpoint with snapshots is of version 2, one of a volume with an origin of version 3, one that
-	// has something in an archive of version 4, as a record and alone; any other is as it always was.
+	// A checkpoint with snapshots is of version 2, as a record and alone; one of a volume with an
+	// origin, or whose snapshots do not follow one another, of version 3; one that has something in
+	// an archive of version 4; any other is as it always was.
 	checkpointSnapshots = 2
 	checkpointLineage   = 3
 	checkpointArchive   = 4
@@ -197,12 +202,45 @@ func (c *Checkpoint) version() uint16 {
 	switch {
 	case c.Archive != nil:
 		return checkpointArchive
-	case c.Origin != nil:
+	case c.Origin != nil || !c.linear():
 		return checkpointLineage
 	case len(c.Snapshots) > 0:
 		return checkpointSnapshots
 	}
 	return checkpointVersion
+}
+
+// linear tells whether each snapshot follows the one before it, and the disk the newest.
+func (c *Checkpoint) linear() bool {
+	var last id.Raw
+	for i := range c.Snapshots {
+		if c.Snapshots[i].Parent != last {
+			return false
+		}
+		last = c.Snapshots[i].ID
+	}
+	return c.Parent == last
+}
+
+// line makes it so.
+func (c *Checkpoint) line() {
+	c.Parent = id.Raw{}
+	for i := range c.Snapshots {
+		c.Snapshots[i].Parent, c.Parent = c.Parent, c.Snapshots[i].ID
+	}
+}
+
+// parentIndex is the place of a parent among the first n snapshots, from 1 on; 0: there is none. -1: it is not there.
+func (c *Checkpoint) parentIndex(p id.Raw, n int) int {
+	if p == (id.Raw{}) {
+		return 0
+	}
+	for i := range n {
+		if c.Snapshots[i].ID == p {
+			return i + 1
+		}
+	}
+	return -1
 }
 
 // AppendDeleted appends the record that segments were dropped by name.
@@ -247,11 +285,16 @@ func (c *Checkpoint) checkSnapshots() string {
 			return "root of a snapshot"
 		case s.Blocks > block.LBAMax:
 			return "size of a snapshot"
+		case c.parentIndex(s.Parent, i) < 0:
+			return "parent of a snapshot"
 		case s.Watermark <= c.Origin.Floor() || i > 0 && s.Watermark <= c.Snapshots[i-1].Watermark:
 			return "watermark of a snapshot"
 		case i == len(c.Snapshots)-1 && s.Watermark != c.Watermark:
 			return "watermark of the newest snapshot"
 		}
+	}
+	if c.parentIndex(c.Parent, len(c.Snapshots)) < 0 {
+		return "parent of the disk"
 	}
 	return ""
 }
@@ -288,6 +331,12 @@ func appendCheckpoint(dst []byte, c *Checkpoint) []byte {
 		dst = appendRoot(append(dst, s.ID[:]...), s.Root)
 		dst = binary.AppendUvarint(dst, uint64(s.Watermark))
 		dst = binary.AppendUvarint(dst, uint64(s.Blocks))
+		if version >= checkpointLineage {
+			dst = binary.AppendUvarint(dst, uint64(c.parentIndex(s.Parent, i)))
+		}
+	}
+	if version >= checkpointLineage {
+		dst = binary.AppendUvarint(dst, uint64(c.parentIndex(c.Parent, len(c.Snapshots))))
 	}
 	if version >= checkpointArchive {
 		dst = appendArchive(dst, c.Archive)

@@ -132,9 +132,7 @@ func readCheckpoint(r *codec.Reader, version uint16) *Checkpoint {
 		}
 	}
 	if version >= checkpointLineage {
-		if c.Origin = lineage.Read(r); c.Origin == nil && version == checkpointLineage {
-			r.Fail("origin of a checkpoint that has one", 1, 0)
-		}
+		c.Origin = lineage.Read(r)
 	}
 	if version >= checkpointSnapshots {
 		readSnapshots(r, c, version)
@@ -155,8 +153,6 @@ func readSnapshots(r *codec.Reader, c *Checkpoint, version uint16) {
 		c.Snapshots = make([]Snapshot, n)
 	case version == checkpointSnapshots:
 		r.Fail("snapshots of a checkpoint that has some", 1, 0)
-	case n == 0:
-		return
 	}
 	for i := range c.Snapshots {
 		s := &c.Snapshots[i]
@@ -166,13 +162,34 @@ func readSnapshots(r *codec.Reader, c *Checkpoint, version uint16) {
 		if s.Watermark > id.SequenceMax {
 			r.Fail("watermark of a snapshot", uint64(id.SequenceMax), uint64(s.Watermark))
 		}
+		if version >= checkpointLineage {
+			s.Parent = c.readParent(r, i)
+		}
 		if r.Err() != nil {
 			return
 		}
 	}
+	if version >= checkpointLineage {
+		if c.Parent = c.readParent(r, len(c.Snapshots)); r.Err() == nil && version == checkpointLineage && c.Origin == nil && c.linear() {
+			r.Fail("version of a checkpoint without a lineage", checkpointSnapshots, uint64(version))
+		}
+	} else {
+		c.line()
+	}
 	if what := c.checkSnapshots(); what != "" {
 		r.Fail(what, 0, 1)
 	}
+}
+
+// readParent reads one of the first n snapshots, or that there is none.
+func (c *Checkpoint) readParent(r *codec.Reader, n int) id.Raw {
+	switch i := r.Uvarint(); {
+	case i > uint64(n):
+		r.Fail("parent of a snapshot", uint64(n), i)
+	case i > 0:
+		return c.Snapshots[i-1].ID
+	}
+	return id.Raw{}
 }
 
 func readDeleted(r *codec.Reader) []storeproto.SegmentGeneration {

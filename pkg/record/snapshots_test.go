@@ -22,6 +22,7 @@ func sampleSnapshots() *Checkpoint {
 		{ID: id.Raw{2, 15: 9}, Root: root(7), Watermark: 900, Blocks: 1 << 27},
 		{ID: id.Raw{3}, Root: root(8), Watermark: c.Watermark, Blocks: 1 << 28},
 	}
+	c.line()
 	return c
 }
 
@@ -50,11 +51,13 @@ func TestSnapshotsReadBack(t *testing.T) {
 // Watermarks decide what is dead: a list in which they do not rise must not be believed.
 func TestWatermarksThatDoNotRiseAreRefused(t *testing.T) {
 	for what, spoil := range map[string]func(c *Checkpoint){
-		"two alike":               func(c *Checkpoint) { c.Snapshots[1].Watermark = 1 },
-		"none":                    func(c *Checkpoint) { c.Snapshots[0].Watermark = 0 },
-		"not the checkpoint's":    func(c *Checkpoint) { c.Watermark++ },
-		"a snapshot without name": func(c *Checkpoint) { c.Snapshots[1].ID = id.Raw{} },
-		"a root that is none":     func(c *Checkpoint) { c.Snapshots[1].Root.Height = 200 },
+		"two alike":                 func(c *Checkpoint) { c.Snapshots[1].Watermark = 1 },
+		"none":                      func(c *Checkpoint) { c.Snapshots[0].Watermark = 0 },
+		"not the checkpoint's":      func(c *Checkpoint) { c.Watermark++ },
+		"a snapshot without name":   func(c *Checkpoint) { c.Snapshots[1].ID = id.Raw{} },
+		"a parent that comes after": func(c *Checkpoint) { c.Snapshots[0].Parent = id.Raw{2, 15: 9} },
+		"a disk of no snapshot":     func(c *Checkpoint) { c.Parent = id.Raw{99} },
+		"a root that is none":       func(c *Checkpoint) { c.Snapshots[1].Root.Height = 200 },
 	} {
 		c := sampleSnapshots()
 		spoil(c)
@@ -75,6 +78,7 @@ func TestOriginOfACheckpointReadsBack(t *testing.T) {
 		if c.Snapshots = c.Snapshots[1:]; !snapshots {
 			c.Snapshots = nil
 		}
+		c.line()
 		alone := EncodeCheckpoint(c)
 		if snapshots {
 			golden(t, "origin.golden", alone)
@@ -92,5 +96,17 @@ func TestOriginOfACheckpointReadsBack(t *testing.T) {
 	c.Origin = &lineage.Origin{Watermark: 1}
 	if c.checkSnapshots() == "" {
 		t.Error("a snapshot at the watermark of the origin is not refused")
+	}
+}
+
+// Without this a disk that was rolled back would be opened as one that was not: what it drops
+// would be taken for what a snapshot of the abandoned branch has.
+func TestTreeOfSnapshotsReadsBack(t *testing.T) {
+	c := sampleSnapshots()
+	c.Snapshots[2].Parent, c.Parent = c.Snapshots[0].ID, c.Snapshots[1].ID
+	alone := EncodeCheckpoint(c)
+	golden(t, "tree.golden", alone)
+	if back, err := DecodeCheckpoint("test", alone); err != nil || !reflect.DeepEqual(back, c) {
+		t.Errorf("%v: the checkpoint came back as %+v", err, back)
 	}
 }

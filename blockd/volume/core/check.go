@@ -89,8 +89,8 @@ func (c *Core) countSnapshots(in Inspector, held map[id.Location]bool) error {
 		if err != nil {
 			return err
 		}
-		if s.Watermark <= last || s.Watermark > c.snaps.watermark {
-			return fmt.Errorf("snapshot %d: watermark %x after %x, the newest is %x", i, s.Watermark, last, c.snaps.watermark)
+		if s.Watermark <= last || s.Watermark > c.snaps.newest {
+			return fmt.Errorf("snapshot %d: watermark %x after %x, the newest is %x", i, s.Watermark, last, c.snaps.newest)
 		}
 		last = s.Watermark
 	}

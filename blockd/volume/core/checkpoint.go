@@ -265,11 +265,11 @@ func (c *Core) pagesDurable(now time.Duration, st *checkpointState, fx *Effects)
 	c.check.root = root
 	st.rec = &record.Checkpoint{
 		Volume: c.cfg.Volume, Epoch: c.cfg.Epoch, Map: root, Table: table, Covered: st.covered, Meta: st.meta,
-		Watermark: c.snaps.watermark, Blocks: c.blocks, Origin: c.origin, Archive: st.archive,
+		Watermark: c.snaps.newest, Blocks: c.blocks, Origin: c.origin, Parent: c.snaps.parent, Archive: st.archive,
 	}
 	st.rec.Snapshots = c.snapshotRecords(st)
 	if st.mark != nil {
-		st.rec.Watermark = st.watermark
+		st.rec.Watermark, st.rec.Parent = st.watermark, st.mark.Snapshot
 	}
 	for s, e := range c.pageSegs {
 		st.rec.Pages = append(st.rec.Pages, record.PageSegment{Segment: s, Entry: e})

@@ -92,7 +92,7 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 		c.cleanOn(now, fx)
 		return
 	}
-	if c.state != stateServing || now < s.next || c.marking() || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
+	if c.state != stateServing || now < s.next || c.marking() || c.snaps.roll != nil || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
 		return // of a commit that is applied in part the counts are not true
 	}
 	c.measure(now)
@@ -187,7 +187,7 @@ func worth(age uint64, stored, live int) uint64 {
 }
 
 // shared tells whether a snapshot may have something in the segment.
-func (c *Core) shared(s id.Segment) bool { return s.Sequence() <= c.snaps.watermark }
+func (c *Core) shared(s id.Segment) bool { return s.Sequence() <= c.snaps.newest }
 
 // keepBest puts x into a list of at most n, the highest score first.
 func keepBest(list []candidate, x candidate, n int) []candidate {

@@ -109,23 +109,6 @@ func (c *Core) inHead(l block.LBA, loc id.Location) (bool, blockmap.Miss) {
 	return at[0] == loc, miss
 }
 
-// owned tells whether the block at l, of the head or of a snapshot, is what lies at loc.
-// What is dead here stays dead: the map takes a location in only once, from the commit
-// that brought its segment, and a snapshot has only what the head had.
-func (c *Core) owned(now time.Duration, l block.LBA, loc id.Location) (bool, pageOwner, blockmap.Miss) {
-	s := c.keeper(loc.Segment().Sequence())
-	if s == nil {
-		ok, miss := c.inHead(l, loc)
-		return ok, pageOwner{}, miss
-	}
-	if l >= s.Blocks {
-		return false, pageOwner{}, blockmap.Miss{}
-	}
-	var at [1]id.Location
-	_, miss := c.treeOf(now, s).Lookup(l, at[:])
-	return at[0] == loc, pageOwner{watermark: s.Watermark}, miss
-}
-
 // judge asks the map about every slot of the victims.
 func (c *Core) judge(now time.Duration, j *CleanJob, fx *Effects) {
 	for budget := judgeStepMax; j.victim < len(j.Victims); {
@@ -160,7 +143,7 @@ func (c *Core) judge(now time.Duration, j *CleanJob, fx *Effects) {
 func (c *Core) judgeMisses(now time.Duration, v *Victim, slot int, of pageOwner, miss blockmap.Miss, fx *Effects) {
 	c.wantPage(of, miss, fx)
 	tree := c.m
-	if s := c.keeper(v.Segment.Sequence()); s != nil {
+	if s := c.standsAt(of.watermark); s != nil {
 		tree = c.treeOf(now, s)
 	}
 	var ahead []block.Extent

@@ -27,6 +27,8 @@ type Config struct {
 	Origin *lineage.Origin
 	// Restored, of a volume that was made from an archive: what was allotted to it.
 	Restored *Restored
+	// Frozen: it takes no writes, for it is to be rolled back.
+	Frozen bool
 }
 
 // state is how far the volume is.
@@ -226,6 +228,8 @@ func (c *Core) refuse(op *Op) error {
 		return errs.ErrClosed
 	case c.state == stateLoading:
 		return errs.ErrUnavailable
+	case c.frozen(op):
+		return errRolling
 	case c.groups.full() && (op.Kind == OpWrite || op.partial()):
 		return errFull
 	case op.Kind != OpFlush && op.Kind != OpMark && op.Snapshot == id.Raw{} && (op.Extent.Count == 0 || op.Extent.End() > c.blocks):

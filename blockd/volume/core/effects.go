@@ -46,6 +46,8 @@ type Effects struct {
 	HydrateList, HydrateRead []*HydrateJob
 	// Whole: nothing lies in the archive any more, and no checkpoint in force says so.
 	Whole bool
+	// RolledBack: metad has a checkpoint in which the volume is as Core.Rollback asked.
+	RolledBack bool
 	// Again asks for another Core.Continue soon: work was cut to keep a step short.
 	Again bool
 	// Opened, Drained and Fenced are said once each: the volume serves; everything

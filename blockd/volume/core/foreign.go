@@ -108,13 +108,13 @@ func (c *Core) held(now time.Duration, e slotEntry, loc id.Location) (bool, page
 		}
 		return c.owned(now, e.lba, loc)
 	}
-	s := c.keeper(loc.Segment().Sequence())
-	if s == nil {
-		ok, miss := c.m.Holds(e.name, loc)
-		return ok, pageOwner{}, miss
-	}
-	at, miss := c.treeOf(now, s).PageAt(e.name)
-	return at == loc, pageOwner{watermark: s.Watermark}, miss
+	return c.anyone(now, loc.Segment().Sequence(), func(m *blockmap.Map) (bool, blockmap.Miss) {
+		if m == c.m {
+			return m.Holds(e.name, loc)
+		}
+		at, miss := m.PageAt(e.name)
+		return at == loc, miss
+	})
 }
 
 // beginArchive gives a volume that has no checkpoint yet the tree of its archive.

@@ -101,7 +101,7 @@ func (c *Core) SetHydrateRate(rate int64) {
 func (c *Core) startHydrate(now time.Duration, fx *Effects) {
 	c.hydrateOn(now, fx)
 	f := &c.archive
-	if f.Archive == nil || c.state != stateServing || now < f.next || len(f.jobs) >= hydratesInFlight {
+	if f.Archive == nil || c.state != stateServing || c.snaps.roll != nil || now < f.next || len(f.jobs) >= hydratesInFlight {
 		return
 	}
 	if c.groups.fill >= hydrateFill {
@@ -246,7 +246,7 @@ func wantAhead[E ~uint64](c *Core, of pageOwner, miss blockmap.Miss, slots []E, 
 	c.wantPage(of, miss, fx)
 	tree := c.m
 	if of.watermark != 0 {
-		if s := c.keeper(of.watermark); s != nil && s.tree != nil {
+		if s := c.standsAt(of.watermark); s != nil && s.tree != nil {
 			tree = s.tree
 		}
 	}

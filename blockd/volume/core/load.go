@@ -139,8 +139,9 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 		c.check.metaApplied, c.check.last, c.check.covered = k.Meta, k.Meta, k.Covered
 		for _, s := range k.Snapshots {
 			c.snaps.list = append(c.snaps.list, &snapshot{Snapshot: s})
-			c.snaps.watermark = s.Watermark
 		}
+		c.snaps.parent = k.Parent
+		c.snaps.settle(c.floor())
 		if l.inMetad {
 			c.check.committed = k.Meta
 		} else {

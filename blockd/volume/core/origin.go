@@ -51,12 +51,12 @@ func (c *Core) begin(opts *blockmap.Options) (table blockmap.Root, err error) {
 		if err := c.beginArchive(&opts.Root); err != nil {
 			return blockmap.Root{}, err
 		}
-		c.check.root, c.snaps.watermark = opts.Root, c.floor()
+		c.check.root = opts.Root
+		c.snaps.settle(c.floor())
 		return blockmap.Root{}, nil
 	}
 	c.origin, c.archive.Archive = k.Origin, k.Archive
 	opts.Root = k.Map
-	c.snaps.watermark = c.floor()
 	return k.Table, nil
 }
 

@@ -10,10 +10,10 @@ import (
 	"ashlar.dev/pkg/storeproto"
 )
 
-// A snapshot S is deleted by a walk: what S has and the one after it, N, has not at the
-// same place is looked for by comparing their trees, pages that both have are skipped;
-// of that, what lies at or below the watermark of the one before belongs to that one, and
-// the rest is dead. N is the next snapshot, or the head as of a checkpoint: then what
+// A snapshot S is deleted by a walk: what S has and its child N, the one that goes on from it,
+// has not at the same place is looked for by comparing their trees, pages that both have are
+// skipped; of that, what lies at or below the watermark of its parent belongs to that one, and
+// the rest is dead. N is a snapshot, or the head as of a checkpoint: then what
 // the head drops after that cut is noted beside the walk. Nothing is counted dead
 // before the walk is over; then all at once, and S leaves the list. Of this nothing
 // is written but the next checkpoint, which lists S no more and whose table has the
@@ -24,7 +24,6 @@ import (
 // walk is the deletion of one snapshot.
 type walk struct {
 	doomed *snapshot
-	above  id.Sequence        // watermark of the snapshot before it
 	diff   *blockmap.Diff     // nil: the cut it compares with is not durable yet
 	pinned bool               // it compares with the head: pages of that cut must stay
 	freed  map[id.Segment]int // found so far
@@ -55,36 +54,48 @@ func (c *Core) DropSnapshot(now time.Duration, x id.Raw, fx *Effects) {
 
 // note counts a location that the head dropped and the snapshot being deleted still has.
 func (w *walk) note(c *Core, loc id.Location, n int) {
-	if s := loc.Segment(); w != nil && w.doomed.Watermark == c.snaps.watermark && s.Sequence() > w.above {
+	if s := loc.Segment(); w != nil && w.doomed.ID == c.snaps.parent && s.Sequence() > w.doomed.above {
 		w.freed[s] += n
 	}
 }
 
-// beginWalk begins the next deletion if it is of a snapshot that has one after it.
-// The newest is compared with a cut of the head.
+// beginWalk begins the next deletion that can be: of a snapshot with one child, or none. What
+// only the head goes on from is compared with a cut of it; what nobody goes on from with its
+// own parent, for what both have need not be looked at. One with several children waits until
+// it has one: what one of them has not another may have.
 func (c *Core) beginWalk() {
 	s := &c.snaps
-	for i, x := range s.list {
+	for _, x := range s.list {
+		n, child, head := s.children(x.ID)
 		switch {
-		case !s.doomed[x.ID]:
-		case i+1 == len(s.list):
+		case !s.doomed[x.ID] || n > 1 || n == 1 && head:
+		case head:
 			s.needCut = true
 		default:
-			s.walk = c.newWalk(i)
-			c.compare(s.walk, s.list[i+1].Root)
+			target := c.rootOf(x.Parent)
+			if n == 1 {
+				target = child.Root
+			}
+			s.walk = newWalk(x)
+			c.compare(s.walk, target)
 			return
 		}
 	}
 }
 
-// newWalk is the deletion of the i-th snapshot.
-func (c *Core) newWalk(i int) *walk {
-	w := &walk{doomed: c.snaps.list[i], above: c.floor(), freed: make(map[id.Segment]int)}
-	if i > 0 {
-		w.above = c.snaps.list[i-1].Watermark
+// rootOf is the tree of a snapshot; of none, what the volume began with.
+func (c *Core) rootOf(x id.Raw) blockmap.Root {
+	if p, ok := c.snapshot(x); ok {
+		return p.Root
 	}
-	return w
+	if c.origin != nil {
+		return c.origin.Root
+	}
+	return blockmap.Root{}
 }
+
+// newWalk is the deletion of a snapshot.
+func newWalk(x *snapshot) *walk { return &walk{doomed: x, freed: make(map[id.Segment]int)} }
 
 // compare begins to compare the trees.
 func (c *Core) compare(w *walk, target blockmap.Root) {
@@ -100,9 +111,12 @@ func (c *Core) cutForWalk(st *checkpointState) {
 	s := &c.snaps
 	s.needCut = false
 	st.leaving = slices.Clone(s.leaving)
-	n := len(s.list)
-	if s.walk == nil && n > 0 && s.doomed[s.list[n-1].ID] && c.state == stateServing {
-		s.walk = c.newWalk(n - 1)
+	x, ok := c.snapshot(s.parent)
+	if s.walk != nil || !ok || !s.doomed[x.ID] || c.state != stateServing {
+		return
+	}
+	if n, _, _ := s.children(x.ID); n == 0 && st.mark == nil {
+		s.walk = newWalk(x)
 		s.walk.pinned = true
 		st.walk = s.walk
 	}
@@ -125,7 +139,7 @@ func (c *Core) walkOn(now time.Duration, fx *Effects) {
 		return
 	}
 	w.diff.Lost(walkPages, func(l id.Location) {
-		if x := l.Segment(); x.Sequence() > w.above {
+		if x := l.Segment(); x.Sequence() > w.doomed.above {
 			w.freed[x]++
 		}
 	})
@@ -155,10 +169,8 @@ func (c *Core) endWalk(now time.Duration, fx *Effects) {
 		}
 	}
 	s.list = slices.DeleteFunc(s.list, func(x *snapshot) bool { return x == w.doomed })
-	s.watermark = c.floor()
-	if n := len(s.list); n > 0 {
-		s.watermark = s.list[n-1].Watermark
-	}
+	s.adopt(w.doomed)
+	s.settle(c.floor())
 	w.doomed.closeTree()
 	delete(s.doomed, w.doomed.ID)
 	s.leaving = append(s.leaving, w.doomed.ID)

@@ -27,12 +27,15 @@ import (
 // snapState is what the core knows of snapshots.
 type snapState struct {
 	list      []*snapshot // those that stand, the oldest first; their watermarks rise
-	watermark id.Sequence // of the newest; if there is none, the origin's, or 0
+	parent    id.Raw      // the one that the head goes on from; zero: none
+	watermark id.Sequence // of that one; if there is none, the origin's, or 0
+	newest    id.Sequence // of the newest, likewise
 	marks     []*mark     // taken and not passed yet, in the order of the journal
 	taken     uint64      // marks ever taken
 	passing   *mark       // the first of marks, once its commit is applied: nothing else is, until it is passed
 	waiting   []*Op       // reads of snapshots that are not passed yet
 
+	roll    *rollState
 	doomed  map[id.Raw]bool // to be deleted
 	walk    *walk
 	leaving []id.Raw // out of the list, but perhaps in the checkpoint that metad has
@@ -42,8 +45,9 @@ type snapState struct {
 // snapshot is one that stands.
 type snapshot struct {
 	record.Snapshot
-	tree *blockmap.Map // nil: nobody looks into it
-	used time.Duration // when somebody did last
+	above id.Sequence   // watermark of its parent; if there is none, the origin's, or 0
+	tree  *blockmap.Map // nil: nobody looks into it
+	used  time.Duration // when somebody did last
 }
 
 // mark is a snapshot on its way.
@@ -125,7 +129,8 @@ func (c *Core) passMark(now time.Duration, st *checkpointState, fx *Effects) {
 	s := &c.snaps
 	news := st.rec.Snapshots[len(st.rec.Snapshots)-1]
 	s.list = append(s.list, &snapshot{Snapshot: news, used: now})
-	s.watermark = news.Watermark
+	s.parent = news.ID
+	s.settle(c.floor())
 	s.marks, s.passing = slices.Delete(s.marks, 0, 1), nil
 	waiting := s.waiting
 	s.waiting = nil
@@ -141,12 +146,13 @@ func (c *Core) snapshotRecords(st *checkpointState) (out []record.Snapshot) {
 		out = append(out, s.Snapshot)
 	}
 	if st.mark != nil {
-		out = append(out, record.Snapshot{ID: st.mark.Snapshot, Root: st.rec.Map, Watermark: st.watermark, Blocks: st.blocks})
+		out = append(out, record.Snapshot{ID: st.mark.Snapshot, Root: st.rec.Map, Watermark: st.watermark, Blocks: st.blocks, Parent: c.snaps.parent})
 	}
 	return out
 }
 
-// dropped: the head no longer has what lies at loc. It is dead if no snapshot has it.
+// dropped: the head no longer has what lies at loc. It is dead if no snapshot has it: if it was
+// born after the one that the head goes on from.
 func (c *Core) dropped(loc id.Location) {
 	s := loc.Segment()
 	if s.Sequence() > c.snaps.watermark {
@@ -168,18 +174,6 @@ func (c *Core) undropped(loc id.Location) {
 		return
 	}
 	c.snaps.walk.note(c, loc, -1)
-}
-
-// keeper gives the tree that decides whether what lies in a segment lives: the oldest
-// snapshot's that can have it, for a block lies where it does for one unbroken
-// stretch of the lineage, and that one is the first after its birth. None: the head decides.
-func (c *Core) keeper(seq id.Sequence) *snapshot {
-	for _, s := range c.snaps.list {
-		if seq <= s.Watermark {
-			return s
-		}
-	}
-	return nil
 }
 
 // treeOf opens the map of a snapshot.
@@ -280,8 +274,8 @@ func (c *Core) takePage(now time.Duration, p PageRead, data []byte, err error) e
 		}
 		return err
 	case p.of.watermark != 0:
-		s := c.keeper(p.of.watermark)
-		if s == nil || s.Watermark != p.of.watermark || s.tree == nil {
+		s := c.standsAt(p.of.watermark)
+		if s == nil || s.tree == nil {
 			return nil // deleted or closed; who still wants it asks again
 		}
 		if err == nil {
@@ -299,7 +293,7 @@ func (c *Core) takePage(now time.Duration, p PageRead, data []byte, err error) e
 
 // unreadable: a page of a snapshot cannot be read now. The cleaner leaves its victim alone for a while.
 func (c *Core) unreadable(now time.Duration, s *snapshot) {
-	if j := c.clean.job; j != nil && j.phase == cleanJudging && c.keeper(j.Victims[j.victim].Segment.Sequence()) == s {
+	if j := c.clean.job; j != nil && j.phase == cleanJudging && s.first(j.Victims[j.victim].Segment.Sequence()) {
 		c.leaveAlone(now, j.Victims[j.victim].Segment)
 		c.endClean(now, cleanRetry)
 	}

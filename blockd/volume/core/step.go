@@ -113,6 +113,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	}
 	c.closeTrees(now)
 	c.walkOn(now, fx)
+	c.rollOn(now, fx)
 	c.measure(now)
 	c.commitReady(now, fx)
 	c.startPacks(now, fx)

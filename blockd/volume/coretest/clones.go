@@ -70,7 +70,7 @@ func (w *World) Clone(s *Snap) (*World, error) {
 
 // Purge deletes a volume with everything of it, as metad has it done when no snapshot of it is left.
 func (w *World) Purge() error {
-	if slices.ContainsFunc(w.Snaps, func(s *Snap) bool { return s.state != snapGone }) {
+	if slices.ContainsFunc(w.Snaps, func(s *Snap) bool { return s.state != snapGone && s.state != snapAsked }) {
 		return fmt.Errorf("volume %x has snapshots: %w", w.volume[0], errs.ErrConflict)
 	}
 	for _, e := range w.Engines {
@@ -138,7 +138,7 @@ func (m *Model) inherit(seen map[uint64]uint64) {
 func (w *World) readSnap(s *Snap) error {
 	const chunk = 64 * block.Size
 	for off := uint64(0); off < uint64(w.cfg.Blocks.Offset()); off += chunk {
-		if !w.Model.Touched(off, chunk) {
+		if !w.Model.Touched(off, chunk) && !s.model.Touched(off, chunk) {
 			continue
 		}
 		r := w.ReadSnapshot(w.Owner(), s, off, min(chunk, uint64(w.cfg.Blocks.Offset())-off))

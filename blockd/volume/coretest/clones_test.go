@@ -307,7 +307,7 @@ func (f *Metad) Forget(v id.Volume) {
 }
 
 // Without this nothing would try whether clones, their parents and their snapshots stay apart,
-// whatever is written, packed, cleaned, taken and deleted in each of them, in any order.
+// whatever is written, packed, cleaned, taken, rolled back and deleted in each of them, in any order.
 func TestClonesInEveryOrderOfEvents(t *testing.T) {
 	from, to := seeds(t, 1)
 	made, purged := 0, 0
@@ -321,7 +321,7 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 		root := New(cfg)
 		for round := range 7 {
 			w := root.kin[root.rng.IntN(len(root.kin))]
-			if err := w.breed(round%3 == 2); err != nil {
+			if err := w.breed(round % 3); err != nil {
 				t.Fatal(err)
 			}
 			for range 1200 / min(shortened, 2) {
@@ -351,16 +351,23 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 	t.Logf("%d clones made, %d purged at the end", made, purged)
 }
 
-// breed makes a clone of some snapshot that stands, or deletes a volume that nobody needs.
-func (w *World) breed(purge bool) error {
+// breed makes a clone of some snapshot that stands, rolls back to one, or deletes a volume that nobody needs.
+func (w *World) breed(how int) error {
 	if err := w.settleAll(); err != nil {
 		return err
 	}
-	if purge && w.from != nil && w.childless() {
+	if how == 2 && w.from != nil && w.childless() {
 		return w.finish()
 	}
 	for _, s := range w.Snaps {
-		if s.state == snapMade && len(w.kin) < 6 {
+		switch {
+		case s.state != snapMade:
+		case how == 1:
+			if _, err := w.Rollback(s); err != nil {
+				return err
+			}
+			return w.Until(w.Rolled)
+		case len(w.kin) < 6:
 			_, err := w.Clone(s)
 			return err
 		}

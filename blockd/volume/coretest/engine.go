@@ -69,6 +69,7 @@ func (w *World) open() *Engine {
 	e.Core, err = core.New(core.Config{
 		Volume: w.volume, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: w.budget, Memory: w.cfg.Memory, Limits: w.cfg.Limits,
 		Origin:    rec.Origin,
+		Frozen:    w.roll != nil,
 		Leftovers: slices.ContainsFunc(rec.Spans, func(s cluster.Span) bool { return s.Epoch < rec.Epoch }),
 		Restored:  w.archive.allotment(),
 	}, opaque)
@@ -224,6 +225,9 @@ func (e *Engine) carry(fx *core.Effects) {
 	for _, x := range fx.Gone {
 		w.gone(e, x)
 	}
+	if fx.RolledBack {
+		w.rolledBack(e)
+	}
 	switch {
 	case fx.Broken != nil:
 		e.end(fx.Broken)
@@ -359,6 +363,7 @@ func (e *Engine) tick() {
 		e.Core.Tick(now, fx)
 	})
 	e.askDrops()
+	e.askRoll()
 }
 
 // Drain ends the engine in peace.

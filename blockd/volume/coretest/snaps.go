@@ -20,6 +20,7 @@ type Snap struct {
 	state        snapState
 	seen         map[uint64]uint64 // what a cell was read as, once: it never changes
 	clones       int               // that may still read it
+	model        *Model            // what the disk was when it was taken
 }
 
 type snapState uint8
@@ -34,7 +35,7 @@ const (
 
 // Mark takes a snapshot on an engine.
 func (w *World) Mark(e *Engine) (*Snap, *Request) {
-	s := &Snap{ID: id.Raw{1, 15: byte(len(w.Snaps)), 14: byte(len(w.Snaps) >> 8)}, begun: w.Model.tick(), seen: make(map[uint64]uint64)}
+	s := &Snap{ID: id.Raw{1, 15: byte(len(w.Snaps)), 14: byte(len(w.Snaps) >> 8)}, begun: w.Model.tick(), seen: make(map[uint64]uint64), model: w.Model}
 	w.Snaps = append(w.Snaps, s)
 	return s, w.markAgain(e, s)
 }
@@ -86,7 +87,7 @@ func (w *World) readSnapshot(e *Engine, r *Request) {
 			w.Fail(fmt.Errorf("%s: snapshot %x: cell %d (block %d) was %d and is %d", e.name, s.ID, c, c/8, was, tag))
 			return
 		} else if !ok {
-			if err := w.Model.then(c, tag, s.begun, s.ended); err != nil {
+			if err := s.model.then(c, tag, s.begun, s.ended); err != nil {
 				w.Fail(fmt.Errorf("%s: snapshot %x: %w", e.name, s.ID, err))
 				return
 			}

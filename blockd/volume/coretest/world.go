@@ -86,6 +86,7 @@ type World struct {
 	rewritten, merged, moved uint64 // by cleaners that have ended
 
 	origin *lineage.Origin
+	roll   *roll
 	born   int      // clones that any of the kin made
 	kin    []*World // this one and its clones and ancestors: they share stores, metad and time
 	from   *Snap    // that it began with; nil: empty
