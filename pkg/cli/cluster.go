@@ -28,6 +28,7 @@ type machine struct {
 	Run        string          `help:"Folder of the NBD socket." default:"/run/ashlar" type:"path"`
 	Store      []string        `help:"Folder to format as a store, best alone on its disk; may be given again." placeholder:"DIR" type:"path"`
 	StoreSize  config.ByteSize `help:"How much of its disk each store may fill." placeholder:"SIZE"`
+	Archive    string          `help:"Folder in which a snapshotd of this machine keeps the archive, best on a disk of another machine; snapshotd.yaml can name an S3 server instead." placeholder:"DIR" type:"path"`
 	MetadPort  int             `help:"Port of metad's API; the next two are Raft's and that for joining hosts." default:"7100"`
 	BlockdPort int             `help:"Port of the data path." default:"7200"`
 	NBDPort    int             `name:"nbd-port" help:"Port for NBD clients." default:"10809"`
@@ -39,7 +40,7 @@ func (m *machine) host(s *session, roles []string) (enroll.Host, error) {
 			"give --data DIR or set ASHLAR_DATA; /etc/ashlar is what the systemd units expect"}
 	}
 	h := enroll.Host{Dir: s.flags.Data, Name: m.Name, Address: m.Address, Zone: m.Zone, State: m.State, Run: m.Run,
-		Stores: m.Store, StoreSize: m.StoreSize, MetadPort: m.MetadPort, BlockdPort: m.BlockdPort, NBDPort: m.NBDPort}
+		Stores: m.Store, StoreSize: m.StoreSize, Archive: m.Archive, MetadPort: m.MetadPort, BlockdPort: m.BlockdPort, NBDPort: m.NBDPort}
 	for _, r := range roles {
 		h.Roles = append(h.Roles, pki.Role(r))
 	}
@@ -81,7 +82,7 @@ func viewEnrolled(h enroll.Host, cluster string) enrolledView {
 	for _, r := range h.Roles {
 		v.Roles = append(v.Roles, string(r))
 	}
-	for _, name := range []string{enroll.MetadFile, enroll.BlockdFile, "cluster.yaml"} {
+	for _, name := range []string{enroll.MetadFile, enroll.BlockdFile, enroll.SnapshotdFile, "cluster.yaml"} {
 		if _, err := os.Stat(filepath.Join(h.Dir, name)); err == nil {
 			v.Configs = append(v.Configs, filepath.Join(h.Dir, name))
 		}
@@ -94,7 +95,7 @@ func startHint(w io.Writer, h enroll.Host) {
 	for _, d := range []struct {
 		role pki.Role
 		file string
-	}{{pki.RoleMetad, enroll.MetadFile}, {pki.RoleBlockd, enroll.BlockdFile}} {
+	}{{pki.RoleMetad, enroll.MetadFile}, {pki.RoleBlockd, enroll.BlockdFile}, {pki.RoleSnapshotd, enroll.SnapshotdFile}} {
 		if h.Has(d.role) {
 			fmt.Fprintf(w, "  start it: %s --config %s\n", d.role, filepath.Join(h.Dir, d.file))
 		}
@@ -122,6 +123,9 @@ func (c *clusterInit) Run(ctx context.Context, s *session) error {
 	roles := []string{"metad", "blockd", "operator"}
 	if c.NoBlockd {
 		roles = []string{"metad", "operator"}
+	}
+	if c.Archive != "" {
+		roles = append(roles, "snapshotd")
 	}
 	h, err := c.host(s, roles)
 	if err != nil {

@@ -153,5 +153,6 @@ func daemonsOf(dir string) []bundle.Daemon {
 	}
 	add(bundle.Daemon{Name: "metad", Config: filepath.Join(dir, enroll.MetadFile), Unit: "metad.service"})
 	add(bundle.Daemon{Name: "blockd", Config: filepath.Join(dir, enroll.BlockdFile), Unit: "blockd.service"})
+	add(bundle.Daemon{Name: "snapshotd", Config: filepath.Join(dir, enroll.SnapshotdFile), Unit: "snapshotd.service"})
 	return out
 }

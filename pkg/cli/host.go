@@ -29,7 +29,7 @@ type hostCommands struct {
 }
 
 type hostToken struct {
-	Role     []string      `help:"Role the token may hand out: metad, blockd, operator or nbd (a client of all disks); may be given again." default:"blockd" enum:"metad,blockd,operator,nbd"`
+	Role     []string      `help:"Role the token may hand out: metad, blockd, snapshotd, operator or nbd (a client of all disks); may be given again." default:"blockd" enum:"metad,blockd,snapshotd,operator,nbd"`
 	Uses     uint32        `help:"How many machines may join by it." default:"1"`
 	Lifetime time.Duration `help:"How long it is good for; at most 30 days." default:"1h"`
 	For      string        `help:"For the machine of this name only, even if there is one already: it replaces that one." placeholder:"NAME"`
@@ -144,7 +144,7 @@ func (c *hostRevoke) Run(ctx context.Context, s *session) error {
 
 type hostJoin struct {
 	machine
-	Role  []string `help:"What this machine becomes: metad, blockd, operator or nbd (a client of all disks, certificate in pki/nbd); may be given again." default:"blockd" enum:"metad,blockd,operator,nbd"`
+	Role  []string `help:"What this machine becomes: metad, blockd, snapshotd (with --archive), operator or nbd (a client of all disks, certificate in pki/nbd); may be given again." default:"blockd" enum:"metad,blockd,snapshotd,operator,nbd"`
 	Token string   `arg:"" help:"The token, or - to read it from standard input, where other users of this machine do not see it."`
 }
 

@@ -29,6 +29,9 @@ type Host struct {
 	Stores    []string
 	StoreSize config.ByteSize
 
+	// Archive is the folder that a snapshotd keeps the archive in; its file can name an S3 server instead.
+	Archive string
+
 	// Ports of metad's API; Raft's and the one for joining hosts are the next two.
 	MetadPort int
 	// BlockdPort is the data path's, NBDPort the NBD clients'.
@@ -37,10 +40,11 @@ type Host struct {
 
 // Files in Dir.
 const (
-	MetadFile  = "metad.yaml"
-	BlockdFile = "blockd.yaml"
-	caFolder   = "ca"
-	pkiFolder  = "pki"
+	MetadFile     = "metad.yaml"
+	BlockdFile    = "blockd.yaml"
+	SnapshotdFile = "snapshotd.yaml"
+	caFolder      = "ca"
+	pkiFolder     = "pki"
 	// debugSocket lies in a daemon's own folder, which only its user can enter.
 	debugSocket = "debug.sock"
 )
@@ -57,6 +61,8 @@ func (h *Host) Validate() error {
 		return fmt.Errorf("name, address or roles are not set: %w", errs.ErrInvalid)
 	case len(h.Stores) > 0 && !h.Has(pki.RoleBlockd):
 		return fmt.Errorf("stores need role blockd: %w", errs.ErrInvalid)
+	case (h.Archive != "") != h.Has(pki.RoleSnapshotd):
+		return fmt.Errorf("role snapshotd and the folder of its archive (--archive) belong together: %w", errs.ErrInvalid)
 	}
 	if _, _, err := net.SplitHostPort(h.Address); err == nil {
 		return fmt.Errorf("address %q: want a host without a port: %w", h.Address, errs.ErrInvalid)
@@ -69,7 +75,7 @@ func (h *Host) Validate() error {
 
 // fresh refuses a folder that has been used: its keys may be those of a host that lives.
 func (h *Host) fresh() error {
-	for _, name := range []string{MetadFile, BlockdFile, devcluster.FileName} {
+	for _, name := range []string{MetadFile, BlockdFile, SnapshotdFile, devcluster.FileName} {
 		if _, err := os.Lstat(filepath.Join(h.Dir, name)); err == nil {
 			return fmt.Errorf("%s is there: this host belongs to a cluster already: %w", filepath.Join(h.Dir, name), errs.ErrExists)
 		} else if !errors.Is(err, os.ErrNotExist) {
@@ -137,6 +143,12 @@ func (h *Host) writeConfigs(cluster string, others []devcluster.PeerConfig, firs
 			c.Stores = append(c.Stores, devcluster.StoreConfig{Path: s, Size: h.StoreSize})
 		}
 		if err := config.Write(filepath.Join(h.Dir, BlockdFile), configHead, c, 0o600); err != nil {
+			return err
+		}
+	}
+	if h.Has(pki.RoleSnapshotd) {
+		c := devcluster.SnapshotdConfig{ID: h.Name, Metad: metads, TLS: h.files(pki.RoleSnapshotd), Archive: devcluster.ArchiveConfig{Store: devcluster.StoreOfArchive{Directory: h.Archive}}}
+		if err := config.Write(filepath.Join(h.Dir, SnapshotdFile), configHead, c, 0o600); err != nil {
 			return err
 		}
 	}
