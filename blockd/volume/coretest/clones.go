@@ -138,7 +138,7 @@ func (m *Model) inherit(seen map[uint64]uint64) {
 func (w *World) readSnap(s *Snap) error {
 	const chunk = 64 * block.Size
 	for off := uint64(0); off < uint64(w.cfg.Blocks.Offset()); off += chunk {
-		if !w.Model.Touched(off, chunk) && !s.model.Touched(off, chunk) {
+		if !w.Model.Touched(off, chunk) && !cmp.Or(s.model, w.Model).Touched(off, chunk) {
 			continue
 		}
 		r := w.ReadSnapshot(w.Owner(), s, off, min(chunk, uint64(w.cfg.Blocks.Offset())-off))

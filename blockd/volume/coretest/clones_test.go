@@ -248,7 +248,7 @@ func TestFoundingIsDoneAgainByTheNextOwner(t *testing.T) {
 	s := play(t, core.Limits{SealBlocks: 8})
 	s.acked(0, 8)
 	x := s.mark()
-	for n := range 40 {
+	for n := 0; n < 40; n += 3 * shortened {
 		w, err := s.Clone(x)
 		s.must(err)
 		c := &stage{w, t}
@@ -319,7 +319,7 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 			cfg.PackFails, cfg.PageFails, cfg.ReadFails, cfg.MetadFails, cfg.TakesOver = 0.1, 0.05, 0.02, 0.05, 0.001
 		}
 		root := New(cfg)
-		for round := range 7 {
+		for round := range max(7/shortened, 4) {
 			w := root.kin[root.rng.IntN(len(root.kin))]
 			if err := w.breed(round % 3); err != nil {
 				t.Fatal(err)
