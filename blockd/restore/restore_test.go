@@ -1,0 +1,289 @@
+package restore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"ashlar.dev/pkg/archive"
+	"ashlar.dev/pkg/archive/archivetest"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/codec"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/objectstore"
+	"ashlar.dev/pkg/objectstore/objectstoretest"
+	"ashlar.dev/pkg/record"
+	"ashlar.dev/pkg/segment"
+)
+
+// bench is an archived disk and who reads it under ids of another volume.
+type bench struct {
+	t     *testing.T
+	image []byte
+	store objectstore.Store
+	m     *archive.Manifest
+	disk  *Disk
+	tree  *blockmap.Map
+}
+
+// made is the archive of all tests; nobody changes it.
+var made struct {
+	sync.Once
+	bench
+	err error
+}
+
+func archived(t *testing.T) *bench {
+	t.Helper()
+	made.Do(func() {
+		var d *archivetest.Disk
+		if d, made.err = archivetest.NewDisk(1<<10, 5); made.err != nil {
+			return
+		}
+		var lbas []block.LBA
+		for l := range block.LBA(blocks) {
+			lbas = append(lbas, l)
+		}
+		d.Write(lbas, 128)
+		d.Write([]block.LBA{3, 1000, 9}, 128)
+		made.store = objectstoretest.NewMemory()
+		made.m, made.err = d.Archive(context.Background(), made.store, nil, nil, 2)
+		made.image = d.Image
+	})
+	if made.err != nil {
+		t.Fatal(made.err)
+	}
+	b := &bench{t: t, store: made.store, image: made.image, m: made.m}
+	b.read(b.store)
+	return b
+}
+
+// blocks are written one after the other from the first on.
+const blocks = 300
+
+// read begins anew, with another store.
+func (b *bench) read(store objectstore.Store) {
+	b.t.Helper()
+	b.disk = New(Config{Store: store}).Disk(record.Archive{
+		Manifest: archive.ManifestKey(b.m.Volume, b.m.Snapshot), First: 5000, Segments: uint32(len(b.m.Segments)), PGs: []id.PG{100, 101, 102},
+	})
+	b.tree = nil
+}
+
+// block reads a block as an engine does: down the tree, page by page.
+func (b *bench) block(l block.LBA) ([]byte, error) {
+	out := make([]byte, block.Size)
+	if b.tree == nil {
+		root, size, err := b.disk.Root(b.t.Context())
+		if err != nil {
+			return nil, err
+		}
+		if b.tree, err = blockmap.New(blockmap.Options{Blocks: size, Root: root}); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+	for {
+		var at [1]id.Location
+		_, miss := b.tree.Lookup(l, at[:])
+		if miss.None() {
+			if at[0] == 0 {
+				return out, nil
+			}
+			return out, b.disk.Read(b.t.Context(), at[0], segment.MakeData(l), out)
+		}
+		page := make([]byte, block.Size)
+		if err := b.disk.Read(b.t.Context(), miss.Location, segment.MakePage(segment.MapPage, miss.Level, miss.Index), page); err != nil {
+			return nil, err
+		}
+		if err := b.tree.Fill(miss, page); err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
+func (b *bench) same() {
+	b.t.Helper()
+	for l := range block.LBA(len(b.image) / block.Size) {
+		got, err := b.block(l)
+		if err != nil || !bytes.Equal(got, b.image[l*block.Size:][:block.Size]) {
+			b.t.Fatalf("block %d: %v, %x", l, err, codec.CRC(got))
+		}
+	}
+}
+
+// Every block of the snapshot is found through the pages that lie in the archive, which speak of ids
+// of another cluster: a page that is not translated, or twice, leads nowhere.
+func TestArchivedDiskIsReadByItsNewIds(t *testing.T) {
+	b := archived(t)
+	b.same()
+	if _, err := b.disk.translate(b.m, id.MakeLocation(b.disk.given.Segment(0), 0)); !errors.Is(err, errs.ErrCorrupt) {
+		t.Errorf("a location was translated twice: %v", err)
+	}
+	if p := b.disk.Problem(); p != "" {
+		t.Error(p)
+	}
+}
+
+// What is brought in is what is read, with sums over the bytes as they are written.
+func TestFilledSlotsAreThoseThatAreRead(t *testing.T) {
+	b := archived(t)
+	ctx := t.Context()
+	for i := range b.disk.given.Segments {
+		slots, err := b.disk.Slots(ctx, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []Wanted
+		for slot, e := range slots {
+			if e != 0 && slot%7 != 3 { // not all of them
+				want = append(want, Wanted{Slot: uint16(slot), Entry: e, Data: make([]byte, block.Size)})
+			}
+		}
+		if err := b.disk.Fill(ctx, i, want); err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range want {
+			again := make([]byte, block.Size)
+			l := id.MakeLocation(b.disk.given.Segment(i), w.Slot)
+			if err := b.disk.Read(ctx, l, segment.Entry(w.Entry), again); err != nil || !bytes.Equal(again, w.Data) || codec.CRC(w.Data) != w.Sum {
+				t.Fatalf("segment %d slot %d: %v", i, w.Slot, err)
+			}
+		}
+		want[0].Entry++
+		if err := b.disk.Fill(ctx, i, want); !errors.Is(err, errs.ErrCorrupt) {
+			t.Fatalf("a slot that holds something else was filled in: %v", err)
+		}
+	}
+}
+
+// Reads one after the other fetch what follows with them: a request for every 64 KiB would take a
+// round trip each.
+func TestReadsFetchAhead(t *testing.T) {
+	b := archived(t)
+	f := &objectstoretest.Faulty{Store: b.store}
+	b.read(f)
+	b.same()
+	if n := f.Count("readat"); n > 24 {
+		t.Errorf("%d requests for %d KiB in %d segments", n, len(b.image)>>10, len(b.m.Segments))
+	}
+}
+
+// spoiled changes a byte of every object whose key it is told, or hides it.
+type spoiled struct {
+	objectstore.Store
+	at     func(key string, offset int64) bool
+	hidden bool
+}
+
+func (s *spoiled) ReadAt(ctx context.Context, key string, dst []byte, offset int64) error {
+	if s.hidden && s.at(key, offset) {
+		return fmt.Errorf("object %s: %w", key, errs.ErrNotFound)
+	}
+	err := s.Store.ReadAt(ctx, key, dst, offset)
+	if err == nil && s.at(key, offset) {
+		dst[len(dst)-1] ^= 1
+	}
+	return err
+}
+
+// A damaged or missing object is an error for what lies in it, with words for people, and for
+// nothing else. It is never read as zeros.
+func TestDamagedObjectsFailTheirReadsAlone(t *testing.T) {
+	b := archived(t)
+	victim := b.m.Objects[b.m.Segments[0].Object].Key
+	for _, hidden := range []bool{false, true} {
+		b.read(&spoiled{Store: b.store, hidden: hidden, at: func(key string, _ int64) bool { return key == victim }})
+		failed, right := 0, 0
+		for l := range block.LBA(blocks) {
+			got, err := b.block(l)
+			switch {
+			case err == nil && bytes.Equal(got, b.image[l*block.Size:][:block.Size]):
+				right++
+			case !hidden && errors.Is(err, errs.ErrCorrupt), hidden && errors.Is(err, errs.ErrNotFound):
+				failed++
+				if b.disk.Problem() == "" {
+					t.Fatal("nobody is told why")
+				}
+			default:
+				t.Fatalf("hidden %t, block %d: %v", hidden, l, err)
+			}
+		}
+		if failed == 0 || right == 0 {
+			t.Errorf("hidden %t: %d failed, %d right", hidden, failed, right)
+		}
+	}
+}
+
+// What is fetched ahead of a read may be damaged without harm to that read.
+func TestDamageAheadHarmsNobody(t *testing.T) {
+	b := archived(t)
+	spoiled := 0
+	b.read(&objectstoretest.Faulty{Store: b.store, After: func(o objectstoretest.Op) error {
+		if o.Name == "readat" && len(o.Dst) > 66<<10 { // more than a group: the last of them
+			o.Dst[len(o.Dst)-1] ^= 1
+			spoiled++
+		}
+		return nil
+	}})
+	b.same()
+	if spoiled == 0 {
+		t.Fatal("nothing was fetched ahead")
+	}
+}
+
+// A manifest that is another one than that which was allotted would give blocks other places.
+func TestAnotherManifestIsRefused(t *testing.T) {
+	b := archived(t)
+	b.disk.given.Segments++
+	if _, _, err := b.disk.Root(t.Context()); !errors.Is(err, errs.ErrCorrupt) || !strings.Contains(b.disk.Problem(), "allotted") {
+		t.Error(err)
+	}
+	b.read(b.store)
+	for _, s := range []id.Segment{id.MakeSegment(4999, 100), id.MakeSegment(5000, 101), id.MakeSegment(5000+id.Sequence(len(b.m.Segments)), 100)} {
+		if err := b.disk.Read(t.Context(), id.MakeLocation(s, 0), segment.MakeData(1), make([]byte, block.Size)); !errors.Is(err, errs.ErrInvalid) {
+			t.Errorf("segment %s was read: %v", s, err)
+		}
+	}
+	if _, err := New(Config{Store: b.store}).Describe(t.Context(), "manifests/none"); !errors.Is(err, errs.ErrNotFound) {
+		t.Error(err)
+	}
+	is, err := New(Config{Store: b.store}).Describe(t.Context(), b.disk.given.Manifest)
+	if err != nil || is.Blocks != 1<<10 || is.Disk != "disk" || int(is.Segments) != len(b.m.Segments) {
+		t.Errorf("%v: %+v", err, is)
+	}
+}
+
+// Many readers of one group make one request.
+func TestReadersOfOneGroupShareARequest(t *testing.T) {
+	b := archived(t)
+	f := &objectstoretest.Faulty{Store: b.store}
+	b.read(f)
+	if _, err := b.disk.Slots(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	before := f.Count("readat")
+	done := make(chan error)
+	for n := range 16 {
+		go func() {
+			slots, err := b.disk.Slots(t.Context(), 0)
+			if err == nil {
+				err = b.disk.Read(t.Context(), id.MakeLocation(b.disk.given.Segment(0), uint16(n)), segment.Entry(slots[n]), make([]byte, block.Size))
+			}
+			done <- err
+		}()
+	}
+	for range 16 {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := f.Count("readat") - before; n != 1 {
+		t.Errorf("%d requests", n)
+	}
+}
