@@ -34,8 +34,11 @@ type Disk struct {
 		next    groupKey        // after what was fetched last
 		ahead   int
 		problem string
+		where   uint32 // the segment that it is of; unknownSegment: of all
 	}
 }
+
+const unknownSegment = ^uint32(0)
 
 // Disk gives what a volume was allotted of an archive. It does not connect.
 func (a *Archive) Disk(given record.Archive) *Disk { return &Disk{a: a, given: given} }
@@ -53,7 +56,7 @@ func (d *Disk) open(ctx context.Context) (*archive.Reader, error) {
 		err = fmt.Errorf("manifest %s has %d segments, and %d were allotted: %w", d.given.Manifest, len(m.Segments), d.given.Segments, errs.ErrCorrupt)
 	}
 	if err != nil {
-		d.note(err)
+		d.note(unknownSegment, err)
 		return nil, err
 	}
 	d.mu.Lock()
@@ -64,16 +67,19 @@ func (d *Disk) open(ctx context.Context) (*archive.Reader, error) {
 	return d.mu.reader, nil
 }
 
-// note keeps the last problem for people; nil: there is none any more.
-func (d *Disk) note(err error) {
+// note keeps the last problem for people, until what failed succeeds.
+func (d *Disk) note(segment uint32, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.mu.problem = ""; err != nil {
-		d.mu.problem = err.Error()
+	switch {
+	case err != nil:
+		d.mu.problem, d.mu.where = err.Error(), segment
+	case d.mu.where == segment || d.mu.where == unknownSegment:
+		d.mu.problem = ""
 	}
 }
 
-// Problem says why the last request failed; empty: it did not.
+// Problem says why a request failed that nobody has made with success since; empty: none did.
 func (d *Disk) Problem() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -168,7 +174,7 @@ func (d *Disk) Slots(ctx context.Context, i uint32) ([]uint64, error) {
 	}
 	p, err := d.part(ctx, r, i)
 	if err != nil {
-		d.note(err)
+		d.note(i, err)
 		return nil, err
 	}
 	last := p.Slots[len(p.Slots)-1].Number
@@ -184,16 +190,16 @@ func (d *Disk) Slots(ctx context.Context, i uint32) ([]uint64, error) {
 func (d *Disk) Read(ctx context.Context, l id.Location, want segment.Entry, dst []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, fetchPatience)
 	defer cancel()
-	err := d.read(ctx, l, want, dst)
-	d.note(err)
-	return err
-}
-
-func (d *Disk) read(ctx context.Context, l id.Location, want segment.Entry, dst []byte) error {
 	i, err := d.index(l.Segment())
 	if err != nil {
 		return err
 	}
+	err = d.read(ctx, i, l, want, dst)
+	d.note(i, err)
+	return err
+}
+
+func (d *Disk) read(ctx context.Context, i uint32, l id.Location, want segment.Entry, dst []byte) error {
 	r, err := d.open(ctx)
 	if err != nil {
 		return err

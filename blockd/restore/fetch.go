@@ -120,7 +120,7 @@ type Wanted struct {
 // Fill reads slots of the i-th segment, which are in order, past the cache: nobody will read them here again.
 func (d *Disk) Fill(ctx context.Context, i uint32, want []Wanted) error {
 	err := d.fill(ctx, i, want)
-	d.note(err)
+	d.note(i, err)
 	return err
 }
 

@@ -45,6 +45,7 @@ func (v *Volume) carry(fx *core.Effects) {
 		v.pack(j)
 	}
 	v.carryClean(fx)
+	v.carryHydrate(fx)
 	if len(fx.Deletes) > 0 {
 		v.dead.add(fx.Deletes)
 	}
@@ -179,6 +180,10 @@ func (v *Volume) report(ctx context.Context, r journal.Report) {
 // answer may come inline and ask for the next page, and that one for another.
 func (v *Volume) readPage(p core.PageRead) {
 	b := buf.Get(storeproto.BlockSize)
+	if p.Where.Foreign {
+		go v.readForeignPage(p, b)
+		return
+	}
 	q := &reader.Request{
 		Location: p.Miss.Location, Count: 1, Where: whereOf(p.Where), Dst: b.Bytes(),
 		Done: func(q *reader.Request, err error) {
@@ -198,7 +203,7 @@ func classOf(l core.Lane) storeproto.Class {
 	switch l {
 	case core.LaneLong:
 		return storeproto.ClassDemand
-	case core.LaneClean:
+	case core.LaneClean, core.LaneHydrate:
 		return storeproto.ClassClean
 	}
 	return storeproto.ClassPack

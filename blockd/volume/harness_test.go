@@ -11,6 +11,7 @@ import (
 	"ashlar.dev/blockd/journal"
 	"ashlar.dev/blockd/packer"
 	"ashlar.dev/blockd/reader"
+	"ashlar.dev/blockd/restore"
 	"ashlar.dev/blockd/volume"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/blockd/volume/coretest"
@@ -30,13 +31,14 @@ const testTerm = 300 * time.Millisecond
 // rig is a cluster in memory: stores, a metad that keeps its rules and no quorum,
 // and the rooms that a volume shares with its process.
 type rig struct {
-	t      *testing.T
-	metad  *coretest.Metad
-	stores []*memstore.Store
-	limits core.Limits
-	cache  *reader.Cache
-	memory *core.Memory
-	life   uint64
+	t       *testing.T
+	metad   *coretest.Metad
+	stores  []*memstore.Store
+	limits  core.Limits
+	cache   *reader.Cache
+	memory  *core.Memory
+	archive *restore.Archive
+	life    uint64
 }
 
 // newRig makes hosts × perHost stores and groups of profile k+m over them.
@@ -119,7 +121,7 @@ func (e *engine) openWithin(v id.Volume, d time.Duration) (*volume.Volume, error
 	defer cancel()
 	return volume.Open(ctx, volume.Config{
 		Record: rec, Holder: e.holder, Metad: e.r.metad, Stores: e.r, Reader: e.reader, Packer: e.packer, Leases: e.leases,
-		Budget: blockmap.NewBudget(64), Memory: e.r.memory, Clock: clock.System, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Budget: blockmap.NewBudget(64), Memory: e.r.memory, Archive: e.r.archive, Clock: clock.System, Log: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Limits: e.r.limits, Journal: journal.Limits{ReplaceAfter: 200 * time.Millisecond},
 		Ended: func(v *volume.Volume, _ error) { v.Abandon() },
 	})

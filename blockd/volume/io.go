@@ -15,6 +15,7 @@ import (
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
+	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -50,6 +51,9 @@ type slotRead struct {
 	req reader.Request
 	o   *operation
 	v   *Volume
+
+	foreign bool          // it lies in the archive
+	want    segment.Entry // and what its first slot must hold there
 }
 
 var requests = sync.Pool{New: func() any { return new(request) }}
@@ -348,7 +352,8 @@ func (v *Volume) fill(op *core.Op) {
 		}
 		s := &o.slots[slots]
 		slots++
-		s.o, s.v = o, v
+		s.o, s.v, s.foreign = o, v, p.Where.Foreign
+		s.want = segment.MakeData(op.Extent.Start + block.LBA(p.At))
 		s.req.Location, s.req.Count, s.req.Where = p.Location, p.Count, whereOf(p.Where)
 		s.req.Dst = dst[p.At*block.Size : (p.At+p.Count)*block.Size]
 		if s.req.Done == nil {
@@ -356,7 +361,11 @@ func (v *Volume) fill(op *core.Op) {
 		}
 	}
 	for i := range slots {
-		v.cfg.Reader.Read(&o.slots[i].req)
+		if s := &o.slots[i]; s.foreign {
+			go v.readForeign(s)
+		} else {
+			v.cfg.Reader.Read(&s.req)
+		}
 	}
 	v.filled(o, nil)
 }

@@ -11,6 +11,7 @@ import (
 	"ashlar.dev/blockd/journal"
 	"ashlar.dev/blockd/packer"
 	"ashlar.dev/blockd/reader"
+	"ashlar.dev/blockd/restore"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/blockmap"
@@ -41,6 +42,7 @@ type Metad interface {
 	CommitCheckpoint(ctx context.Context, v id.Volume, e id.Epoch, c cluster.Checkpoint) error
 	EnsurePlacement(ctx context.Context, exclude []id.Store) (*cluster.Topology, error)
 	ReportStore(ctx context.Context, by id.Host, s cluster.StoreRef, problem string) error
+	RestoreWhole(ctx context.Context, v id.Volume, e id.Epoch) error
 }
 
 // Config has what a volume needs. All fields but the limits, Memory and Ended are required.
@@ -63,6 +65,8 @@ type Config struct {
 	Ended func(*Volume, error)
 	// Took, if set, hears how long a store took for an append.
 	Took func(id.Store, time.Duration)
+	// Archive is where disks that were made from one find it; nil: nowhere.
+	Archive *restore.Archive
 }
 
 // Volume is one open volume. Safe for concurrent use.
@@ -88,6 +92,7 @@ type Volume struct {
 	spread  journal.Spread
 	gone    map[id.Raw]chan struct{} // closed when nothing of that snapshot is left
 	frozen  bool                     // see Frozen
+	archive *restore.Disk            // nil: nothing was read there yet
 
 	opened  chan struct{} // closed when it serves
 	drained chan struct{} // closed when a drain is done
@@ -100,18 +105,25 @@ type Volume struct {
 // closed, and another attempt needs another epoch from metad.
 func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	rec := cfg.Record
+	restored, archive, err := restoredOf(ctx, &cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open volume %s, made from an archive: %w", rec.ID, err)
+	}
 	k, err := core.New(core.Config{
 		Volume: rec.ID, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: cfg.Budget, Memory: cfg.Memory, Limits: cfg.Limits,
-		Leftovers: leftovers(rec), Origin: rec.Origin, Frozen: rec.Rollback != nil,
+		Leftovers: leftovers(rec), Origin: rec.Origin, Frozen: rec.Rollback != nil, Restored: restored,
 	}, opaque(rec))
 	if err != nil {
 		return nil, fmt.Errorf("open volume %s: %w", rec.ID, err)
 	}
 	v := &Volume{
 		cfg: cfg, id: rec.ID, epoch: rec.Epoch, core: k, log: cfg.Log.With("volume", rec.ID.String(), "epoch", uint64(rec.Epoch)),
-		group: lifecycle.NewGroup(context.Background()), kick: make(chan struct{}, 1),
+		group: lifecycle.NewGroup(context.Background()), kick: make(chan struct{}, 1), archive: archive,
 		opened: make(chan struct{}), drained: make(chan struct{}), failed: make(chan struct{}),
 		rolled: make(chan struct{}), frozen: rec.Rollback != nil,
+	}
+	if x := rec.Restored; x != nil {
+		k.SetHydrateRate(int64(min(x.Rate, 1<<62)))
 	}
 	cfg.Leases.add(v)
 	v.dead.init()

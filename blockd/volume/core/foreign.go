@@ -59,6 +59,9 @@ type foreignState struct {
 	blocks          uint64
 }
 
+// Archive is what of the volume lies in an archive; nil: nothing.
+func (c *Core) Archive() *record.Archive { return c.archiveRecord() }
+
 // foreign tells whether a segment lies in the archive.
 func (c *Core) foreign(s id.Segment) bool {
 	_, ok := c.archive.Index(s)

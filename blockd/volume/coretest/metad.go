@@ -396,3 +396,30 @@ func (f *Metad) EnsurePlacement(_ context.Context, exclude []id.Store) (*cluster
 
 // ReportStore takes a complaint and does nothing about it.
 func (f *Metad) ReportStore(context.Context, id.Host, cluster.StoreRef, string) error { return nil }
+
+// RestoreWhole forgets that a volume was made from an archive.
+func (f *Metad) RestoreWhole(_ context.Context, v id.Volume, e id.Epoch) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch r := f.volumes[v]; {
+	case f.away:
+		return errs.ErrUnavailable
+	case r == nil || r.Epoch != e:
+		return errs.ErrStaleEpoch
+	default:
+		r.Restored = nil
+	}
+	return nil
+}
+
+// CreateRestored makes a volume from an archive: its segments get sequences and groups.
+func (f *Metad) CreateRestored(v id.Volume, size uint64, manifest string, segments uint32) cluster.Restored {
+	f.Create(v, size)
+	groups := f.PGs()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	x := cluster.Restored{Manifest: manifest, Segments: segments, First: f.next, PGs: groups}
+	f.next += id.Sequence(segments)
+	f.volumes[v].Restored = &x
+	return x
+}
