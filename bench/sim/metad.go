@@ -302,3 +302,8 @@ func (m *metad) ReportStore(_ context.Context, by id.Host, s cluster.StoreRef, p
 func (m *metad) release(v id.Volume, e id.Epoch, by id.Holder) error {
 	return m.apply(&state.Release{Volume: v, Epoch: e, By: by}).Err
 }
+
+// RestoreWhole is part of volume.Metad.
+func (m *metad) RestoreWhole(_ context.Context, v id.Volume, e id.Epoch) error {
+	return m.apply(&state.RestoreWhole{Volume: v, Epoch: e}).Err
+}

@@ -352,6 +352,7 @@ func (x *Exports) News(n client.VolumeNews) {
 	}
 	if n.Owned && n.Epoch == vol.Epoch() {
 		gate.throttle.Set(n.QoS)
+		vol.SetHydrateRate(n.HydrateRate)
 	}
 	switch {
 	case n.Deleted || !n.Owned && n.Epoch > vol.Epoch():

@@ -12,7 +12,8 @@ import (
 
 // Rescue opens a disk that nobody owns, which copies its journal to a full ensemble,
 // codes anew what is in groups that were given a better code, and hands it off again
-// unless clients came meanwhile. It does nothing while another
+// unless clients came meanwhile, or something of it lies in an archive, which is brought in
+// while it is open. It does nothing while another
 // rescue of the disk is under way, or when another host has it by now.
 func (x *Exports) Rescue(ctx context.Context, v id.Volume) error {
 	d, err := x.disk(v)
@@ -27,7 +28,7 @@ func (x *Exports) Rescue(ctx context.Context, v id.Volume) error {
 	if err != nil {
 		return fmt.Errorf("rescue disk %s: %w", v, err)
 	}
-	if refused != nil {
+	if refused != nil || vol.ArchiveLeft() > 0 {
 		return nil
 	}
 	x.awaitRecoding(ctx, d, vol)

@@ -158,6 +158,7 @@ func (s *server) heartbeat(page []pages) client.Heartbeat {
 		if st.Problem != "" {
 			b.State = client.VolumeStuck
 		}
+		b.Hydration = hydrationOf(v, &st)
 		s.looks.tell(&b)
 		h.Volumes = append(h.Volumes, b)
 	})

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"ashlar.dev/pkg/archive"
 	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -48,6 +49,8 @@ type Config struct {
 	ScrubRate config.ByteSize `yaml:"scrub_rate"`
 	// How often each store looks over all its shards by itself, at the pace that this needs. Default 336h: 14 days.
 	ScrubEvery config.Duration `yaml:"scrub_every"`
+	// Where archived snapshots are, for disks that are made of them; the same for all blockds that export disks. Without it such disks cannot be opened here.
+	Archive archive.Config `yaml:"archive"`
 	// How disks are written; the defaults suit most.
 	Volume VolumeLimits `yaml:"volume"`
 }

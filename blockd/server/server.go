@@ -21,6 +21,7 @@ import (
 	"ashlar.dev/blockd/packer"
 	"ashlar.dev/blockd/reader"
 	"ashlar.dev/blockd/repair"
+	"ashlar.dev/blockd/restore"
 	"ashlar.dev/blockd/volume"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/pkg/archproto"
@@ -64,6 +65,7 @@ type server struct {
 	budget   *blockmap.Budget
 	buffers  *core.Memory
 	exports  *export.Exports
+	archive  *restore.Archive // nil: none is named
 	nbd      *nbd.Server
 	data     *rpc.Server
 	ring     *uring.Ring // of the local stores; nil if there is none
@@ -136,6 +138,9 @@ func (s *server) start(ctx context.Context) error {
 		return err
 	}
 	if err := s.register(ctx); err != nil {
+		return err
+	}
+	if err := s.openArchive(ctx); err != nil {
 		return err
 	}
 	s.startEngine()
@@ -264,7 +269,7 @@ func (s *server) followTopology() func() error {
 func (s *server) openVolume(ctx context.Context, rec *cluster.Volume, ended func(*volume.Volume, error)) (*volume.Volume, error) {
 	return volume.Open(ctx, volume.Config{
 		Record: rec, Holder: s.life.holder, Metad: s.metad, Stores: s.stores, Reader: s.reader, Packer: s.packer, Leases: s.leases,
-		Budget: s.budget, Memory: s.buffers, Clock: s.clock, Log: s.log, Ended: ended, Took: s.storeWaits.took,
+		Budget: s.budget, Memory: s.buffers, Clock: s.clock, Log: s.log, Ended: ended, Took: s.storeWaits.took, Archive: s.archive,
 		Limits: core.Limits{
 			UnpackedBytesMax: min(s.cfg.Memory.WriteBuffer.Int64()/4, 128<<20), SealIdle: s.cfg.Volume.SealIdle.Std(),
 			LongBlocksMin: int(s.cfg.Volume.LongWrite >> block.Shift),

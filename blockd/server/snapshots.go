@@ -49,6 +49,6 @@ func (s *server) watchSnapshots(ctx context.Context) error {
 			}
 			return nil
 		})
-	})
+	}, s.tellManifest)
 	return nil
 }

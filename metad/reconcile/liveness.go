@@ -58,6 +58,8 @@ type VolumeBeat struct {
 	Traffic  cluster.Traffic
 	Lost     *cluster.Lost  // the sum of the last look; nil: nobody looked
 	Looks    []cluster.Lost // answers to looks that were asked for
+
+	Hydration *cluster.Hydration // nil: nothing lies in an archive
 }
 
 // VolumeState is how an owned volume fares; the numbers are those of the wire.

@@ -21,7 +21,8 @@ const (
 // gone, and whose journal has lost a store: their unpacked writes are one or two losses from
 // being gone. A host that is asked to open one copies the journal to a full ensemble. One
 // whose owner stays away is opened too: it is packed and let go, as its owner would have done.
-// So is one of which stores have something that is to be coded anew: only an owner does that.
+// So is one of which stores have something that is to be coded anew, or of which something lies
+// in an archive: only an owner does that.
 // The zero value is ready.
 type Rescuer struct {
 	down   map[cluster.StoreRef]time.Duration // since when
@@ -46,12 +47,13 @@ func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clus
 	r.round++
 	missing, absent, remain := r.missing(now, t), r.absent(now, t), remainOf(l, t)
 	hosts := exporters(t)
-	if len(missing) == 0 && len(absent) == 0 && len(remain) == 0 || len(hosts) == 0 {
+	restoring := m.HeldManifests()
+	if len(missing) == 0 && len(absent) == 0 && len(remain) == 0 && len(restoring) == 0 || len(hosts) == 0 {
 		return nil, true
 	}
 	var needy []*state.Volume
 	for _, v := range m.Volumes() {
-		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host] || remain[v.ID]) {
+		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host] || remain[v.ID] || v.Restored != nil) {
 			needy = append(needy, v)
 		}
 	}

@@ -46,6 +46,7 @@ func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now
 		d.LostBytes, d.AwayBytes = b.Lost.Bytes, b.Lost.Away
 	}
 	fillFigures(d, l, v, top, &b)
+	d.Hydration = describeHydration(v, &b)
 	switch {
 	case v.Deleted:
 		d.State = "deleting"

@@ -41,17 +41,18 @@ type reign struct {
 
 	mu struct {
 		sync.Mutex
-		live     *reconcile.Liveness
-		top      *cluster.Topology
-		changed  chan struct{}             // closed when top is replaced
-		snapped  chan struct{}             // closed when something about snapshots has changed
-		reminded map[id.Snapshot]id.Volume // that somebody waits for
-		groups   map[id.Snapshot]*groupStep
-		forgetAt time.Duration
-		counter  uint64
-		healthy  []cluster.StoreRef
-		settleAt time.Duration
-		placing  bool
+		live      *reconcile.Liveness
+		top       *cluster.Topology
+		changed   chan struct{}             // closed when top is replaced
+		snapped   chan struct{}             // closed when something about snapshots has changed
+		reminded  map[id.Snapshot]id.Volume // that somebody waits for
+		manifests map[string]*manifestAsked // of archives, that somebody waits for
+		groups    map[id.Snapshot]*groupStep
+		forgetAt  time.Duration
+		counter   uint64
+		healthy   []cluster.StoreRef
+		settleAt  time.Duration
+		placing   bool
 
 		promoting bool
 		confused  string // the last complaint of placing, logged once

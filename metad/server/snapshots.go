@@ -45,7 +45,7 @@ func (r *reign) tellSnapped() {
 // snapshotOrders are what a host has to do: about its disks, and about those that nobody
 // owns and that it is to open.
 func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
-	out := &api.SnapshotOrders{}
+	out := &api.SnapshotOrders{Manifests: r.manifestsFor(host)}
 	reminded, grouped := r.reminders(), r.groupSteps()
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
 		work := m.SnapshotWork()
@@ -113,7 +113,7 @@ func (b *blockdService) WatchSnapshots(q *api.WatchSnapshotsRequest, stream grpc
 	defer t.Stop()
 	for {
 		changed := r.snapped()
-		if orders := r.snapshotOrders(holder.Host); len(orders.Orders) > 0 {
+		if orders := r.snapshotOrders(holder.Host); len(orders.Orders)+len(orders.Manifests) > 0 {
 			if err := stream.Send(orders); err != nil {
 				return err
 			}

@@ -36,7 +36,7 @@ func TestSnapshotIsTakenByTheOwner(t *testing.T) {
 				if err := h.TellSnapshot(ctx, h.holder, got.Volume.Epoch, o, ""); err != nil && ctx.Err() == nil && !errors.Is(err, errs.ErrConflict) {
 					t.Errorf("tell: %v", err)
 				}
-			})
+			}, func(string) {})
 		})
 	}
 	g.until("the group to know snapshots", func() bool {

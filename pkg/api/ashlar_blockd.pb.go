@@ -1001,8 +1001,9 @@ type VolumeBeat struct {
 	Space         *Space                 `protobuf:"bytes,40,opt,name=space,proto3" json:"space,omitempty"`
 	Cleaning      *Cleaning              `protobuf:"bytes,41,opt,name=cleaning,proto3" json:"cleaning,omitempty"`
 	Traffic       *Traffic               `protobuf:"bytes,42,opt,name=traffic,proto3" json:"traffic,omitempty"`
-	Lost          *Lost                  `protobuf:"bytes,43,opt,name=lost,proto3" json:"lost,omitempty"`   // the sum of the last look; absent: nobody looked
-	Looks         []*Lost                `protobuf:"bytes,44,rep,name=looks,proto3" json:"looks,omitempty"` // answers to looks that were asked for
+	Lost          *Lost                  `protobuf:"bytes,43,opt,name=lost,proto3" json:"lost,omitempty"`            // the sum of the last look; absent: nobody looked
+	Looks         []*Lost                `protobuf:"bytes,44,rep,name=looks,proto3" json:"looks,omitempty"`          // answers to looks that were asked for
+	Hydration     *Hydration             `protobuf:"bytes,144,opt,name=hydration,proto3" json:"hydration,omitempty"` // absent: nothing lies in an archive
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1110,6 +1111,13 @@ func (x *VolumeBeat) GetLost() *Lost {
 func (x *VolumeBeat) GetLooks() []*Lost {
 	if x != nil {
 		return x.Looks
+	}
+	return nil
+}
+
+func (x *VolumeBeat) GetHydration() *Hydration {
+	if x != nil {
+		return x.Hydration
 	}
 	return nil
 }
@@ -1309,15 +1317,16 @@ func (x *HeartbeatReply) GetDoubts() []uint64 {
 }
 
 type VolumeNews struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // above the beat's: the caller is fenced
-	Owned         bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"` // by the caller's life
-	SizeBytes     uint64                 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	Deleted       bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
-	Qos           *QoS                   `protobuf:"bytes,6,opt,name=qos,proto3" json:"qos,omitempty"` // absent: not limited
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Volume                []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Epoch                 uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"` // above the beat's: the caller is fenced
+	Owned                 bool                   `protobuf:"varint,3,opt,name=owned,proto3" json:"owned,omitempty"` // by the caller's life
+	SizeBytes             uint64                 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	Deleted               bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Qos                   *QoS                   `protobuf:"bytes,6,opt,name=qos,proto3" json:"qos,omitempty"` // absent: not limited
+	HydrateBytesPerSecond uint64                 `protobuf:"varint,144,opt,name=hydrate_bytes_per_second,json=hydrateBytesPerSecond,proto3" json:"hydrate_bytes_per_second,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *VolumeNews) Reset() {
@@ -1390,6 +1399,13 @@ func (x *VolumeNews) GetQos() *QoS {
 		return x.Qos
 	}
 	return nil
+}
+
+func (x *VolumeNews) GetHydrateBytesPerSecond() uint64 {
+	if x != nil {
+		return x.HydrateBytesPerSecond
+	}
+	return 0
 }
 
 // Purge: fence the volume at epoch, then forget everything of it, then ConfirmPurge.
@@ -3342,6 +3358,7 @@ func (x *WatchSnapshotsRequest) GetHolder() *Holder {
 type SnapshotOrders struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Orders        []*SnapshotOrder       `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
+	Manifests     []string               `protobuf:"bytes,144,rep,name=manifests,proto3" json:"manifests,omitempty"` // of archives: what they say is asked for, see TellManifest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3379,6 +3396,13 @@ func (*SnapshotOrders) Descriptor() ([]byte, []int) {
 func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
 	if x != nil {
 		return x.Orders
+	}
+	return nil
+}
+
+func (x *SnapshotOrders) GetManifests() []string {
+	if x != nil {
+		return x.Manifests
 	}
 	return nil
 }
@@ -3600,7 +3624,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3678,7 +3702,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
 	"StreamBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x121\n" +
-	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\x98\x03\n" +
+	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\xcd\x03\n" +
 	"\n" +
 	"VolumeBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3691,7 +3715,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\bcleaning\x18) \x01(\v2\x13.ashlar.v1.CleaningR\bcleaning\x12,\n" +
 	"\atraffic\x18* \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12#\n" +
 	"\x04lost\x18+ \x01(\v2\x0f.ashlar.v1.LostR\x04lost\x12%\n" +
-	"\x05looks\x18, \x03(\v2\x0f.ashlar.v1.LostR\x05looks\"_\n" +
+	"\x05looks\x18, \x03(\v2\x0f.ashlar.v1.LostR\x05looks\x123\n" +
+	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\"_\n" +
 	"\tMemoryUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
@@ -3711,7 +3736,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"trust_hash\x18) \x01(\fR\ttrustHash\x12-\n" +
 	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\x12*\n" +
 	"\x05looks\x18\x15 \x03(\v2\x14.ashlar.v1.LookOrderR\x05looks\x12\x16\n" +
-	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\"\xab\x01\n" +
+	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\"\xe5\x01\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3720,7 +3745,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x04 \x01(\x04R\tsizeBytes\x12\x18\n" +
 	"\adeleted\x18\x05 \x01(\bR\adeleted\x12 \n" +
-	"\x03qos\x18\x06 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\"K\n" +
+	"\x03qos\x18\x06 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x128\n" +
+	"\x18hydrate_bytes_per_second\x18\x90\x01 \x01(\x04R\x15hydrateBytesPerSecond\"K\n" +
 	"\x05Purge\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +
@@ -3860,9 +3886,10 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06volume\x18\x03 \x01(\fR\x06volume\"\x13\n" +
 	"\x11ConfirmPurgeReply\"B\n" +
 	"\x15WatchSnapshotsRequest\x12)\n" +
-	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"B\n" +
+	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"a\n" +
 	"\x0eSnapshotOrders\x120\n" +
-	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\"\xad\x01\n" +
+	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\x12\x1d\n" +
+	"\tmanifests\x18\x90\x01 \x03(\tR\tmanifests\"\xad\x01\n" +
 	"\rSnapshotOrder\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x12\n" +
@@ -3899,7 +3926,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x17ACQUIRE_WHY_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ACQUIRE_WHY_OPEN\x10\x01\x12\x18\n" +
 	"\x14ACQUIRE_WHY_TAKEOVER\x10\x02\x12\x17\n" +
-	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\xa2\v\n" +
+	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\xb9\f\n" +
 	"\x06Blockd\x12L\n" +
 	"\fRegisterHost\x12\x1e.ashlar.v1.RegisterHostRequest\x1a\x1c.ashlar.v1.RegisterHostReply\x12C\n" +
 	"\tHeartbeat\x12\x1b.ashlar.v1.HeartbeatRequest\x1a\x19.ashlar.v1.HeartbeatReply\x12G\n" +
@@ -3920,7 +3947,9 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vReportStore\x12\x1d.ashlar.v1.ReportStoreRequest\x1a\x1b.ashlar.v1.ReportStoreReply\x12L\n" +
 	"\fConfirmPurge\x12\x1e.ashlar.v1.ConfirmPurgeRequest\x1a\x1c.ashlar.v1.ConfirmPurgeReply\x12O\n" +
 	"\x0eWatchSnapshots\x12 .ashlar.v1.WatchSnapshotsRequest\x1a\x19.ashlar.v1.SnapshotOrders0\x01\x12L\n" +
-	"\fTellSnapshot\x12\x1e.ashlar.v1.TellSnapshotRequest\x1a\x1c.ashlar.v1.TellSnapshotReplyB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\fTellSnapshot\x12\x1e.ashlar.v1.TellSnapshotRequest\x1a\x1c.ashlar.v1.TellSnapshotReply\x12L\n" +
+	"\fTellManifest\x12\x1e.ashlar.v1.TellManifestRequest\x1a\x1c.ashlar.v1.TellManifestReply\x12G\n" +
+	"\fRestoreWhole\x12\x1e.ashlar.v1.RestoreWholeRequest\x1a\x17.ashlar.v1.VolumeRecordB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_blockd_proto_rawDescOnce sync.Once
@@ -4004,12 +4033,16 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*Cleaning)(nil),                // 64: ashlar.v1.Cleaning
 	(*Traffic)(nil),                 // 65: ashlar.v1.Traffic
 	(*Lost)(nil),                    // 66: ashlar.v1.Lost
-	(*ScrubOrder)(nil),              // 67: ashlar.v1.ScrubOrder
-	(*LookOrder)(nil),               // 68: ashlar.v1.LookOrder
-	(*QoS)(nil),                     // 69: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 70: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 71: ashlar.v1.Checkpoint
-	(SnapshotStep)(0),               // 72: ashlar.v1.SnapshotStep
+	(*Hydration)(nil),               // 67: ashlar.v1.Hydration
+	(*ScrubOrder)(nil),              // 68: ashlar.v1.ScrubOrder
+	(*LookOrder)(nil),               // 69: ashlar.v1.LookOrder
+	(*QoS)(nil),                     // 70: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 71: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 72: ashlar.v1.Checkpoint
+	(SnapshotStep)(0),               // 73: ashlar.v1.SnapshotStep
+	(*TellManifestRequest)(nil),     // 74: ashlar.v1.TellManifestRequest
+	(*RestoreWholeRequest)(nil),     // 75: ashlar.v1.RestoreWholeRequest
+	(*TellManifestReply)(nil),       // 76: ashlar.v1.TellManifestReply
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	51, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -4042,82 +4075,87 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	65, // 27: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
 	66, // 28: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
 	66, // 29: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
-	15, // 30: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 31: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 32: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	67, // 33: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	68, // 34: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
-	69, // 35: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	62, // 36: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 37: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 38: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 39: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	52, // 40: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 41: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 42: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	52, // 43: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 44: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	51, // 45: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 46: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	70, // 47: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 48: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	51, // 49: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	51, // 50: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	62, // 51: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	52, // 52: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	62, // 53: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	62, // 54: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	71, // 55: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	52, // 56: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	52, // 57: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	51, // 58: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
-	48, // 59: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
-	72, // 60: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
-	51, // 61: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
-	72, // 62: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
-	3,  // 63: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 64: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 65: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 66: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 67: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 68: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 69: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 70: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 71: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 72: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 73: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 74: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 75: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 76: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 77: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 78: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 79: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	46, // 80: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
-	49, // 81: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
-	5,  // 82: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 83: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 84: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	70, // 85: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 86: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 87: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	70, // 88: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	70, // 89: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	70, // 90: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	70, // 91: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	70, // 92: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 93: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	70, // 94: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 95: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 96: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 97: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 98: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	47, // 99: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	50, // 100: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
-	82, // [82:101] is the sub-list for method output_type
-	63, // [63:82] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	67, // 30: ashlar.v1.VolumeBeat.hydration:type_name -> ashlar.v1.Hydration
+	15, // 31: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 32: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 33: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	68, // 34: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	69, // 35: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
+	70, // 36: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	62, // 37: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	20, // 38: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 39: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 40: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	52, // 41: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 42: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	23, // 43: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	52, // 44: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 45: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	51, // 46: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 47: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	71, // 48: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	30, // 49: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	51, // 50: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	51, // 51: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	62, // 52: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	52, // 53: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	62, // 54: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	62, // 55: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	72, // 56: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	52, // 57: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 58: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	51, // 59: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	48, // 60: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	73, // 61: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
+	51, // 62: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	73, // 63: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
+	3,  // 64: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 65: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 66: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 67: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 68: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 69: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 70: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 71: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 72: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 73: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 74: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 75: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 76: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 77: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 78: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 79: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 80: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	46, // 81: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	49, // 82: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	74, // 83: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
+	75, // 84: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
+	5,  // 85: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 86: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 87: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	71, // 88: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 89: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 90: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	71, // 91: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	71, // 92: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	71, // 93: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	71, // 94: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	71, // 95: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 96: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	71, // 97: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 98: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 99: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 100: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 101: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	47, // 102: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	50, // 103: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	76, // 104: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
+	71, // 105: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
+	85, // [85:106] is the sub-list for method output_type
+	64, // [64:85] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -4133,6 +4171,7 @@ func file_ashlar_blockd_proto_init() {
 	file_ashlar_healing_proto_init()
 	file_ashlar_identity_proto_init()
 	file_ashlar_lost_proto_init()
+	file_ashlar_restore_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

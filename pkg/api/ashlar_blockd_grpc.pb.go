@@ -40,6 +40,8 @@ const (
 	Blockd_ConfirmPurge_FullMethodName     = "/ashlar.v1.Blockd/ConfirmPurge"
 	Blockd_WatchSnapshots_FullMethodName   = "/ashlar.v1.Blockd/WatchSnapshots"
 	Blockd_TellSnapshot_FullMethodName     = "/ashlar.v1.Blockd/TellSnapshot"
+	Blockd_TellManifest_FullMethodName     = "/ashlar.v1.Blockd/TellManifest"
+	Blockd_RestoreWhole_FullMethodName     = "/ashlar.v1.Blockd/RestoreWhole"
 )
 
 // BlockdClient is the client API for Blockd service.
@@ -86,6 +88,10 @@ type BlockdClient interface {
 	WatchSnapshots(ctx context.Context, in *WatchSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotOrders], error)
 	// Says that an order is carried out: the mark is durable, or nothing is left of the snapshot.
 	TellSnapshot(ctx context.Context, in *TellSnapshotRequest, opts ...grpc.CallOption) (*TellSnapshotReply, error)
+	// TellManifest answers what SnapshotOrders asked of an archive.
+	TellManifest(ctx context.Context, in *TellManifestRequest, opts ...grpc.CallOption) (*TellManifestReply, error)
+	// RestoreWhole: only the owner, when it has committed a checkpoint that says so.
+	RestoreWhole(ctx context.Context, in *RestoreWholeRequest, opts ...grpc.CallOption) (*VolumeRecord, error)
 }
 
 type blockdClient struct {
@@ -304,6 +310,26 @@ func (c *blockdClient) TellSnapshot(ctx context.Context, in *TellSnapshotRequest
 	return out, nil
 }
 
+func (c *blockdClient) TellManifest(ctx context.Context, in *TellManifestRequest, opts ...grpc.CallOption) (*TellManifestReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TellManifestReply)
+	err := c.cc.Invoke(ctx, Blockd_TellManifest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *blockdClient) RestoreWhole(ctx context.Context, in *RestoreWholeRequest, opts ...grpc.CallOption) (*VolumeRecord, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VolumeRecord)
+	err := c.cc.Invoke(ctx, Blockd_RestoreWhole_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BlockdServer is the server API for Blockd service.
 // All implementations must embed UnimplementedBlockdServer
 // for forward compatibility.
@@ -348,6 +374,10 @@ type BlockdServer interface {
 	WatchSnapshots(*WatchSnapshotsRequest, grpc.ServerStreamingServer[SnapshotOrders]) error
 	// Says that an order is carried out: the mark is durable, or nothing is left of the snapshot.
 	TellSnapshot(context.Context, *TellSnapshotRequest) (*TellSnapshotReply, error)
+	// TellManifest answers what SnapshotOrders asked of an archive.
+	TellManifest(context.Context, *TellManifestRequest) (*TellManifestReply, error)
+	// RestoreWhole: only the owner, when it has committed a checkpoint that says so.
+	RestoreWhole(context.Context, *RestoreWholeRequest) (*VolumeRecord, error)
 	mustEmbedUnimplementedBlockdServer()
 }
 
@@ -414,6 +444,12 @@ func (UnimplementedBlockdServer) WatchSnapshots(*WatchSnapshotsRequest, grpc.Ser
 }
 func (UnimplementedBlockdServer) TellSnapshot(context.Context, *TellSnapshotRequest) (*TellSnapshotReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method TellSnapshot not implemented")
+}
+func (UnimplementedBlockdServer) TellManifest(context.Context, *TellManifestRequest) (*TellManifestReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TellManifest not implemented")
+}
+func (UnimplementedBlockdServer) RestoreWhole(context.Context, *RestoreWholeRequest) (*VolumeRecord, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreWhole not implemented")
 }
 func (UnimplementedBlockdServer) mustEmbedUnimplementedBlockdServer() {}
 func (UnimplementedBlockdServer) testEmbeddedByValue()                {}
@@ -764,6 +800,42 @@ func _Blockd_TellSnapshot_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Blockd_TellManifest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TellManifestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BlockdServer).TellManifest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Blockd_TellManifest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BlockdServer).TellManifest(ctx, req.(*TellManifestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Blockd_RestoreWhole_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreWholeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BlockdServer).RestoreWhole(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Blockd_RestoreWhole_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BlockdServer).RestoreWhole(ctx, req.(*RestoreWholeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Blockd_ServiceDesc is the grpc.ServiceDesc for Blockd service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -838,6 +910,14 @@ var Blockd_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TellSnapshot",
 			Handler:    _Blockd_TellSnapshot_Handler,
+		},
+		{
+			MethodName: "TellManifest",
+			Handler:    _Blockd_TellManifest_Handler,
+		},
+		{
+			MethodName: "RestoreWhole",
+			Handler:    _Blockd_RestoreWhole_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1628,6 +1628,7 @@ type Disk struct {
 	Qos              *QoS                   `protobuf:"bytes,20,opt,name=qos,proto3" json:"qos,omitempty"`                                                    // absent: not limited
 	LostBytes        uint64                 `protobuf:"varint,45,opt,name=lost_bytes,json=lostBytes,proto3" json:"lost_bytes,omitempty"`                      // that cannot be read any more, by the owner's last look
 	AwayBytes        uint64                 `protobuf:"varint,46,opt,name=away_bytes,json=awayBytes,proto3" json:"away_bytes,omitempty"`                      // that cannot be read until stores are back
+	Hydration        *Hydration             `protobuf:"bytes,144,opt,name=hydration,proto3" json:"hydration,omitempty"`                                       // absent: nothing lies in an archive
 	Origin           *DiskOrigin            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`                                              // absent: it began empty, or needs nothing of it any more
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -1801,6 +1802,13 @@ func (x *Disk) GetAwayBytes() uint64 {
 		return x.AwayBytes
 	}
 	return 0
+}
+
+func (x *Disk) GetHydration() *Hydration {
+	if x != nil {
+		return x.Hydration
+	}
+	return nil
 }
 
 func (x *Disk) GetOrigin() *DiskOrigin {
@@ -3064,7 +3072,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3220,7 +3228,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xb8\x05\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xed\x05\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -3247,7 +3255,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"lost_bytes\x18- \x01(\x04R\tlostBytes\x12\x1d\n" +
 	"\n" +
-	"away_bytes\x18. \x01(\x04R\tawayBytes\x12-\n" +
+	"away_bytes\x18. \x01(\x04R\tawayBytes\x123\n" +
+	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x12-\n" +
 	"\x06origin\x18< \x01(\v2\x15.ashlar.v1.DiskOriginR\x06origin\"\x87\x01\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
@@ -3356,7 +3365,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xbc\r\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xb8\x0e\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3365,7 +3374,10 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"CreateDisk\x12\x1c.ashlar.v1.CreateDiskRequest\x1a\x0f.ashlar.v1.Disk\x129\n" +
 	"\tCloneDisk\x12\x1b.ashlar.v1.CloneDiskRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
-	"\fRollbackDisk\x12\x1e.ashlar.v1.RollbackDiskRequest\x1a\x13.ashlar.v1.Snapshot\x12C\n" +
+	"\fRollbackDisk\x12\x1e.ashlar.v1.RollbackDiskRequest\x1a\x13.ashlar.v1.Snapshot\x12=\n" +
+	"\vRestoreDisk\x12\x1d.ashlar.v1.RestoreDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
+	"\n" +
+	"SetHydrate\x12\x1c.ashlar.v1.SetHydrateRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
 	"\tListDisks\x12\x1b.ashlar.v1.ListDisksRequest\x1a\x19.ashlar.v1.ListDisksReply\x125\n" +
 	"\aGetDisk\x12\x19.ashlar.v1.GetDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
 	"\n" +
@@ -3459,18 +3471,21 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*StoreTraffic)(nil),            // 46: ashlar.v1.StoreTraffic
 	(*Space)(nil),                   // 47: ashlar.v1.Space
 	(*QoS)(nil),                     // 48: ashlar.v1.QoS
-	(*DiskOrigin)(nil),              // 49: ashlar.v1.DiskOrigin
-	(*CloneDiskRequest)(nil),        // 50: ashlar.v1.CloneDiskRequest
-	(*RollbackDiskRequest)(nil),     // 51: ashlar.v1.RollbackDiskRequest
-	(*CreateSnapshotsRequest)(nil),  // 52: ashlar.v1.CreateSnapshotsRequest
-	(*ListEventsRequest)(nil),       // 53: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 54: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 55: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 56: ashlar.v1.SetClusterRequest
-	(*ListEventsReply)(nil),         // 57: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 58: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 59: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 60: ashlar.v1.ClusterSettings
+	(*Hydration)(nil),               // 49: ashlar.v1.Hydration
+	(*DiskOrigin)(nil),              // 50: ashlar.v1.DiskOrigin
+	(*CloneDiskRequest)(nil),        // 51: ashlar.v1.CloneDiskRequest
+	(*RollbackDiskRequest)(nil),     // 52: ashlar.v1.RollbackDiskRequest
+	(*RestoreDiskRequest)(nil),      // 53: ashlar.v1.RestoreDiskRequest
+	(*SetHydrateRequest)(nil),       // 54: ashlar.v1.SetHydrateRequest
+	(*CreateSnapshotsRequest)(nil),  // 55: ashlar.v1.CreateSnapshotsRequest
+	(*ListEventsRequest)(nil),       // 56: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 57: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 58: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 59: ashlar.v1.SetClusterRequest
+	(*ListEventsReply)(nil),         // 60: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 61: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 62: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 63: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3499,66 +3514,71 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	41, // 23: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
 	42, // 24: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
 	48, // 25: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	49, // 26: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	48, // 27: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 28: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	29, // 29: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 30: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 31: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 32: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 33: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 34: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	50, // 35: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	51, // 36: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
-	20, // 37: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 38: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 39: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 40: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 41: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 42: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 43: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 44: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 45: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 46: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 47: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	52, // 48: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	38, // 49: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 50: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	53, // 51: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	54, // 52: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 53: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	55, // 54: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	56, // 55: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 56: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 57: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 58: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 59: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 60: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 61: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	21, // 62: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 63: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 64: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 65: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 66: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 67: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 68: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 69: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 70: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 71: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 72: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 73: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	39, // 74: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 75: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	57, // 76: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	58, // 77: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 78: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	59, // 79: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	60, // 80: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	56, // [56:81] is the sub-list for method output_type
-	31, // [31:56] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	49, // 26: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
+	50, // 27: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	48, // 28: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 29: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	29, // 30: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 31: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 32: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 33: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 34: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 35: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	51, // 36: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	52, // 37: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
+	53, // 38: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
+	54, // 39: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
+	20, // 40: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 41: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 42: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 43: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 44: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 45: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 46: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 47: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 48: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 49: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 50: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	55, // 51: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	38, // 52: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 53: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	56, // 54: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	57, // 55: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 56: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	58, // 57: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	59, // 58: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 59: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 60: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 61: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 62: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 63: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 64: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 65: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 66: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	21, // 67: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 68: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 69: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 70: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 71: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 72: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 73: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 74: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 75: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 76: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 77: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 78: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	39, // 79: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 80: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	60, // 81: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	61, // 82: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 83: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	62, // 84: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	63, // 85: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	59, // [59:86] is the sub-list for method output_type
+	32, // [32:59] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3574,6 +3594,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_lineage_proto_init()
 	file_ashlar_healing_proto_init()
 	file_ashlar_lost_proto_init()
+	file_ashlar_restore_proto_init()
 	file_ashlar_cluster_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -27,6 +27,8 @@ const (
 	Cluster_CreateDisk_FullMethodName       = "/ashlar.v1.Cluster/CreateDisk"
 	Cluster_CloneDisk_FullMethodName        = "/ashlar.v1.Cluster/CloneDisk"
 	Cluster_RollbackDisk_FullMethodName     = "/ashlar.v1.Cluster/RollbackDisk"
+	Cluster_RestoreDisk_FullMethodName      = "/ashlar.v1.Cluster/RestoreDisk"
+	Cluster_SetHydrate_FullMethodName       = "/ashlar.v1.Cluster/SetHydrate"
 	Cluster_ListDisks_FullMethodName        = "/ashlar.v1.Cluster/ListDisks"
 	Cluster_GetDisk_FullMethodName          = "/ashlar.v1.Cluster/GetDisk"
 	Cluster_ResizeDisk_FullMethodName       = "/ashlar.v1.Cluster/ResizeDisk"
@@ -62,6 +64,9 @@ type ClusterClient interface {
 	// Makes a disk what it was at one of its snapshots; what it is now is kept by another one. Conflict while
 	// clients are attached. Answers when it is done; Unavailable: it will be as soon as it can.
 	RollbackDisk(ctx context.Context, in *RollbackDiskRequest, opts ...grpc.CallOption) (*Snapshot, error)
+	// RestoreDisk makes a disk from an archive; it is there at once, and brought in behind.
+	RestoreDisk(ctx context.Context, in *RestoreDiskRequest, opts ...grpc.CallOption) (*Disk, error)
+	SetHydrate(ctx context.Context, in *SetHydrateRequest, opts ...grpc.CallOption) (*Disk, error)
 	ListDisks(ctx context.Context, in *ListDisksRequest, opts ...grpc.CallOption) (*ListDisksReply, error)
 	GetDisk(ctx context.Context, in *GetDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -173,6 +178,26 @@ func (c *clusterClient) RollbackDisk(ctx context.Context, in *RollbackDiskReques
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Snapshot)
 	err := c.cc.Invoke(ctx, Cluster_RollbackDisk_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RestoreDisk(ctx context.Context, in *RestoreDiskRequest, opts ...grpc.CallOption) (*Disk, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Disk)
+	err := c.cc.Invoke(ctx, Cluster_RestoreDisk_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) SetHydrate(ctx context.Context, in *SetHydrateRequest, opts ...grpc.CallOption) (*Disk, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Disk)
+	err := c.cc.Invoke(ctx, Cluster_SetHydrate_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -383,6 +408,9 @@ type ClusterServer interface {
 	// Makes a disk what it was at one of its snapshots; what it is now is kept by another one. Conflict while
 	// clients are attached. Answers when it is done; Unavailable: it will be as soon as it can.
 	RollbackDisk(context.Context, *RollbackDiskRequest) (*Snapshot, error)
+	// RestoreDisk makes a disk from an archive; it is there at once, and brought in behind.
+	RestoreDisk(context.Context, *RestoreDiskRequest) (*Disk, error)
+	SetHydrate(context.Context, *SetHydrateRequest) (*Disk, error)
 	ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error)
 	GetDisk(context.Context, *GetDiskRequest) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -457,6 +485,12 @@ func (UnimplementedClusterServer) CloneDisk(context.Context, *CloneDiskRequest) 
 }
 func (UnimplementedClusterServer) RollbackDisk(context.Context, *RollbackDiskRequest) (*Snapshot, error) {
 	return nil, status.Error(codes.Unimplemented, "method RollbackDisk not implemented")
+}
+func (UnimplementedClusterServer) RestoreDisk(context.Context, *RestoreDiskRequest) (*Disk, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreDisk not implemented")
+}
+func (UnimplementedClusterServer) SetHydrate(context.Context, *SetHydrateRequest) (*Disk, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetHydrate not implemented")
 }
 func (UnimplementedClusterServer) ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDisks not implemented")
@@ -640,6 +674,42 @@ func _Cluster_RollbackDisk_Handler(srv interface{}, ctx context.Context, dec fun
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ClusterServer).RollbackDisk(ctx, req.(*RollbackDiskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RestoreDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreDiskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RestoreDisk(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RestoreDisk_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RestoreDisk(ctx, req.(*RestoreDiskRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_SetHydrate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetHydrateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetHydrate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetHydrate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetHydrate(ctx, req.(*SetHydrateRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1016,6 +1086,14 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RollbackDisk",
 			Handler:    _Cluster_RollbackDisk_Handler,
+		},
+		{
+			MethodName: "RestoreDisk",
+			Handler:    _Cluster_RestoreDisk_Handler,
+		},
+		{
+			MethodName: "SetHydrate",
+			Handler:    _Cluster_SetHydrate_Handler,
 		},
 		{
 			MethodName: "ListDisks",

@@ -526,6 +526,7 @@ type VolumeRecord struct {
 	Deleted        bool              `protobuf:"varint,14,opt,name=deleted,proto3" json:"deleted,omitempty"`                                    // unlinked; waits for its stores to purge it
 	Qos            *QoS              `protobuf:"bytes,15,opt,name=qos,proto3" json:"qos,omitempty"`                                             // absent: not limited
 	Snapshots      []*SnapshotRecord `protobuf:"bytes,16,rep,name=snapshots,proto3" json:"snapshots,omitempty"`                                 // oldest first
+	Restored       *Restored         `protobuf:"bytes,144,opt,name=restored,proto3" json:"restored,omitempty"`                                  // absent: nothing lies in an archive
 	Origin         []byte            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`                                       // what it began with, as in pkg/lineage/FORMAT.md; empty: nothing
 	RollbackTo     []byte            `protobuf:"bytes,61,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`             // the snapshot that it is being rolled back to; empty: it is not
 	RollbackSafety []byte            `protobuf:"bytes,62,opt,name=rollback_safety,json=rollbackSafety,proto3" json:"rollback_safety,omitempty"` // the one that keeps what it was before
@@ -671,6 +672,13 @@ func (x *VolumeRecord) GetQos() *QoS {
 func (x *VolumeRecord) GetSnapshots() []*SnapshotRecord {
 	if x != nil {
 		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *VolumeRecord) GetRestored() *Restored {
+	if x != nil {
+		return x.Restored
 	}
 	return nil
 }
@@ -919,6 +927,83 @@ func (x *ErrorDetail) GetRetry() bool {
 	return false
 }
 
+// Restored is what a disk was allotted of an archive.
+type Restored struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Manifest       string                 `protobuf:"bytes,1,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	Segments       uint32                 `protobuf:"varint,2,opt,name=segments,proto3" json:"segments,omitempty"`
+	First          uint64                 `protobuf:"varint,3,opt,name=first,proto3" json:"first,omitempty"` // sequence of the first
+	Groups         []uint32               `protobuf:"varint,4,rep,packed,name=groups,proto3" json:"groups,omitempty"`
+	BytesPerSecond uint64                 `protobuf:"varint,5,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Restored) Reset() {
+	*x = Restored{}
+	mi := &file_ashlar_common_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restored) ProtoMessage() {}
+
+func (x *Restored) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_common_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restored.ProtoReflect.Descriptor instead.
+func (*Restored) Descriptor() ([]byte, []int) {
+	return file_ashlar_common_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Restored) GetManifest() string {
+	if x != nil {
+		return x.Manifest
+	}
+	return ""
+}
+
+func (x *Restored) GetSegments() uint32 {
+	if x != nil {
+		return x.Segments
+	}
+	return 0
+}
+
+func (x *Restored) GetFirst() uint64 {
+	if x != nil {
+		return x.First
+	}
+	return 0
+}
+
+func (x *Restored) GetGroups() []uint32 {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *Restored) GetBytesPerSecond() uint64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
 var File_ashlar_common_proto protoreflect.FileDescriptor
 
 const file_ashlar_common_proto_rawDesc = "" +
@@ -962,7 +1047,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\xca\x05\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xfc\x05\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -984,7 +1069,8 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x05spans\x18\r \x03(\v2\x17.ashlar.v1.SequenceSpanR\x05spans\x12\x18\n" +
 	"\adeleted\x18\x0e \x01(\bR\adeleted\x12 \n" +
 	"\x03qos\x18\x0f \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x127\n" +
-	"\tsnapshots\x18\x10 \x03(\v2\x19.ashlar.v1.SnapshotRecordR\tsnapshots\x12\x16\n" +
+	"\tsnapshots\x18\x10 \x03(\v2\x19.ashlar.v1.SnapshotRecordR\tsnapshots\x120\n" +
+	"\brestored\x18\x90\x01 \x01(\v2\x13.ashlar.v1.RestoredR\brestored\x12\x16\n" +
 	"\x06origin\x18< \x01(\fR\x06origin\x12\x1f\n" +
 	"\vrollback_to\x18= \x01(\fR\n" +
 	"rollbackTo\x12'\n" +
@@ -1010,7 +1096,13 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\n" +
 	"not_leader\x18\x03 \x01(\bR\tnotLeader\x121\n" +
 	"\acurrent\x18\x04 \x01(\v2\x17.ashlar.v1.VolumeRecordR\acurrent\x12\x14\n" +
-	"\x05retry\x18\x05 \x01(\bR\x05retryB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\x05retry\x18\x05 \x01(\bR\x05retry\"\x9a\x01\n" +
+	"\bRestored\x12\x1a\n" +
+	"\bmanifest\x18\x01 \x01(\tR\bmanifest\x12\x1a\n" +
+	"\bsegments\x18\x02 \x01(\rR\bsegments\x12\x14\n" +
+	"\x05first\x18\x03 \x01(\x04R\x05first\x12\x16\n" +
+	"\x06groups\x18\x04 \x03(\rR\x06groups\x12(\n" +
+	"\x10bytes_per_second\x18\x05 \x01(\x04R\x0ebytesPerSecondB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_common_proto_rawDescOnce sync.Once
@@ -1024,7 +1116,7 @@ func file_ashlar_common_proto_rawDescGZIP() []byte {
 	return file_ashlar_common_proto_rawDescData
 }
 
-var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ashlar_common_proto_goTypes = []any{
 	(*StoreRef)(nil),       // 0: ashlar.v1.StoreRef
 	(*EnsembleID)(nil),     // 1: ashlar.v1.EnsembleID
@@ -1037,6 +1129,7 @@ var file_ashlar_common_proto_goTypes = []any{
 	(*SnapshotRecord)(nil), // 8: ashlar.v1.SnapshotRecord
 	(*QoS)(nil),            // 9: ashlar.v1.QoS
 	(*ErrorDetail)(nil),    // 10: ashlar.v1.ErrorDetail
+	(*Restored)(nil),       // 11: ashlar.v1.Restored
 }
 var file_ashlar_common_proto_depIdxs = []int32{
 	1,  // 0: ashlar.v1.Ensemble.id:type_name -> ashlar.v1.EnsembleID
@@ -1051,12 +1144,13 @@ var file_ashlar_common_proto_depIdxs = []int32{
 	5,  // 9: ashlar.v1.VolumeRecord.spans:type_name -> ashlar.v1.SequenceSpan
 	9,  // 10: ashlar.v1.VolumeRecord.qos:type_name -> ashlar.v1.QoS
 	8,  // 11: ashlar.v1.VolumeRecord.snapshots:type_name -> ashlar.v1.SnapshotRecord
-	7,  // 12: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	11, // 12: ashlar.v1.VolumeRecord.restored:type_name -> ashlar.v1.Restored
+	7,  // 13: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_common_proto_init() }
@@ -1070,7 +1164,7 @@ func file_ashlar_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_common_proto_rawDesc), len(file_ashlar_common_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -54,12 +54,14 @@ type diskView struct {
 	AwayBytes uint64 `json:"awayBytes"`
 	// Origin is the snapshot that it began with and still reads.
 	Origin *originView `json:"origin,omitempty"`
+	// Hydration is how far it is brought in from the archive that it was made from.
+	Hydration *hydrationView `json:"hydration,omitempty"`
 }
 
 func viewDisk(d *api.Disk) diskView {
 	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
 		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem,
-		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes, Origin: viewOrigin(d.Origin)}
+		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes, Origin: viewOrigin(d.Origin), Hydration: viewHydration(d.Hydration)}
 }
 
 // blockBytes is what sizes of disks are multiples of.
@@ -81,17 +83,23 @@ func explain(err error, name string) error {
 }
 
 type diskCreate struct {
-	Name string          `arg:"" help:"A name that no other disk has."`
-	Size config.ByteSize `help:"How large it looks, such as 4GiB. Of a clone: at least as large as the snapshot, which is the default." placeholder:"SIZE"`
-	From string          `name:"from-snapshot" help:"Begin as this snapshot was: a clone. Nothing is copied; the snapshot's disk and the clone go their own ways, and deleting either leaves the other as it is." placeholder:"DISK@NAME"`
+	Name    string          `arg:"" help:"A name that no other disk has."`
+	Size    config.ByteSize `help:"How large it looks, such as 4GiB. Of a clone: at least as large as the snapshot, which is the default." placeholder:"SIZE"`
+	From    string          `name:"from-snapshot" help:"Begin as this snapshot was: a clone. Nothing is copied; the snapshot's disk and the clone go their own ways, and deleting either leaves the other as it is." placeholder:"DISK@NAME"`
+	Archive string          `name:"from-archive" help:"Begin as this archived snapshot was. The disk is there at once: what is read is fetched, and the rest is brought in behind." placeholder:"MANIFEST"`
+	Hydrate rateFlag        `help:"With --from-archive: bytes a second that are brought in at most, such as 100MiB." placeholder:"SIZE"`
 	qosFlags
 }
 
 // Run is called by kong.
 func (c *diskCreate) Run(ctx context.Context, s *session) error {
 	switch {
-	case c.From == "" && c.Size == 0:
-		return &hinted{fmt.Errorf("a disk needs --size, or --from-snapshot: %w", errs.ErrInvalid), "see ashlar disk create --help"}
+	case c.From != "" && c.Archive != "":
+		return &hinted{fmt.Errorf("--from-snapshot and --from-archive: name one of both: %w", errs.ErrInvalid), "see ashlar disk create --help"}
+	case c.Hydrate.value != nil && c.Archive == "":
+		return &hinted{fmt.Errorf("--hydrate is for disks made with --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
+	case c.From == "" && c.Archive == "" && c.Size == 0:
+		return &hinted{fmt.Errorf("a disk needs --size, or --from-snapshot, or --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
 	case c.Size != 0:
 		if err := checkSize(c.Size); err != nil {
 			return err
@@ -104,10 +112,13 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
 		var d *api.Disk
 		var err error
-		if c.From == "" {
-			d, err = cl.CreateLimitedDisk(ctx, c.Name, uint64(c.Size), limits)
-		} else {
+		switch {
+		case c.Archive != "":
+			d, err = c.restore(ctx, cl, limits)
+		case c.From != "":
 			d, err = c.clone(ctx, cl, limits)
+		default:
+			d, err = cl.CreateLimitedDisk(ctx, c.Name, uint64(c.Size), limits)
 		}
 		if errors.Is(err, errs.ErrExists) {
 			return &hinted{err, "choose another name, or use the disk that has it: ashlar disk show " + c.Name}
@@ -119,6 +130,9 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 			limited := ""
 			if limits.Limited() {
 				limited = ", " + qosText(d.Qos)
+			}
+			if c.Archive != "" {
+				limited = ", as archived; it is brought in while it is used" + limited
 			}
 			if c.From != "" {
 				limited = ", as " + c.From + " was" + limited
@@ -149,7 +163,7 @@ func (c *diskList) Run(ctx context.Context, s *session) error {
 			now := s.Clock.Wall()
 			var rows [][]string
 			for _, d := range disks {
-				rows = append(rows, []string{d.Name, d.DiskId, size(d.SizeBytes), size(d.UsedBytes), reclaimable(d), d.State, dash(d.OwnerHost), strconv.Itoa(int(d.Sessions)), age(now, d.CreatedUnixMs), d.Problem})
+				rows = append(rows, []string{d.Name, d.DiskId, size(d.SizeBytes), size(d.UsedBytes), reclaimable(d), d.State, dash(d.OwnerHost), strconv.Itoa(int(d.Sessions)), age(now, d.CreatedUnixMs), remark(d)})
 			}
 			table(w, []string{"NAME", "ID", "SIZE", "USED", "RECLAIM", "STATE", "OWNER", "CLIENTS", "AGE", ""}, rows)
 		})
@@ -189,6 +203,7 @@ func printDisk(w io.Writer, d *api.Disk) {
 	if d.Origin != nil {
 		rows = append(rows, [2]string{"began as", originText(d.Origin)})
 	}
+	rows = append(rows, hydrationRows(d)...)
 	if d.Lossy {
 		rows = append(rows, [2]string{"loss", "an operator accepted that acknowledged writes are gone"})
 	}

@@ -59,7 +59,8 @@ func (f *qosFlags) change() cluster.QoSChange {
 }
 
 type diskSet struct {
-	Disk string `arg:"" help:"Name or id."`
+	Disk    string   `arg:"" help:"Name or id."`
+	Hydrate rateFlag `help:"Bytes a second that are brought in from the archive at most, such as 100MiB, or default: of a disk made with --from-archive." placeholder:"SIZE"`
 	qosFlags
 }
 
@@ -72,10 +73,15 @@ func (c *diskSet) Help() string {
 // Run is called by kong.
 func (c *diskSet) Run(ctx context.Context, s *session) error {
 	x := c.change()
-	if x == (cluster.QoSChange{}) {
-		return &hinted{fmt.Errorf("nothing to set: %w", errs.ErrInvalid), "name a limit: --iops, --iops-burst, --bandwidth or --bandwidth-burst"}
+	if x == (cluster.QoSChange{}) && c.Hydrate.value == nil {
+		return &hinted{fmt.Errorf("nothing to set: %w", errs.ErrInvalid), "name a limit: --iops, --iops-burst, --bandwidth, --bandwidth-burst or --hydrate"}
 	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		if c.Hydrate.value != nil {
+			if done, err := c.setHydrate(ctx, s, cl, x); done || err != nil {
+				return err
+			}
+		}
 		d, err := cl.SetDiskQoS(ctx, c.Disk, x)
 		if errors.Is(err, errs.ErrInvalid) {
 			return &hinted{err, "see ashlar disk set --help, and for what it has now ashlar disk show " + c.Disk}

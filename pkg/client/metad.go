@@ -54,6 +54,9 @@ type Metad interface {
 	// CommitCheckpoint is accepted under the current epoch only, and only when it is above the last.
 	CommitCheckpoint(ctx context.Context, v id.Volume, e id.Epoch, c cluster.Checkpoint) error
 
+	// RestoreWhole says that nothing of a volume lies in its archive any more: a checkpoint that says so is committed.
+	RestoreWhole(ctx context.Context, v id.Volume, e id.Epoch) error
+
 	// EnsurePlacement sees to it that there are placement groups over healthy stores
 	// other than exclude, and returns the topology with them. OnTopology hears of it too.
 	EnsurePlacement(ctx context.Context, exclude []id.Store) (*cluster.Topology, error)
@@ -185,6 +188,8 @@ type VolumeBeat struct {
 	Traffic  cluster.Traffic
 	Lost     *cluster.Lost  // the sum of the last look; nil: nobody looked
 	Looks    []cluster.Lost // answers to looks that were asked for
+
+	Hydration *cluster.Hydration // nil: nothing lies in an archive
 }
 
 // VolumeState is how an owned volume fares.
@@ -252,6 +257,8 @@ type VolumeNews struct {
 	Deleted bool
 	Size    uint64
 	QoS     cluster.QoS
+	// HydrateRate is how many bytes a second are brought in from an archive; 0: the default.
+	HydrateRate uint64
 }
 
 // Purge asks a store to fence a deleted volume at Epoch, forget all of it, and have it confirmed.

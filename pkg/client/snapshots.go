@@ -20,8 +20,9 @@ type SnapshotOrder struct {
 }
 
 // WatchSnapshots calls f with every order for a host, again and again until it is carried
-// out, and returns when ctx ends. f does not wait.
-func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(SnapshotOrder)) {
+// out, and manifest with the key of every manifest that it is to tell of (TellManifest). It returns
+// when ctx ends. Neither waits.
+func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(SnapshotOrder), manifest func(string)) {
 	for ctx.Err() == nil {
 		err := b.p.call(ctx, retryUnknown, func(ctx context.Context, t *target) error {
 			stream, err := t.blockd.WatchSnapshots(ctx, &api.WatchSnapshotsRequest{Holder: api.FromHolder(by)})
@@ -32,6 +33,9 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 				x, err := stream.Recv()
 				if err != nil {
 					return err
+				}
+				for _, key := range x.Manifests {
+					manifest(key)
 				}
 				for _, o := range x.Orders {
 					v, err := api.VolumeID(o.Volume)

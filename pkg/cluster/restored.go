@@ -35,3 +35,10 @@ func (r *Restored) Clone() *Restored {
 	c.PGs = slices.Clone(r.PGs)
 	return &c
 }
+
+// Hydration is how far a disk is brought in from its archive, as its owner says.
+type Hydration struct {
+	Segments, Left uint32
+	Bytes          uint64 // brought in since the owner opened the disk
+	Problem        string // what keeps the rest there, or clients from it; empty: nothing
+}
