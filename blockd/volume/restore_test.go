@@ -15,6 +15,7 @@ import (
 	"ashlar.dev/pkg/archive/archivetest"
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/buf"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
@@ -65,8 +66,8 @@ func restoredRig(t *testing.T) (*rig, *archivedImage, id.Volume) {
 // whole waits until nothing of the volume lies in the archive, and metad knows.
 func whole(t *testing.T, r *rig, v *volume.Volume) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); r.metad.Record(v.ID()).Restored != nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
+	for end := clock.System.Now() + 30*time.Second; r.metad.Record(v.ID()).Restored != nil; {
+		if clock.System.Sleep(t.Context(), time.Millisecond) != nil || clock.System.Now() > end {
 			t.Fatalf("%d segments are left: %s, %+v", v.ArchiveLeft(), v.ArchiveProblem(), v.Stats())
 		}
 	}

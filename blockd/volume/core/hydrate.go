@@ -71,8 +71,10 @@ const (
 	hydrateLooks = 256
 	// hydrateFill is how full, in percent, stores may be for anything to be brought in.
 	hydrateFill = 85
-	// hydrateShyFor is how long a segment that could not be brought in is left alone.
+	// hydrateShyFor is how long a segment that is damaged, or stores that are full, are left alone, and
+	// hydrateRetry how long one that could not be brought in for a reason that may pass.
 	hydrateShyFor = 30 * time.Second
+	hydrateRetry  = 2 * time.Second
 )
 
 // slotEntry is what a slot holds: a block of the volume or a page of the map.
@@ -169,7 +171,11 @@ func (c *Core) endHydrate(now time.Duration, j *HydrateJob, err error) {
 	if f.shy == nil || len(f.shy) >= shyMax {
 		f.shy = make(map[uint32]time.Duration)
 	}
-	f.shy[j.Index] = now + hydrateShyFor
+	pause := hydrateShyFor
+	if passing(err) {
+		pause = hydrateRetry
+	}
+	f.shy[j.Index] = now + pause
 }
 
 // hydrating tells whether a job is still wanted.

@@ -1,0 +1,159 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"ashlar.dev/bench/e2e/cluster"
+	"ashlar.dev/pkg/archive"
+	"ashlar.dev/pkg/archive/archivetest"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/objectstore"
+	"ashlar.dev/pkg/vfs"
+)
+
+// hydration is how far a disk is brought in; Segments is 0 when nothing lies in the archive.
+type hydration struct {
+	Segments, Left, Percent uint32
+	Problem                 string
+}
+
+func hydrationOf(t *testing.T, c *cluster.Cluster, disk string) hydration {
+	t.Helper()
+	var d struct{ Hydration hydration }
+	must(t, c.JSON(&d, "disk", "show", disk))
+	return d.Hydration
+}
+
+// archivedImage puts the archive of a disk of another cluster into that of c, and gives the key of its
+// manifest and what was on the disk.
+func archivedImage(t *testing.T, c *cluster.Cluster, seed uint64) (manifest string, image []byte) {
+	t.Helper()
+	d, err := archivetest.NewDisk(1<<14, seed)
+	must(t, err)
+	var lbas []block.LBA
+	for l := range block.LBA(5000) {
+		lbas = append(lbas, 3*l)
+	}
+	d.Write(lbas, 256)
+	d.Write(lbas[100:200], 256)
+	dir := filepath.Join(c.Dir, "archive")
+	must(t, os.RemoveAll(dir))
+	store, err := objectstore.NewDirectory(vfs.OS, dir)
+	must(t, err)
+	m, err := d.Archive(t.Context(), store, nil, nil, 4)
+	must(t, err)
+	return archive.ManifestKey(m.Volume, m.Snapshot), d.Image
+}
+
+func sumText(b []byte) string { return fmt.Sprintf("%d bytes %x", len(b), sha256.Sum256(b)) }
+
+// Without this a disk could come back from the archive as anything but what it was: it is there at
+// once, on a cluster that made none of it, and stays what it was while it is brought in,
+// written to, and its owner killed; and when it is whole it needs the archive no more.
+func TestDiskComesBackFromTheArchive(t *testing.T) {
+	needTools(t, "nbdcopy", "nbdinfo", "qemu-io")
+	c := mortal(t)
+	manifest, image := archivedImage(t, c, 3)
+	began := time.Now()
+	ok(t, c, "disk", "create", "back", "--from-archive", manifest, "--hydrate", "1MiB")
+	dropped := false
+	t.Cleanup(func() {
+		if !t.Failed() && !dropped {
+			_, _ = c.CLI("disk", "delete", "back", "--force")
+		}
+	})
+	e := endpoints(t, c, "back")
+	run(t, "qemu-io", "-r", "-f", "raw", "-c", "read 0 4k", e.Unix)
+	t.Logf("first block after %s, the starts of three programs included", time.Since(began).Round(time.Millisecond))
+	if got := sumOf(t, e.Unix); got != sumText(image) {
+		t.Fatalf("the disk is %s, was %s", got, sumText(image))
+	}
+	run(t, "qemu-io", "-f", "raw", "-c", "write -P 7 1M 2M", "-c", "write -P 9 40M 64k", "-c", "discard 8M 1M", e.Unix)
+	for i := range 2 << 20 {
+		image[1<<20+i] = 7
+	}
+	for i := range 64 << 10 {
+		image[40<<20+i] = 9
+	}
+	clear(image[8<<20 : 9<<20])
+	snapshot(t, c, "back", "early")
+
+	t.Logf("after %s", time.Since(began).Round(time.Millisecond))
+	h := hydrationOf(t, c, "back")
+	if h.Left == 0 || h.Left > h.Segments {
+		t.Fatalf("nothing is left to be brought in: %+v", h)
+	}
+	owner := endpoints(t, c, "back").All[0].Host
+	kill(t, c, owner)
+	if got := sumOf(t, otherThan(t, endpoints(t, c, "back"), owner)); got != sumText(image) {
+		t.Errorf("with its owner dead the disk is %s, was %s", got, sumText(image))
+	}
+	revive(t, c, owner)
+	must(t, c.WaitUp(patience))
+	t.Logf("one host was killed and is back after %s", time.Since(began).Round(time.Millisecond))
+	ok(t, c, "disk", "set", "back", "--hydrate", "1GiB")
+	must(t, cluster.Wait("the disk to be brought in", patience, func() bool { h = hydrationOf(t, c, "back"); return h.Segments == 0 }))
+	t.Logf("all of it is here after %s", time.Since(began).Round(time.Millisecond))
+	must(t, os.RemoveAll(filepath.Join(c.Dir, "archive", "data")))
+	ok(t, c, "disk", "move", "back", "--to", owner) // who knows nothing of it but what stores have
+	other := endpoints(t, c, "back").Unix
+	id := filepath.Base(strings.SplitN(other, "?", 2)[0])
+	if got := sumOf(t, other); got != sumText(image) {
+		t.Errorf("without the archive the disk is %s, was %s", got, sumText(image))
+	}
+	if got := sumOf(t, exported(other, id, "back@early")); got != sumText(image) {
+		t.Errorf("without the archive its snapshot is %s, was %s", got, sumText(image))
+	}
+	dropSnapshots(t, c, "back")
+	dropped = true
+	ok(t, c, "disk", "delete", "back", "--force")
+}
+
+// Without this a damaged archive would come back as zeros, or take the whole disk with it.
+func TestDamagedArchiveIsSaid(t *testing.T) {
+	needTools(t, "qemu-io")
+	c := mortal(t)
+	manifest, image := archivedImage(t, c, 4)
+	objects, err := filepath.Glob(filepath.Join(c.Dir, "archive", "data", "*", "1"))
+	must(t, err)
+	if len(objects) == 0 {
+		t.Fatal("no objects")
+	}
+	b, err := os.ReadFile(objects[0])
+	must(t, err)
+	for i := len(b) / 4; i < len(b)/2; i++ {
+		b[i] ^= 0x55
+	}
+	must(t, os.WriteFile(objects[0], b, 0o600))
+	if r, err := c.CLI("disk", "create", "damaged", "--from-archive", manifest+"x"); err != nil || r.Code != 3 {
+		t.Errorf("a manifest that is not there: %v %+v", err, r)
+	}
+	ok(t, c, "disk", "create", "damaged", "--from-archive", manifest)
+	t.Cleanup(func() { _, _ = c.CLI("disk", "delete", "damaged", "--force") })
+	e := endpoints(t, c, "damaged")
+	failed := 0
+	for l := 0; l < 5000; l += 250 {
+		out, err := try("qemu-io", "-r", "-f", "raw", "-c", fmt.Sprintf("read -v %d 512", 3*l*block.Size), e.Unix)
+		if err != nil || strings.Contains(out, "failed") {
+			failed++
+			continue
+		}
+		if first := fmt.Sprintf("%02x %02x %02x", image[3*l*block.Size], image[3*l*block.Size+1], image[3*l*block.Size+2]); !strings.Contains(out, first) {
+			t.Fatalf("block %d is not %s…: %s", 3*l, first, out)
+		}
+	}
+	if failed == 0 || failed == 20 {
+		t.Errorf("%d of 20 reads failed", failed)
+	}
+	must(t, cluster.Wait("the damage to show", patience, func() bool {
+		return strings.Contains(hydrationOf(t, c, "damaged").Problem, filepath.Base(filepath.Dir(objects[0])))
+	}))
+}
