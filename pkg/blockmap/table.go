@@ -12,8 +12,7 @@ type Flags uint8
 
 // The flags. Values are part of the format.
 const (
-	// Foreign: restored from the archive and not yet rewritten; readers check its
-	// shards under the archived id. No code sets it yet; the bit is taken.
+	// Foreign is taken and never set: a segment that lies in an archive is in no table.
 	Foreign Flags = 1 << iota
 	// Pages: its slots hold pages, not data.
 	Pages
