@@ -38,7 +38,7 @@ func (x *grouper) watch(ctx context.Context, t *testing.T, h *host) {
 		if err := h.TellSnapshot(ctx, h.holder, x.epoch, o, failed); err != nil && ctx.Err() == nil && !errors.Is(err, errs.ErrConflict) {
 			t.Errorf("tell: %v", err)
 		}
-	})
+	}, func(string) {})
 }
 
 // Without this snapshots of several disks would be said to be of one point in time though one of them was not
