@@ -22,7 +22,6 @@ const storeOutAfter = time.Minute
 type layout struct{ dir string }
 
 func (l layout) pki() string               { return filepath.Join(l.dir, "pki") }
-func (l layout) archive() string           { return filepath.Join(l.dir, "archive") }
 func (l layout) config(id string) string   { return filepath.Join(l.dir, "config", id+".yaml") }
 func (l layout) data(id string) string     { return filepath.Join(l.dir, "data", id) }
 func (l layout) pidFile(id string) string  { return filepath.Join(l.dir, "run", id+".pid") }
@@ -56,7 +55,11 @@ func (l layout) writeConfigs(p *Plan, o Options) error {
 		}
 	}
 	for _, b := range p.Blockds {
-		if err := l.writeConfig(b.ID, l.blockd(p, b, o.SyncDelay), o.BlockdOverlay); err != nil {
+		cfg := l.blockd(p, b, o.SyncDelay)
+		if hasSnapshotd(o.BinDir) { // else it is of before there were archives
+			cfg.Archive = &ArchiveConfig{Store: l.archiveStore(o)}
+		}
+		if err := l.writeConfig(b.ID, cfg, o.BlockdOverlay); err != nil {
 			return err
 		}
 	}
@@ -73,8 +76,7 @@ func (l layout) metad(p *Plan, m MetadPlan) MetadConfig {
 
 func (l layout) blockd(p *Plan, b BlockdPlan, syncDelay config.Duration) BlockdConfig {
 	c := BlockdConfig{ID: b.ID, Listen: b.Data, Data: l.data(b.ID), TLS: l.tls(b.ID), DebugListen: b.Debug,
-		NBD:     NBDConfig{Unix: l.socket(p, b.ID), TCP: b.NBD, TLS: "optional"},
-		Archive: ArchiveConfig{ArchiveStore{Directory: l.archive()}}}
+		NBD: NBDConfig{Unix: l.socket(p, b.ID), TCP: b.NBD, TLS: "optional"}}
 	for i := range b.Stores {
 		c.Stores = append(c.Stores, StoreConfig{Path: filepath.Join(l.data(b.ID), fmt.Sprintf("s%d", i+1)), Size: p.StoreSize,
 			Format: true, SyncDelay: syncDelay})

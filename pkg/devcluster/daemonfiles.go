@@ -52,17 +52,8 @@ type BlockdConfig struct {
 	Data        string        `yaml:"data"`
 	TLS         pki.Files     `yaml:"tls"`
 	DebugListen string        `yaml:"debug_listen,omitempty"`
-	Archive     ArchiveConfig `yaml:"archive,omitempty"`
-}
-
-// ArchiveConfig is where archived snapshots are.
-type ArchiveConfig struct {
-	Store ArchiveStore `yaml:"store"`
-}
-
-// ArchiveStore is the folder of an archive.
-type ArchiveStore struct {
-	Directory string `yaml:"directory"`
+	// Archive is where disks that are made from one find it; nil: nowhere.
+	Archive *ArchiveConfig `yaml:"archive,omitempty"`
 }
 
 // NBDConfig is where a blockd serves disks.
