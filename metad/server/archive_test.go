@@ -39,7 +39,7 @@ func snapped(t *testing.T) (*group, *client.Cluster) {
 	wg.Go(func() {
 		h.WatchSnapshots(ctx, h.holder, func(o client.SnapshotOrder) {
 			_ = h.TellSnapshot(ctx, h.holder, got.Volume.Epoch, o, "") // asked again until it is
-		})
+		}, func(string) {})
 	})
 	g.until("the snapshot", func() bool {
 		x, err := ops.CreateSnapshot(g.ctx(), "d", "one")
