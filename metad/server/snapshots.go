@@ -279,11 +279,15 @@ func (c *clusterService) DeleteSnapshot(ctx context.Context, q *api.DeleteSnapsh
 	if !ok || s.State == cluster.SnapshotHidden {
 		return nil, c.s.fail(fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetSnapshot(), v.Name, errs.ErrNotFound))
 	}
-	if _, err := c.s.commit(ctx, &state.DeleteSnapshot{Volume: v.ID, ID: s.ID}); err != nil {
+	res, err := c.s.commit(ctx, &state.DeleteSnapshot{Volume: v.ID, ID: s.ID})
+	if err != nil {
 		return nil, err
 	}
 	r.tellSnapped()
 	s.State = cluster.SnapshotDeleting
+	if now, ok := res.Volume.FindSnapshot(s.ID.String()); ok {
+		s.State = now.State // hidden, where clones need it
+	}
 	c.s.note(state.Info, "snapshot_deleted", aboutDisk, v.Name, caller(ctx).String(), "snapshot %s (%s) is to go", s.Name, s.ID)
 	c.s.log.Info("snapshot deleted", "volume", v.ID.String(), "snapshot", s.ID.String(), "by", caller(ctx).String())
 	return describeSnapshot(v, s), nil

@@ -102,6 +102,16 @@ func (m *Machine) countChildren(v *Volume, present bool) {
 	}
 }
 
+// hidden counts the snapshots that only clones need.
+func (v *Volume) hidden() (n int) {
+	for _, s := range v.Snapshots {
+		if s.State == cluster.SnapshotHidden {
+			n++
+		}
+	}
+	return n
+}
+
 // hide takes a snapshot from its owner's sight.
 func hide(s *cluster.Snapshot) { s.State, s.Name = cluster.SnapshotHidden, s.ID.String() }
 

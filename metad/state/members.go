@@ -229,7 +229,10 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 	case !c.Forced && c.Epoch != v.Epoch:
 		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)
 	case len(v.Snapshots) > 0:
-		return refuse(errs.ErrConflict, "disk %s has %d snapshots, which would go with it", v.Name, len(v.Snapshots))
+		if n := v.hidden(); n == len(v.Snapshots) {
+			return refuse(errs.ErrConflict, "clones still read %d snapshots of disk %s, which are deleted already", n, v.Name)
+		}
+		return refuse(errs.ErrConflict, "disk %s has %d snapshots, which would go with it", v.Name, len(v.Snapshots)-v.hidden())
 	}
 	delete(m.names, v.Name)
 	return m.unlink(v.clone())

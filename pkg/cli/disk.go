@@ -255,6 +255,9 @@ func (c *diskDelete) Run(ctx context.Context, s *session) error {
 			if all, _, e := cl.Snapshots(ctx, c.Disk); e == nil && len(all) > 0 {
 				return &hinted{err, "its snapshots would go with it: delete them first, one by one, with ashlar snapshot delete " + c.Disk + "@NAME"}
 			}
+			if names := clonesOf(ctx, cl, c.Disk); len(names) > 0 {
+				return &hinted{err, "its clones read what it had: delete them first (" + strings.Join(names, ", ") + ")"}
+			}
 			return &hinted{err, "detach its clients first, or cut them off with --force"}
 		}
 		if err != nil {
