@@ -120,7 +120,7 @@ func checkServers(t reporter, tr *tree) {
 // that a simulator can drive them by seed. A room that does not exist yet may stand here.
 var pureRooms = []string{
 	"pkg/block", "pkg/errs", "pkg/codec", "pkg/record", "pkg/blockmap", "pkg/segment", "pkg/stripe", "pkg/cluster", "pkg/lineage",
-	"pkg/storeproto/core", "metad/state", "metad/placement", "blockd/journal", "blockd/chunk/core",
+	"pkg/storeproto/core", "metad/state", "metad/placement", "metad/policy", "blockd/journal", "blockd/chunk/core",
 	"blockd/volume/core", "blockd/packer/core", "blockd/cleaner/core", "blockd/repair/core", "blockd/throttle/core", "blockd/chunk/share",
 	"snapshotd/retention", "computed/instance",
 }
