@@ -68,6 +68,7 @@ type Machine struct {
 	cordons   map[id.Host]struct{}
 	// balancingPaused: an operator wants stores to stay as unequal as they are.
 	balancingPaused bool
+	policies        map[string]*Policy
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
@@ -138,6 +139,7 @@ func New() *Machine {
 		members:  make(map[string]Member),
 		tokens:   make(map[TokenID]*Token),
 		cordons:  make(map[id.Host]struct{}),
+		policies: make(map[string]*Policy),
 		deleted:  make(map[id.Volume]struct{}),
 		snapWork: make(map[id.Volume]struct{}), archiveWork: make(map[id.Volume]struct{}),
 		children: make(map[id.Snapshot]int),

@@ -35,7 +35,8 @@ func Needs(c Command) uint16 {
 	case *CreateSnapshot, *SnapshotTaken, *DeleteSnapshot, *SnapshotGone:
 		return LevelSnapshots
 	case *CreateClone, *TellLineage, *RollbackVolume, *VolumeRolledBack, *SetBalancing, *RecodeGroup, *ForgetCodes, *CreateRestored, *RestoreWhole, *SetHydrate, *CreateSnapshots, *EndSnapshots,
-		*QueueArchive, *LeaseArchive, *EndArchive:
+		*QueueArchive, *LeaseArchive, *EndArchive,
+		*SetPolicy, *DeletePolicy, *ApplyPolicy, *PolicyBegins, *PolicyRan, *PolicyForgets:
 		return LevelTime
 	case *AddEnsemble:
 		if c.Better {
@@ -96,7 +97,7 @@ func (m *Machine) appendLater(b []byte) []byte {
 		b = m.appendCordons(b)
 	}
 	if m.level >= LevelTime {
-		b = m.appendHealing(b)
+		b = m.appendPolicies(m.appendHealing(b))
 	}
 	return b
 }
@@ -118,6 +119,7 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	}
 	if r.Err() == nil && m.level >= LevelTime {
 		m.readHealing(r)
+		m.readPolicies(r)
 	}
 	return nil
 }

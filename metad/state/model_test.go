@@ -12,9 +12,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
+	"ashlar.dev/metad/policy"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
@@ -91,7 +93,9 @@ func (s *script) later() Command {
 	if s.pick("of lineage", 4) == 0 {
 		return s.lineage(v)
 	}
-	switch s.pick("of a snapshot", 13) {
+	switch s.pick("of a snapshot", 15) {
+	case 13, 14:
+		return s.ofPolicies(v, n)
 	case 11:
 		return &CreateSnapshots{Members: s.group(v, n), NowMS: 9}
 	case 12:
@@ -120,6 +124,25 @@ func (s *script) later() Command {
 	}
 	return &AddEvents{Events: []Event{{AtMS: 1, Severity: Severity(s.pick("severity", 5)), Kind: "k", About: "disk", Text: "x",
 		Origin: EventOrigin{Holder: s.holder(), N: uint64(s.pick("n", 4))}}}}
+}
+
+// ofPolicies draws something about a policy.
+func (s *script) ofPolicies(v *Volume, n id.Snapshot) Command {
+	name, x := fmt.Sprintf("p%d", s.pick("policy", 2)), id.Raw{1 + byte(s.pick("id", 2))}
+	due := time.UnixMilli(1000 * int64(s.pick("due", 5))).UTC()
+	switch s.pick("of a policy", 6) {
+	case 0:
+		return &DeletePolicy{Name: name}
+	case 1:
+		return &ApplyPolicy{Name: name, Volumes: []id.Volume{v.ID}, Off: s.pick("off", 3) == 0}
+	case 2:
+		return &PolicyBegins{Policy: x, Due: due, Made: []policy.Made{{Volume: v.ID, Snapshot: n, Due: due}}, Skipped: []string{"", "late"}[s.pick("skipped", 2)]}
+	case 3:
+		return &PolicyRan{Policy: x, Run: PolicyRun{Due: due, Taken: 1, Failed: 1, Failures: []RunFailure{{v.ID, "x"}}}}
+	case 4:
+		return &PolicyForgets{Policy: x, Snapshots: []id.Snapshot{n}}
+	}
+	return &SetPolicy{ID: x, Name: name, Rules: policy.Rules{At: []uint16{5}, Days: policy.EveryDay, Keep: 1 + s.pick("keep", 3)}, NowMS: 7, New: s.pick("new", 2) == 0}
 }
 
 // group draws the snapshots of one or two disks.
@@ -478,6 +501,11 @@ func goldenTime() []Command {
 		&Acquire{Volume: v, By: holder(2, 1)},
 		&VolumeRolledBack{Volume: v, Epoch: 5, Safety: id.Snapshot{12}},
 		&RollbackVolume{Volume: v, Epoch: 5, To: id.Snapshot{12}, Safety: id.Snapshot{13}, Name: "again", NowMS: 1700000000500},
+		&SetPolicy{ID: id.Raw{4}, Name: "nightly", Rules: policy.Rules{At: []uint16{120, 840}, Days: 62, Retain: 7 * 24 * time.Hour, Keep: 9}, NowMS: 1700000000303, New: true},
+		&ApplyPolicy{Name: "nightly", Volumes: []id.Volume{v}},
+		&PolicyBegins{Policy: id.Raw{4}, Due: time.Unix(1700000400, 0).UTC(), Made: []policy.Made{{Volume: v, Snapshot: id.Snapshot{11}, Due: time.Unix(1700000400, 0).UTC()}}},
+		&PolicyRan{Policy: id.Raw{4}, Run: PolicyRun{Due: time.Unix(1700000400, 0).UTC(), Failed: 1, Failures: []RunFailure{{v, "away"}}}},
+		&PolicyBegins{Policy: id.Raw{4}, Due: time.Unix(1700003600, 0).UTC(), Skipped: "late"},
 		&TellLineage{Volumes: []LineageSighting{{Volume: v, Epoch: 3, Meta: 70, Origin: new(originOf(id.Volume{2}, id.Snapshot{8}, 66)), Snapshots: []SnapshotSighting{{ID: id.Snapshot{1}, Size: 1 << 30}}}}},
 		&RecodeGroup{PG: 1, At: 2, K: 2, M: 1, Stores: []cluster.StoreRef{storeRef(1, 1), storeRef(2, 1), storeRef(4, 2)}},
 		&ForgetCodes{PG: 1, At: 3},
