@@ -49,6 +49,8 @@ type reign struct {
 		manifests map[string]*manifestAsked // of archives, that somebody waits for
 		groups    map[id.Snapshot]*groupStep
 		forgetAt  time.Duration
+		policies  map[id.Raw]bool // on which something works
+		policyAt  time.Duration
 		counter   uint64
 		healthy   []cluster.StoreRef
 		settleAt  time.Duration
@@ -143,7 +145,7 @@ func (r *reign) begin(ctx context.Context) error {
 	r.s.node.View(func(m *state.Machine) { r.mu.told = readTold(m) })
 	r.mu.live = reconcile.NewLiveness(r.s.clock.Now(), settings)
 	r.mu.changed, r.mu.snapped = make(chan struct{}), make(chan struct{})
-	r.mu.groups = make(map[id.Snapshot]*groupStep)
+	r.mu.groups, r.mu.policies = make(map[id.Snapshot]*groupStep), make(map[id.Raw]bool)
 	r.mu.mender.OutAfter = r.s.outAfter
 	r.refresh()
 	return nil
@@ -172,6 +174,7 @@ func (r *reign) run() bool {
 		r.raise()
 		r.mend()
 		r.forgetGroups()
+		r.runPolicies()
 	}
 }
 

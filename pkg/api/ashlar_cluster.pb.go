@@ -3072,7 +3072,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3365,7 +3365,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xb8\x0e\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xc7\x10\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3394,7 +3394,11 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"AcceptLoss\x12\x1c.ashlar.v1.AcceptLossRequest\x1a\x0f.ashlar.v1.Disk\x127\n" +
 	"\bMoveDisk\x12\x1a.ashlar.v1.MoveDiskRequest\x1a\x0f.ashlar.v1.Disk\x12G\n" +
 	"\x0eCreateSnapshot\x12 .ashlar.v1.CreateSnapshotRequest\x1a\x13.ashlar.v1.Snapshot\x12S\n" +
-	"\x0fCreateSnapshots\x12!.ashlar.v1.CreateSnapshotsRequest\x1a\x1d.ashlar.v1.ListSnapshotsReply\x12O\n" +
+	"\x0fCreateSnapshots\x12!.ashlar.v1.CreateSnapshotsRequest\x1a\x1d.ashlar.v1.ListSnapshotsReply\x12;\n" +
+	"\tSetPolicy\x12\x1b.ashlar.v1.SetPolicyRequest\x1a\x11.ashlar.v1.Policy\x12A\n" +
+	"\fDeletePolicy\x12\x1e.ashlar.v1.DeletePolicyRequest\x1a\x11.ashlar.v1.Policy\x12?\n" +
+	"\vApplyPolicy\x12\x1d.ashlar.v1.ApplyPolicyRequest\x1a\x11.ashlar.v1.Policy\x12L\n" +
+	"\fListPolicies\x12\x1e.ashlar.v1.ListPoliciesRequest\x1a\x1c.ashlar.v1.ListPoliciesReply\x12O\n" +
 	"\rListSnapshots\x12\x1f.ashlar.v1.ListSnapshotsRequest\x1a\x1d.ashlar.v1.ListSnapshotsReply\x12G\n" +
 	"\x0eDeleteSnapshot\x12 .ashlar.v1.DeleteSnapshotRequest\x1a\x13.ashlar.v1.Snapshot\x12F\n" +
 	"\n" +
@@ -3478,14 +3482,20 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*RestoreDiskRequest)(nil),      // 53: ashlar.v1.RestoreDiskRequest
 	(*SetHydrateRequest)(nil),       // 54: ashlar.v1.SetHydrateRequest
 	(*CreateSnapshotsRequest)(nil),  // 55: ashlar.v1.CreateSnapshotsRequest
-	(*ListEventsRequest)(nil),       // 56: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 57: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 58: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 59: ashlar.v1.SetClusterRequest
-	(*ListEventsReply)(nil),         // 60: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 61: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 62: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 63: ashlar.v1.ClusterSettings
+	(*SetPolicyRequest)(nil),        // 56: ashlar.v1.SetPolicyRequest
+	(*DeletePolicyRequest)(nil),     // 57: ashlar.v1.DeletePolicyRequest
+	(*ApplyPolicyRequest)(nil),      // 58: ashlar.v1.ApplyPolicyRequest
+	(*ListPoliciesRequest)(nil),     // 59: ashlar.v1.ListPoliciesRequest
+	(*ListEventsRequest)(nil),       // 60: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 61: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 62: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 63: ashlar.v1.SetClusterRequest
+	(*Policy)(nil),                  // 64: ashlar.v1.Policy
+	(*ListPoliciesReply)(nil),       // 65: ashlar.v1.ListPoliciesReply
+	(*ListEventsReply)(nil),         // 66: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 67: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 68: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 69: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3540,42 +3550,50 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	35, // 49: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
 	37, // 50: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
 	55, // 51: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	38, // 52: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 53: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	56, // 54: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	57, // 55: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 56: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	58, // 57: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	59, // 58: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 59: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 60: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 61: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 62: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 63: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 64: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	18, // 65: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
-	18, // 66: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
-	21, // 67: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 68: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 69: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 70: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 71: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 72: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 73: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 74: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 75: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 76: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 77: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 78: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	39, // 79: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 80: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	60, // 81: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	61, // 82: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 83: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	62, // 84: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	63, // 85: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	59, // [59:86] is the sub-list for method output_type
-	32, // [32:59] is the sub-list for method input_type
+	56, // 52: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
+	57, // 53: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
+	58, // 54: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
+	59, // 55: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
+	38, // 56: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 57: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	60, // 58: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	61, // 59: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 60: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	62, // 61: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	63, // 62: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 63: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 64: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 65: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 66: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 67: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 68: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 69: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 70: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	21, // 71: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 72: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 73: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 74: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 75: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 76: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 77: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 78: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 79: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 80: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 81: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 82: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	64, // 83: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
+	64, // 84: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
+	64, // 85: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
+	65, // 86: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
+	39, // 87: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 88: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	66, // 89: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	67, // 90: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 91: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	68, // 92: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	69, // 93: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	63, // [63:94] is the sub-list for method output_type
+	32, // [32:63] is the sub-list for method input_type
 	32, // [32:32] is the sub-list for extension type_name
 	32, // [32:32] is the sub-list for extension extendee
 	0,  // [0:32] is the sub-list for field type_name
@@ -3586,6 +3604,7 @@ func file_ashlar_cluster_proto_init() {
 	if File_ashlar_cluster_proto != nil {
 		return
 	}
+	file_ashlar_policy_proto_init()
 	file_ashlar_snapgroup_proto_init()
 	file_ashlar_care_proto_init()
 	file_ashlar_common_proto_init()

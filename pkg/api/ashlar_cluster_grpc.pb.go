@@ -41,6 +41,10 @@ const (
 	Cluster_MoveDisk_FullMethodName         = "/ashlar.v1.Cluster/MoveDisk"
 	Cluster_CreateSnapshot_FullMethodName   = "/ashlar.v1.Cluster/CreateSnapshot"
 	Cluster_CreateSnapshots_FullMethodName  = "/ashlar.v1.Cluster/CreateSnapshots"
+	Cluster_SetPolicy_FullMethodName        = "/ashlar.v1.Cluster/SetPolicy"
+	Cluster_DeletePolicy_FullMethodName     = "/ashlar.v1.Cluster/DeletePolicy"
+	Cluster_ApplyPolicy_FullMethodName      = "/ashlar.v1.Cluster/ApplyPolicy"
+	Cluster_ListPolicies_FullMethodName     = "/ashlar.v1.Cluster/ListPolicies"
 	Cluster_ListSnapshots_FullMethodName    = "/ashlar.v1.Cluster/ListSnapshots"
 	Cluster_DeleteSnapshot_FullMethodName   = "/ashlar.v1.Cluster/DeleteSnapshot"
 	Cluster_ListEvents_FullMethodName       = "/ashlar.v1.Cluster/ListEvents"
@@ -96,6 +100,13 @@ type ClusterClient interface {
 	// acknowledged is in the group only with that write. All of them or none. Unavailable: a disk cannot be reached
 	// now, or is too slow; nothing is left of the attempt.
 	CreateSnapshots(ctx context.Context, in *CreateSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error)
+	// Makes a snapshot policy, or changes the rules of one. What was due before the call does not count.
+	SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*Policy, error)
+	// Forgets a policy. Its snapshots stay.
+	DeletePolicy(ctx context.Context, in *DeletePolicyRequest, opts ...grpc.CallOption) (*Policy, error)
+	// Puts disks under a policy, or takes them out; the snapshots that it made of them stay its own.
+	ApplyPolicy(ctx context.Context, in *ApplyPolicyRequest, opts ...grpc.CallOption) (*Policy, error)
+	ListPolicies(ctx context.Context, in *ListPoliciesRequest, opts ...grpc.CallOption) (*ListPoliciesReply, error)
 	// Those of one disk, or of all; at most 10,000, oldest first of each disk.
 	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error)
 	// Lets a snapshot go. It answers at once; the space comes back behind.
@@ -324,6 +335,46 @@ func (c *clusterClient) CreateSnapshots(ctx context.Context, in *CreateSnapshots
 	return out, nil
 }
 
+func (c *clusterClient) SetPolicy(ctx context.Context, in *SetPolicyRequest, opts ...grpc.CallOption) (*Policy, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Policy)
+	err := c.cc.Invoke(ctx, Cluster_SetPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) DeletePolicy(ctx context.Context, in *DeletePolicyRequest, opts ...grpc.CallOption) (*Policy, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Policy)
+	err := c.cc.Invoke(ctx, Cluster_DeletePolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) ApplyPolicy(ctx context.Context, in *ApplyPolicyRequest, opts ...grpc.CallOption) (*Policy, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Policy)
+	err := c.cc.Invoke(ctx, Cluster_ApplyPolicy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) ListPolicies(ctx context.Context, in *ListPoliciesRequest, opts ...grpc.CallOption) (*ListPoliciesReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListPoliciesReply)
+	err := c.cc.Invoke(ctx, Cluster_ListPolicies_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *clusterClient) ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListSnapshotsReply)
@@ -440,6 +491,13 @@ type ClusterServer interface {
 	// acknowledged is in the group only with that write. All of them or none. Unavailable: a disk cannot be reached
 	// now, or is too slow; nothing is left of the attempt.
 	CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*ListSnapshotsReply, error)
+	// Makes a snapshot policy, or changes the rules of one. What was due before the call does not count.
+	SetPolicy(context.Context, *SetPolicyRequest) (*Policy, error)
+	// Forgets a policy. Its snapshots stay.
+	DeletePolicy(context.Context, *DeletePolicyRequest) (*Policy, error)
+	// Puts disks under a policy, or takes them out; the snapshots that it made of them stay its own.
+	ApplyPolicy(context.Context, *ApplyPolicyRequest) (*Policy, error)
+	ListPolicies(context.Context, *ListPoliciesRequest) (*ListPoliciesReply, error)
 	// Those of one disk, or of all; at most 10,000, oldest first of each disk.
 	ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsReply, error)
 	// Lets a snapshot go. It answers at once; the space comes back behind.
@@ -527,6 +585,18 @@ func (UnimplementedClusterServer) CreateSnapshot(context.Context, *CreateSnapsho
 }
 func (UnimplementedClusterServer) CreateSnapshots(context.Context, *CreateSnapshotsRequest) (*ListSnapshotsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method CreateSnapshots not implemented")
+}
+func (UnimplementedClusterServer) SetPolicy(context.Context, *SetPolicyRequest) (*Policy, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetPolicy not implemented")
+}
+func (UnimplementedClusterServer) DeletePolicy(context.Context, *DeletePolicyRequest) (*Policy, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeletePolicy not implemented")
+}
+func (UnimplementedClusterServer) ApplyPolicy(context.Context, *ApplyPolicyRequest) (*Policy, error) {
+	return nil, status.Error(codes.Unimplemented, "method ApplyPolicy not implemented")
+}
+func (UnimplementedClusterServer) ListPolicies(context.Context, *ListPoliciesRequest) (*ListPoliciesReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListPolicies not implemented")
 }
 func (UnimplementedClusterServer) ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListSnapshots not implemented")
@@ -930,6 +1000,78 @@ func _Cluster_CreateSnapshots_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_SetPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetPolicy(ctx, req.(*SetPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_DeletePolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeletePolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).DeletePolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_DeletePolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).DeletePolicy(ctx, req.(*DeletePolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_ApplyPolicy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ApplyPolicyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ApplyPolicy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ApplyPolicy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ApplyPolicy(ctx, req.(*ApplyPolicyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_ListPolicies_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListPoliciesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ListPolicies(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ListPolicies_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ListPolicies(ctx, req.(*ListPoliciesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Cluster_ListSnapshots_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListSnapshotsRequest)
 	if err := dec(in); err != nil {
@@ -1142,6 +1284,22 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CreateSnapshots",
 			Handler:    _Cluster_CreateSnapshots_Handler,
+		},
+		{
+			MethodName: "SetPolicy",
+			Handler:    _Cluster_SetPolicy_Handler,
+		},
+		{
+			MethodName: "DeletePolicy",
+			Handler:    _Cluster_DeletePolicy_Handler,
+		},
+		{
+			MethodName: "ApplyPolicy",
+			Handler:    _Cluster_ApplyPolicy_Handler,
+		},
+		{
+			MethodName: "ListPolicies",
+			Handler:    _Cluster_ListPolicies_Handler,
 		},
 		{
 			MethodName: "ListSnapshots",

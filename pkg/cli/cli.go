@@ -43,6 +43,10 @@ type Cluster interface {
 	CreateSnapshots(ctx context.Context, disks []string, name string) ([]*api.Snapshot, error)
 	Snapshots(ctx context.Context, disk string) (all []*api.Snapshot, more bool, err error)
 	DeleteSnapshot(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
+	SetPolicy(ctx context.Context, name string, rules *api.PolicyRules, change bool) (*api.Policy, error)
+	DeletePolicy(ctx context.Context, name string) (*api.Policy, error)
+	ApplyPolicy(ctx context.Context, name string, disks []string, off bool) (*api.Policy, error)
+	Policies(ctx context.Context) ([]*api.Policy, error)
 	ArchiveSnapshot(ctx context.Context, disk, snapshot string, cancel bool) (*api.ArchiveStatus, error)
 	Archive(ctx context.Context, disk, snapshot string) (*api.ArchiveStatus, error)
 	ArchiveTask(ctx context.Context, q *api.ArchiveTaskRequest) (*api.ArchiveTaskReply, error)
@@ -87,6 +91,7 @@ type grammar struct {
 	Events   eventsCommand    `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
 	Disk     diskCommands     `cmd:"" help:"Create, list, grow, delete and attach disks."`
 	Snapshot snapshotCommands `cmd:"" help:"Keep disks as they are at a moment."`
+	Policy   policyCommands   `cmd:"" help:"Take snapshots at times of the day, and delete them when they have had their time."`
 	Archive  archiveCommands  `cmd:"" help:"Look after the archive of snapshots."`
 	Store    storeCommands    `cmd:"" help:"Look at the stores that hold the data."`
 	Scrub    scrubCommand     `cmd:"" help:"Have stores look at all their shards now, and mend what is wrong."`

@@ -52,6 +52,7 @@ type fake struct {
 	snapshots []*api.Snapshot
 	diffs     []client.Change
 	diffed    []string
+	policies  []*api.Policy
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {
@@ -84,6 +85,43 @@ func (f *fake) SetDiskQoS(_ context.Context, name string, x cluster.QoSChange) (
 	d.Qos = api.FromQoS(q)
 	return d, nil
 }
+
+func (f *fake) SetPolicy(_ context.Context, name string, rules *api.PolicyRules, change bool) (*api.Policy, error) {
+	for _, p := range f.policies {
+		if p.Name == name {
+			if !change {
+				return nil, fmt.Errorf("policy %s: %w", name, errs.ErrExists)
+			}
+			p.Rules = rules
+			return p, nil
+		}
+	}
+	p := &api.Policy{Name: name, Rules: rules, NextUnixMs: 1700000000000}
+	f.policies = append(f.policies, p)
+	return p, nil
+}
+
+func (f *fake) DeletePolicy(_ context.Context, name string) (*api.Policy, error) {
+	p, err := f.ApplyPolicy(context.Background(), name, nil, false)
+	f.policies = slices.DeleteFunc(f.policies, func(x *api.Policy) bool { return x == p })
+	return p, err
+}
+
+func (f *fake) ApplyPolicy(_ context.Context, name string, disks []string, off bool) (*api.Policy, error) {
+	for _, p := range f.policies {
+		if p.Name == name {
+			if off {
+				p.Disks = slices.DeleteFunc(p.Disks, func(d string) bool { return slices.Contains(disks, d) })
+			} else {
+				p.Disks = append(p.Disks, disks...)
+			}
+			return p, nil
+		}
+	}
+	return nil, fmt.Errorf("policy %s: %w", name, errs.ErrNotFound)
+}
+
+func (f *fake) Policies(context.Context) ([]*api.Policy, error) { return f.policies, f.err }
 
 func (f *fake) CreateSnapshots(ctx context.Context, disks []string, name string) (all []*api.Snapshot, err error) {
 	for _, d := range disks {
