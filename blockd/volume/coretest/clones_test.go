@@ -314,17 +314,17 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 	for seed := from; seed < to; seed++ {
 		before := buf.Outstanding().Buffers
 		cfg := small(seed)
-		cfg.Leases, cfg.Snapshots = true, 0.05
+		cfg.Leases, cfg.Snapshots, cfg.CheckEvery = true, 0.05, 100
 		if seed%2 == 1 {
 			cfg.PackFails, cfg.PageFails, cfg.ReadFails, cfg.MetadFails, cfg.TakesOver = 0.1, 0.05, 0.02, 0.05, 0.001
 		}
 		root := New(cfg)
-		for round := range max(7/shortened, 4) {
+		for round := range max(7/shortened, 3) {
 			w := root.kin[root.rng.IntN(len(root.kin))]
 			if err := w.breed(round % 3); err != nil {
 				t.Fatal(err)
 			}
-			for range 1200 / min(shortened, 2) {
+			for range 1200 / shortened {
 				if err := root.kin[root.rng.IntN(len(root.kin))].Run(1); err != nil {
 					t.Fatal(err)
 				}
