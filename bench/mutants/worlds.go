@@ -46,8 +46,8 @@ var InWorlds = append(taken(
 	},
 	{
 		Name: "free with a snapshot what the one before it has", File: "blockd/volume/core/snapdrop.go",
-		Old: "		w.above = c.snaps.list[i-1].Watermark\n",
-		New: "		w.above = c.floor()\n",
+		Old: "		if x := l.Segment(); x.Sequence() > w.doomed.above {",
+		New: "		if x := l.Segment(); x.Sequence() > c.floor() {",
 	},
 	{
 		Name: "pack what came after a mark with what came before", File: "blockd/volume/core/pack.go",
