@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"os"
@@ -32,25 +33,29 @@ func hydrationOf(t *testing.T, c *cluster.Cluster, disk string) hydration {
 	return d.Hydration
 }
 
-// archivedImage puts the archive of a disk of another cluster into that of c, and gives the key of its
-// manifest and what was on the disk.
-func archivedImage(t *testing.T, c *cluster.Cluster, seed uint64) (manifest string, image []byte) {
+// archivedImage puts the archive of a disk of another cluster, written to some times, into that of c. It gives the
+// key of its manifest, the files of its objects and what was on the disk. Others use that archive, too.
+func archivedImage(t *testing.T, c *cluster.Cluster, writes int) (manifest string, objects []string, image []byte) {
 	t.Helper()
-	d, err := archivetest.NewDisk(1<<14, seed)
+	d, err := archivetest.NewDisk(1<<14, uint64(writes))
 	must(t, err)
 	var lbas []block.LBA
 	for l := range block.LBA(5000) {
 		lbas = append(lbas, 3*l)
 	}
 	d.Write(lbas, 256)
-	d.Write(lbas[100:200], 256)
+	for i := range writes {
+		d.Write(lbas[100*i:100*i+100], 256)
+	}
 	dir := filepath.Join(c.Dir, "archive")
-	must(t, os.RemoveAll(dir))
 	store, err := objectstore.NewDirectory(vfs.OS, dir)
 	must(t, err)
 	m, err := d.Archive(t.Context(), store, nil, nil, 4)
 	must(t, err)
-	return archive.ManifestKey(m.Volume, m.Snapshot), d.Image
+	for _, o := range m.Objects {
+		objects = append(objects, filepath.Join(dir, o.Key))
+	}
+	return archive.ManifestKey(m.Volume, m.Snapshot), objects, d.Image
 }
 
 func sumText(b []byte) string { return fmt.Sprintf("%d bytes %x", len(b), sha256.Sum256(b)) }
@@ -61,7 +66,7 @@ func sumText(b []byte) string { return fmt.Sprintf("%d bytes %x", len(b), sha256
 func TestDiskComesBackFromTheArchive(t *testing.T) {
 	needTools(t, "nbdcopy", "nbdinfo", "qemu-io")
 	c := mortal(t)
-	manifest, image := archivedImage(t, c, 3)
+	manifest, objects, image := archivedImage(t, c, 3)
 	began := time.Now()
 	ok(t, c, "disk", "create", "back", "--from-archive", manifest, "--hydrate", "1MiB")
 	dropped := false
@@ -102,7 +107,9 @@ func TestDiskComesBackFromTheArchive(t *testing.T) {
 	ok(t, c, "disk", "set", "back", "--hydrate", "1GiB")
 	must(t, cluster.Wait("the disk to be brought in", patience, func() bool { h = hydrationOf(t, c, "back"); return h.Segments == 0 }))
 	t.Logf("all of it is here after %s", time.Since(began).Round(time.Millisecond))
-	must(t, os.RemoveAll(filepath.Join(c.Dir, "archive", "data")))
+	for _, o := range objects {
+		must(t, os.Remove(o))
+	}
 	ok(t, c, "disk", "move", "back", "--to", owner) // who knows nothing of it but what stores have
 	other := endpoints(t, c, "back").Unix
 	id := filepath.Base(strings.SplitN(other, "?", 2)[0])
@@ -121,12 +128,7 @@ func TestDiskComesBackFromTheArchive(t *testing.T) {
 func TestDamagedArchiveIsSaid(t *testing.T) {
 	needTools(t, "qemu-io")
 	c := mortal(t)
-	manifest, image := archivedImage(t, c, 4)
-	objects, err := filepath.Glob(filepath.Join(c.Dir, "archive", "data", "*", "1"))
-	must(t, err)
-	if len(objects) == 0 {
-		t.Fatal("no objects")
-	}
+	manifest, objects, image := archivedImage(t, c, 4)
 	b, err := os.ReadFile(objects[0])
 	must(t, err)
 	for i := len(b) / 4; i < len(b)/2; i++ {
@@ -156,4 +158,42 @@ func TestDamagedArchiveIsSaid(t *testing.T) {
 	must(t, cluster.Wait("the damage to show", patience, func() bool {
 		return strings.Contains(hydrationOf(t, c, "damaged").Problem, filepath.Base(filepath.Dir(objects[0])))
 	}))
+}
+
+// Without this the archive would be of use only to the cluster that made it: with that one's folder gone
+// another, of other names and another CA, makes the disk of what lies in the archive alone.
+func TestDiskComesBackOnAnotherCluster(t *testing.T) {
+	needTools(t, "nbdcopy", "nbdinfo")
+	c := mortal(t)
+	disk(t, c, "lost", "64MiB")
+	image := scratch(t, "image")
+	b := make([]byte, 64<<20)
+	_, err := rand.Read(b[:24<<20])
+	must(t, err)
+	must(t, os.WriteFile(image, b, 0o600))
+	run(t, "nbdcopy", image, endpoints(t, c, "lost").Unix)
+	snapshot(t, c, "lost", "kept")
+	ok(t, c, "--timeout", "2m", "snapshot", "archive", "lost@kept", "--wait")
+
+	other := t.TempDir()
+	must(t, os.CopyFS(filepath.Join(other, "archive"), os.DirFS(filepath.Join(c.Dir, "archive"))))
+	n, err := cluster.Start(cluster.Options{Dir: other, Args: []string{"--metad", "1", "--store-size", "2GiB"}})
+	must(t, err)
+	t.Cleanup(func() { must(t, n.Stop(false)) })
+	var all []struct{ Disk, Snapshot, Manifest string }
+	must(t, n.JSON(&all, "archive", "list"))
+	for _, x := range all {
+		if x.Disk == "lost" && x.Snapshot == "kept" {
+			ok(t, n, "disk", "create", "found", "--from-archive", x.Manifest)
+		}
+	}
+	uri := endpoints(t, n, "found").Unix
+	if got := sumOf(t, uri); got != sumText(b) {
+		t.Errorf("the disk is %s, was %s", got, sumText(b))
+	}
+	must(t, cluster.Wait("the disk to be brought in", patience, func() bool { return hydrationOf(t, n, "found").Segments == 0 }))
+	if got := sumOf(t, uri); got != sumText(b) {
+		t.Errorf("brought in, the disk is %s, was %s", got, sumText(b))
+	}
+	dropSnapshots(t, c, "lost")
 }
