@@ -52,7 +52,7 @@ func disk(t testing.TB, store objectstore.Store, s *archive.Secret) (*archivetes
 		}
 		return out
 	}
-	d.Write(some(300), 70)
+	d.Write(some(180), 50)
 	base, err := d.Archive(ctx, store, nil, s, 2)
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +156,7 @@ func TestDamageIsReported(t *testing.T) {
 			store := objectstoretest.NewMemory()
 			d, m := disk(t, store, s)
 			rng := rand.New(rand.NewPCG(7, 7))
-			for try := range 24 {
+			for try := range 12 {
 				o := m.Objects[rng.IntN(len(m.Objects))]
 				was := make([]byte, o.Size)
 				if err := store.ReadAt(ctx, o.Key, was, 0); err != nil {

@@ -1,6 +1,7 @@
 package objectstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -116,7 +117,7 @@ func (d *Directory) write(name string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(body)
+	_, err = f.Write(bytes.Clone(body)) // pebble's file systems may change what they are given
 	if err == nil {
 		err = f.Sync()
 	}

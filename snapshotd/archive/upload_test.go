@@ -134,14 +134,14 @@ func whole(t *testing.T, o *owner, j Job) *archive.Manifest {
 // Without this a snapshot would be archived in part, or a second one would take all of the first along again.
 func TestUploadsWholeAndAgainstABase(t *testing.T) {
 	o, store := newOwner(t), &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
-	o.write(t, 800, 1)
+	o.write(t, 400, 1)
 	o.take(id.Snapshot{1})
 	first, err := Upload(t.Context(), job(store, 1, 0), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	whole(t, o, job(store, 1, 0))
-	o.write(t, 20, 2)
+	o.write(t, 10, 2)
 	o.take(id.Snapshot{2})
 	reads := o.reads.Load()
 	second, err := Upload(t.Context(), job(store, 2, 1), o)
@@ -169,14 +169,14 @@ func TestUploadsWholeAndAgainstABase(t *testing.T) {
 // request in turn, and whoever goes on puts no object that is there.
 func TestUploadGoesOnWhereItEnded(t *testing.T) {
 	o := newOwner(t)
-	o.write(t, 250, 1)
+	o.write(t, 130, 1)
 	o.take(id.Snapshot{1})
 	for _, sealed := range []bool{false, true} {
 		for _, after := range []bool{false, true} {
-			for n := 1; ; n++ {
+			for n := 1; ; n += 2 {
 				store := &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
 				j := job(store, 1, 0)
-				j.AtOnce = 2
+				j.AtOnce, j.SlotsPerObject = 2, 60
 				if sealed {
 					j.Secret, _ = archive.NewSecret(bytes.Repeat([]byte{1}, 32))
 				}
@@ -247,7 +247,7 @@ func TestNoHalfSnapshotLooksWhole(t *testing.T) {
 		},
 	} {
 		o, store := newOwner(t), &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
-		o.write(t, 300, 1)
+		o.write(t, 150, 1)
 		o.take(id.Snapshot{1})
 		j := job(store, 1, 0)
 		spoil(o, store, &j)
@@ -273,7 +273,7 @@ func failing(op string, err error) func(objectstoretest.Op) error {
 // Without this two workers at once would make two archives of one snapshot, or one of bits of both.
 func TestTwoWorkersMakeOneArchive(t *testing.T) {
 	o, store := newOwner(t), &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
-	o.write(t, 500, 1)
+	o.write(t, 200, 1)
 	o.take(id.Snapshot{1})
 	var wg sync.WaitGroup
 	for i := range 3 {
@@ -301,7 +301,7 @@ func littered(t *testing.T) (*owner, *objectstoretest.Faulty, *Keeper, *Holds) {
 	t.Helper()
 	o, store := newOwner(t), &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
 	for s := range byte(3) {
-		o.write(t, 300, uint64(s))
+		o.write(t, 150, uint64(s))
 		o.take(id.Snapshot{s + 1})
 		if _, err := Upload(t.Context(), job(store, s+1, s), o); err != nil {
 			t.Fatal(err)
@@ -387,7 +387,7 @@ func objectsOf(t *testing.T, store *objectstoretest.Faulty, u id.Raw) int {
 // Without this one manifest that cannot be read would cost the objects that it needs.
 func TestGcStopsAtAManifestItCannotRead(t *testing.T) {
 	o, store := newOwner(t), &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
-	o.write(t, 500, 1)
+	o.write(t, 200, 1)
 	o.take(id.Snapshot{1})
 	if _, err := Upload(t.Context(), job(store, 1, 0), o); err != nil {
 		t.Fatal(err)
