@@ -20,7 +20,7 @@ MUTANT        ?=
 SEEDS         ?= 1000
 FROM          ?= 1
 
-.PHONY: help build unit fuzz e2e test lint bench bench-sharing chaos upgrade sim sim-mutants mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e s3 test lint bench bench-sharing chaos upgrade sim sim-mutants mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -38,6 +38,9 @@ fuzz: ## a short run of every fuzzer (FUZZ_SECONDS each)
 
 e2e: build tools ## real tools against real daemons
 	go test -tags e2e -count=1 -timeout 15m ./bench/e2e/...
+
+s3: build tools bin/tools/versitygw ## the archive in a real S3 server over TLS (e2e runs this, too, where the server is built)
+	go test -tags e2e -count=1 -timeout 15m -run TestArchiveInS3 ./bench/e2e/
 
 test: tools ## everything that must pass: unit, fuzz, e2e (installs what it needs)
 	$(MAKE) --no-print-directory unit
@@ -89,6 +92,10 @@ tools: ## install the programs that tests and demo use (apt-get, as root, only w
 
 clean: ## remove ./bin
 	rm -rf bin
+
+bin/tools/versitygw: # three minutes of a processor, once
+	@mkdir -p bin/tools
+	GOBIN=$(CURDIR)/bin/tools go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 bin/tools/staticcheck: tools/go.mod tools/go.sum
 	@mkdir -p bin/tools

@@ -23,8 +23,8 @@ type devCommand struct {
 	BlockdConfig string          `help:"YAML laid over each blockd's config, for experiments." placeholder:"FILE" type:"existingfile"`
 
 	SnapshotdConfig string `help:"YAML laid over the snapshotd's config, for experiments." placeholder:"FILE" type:"existingfile"`
-	S3              string `help:"Keep the archive in a bucket of an S3 server instead of the folder: https://HOST:PORT/BUCKET[/PREFIX]." placeholder:"URL"`
-	S3Credentials   string `help:"File with the lines access_key = … and secret_key = …, readable by you only." placeholder:"FILE" type:"existingfile"`
+	S3              string `name:"s3" help:"Keep the archive in a bucket of an S3 server instead of the folder: https://HOST:PORT/BUCKET[/PREFIX]." placeholder:"URL"`
+	S3Credentials   string `name:"s3-credentials" help:"File with the lines access_key = … and secret_key = …, readable by you only." placeholder:"FILE" type:"existingfile"`
 	S3CA            string `name:"s3-ca" help:"File of certificates to trust for it instead of the system's." placeholder:"FILE" type:"existingfile"`
 }
 

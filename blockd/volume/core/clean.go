@@ -92,7 +92,7 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 		c.cleanOn(now, fx)
 		return
 	}
-	if c.state != stateServing || now < s.next || c.marking() || c.snaps.roll != nil || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
+	if c.state != stateServing || now < s.next || c.writingOff() || c.marking() || c.snaps.roll != nil || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
 		return // of a commit that is applied in part the counts are not true
 	}
 	c.measure(now)
@@ -116,6 +116,18 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 	}
 	s.job = job
 	fx.CleanList = job
+}
+
+// writingOff tells that a snapshot has left the list and metad has no checkpoint yet that says so. Until
+// then nothing is judged: whoever opens the volume may find the snapshot listed, with all that it had.
+func (c *Core) writingOff() bool { return len(c.snaps.leaving) > 0 }
+
+// leftList ends a job that has judged by the list as it was, or is about to: what it put is by no
+// means less than lives, but it might ask the shorter list for the rest.
+func (c *Core) leftList(now time.Duration) {
+	if j := c.clean.job; j != nil && (j.phase == cleanListing || j.phase == cleanJudging) {
+		c.endClean(now, 0)
+	}
 }
 
 // pick chooses the victims of a job by cost and benefit, from hints: the live counts.

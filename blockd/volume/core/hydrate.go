@@ -207,7 +207,7 @@ func (c *Core) hydrateOn(now time.Duration, fx *Effects) {
 	}
 	for _, j := range slices.Clone(c.archive.jobs) {
 		switch {
-		case j.phase == hydrateJudging && c.state == stateServing && now >= c.pageRetryAt:
+		case j.phase == hydrateJudging && c.state == stateServing && now >= c.pageRetryAt && !c.writingOff():
 			c.hydrateJudge(now, j, fx)
 		case j.phase == hydrateDurable:
 			c.hydrateCommit(now, j, fx)

@@ -174,6 +174,7 @@ func (c *Core) endWalk(now time.Duration, fx *Effects) {
 	w.doomed.closeTree()
 	delete(s.doomed, w.doomed.ID)
 	s.leaving = append(s.leaving, w.doomed.ID)
+	c.leftList(now)
 	s.needCut = true
 	c.usage.known = false
 	c.walkOn(now, fx)

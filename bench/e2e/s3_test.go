@@ -1,0 +1,191 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"ashlar.dev/bench/e2e/cluster"
+)
+
+// bucket is an S3 server, versitygw, with a bucket in a folder, and before it a proxy that counts what is put and answers some requests badly.
+type bucket struct {
+	folder      string // of the bucket: objects are files in it
+	url         string
+	credentials string
+	ca          string
+
+	mu       sync.Mutex
+	requests int
+	bad      map[string]int // by kind: answered badly
+	stored   map[string]int // by key: how often it was put well
+}
+
+// needS3 finds versitygw, which costs minutes to build: make s3 does.
+func needS3(t *testing.T) string {
+	t.Helper()
+	bin, err := cluster.BinDir()
+	must(t, err)
+	gw := filepath.Join(bin, "tools", "versitygw")
+	if _, err := os.Stat(gw); err != nil {
+		t.Skip("versitygw is not in bin/tools: make s3 builds it and runs this")
+	}
+	return gw
+}
+
+// serveS3 starts both for a test.
+func serveS3(t *testing.T, gw string) *bucket {
+	t.Helper()
+	b := &bucket{bad: make(map[string]int), stored: make(map[string]int)}
+	dir := t.TempDir()
+	b.folder, b.credentials, b.ca = filepath.Join(dir, "s3", "snaps"), filepath.Join(dir, "credentials"), filepath.Join(dir, "ca.pem")
+	must(t, os.MkdirAll(b.folder, 0o700))
+	must(t, os.WriteFile(b.credentials, []byte("access_key = tester\nsecret_key = hidden-from-logs\n"), 0o600))
+	cert, key := filepath.Join(dir, "gw.crt"), filepath.Join(dir, "gw.key")
+	run(t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=gw",
+		"-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	address := l.Addr().String()
+	must(t, l.Close())
+	cmd := exec.Command(gw, "--access", "tester", "--secret", "hidden-from-logs", "--port", address, "--cert", cert, "--key", key, "--quiet", "posix", filepath.Join(dir, "s3"))
+	must(t, cmd.Start())
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) // it is ours, and has nothing to lose
+	must(t, cluster.Wait("versitygw", patience, func() bool {
+		c, err := net.DialTimeout("tcp", address, time.Second)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}))
+	pemText, err := os.ReadFile(cert)
+	must(t, err)
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(pemText)
+	p := &httputil.ReverseProxy{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "https", Host: address})
+		r.Out.Host = r.In.Host // it is signed
+	}, ModifyResponse: func(r *http.Response) error {
+		if r.Request.Method == http.MethodPut && r.StatusCode == http.StatusOK {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			b.stored[r.Request.URL.Path]++
+		}
+		return nil
+	}}
+	s := httptest.NewTLSServer(b.spoiling(p))
+	t.Cleanup(s.Close)
+	b.url = s.URL + "/snaps/here"
+	must(t, os.WriteFile(b.ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600))
+	return b
+}
+
+// spoiling answers some requests as a bad server would: before it does anything, after it has, and in the middle of the answer.
+func (b *bucket) spoiling(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.mu.Lock()
+		b.requests++
+		kind := map[int]string{3: "429", 7: "500", 11: "lost answer", 13: "cut off"}[b.requests%17]
+		if kind != "" {
+			b.bad[kind]++
+		}
+		b.mu.Unlock()
+		switch kind {
+		case "429":
+			http.Error(w, "<Error><Code>SlowDown</Code></Error>", http.StatusTooManyRequests)
+		case "500":
+			http.Error(w, "<Error><Code>InternalError</Code></Error>", http.StatusInternalServerError)
+		case "lost answer":
+			next.ServeHTTP(httptest.NewRecorder(), r)
+			panic(http.ErrAbortHandler)
+		case "cut off":
+			next.ServeHTTP(&short{ResponseWriter: w}, r)
+			panic(http.ErrAbortHandler)
+		default:
+			next.ServeHTTP(w, r)
+		}
+	})
+}
+
+// short is an answer that ends in the middle.
+type short struct {
+	http.ResponseWriter
+	sent int
+}
+
+func (s *short) Write(p []byte) (int, error) {
+	if s.sent += len(p); s.sent > 1000 {
+		return len(p), nil
+	}
+	return s.ResponseWriter.Write(p)
+}
+
+// Without this the archive would work in a folder and not in S3: on a real server over TLS, behind one that answers badly, with snapshotd killed in
+// the middle: no object is stored twice, nothing is missing, and what comes back is the snapshot.
+func TestArchiveInS3(t *testing.T) {
+	needTools(t, "nbdcopy", "nbdinfo", "openssl", "go")
+	b := serveS3(t, needS3(t))
+	c, err := cluster.Start(cluster.Options{Allowed: cluster.Faults, Args: []string{"--no-restart", "--store-size", "1GiB", "--s3", b.url, "--s3-credentials", b.credentials, "--s3-ca", b.ca}})
+	must(t, err)
+	t.Cleanup(func() { must(t, c.Stop(t.Failed())) })
+	disk(t, c, "kept", "128MiB")
+	e := endpoints(t, c, "kept")
+	image := make([]byte, 128<<20)
+	_, err = rand.Read(image[:96<<20])
+	must(t, err)
+	file := scratch(t, "image")
+	must(t, os.WriteFile(file, image, 0o600))
+	run(t, "nbdcopy", file, e.Unix)
+	snapshot(t, c, "kept", "one")
+	ashlar(t, c, "snapshot", "archive", "kept@one")
+	objects := func() int {
+		names, err := filepath.Glob(filepath.Join(b.folder, "here", "data", "*", "*"))
+		must(t, err)
+		return len(names)
+	}
+	must(t, cluster.Wait("the first object", patience, func() bool { return objects() > 0 }))
+	kill(t, c, "s1")
+	there := objects()
+	revive(t, c, "s1")
+	ashlar(t, c, "--timeout", "2m", "snapshot", "archive", "kept@one", "--wait")
+	ashlar(t, c, "--timeout", "2m", "snapshot", "verify", "kept@one")
+	a := inArchive(t, c, "kept", "one")
+	b.mu.Lock()
+	for key, n := range b.stored {
+		if strings.Contains(key, "/data/") && n > 1 {
+			t.Errorf("%s was stored %d times", key, n)
+		}
+	}
+	t.Logf("%d of %d objects were there when snapshotd was killed; %d requests, answered badly: %v", there, objects(), b.requests, b.bad)
+	b.mu.Unlock()
+	tool, out := scratch(t, "restore"), scratch(t, "restored")
+	run(t, "go", "build", "-o", tool, "ashlar.dev/pkg/archive/restore")
+	run(t, tool, filepath.Join(b.folder, "here"), a.Manifest, out)
+	id := filepath.Base(strings.SplitN(e.Unix, "?", 2)[0])
+	if got, want := sumOfFile(t, out), sumOf(t, exported(e.Unix, id, "kept@one")); got != want {
+		t.Errorf("what was archived came back as %s, is %s", got, want)
+	}
+	log, err := os.ReadFile(filepath.Join(c.Dir, "log", "s1.log"))
+	must(t, err)
+	if strings.Contains(string(log), "hidden-from-logs") {
+		t.Error("the secret is in the log")
+	}
+	ashlar(t, c, "snapshot", "delete", "kept@one")
+	must(t, cluster.Wait("the snapshot to go", patience, func() bool { return !strings.Contains(ashlar(t, c, "snapshot", "list"), fmt.Sprint("kept")) }))
+}
