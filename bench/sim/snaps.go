@@ -135,6 +135,9 @@ func (e *engine) tellSnapshot(what string, c state.Command, then func()) {
 
 // checkSnaps compares what a new owner has with what was promised.
 func (e *engine) checkSnaps() {
+	if e.epoch < e.disk.served {
+		return // it was replaced while it opened: what it knows is old, and nobody hears of it
+	}
 	have := e.core.Snapshots()
 	for _, s := range e.disk.snaps {
 		if s.ended != 0 && !s.dropped && !slices.Contains(have, id.Raw(s.id)) {
