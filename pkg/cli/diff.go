@@ -140,12 +140,12 @@ func reachable(v nbdView, snapshot, certificates string) (uris []string) {
 }
 
 func printDiff(w io.Writer, v *diffView) {
-	what := "the disk"
+	what := "disk " + v.Disk
 	if v.To != "" {
-		what = v.To
+		what = "snapshot " + v.To + " of disk " + v.Disk
 	}
 	if len(v.Extents) == 0 {
-		fmt.Fprintf(w, "%s of disk %s is as %s was\n", what, v.Disk, v.From)
+		fmt.Fprintf(w, "%s is as %s was\n", what, v.From)
 		return
 	}
 	var rows [][]string
@@ -157,7 +157,11 @@ func printDiff(w io.Writer, v *diffView) {
 		rows = append(rows, []string{fmt.Sprint(x.Offset), fmt.Sprint(x.Length), size(x.Length), now})
 	}
 	table(w, []string{"OFFSET", "BYTES", "SIZE", "NOW"}, rows)
-	fmt.Fprintf(w, "%s of disk %s differs from %s in %s, %d ranges\n", what, v.Disk, v.From, size(v.ChangedBytes), len(v.Extents))
+	ranges := "1 range"
+	if n := len(v.Extents); n > 1 {
+		ranges = fmt.Sprintf("%d ranges", n)
+	}
+	fmt.Fprintf(w, "%s differs from %s in %s, %s\n", what, v.From, size(v.ChangedBytes), ranges)
 }
 
 // changes is Surroundings.Changes for real.

@@ -31,7 +31,7 @@ func (f *fake) changes(uri, since string, each func(client.Change) error) error 
 func TestDiffAsksForTheRightSides(t *testing.T) {
 	x := newTerminal(t)
 	x.must("disk create data --size 4GiB")
-	if got := x.must("snapshot diff data@monday"); got != "the disk of disk data is as monday was\n" {
+	if got := x.must("snapshot diff data@monday"); got != "disk data is as monday was\n" {
 		t.Errorf("printed %q", got)
 	}
 	x.fake.diffs = []client.Change{{Offset: 4096, Length: 8192}, {Offset: 1 << 20, Length: 4096, Zero: true}}
@@ -43,7 +43,7 @@ func TestDiffAsksForTheRightSides(t *testing.T) {
 	if v.ChangedBytes != 12288 || len(v.Extents) != 2 || !v.Extents[1].Zero || v.To != "tuesday" || v.From != "monday" {
 		t.Errorf("printed %+v", v)
 	}
-	if got := x.must("snapshot diff data@monday data@tuesday"); !strings.Contains(got, "tuesday of disk data differs from monday in 12 KiB, 2 ranges") || !strings.Contains(got, "1048576  4096   4 KiB  zeros") {
+	if got := x.must("snapshot diff data@monday data@tuesday"); !strings.Contains(got, "snapshot tuesday of disk data differs from monday in 12 KiB, 2 ranges") || !strings.Contains(got, "1048576  4096   4 KiB  zeros") {
 		t.Errorf("printed %s", got)
 	}
 	for line, want := range map[string]string{
