@@ -340,7 +340,11 @@ func (c *archiveUsage) Run(ctx context.Context, s *session) error {
 	}
 	v := usageView{rep.GetPlace(), rep.GetTotalObjects(), rep.GetDoneObjects(), rep.GetDoneBytes(), rep.GetTotalBytes()}
 	return s.show(v, func(w io.Writer) {
-		fmt.Fprintf(w, "%s: %d snapshots need %d objects, %s\n", v.Place, v.Snapshots, v.Objects, size(v.Bytes))
+		need := fmt.Sprintf("%d snapshots need", v.Snapshots)
+		if v.Snapshots == 1 {
+			need = "1 snapshot needs"
+		}
+		fmt.Fprintf(w, "%s: %s %d objects, %s\n", v.Place, need, v.Objects, size(v.Bytes))
 	})
 }
 

@@ -92,10 +92,11 @@ func (l load) beside(ctx context.Context, other load) (mine, theirs outcome, err
 	return mine, e.o, err
 }
 
+// median leaves out what was not measured; NaN if nothing was.
 func median(v []float64) float64 {
 	v = slices.DeleteFunc(slices.Sorted(slices.Values(v)), math.IsNaN)
 	if len(v) == 0 {
-		return 0
+		return math.NaN()
 	}
 	return v[len(v)/2]
 }
