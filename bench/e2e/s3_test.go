@@ -37,7 +37,7 @@ type bucket struct {
 	stored   map[string]int // by key: how often it was put well
 }
 
-// needS3 finds versitygw, which costs minutes to build: make s3 does.
+// needS3 finds versitygw, which costs minutes to build: make s3 does, and CI runs that.
 func needS3(t *testing.T) string {
 	t.Helper()
 	bin, err := cluster.BinDir()
