@@ -94,3 +94,12 @@ func TestSnapshotsOfSeveralDisks(t *testing.T) {
 		t.Errorf("no disk: %d %s", code, x.err.String())
 	}
 }
+
+// Without this one long reason would tear the table of snapshots apart.
+func TestLongReasonsAreCutInTables(t *testing.T) {
+	for text, want := range map[string]string{"archived": "archived", strings.Repeat("é", 40): strings.Repeat("é", 40), strings.Repeat("é", 41): strings.Repeat("é", 39) + "…"} {
+		if got := brief(text); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -119,7 +119,7 @@ func (c *snapshotList) Run(ctx context.Context, s *session) error {
 			now := s.Clock.Wall()
 			var rows [][]string
 			for _, x := range all {
-				rows = append(rows, []string{x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.State, dash(x.GetArchive()), age(now, x.CreatedUnixMs)})
+				rows = append(rows, []string{x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.State, brief(dash(x.GetArchive())), age(now, x.CreatedUnixMs)})
 			}
 			table(w, []string{"DISK", "NAME", "ID", "SIZE", "STATE", "ARCHIVE", "AGE"}, rows)
 			if more {
@@ -127,6 +127,15 @@ func (c *snapshotList) Run(ctx context.Context, s *session) error {
 			}
 		})
 	})
+}
+
+// brief cuts a long reason; ashlar snapshot show has all of it.
+func brief(text string) string {
+	const most = 40
+	if r := []rune(text); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return text
 }
 
 // snapshotOf parts DISK@SNAPSHOT.
