@@ -22,7 +22,8 @@ const (
 	LevelCordon    uint16 = 4 // hosts on which nothing new is placed
 	LevelSnapshots uint16 = 5 // snapshots of disks
 	LevelTime      uint16 = 6 // clones, balancing of stores, disks made from archives
-	LevelNewest           = LevelTime
+	LevelImages    uint16 = 7 // images, disks kept after their deletion, hooks of policies
+	LevelNewest           = LevelImages
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
