@@ -165,7 +165,7 @@ func (m *Machine) deleteSnapshot(c *DeleteSnapshot) Result {
 		return refuse(errs.ErrConflict, "disk %s is being rolled back with snapshot %s", v.Name, v.Snapshots[i].Name)
 	}
 	v.Snapshots[i].State = cluster.SnapshotDeleting
-	if m.children[c.ID] > 0 {
+	if m.Held(c.ID) {
 		hide(&v.Snapshots[i])
 	}
 	return m.put(v)

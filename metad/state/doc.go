@@ -69,6 +69,7 @@ type Machine struct {
 	// balancingPaused: an operator wants stores to stay as unequal as they are.
 	balancingPaused bool
 	policies        map[string]*Policy
+	images          map[id.Image]*Image
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
@@ -78,7 +79,9 @@ type Machine struct {
 	archiveWork map[id.Volume]struct{}
 	// children count the volumes that began with a snapshot and still may read it.
 	children map[id.Snapshot]int
-	inUse    map[cluster.StoreRef]uint64
+	// imaged count the images that hold a snapshot.
+	imaged map[id.Snapshot]int
+	inUse  map[cluster.StoreRef]uint64
 	// lastVolume is the highest id given out, so that none recurs.
 	lastVolume   id.Volume
 	nextSequence id.Sequence
@@ -143,7 +146,8 @@ func New() *Machine {
 		deleted:  make(map[id.Volume]struct{}),
 		snapWork: make(map[id.Volume]struct{}), archiveWork: make(map[id.Volume]struct{}),
 		children: make(map[id.Snapshot]int),
-		inUse:    make(map[cluster.StoreRef]uint64),
+		images:   make(map[id.Image]*Image), imaged: make(map[id.Snapshot]int),
+		inUse: make(map[cluster.StoreRef]uint64),
 
 		nextSequence: 1,
 		level:        LevelFirst,

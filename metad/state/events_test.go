@@ -128,7 +128,7 @@ func TestLevelOfALaterVersionIsRefusedLoudly(t *testing.T) {
 	if _, err := Decode([]byte{commandVersion + 1, byte(kindInit)}); !errors.Is(err, errs.ErrInvalid) {
 		t.Fatalf("a command of a later version: %v", err)
 	}
-	if _, err := Decode([]byte{commandVersion, 200}); !errors.Is(err, errs.ErrInvalid) {
+	if _, err := Decode([]byte{commandVersion, 255}); !errors.Is(err, errs.ErrInvalid) {
 		t.Fatalf("a command of a later kind: %v", err)
 	}
 	w.level = LevelNewest + 1

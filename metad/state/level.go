@@ -39,6 +39,8 @@ func Needs(c Command) uint16 {
 		*QueueArchive, *LeaseArchive, *EndArchive,
 		*SetPolicy, *DeletePolicy, *ApplyPolicy, *PolicyBegins, *PolicyRan, *PolicyForgets:
 		return LevelTime
+	case *CreateImage, *SetImage, *DeleteImage, *CreateFromImage:
+		return LevelImages
 	case *AddEnsemble:
 		if c.Better {
 			return LevelEvents
@@ -100,6 +102,9 @@ func (m *Machine) appendLater(b []byte) []byte {
 	if m.level >= LevelTime {
 		b = m.appendPolicies(m.appendHealing(b))
 	}
+	if m.level >= LevelImages {
+		b = m.appendImages(b)
+	}
 	return b
 }
 
@@ -121,6 +126,9 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	if r.Err() == nil && m.level >= LevelTime {
 		m.readHealing(r)
 		m.readPolicies(r)
+	}
+	if r.Err() == nil && m.level >= LevelImages {
+		m.readImages(r)
 	}
 	return nil
 }

@@ -60,7 +60,10 @@ func (m *Machine) applyLineage(c Command) (Result, bool) {
 	return Result{}, false
 }
 
-func (m *Machine) createClone(c *CreateClone) Result {
+func (m *Machine) createClone(c *CreateClone) Result { return m.createCloneOf(c, false) }
+
+// createCloneOf is createClone, of a hidden snapshot too.
+func (m *Machine) createCloneOf(c *CreateClone, hidden bool) Result {
 	o := &c.Origin
 	if err := o.Validate(); err != nil {
 		return Result{Err: err}
@@ -72,7 +75,7 @@ func (m *Machine) createClone(c *CreateClone) Result {
 	switch {
 	case i < 0:
 		return refuse(errs.ErrNotFound, "snapshot %s of disk %s", o.Snapshot, o.Volume)
-	case v.Snapshots[i].State != cluster.SnapshotReady:
+	case v.Snapshots[i].State != cluster.SnapshotReady && !(hidden && v.Snapshots[i].State == cluster.SnapshotHidden):
 		return refuse(errs.ErrConflict, "snapshot %s of disk %s is %s", v.Snapshots[i].Name, v.Name, v.Snapshots[i].State)
 	case c.Size < v.Snapshots[i].Size:
 		return refuse(errs.ErrInvalid, "snapshot %s of disk %s has %d bytes, a clone of it cannot have %d", v.Snapshots[i].Name, v.Name, v.Snapshots[i].Size, c.Size)
@@ -102,7 +105,7 @@ func (m *Machine) countChildren(v *Volume, present bool) {
 	}
 }
 
-// hidden counts the snapshots that only clones need.
+// hidden counts the snapshots that only clones and images need.
 func (v *Volume) hidden() (n int) {
 	for _, s := range v.Snapshots {
 		if s.State == cluster.SnapshotHidden {
@@ -117,13 +120,8 @@ func hide(s *cluster.Snapshot) { s.State, s.Name = cluster.SnapshotHidden, s.ID.
 
 // leave is said when a volume needs what it began with no more.
 func (m *Machine) leave(o *lineage.Origin) {
-	if o == nil || m.children[o.Snapshot] > 0 {
-		return
-	}
-	v, i := m.snapshotOf(o.Volume, o.Snapshot)
-	if i >= 0 && v.Snapshots[i].State == cluster.SnapshotHidden {
-		v.Snapshots[i].State = cluster.SnapshotDeleting
-		m.put(v)
+	if o != nil {
+		m.letGo(o.Volume, o.Snapshot)
 	}
 }
 

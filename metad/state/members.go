@@ -230,7 +230,7 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)
 	case len(v.Snapshots) > 0:
 		if n := v.hidden(); n == len(v.Snapshots) {
-			return refuse(errs.ErrConflict, "clones still read %d snapshots of disk %s, which are deleted already", n, v.Name)
+			return refuse(errs.ErrConflict, "clones or images still need %d snapshots of disk %s, which are deleted already", n, v.Name)
 		}
 		return refuse(errs.ErrConflict, "disk %s has %d snapshots, which would go with it", v.Name, len(v.Snapshots)-v.hidden())
 	}

@@ -93,7 +93,9 @@ func (s *script) later() Command {
 	if s.pick("of lineage", 4) == 0 {
 		return s.lineage(v)
 	}
-	switch s.pick("of a snapshot", 15) {
+	switch s.pick("of a snapshot", 18) {
+	case 15, 16, 17:
+		return s.ofImages(v, n)
 	case 13, 14:
 		return s.ofPolicies(v, n)
 	case 11:
@@ -401,7 +403,9 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 }
 
 // The golden log covers every command; its snapshot is the format's witness.
-func goldenLog() []Command { return slices.Concat(goldenFirst(), goldenTime(), goldenRestored()) }
+func goldenLog() []Command {
+	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages())
+}
 
 // goldenFirst is the part before LevelTime.
 func goldenFirst() []Command {

@@ -67,18 +67,18 @@ func (m *Machine) takeLineage(v *Volume) {
 	}
 }
 
-// settleHidden lets those snapshots go, and hides others, as the clones have it that are known in the end.
+// settleHidden lets those snapshots go, and hides others, as the clones and images have it that are known in the end.
 func (m *Machine) settleHidden() {
 	for _, v := range m.Volumes() {
 		c := v.clone()
 		changed := false
 		for i := range c.Snapshots {
 			s := &c.Snapshots[i]
-			switch n := m.children[s.ID]; {
+			switch held := m.Held(s.ID); {
 			case v.Deleted:
-			case s.State == cluster.SnapshotHidden && n == 0:
+			case s.State == cluster.SnapshotHidden && !held:
 				s.State, changed = cluster.SnapshotDeleting, true
-			case s.State == cluster.SnapshotDeleting && n > 0:
+			case s.State == cluster.SnapshotDeleting && held:
 				hide(s)
 				changed = true
 			}

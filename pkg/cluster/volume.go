@@ -96,7 +96,7 @@ const (
 	SnapshotCreating SnapshotState = 1 + iota
 	SnapshotReady
 	SnapshotDeleting
-	// SnapshotHidden is one that its owner deleted and that clones still need: it goes with the last of them.
+	// SnapshotHidden is one that its owner deleted and that clones or images still need: it goes with the last of them.
 	SnapshotHidden
 	// SnapshotGrouped is one that is being taken with others: all of them become ready, or none.
 	SnapshotGrouped

@@ -146,3 +146,21 @@ func (s *Snapshot) UnmarshalText(b []byte) (err error) {
 
 // ParseSnapshot reads what String wrote. Errors are of class errs.ErrInvalid.
 func ParseSnapshot(s string) (Snapshot, error) { r, err := parse("s-", s); return Snapshot(r), err }
+
+// Image names an image: what disks are made of.
+type Image Raw
+
+// String is the id in text, "m-…".
+func (m Image) String() string { return Raw(m).format("m-") }
+
+// IsZero tells that m names nothing.
+func (m Image) IsZero() bool { return m == Image{} }
+
+// MarshalText is String, for JSON and logs.
+func (m Image) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText is ParseImage.
+func (m *Image) UnmarshalText(b []byte) (err error) { *m, err = ParseImage(string(b)); return err }
+
+// ParseImage reads what String wrote. Errors are of class errs.ErrInvalid.
+func ParseImage(s string) (Image, error) { r, err := parse("m-", s); return Image(r), err }

@@ -23,6 +23,9 @@ func TestParseIsTheInverseOfString(t *testing.T) {
 		if got, err := ParseSnapshot(Snapshot(r).String()); err != nil || got != Snapshot(r) {
 			t.Fatalf("%v: %v, %v", Snapshot(r), got, err)
 		}
+		if got, err := ParseImage(Image(r).String()); err != nil || got != Image(r) {
+			t.Fatalf("%v: %v, %v", Image(r), got, err)
+		}
 		i := Incarnation(r)
 		if got, err := ParseIncarnation(i.String()); err != nil || got != i {
 			t.Fatalf("%v: %v, %v", i, got, err)
