@@ -125,12 +125,12 @@ func TestImagesThatCannotBeAreRefused(t *testing.T) {
 		class error
 		spoil func(c *CreateImage)
 	}{
-		"a name that is taken":        {errs.ErrExists, func(c *CreateImage) { c.Image.Name = "i1" }},
-		"no name":                     {errs.ErrInvalid, func(c *CreateImage) { c.Image.Name = "" }},
-		"no id":                       {errs.ErrInvalid, func(c *CreateImage) { c.Image.ID = id.Image{} }},
-		"a snapshot that is not":      {errs.ErrNotFound, func(c *CreateImage) { c.Image.Snapshot = id.Snapshot{77} }},
-		"a snapshot that is not yet":  {errs.ErrConflict, func(c *CreateImage) { c.Image.Snapshot = id.Snapshot{5} }},
-		"a snapshot of no such disk":  {errs.ErrNotFound, func(c *CreateImage) { c.Image.Volume = id.Volume{99} }},
+		"a name that is taken":       {errs.ErrExists, func(c *CreateImage) { c.Image.Name = "i1" }},
+		"no name":                    {errs.ErrInvalid, func(c *CreateImage) { c.Image.Name = "" }},
+		"no id":                      {errs.ErrInvalid, func(c *CreateImage) { c.Image.ID = id.Image{} }},
+		"a snapshot that is not":     {errs.ErrNotFound, func(c *CreateImage) { c.Image.Snapshot = id.Snapshot{77} }},
+		"a snapshot that is not yet": {errs.ErrConflict, func(c *CreateImage) { c.Image.Snapshot = id.Snapshot{5} }},
+		"a snapshot of no such disk": {errs.ErrNotFound, func(c *CreateImage) { c.Image.Volume = id.Volume{99} }},
 	} {
 		t.Log(what)
 		c := imageOf(v, s, 2)
