@@ -93,13 +93,16 @@ func (l *Liveness) heard(r cluster.StoreRef, h id.Host) bool {
 // Whole tells whether a group has versions to forget: every store that was given a slot
 // in one of them says that it lacks nothing under the current one.
 func Whole(l *Liveness, p state.PG) bool {
+	return len(p.Versions) > 1 && !p.TwoCodes() && movedIn(l, p)
+}
+
+// movedIn tells whether every store that was given a slot of the group's present code says, under the
+// current version, that it lacks nothing. Older codes are not repaired.
+func movedIn(l *Liveness, p state.PG) bool {
 	current := p.Current()
-	if len(p.Versions) < 2 || p.TwoCodes() {
-		return false
-	}
 	for slot, r := range current.Stores {
 		if !slices.ContainsFunc(p.Versions, func(v cluster.PGVersion) bool {
-			return v.K != current.K || v.M != current.M || v.Stores[slot] != r
+			return v.K == current.K && v.M == current.M && v.Stores[slot] != r
 		}) {
 			continue
 		}

@@ -104,8 +104,14 @@ func complete(m *state.Machine, l *Liveness, t *cluster.Topology) bool {
 // Every member of a kept version is asked that is not lost or out, and of each version one
 // at least: a segment counts only when all stores of its version have taken it, and who was
 // asked takes nothing under an older version any more. Of a version all of whose stores
-// are lost nobody can tell, and nothing of it can be read.
+// are lost nobody can tell, and nothing of it can be read. What a store that is out said last
+// that it still had is no reason to wait: it cannot be asked again, and its owner's deletion waits
+// for it in turn, until the version is forgotten. Nor is a version forgotten from which a slot of
+// the present code is still being filled.
 func (x *Recoder) forget(m *state.Machine, l *Liveness, p state.PG) state.Command {
+	if !movedIn(l, p) {
+		return nil
+	}
 	current := p.Current()
 	for _, v := range p.Versions {
 		told, lost := false, true
@@ -117,7 +123,7 @@ func (x *Recoder) forget(m *state.Machine, l *Liveness, p state.PG) state.Comman
 			lost = false
 			if left, ok := l.remain(r, p.Number, current.Version); ok && left.Shards == 0 {
 				told = true
-			} else if !s.Out || ok {
+			} else if !s.Out {
 				return nil
 			}
 		}

@@ -125,6 +125,71 @@ func TestCodeIsKeptWhileNobodyCanTell(t *testing.T) {
 	}
 }
 
+// A store that said that it has something left, and went away for good a moment later, cannot be
+// asked again. Its owner's deletion waits for it until the version is forgotten: were that to wait for
+// its word, the group would keep two codes for as long as the leader reigns, and be moved no more.
+func TestLastWordOfAStoreThatIsOutDoesNotKeepACode(t *testing.T) {
+	s, x := twoHosts(t)
+	for range 20 {
+		s.now += outAfter / 10
+		s.remains(func(cluster.StoreRef, state.PG) (uint64, bool) { return 5, true })
+		s.mended(x)
+	}
+	p := s.m.PGs()[0]
+	gone := p.Versions[0].Stores[0]
+	s.now += recodeEvery
+	s.remains(func(r cluster.StoreRef, _ state.PG) (uint64, bool) {
+		if r == gone {
+			return 1, true
+		}
+		return 0, true
+	})
+	if c := x.recoder.forget(s.m, s.l, p); c != nil {
+		t.Fatal("one that is there has something, and it is forgotten")
+	}
+	s.apply(&state.MarkStore{Store: gone, Out: true})
+	if c := x.recoder.forget(s.m, s.l, p); c == nil {
+		t.Fatal("all others of its version have nothing, and it is kept for ever")
+	}
+}
+
+// While a group has two codes a slot of the newer one may move. Were the older versions forgotten
+// before the new holder has what was coded in between, nobody would fill that in any more, and who
+// had it would reap it: segments that are a shard short, which nobody knows of.
+func TestCodeIsKeptUntilMovedSlotsAreFilled(t *testing.T) {
+	s, x := twoHosts(t)
+	for range 20 {
+		s.now += outAfter / 10
+		s.remains(func(cluster.StoreRef, state.PG) (uint64, bool) { return 5, true })
+		s.mended(x)
+	}
+	p := s.m.PGs()[0]
+	moved := p.Current()
+	moved.Version++
+	moved.Stores = slices.Clone(moved.Stores)
+	moved.Stores[1] = ref(9, 9)
+	p.Versions = append(slices.Clone(p.Versions), moved)
+	for h := 1; h <= 3; h++ {
+		b := Beat{Holder: holder(h)}
+		for _, y := range s.m.Stores() {
+			if y.Host == b.Holder.Host {
+				b.Stores = append(b.Stores, StoreBeat{StoreRef: y.StoreRef, Capacity: 1000, Remains: []cluster.Remain{{PG: p.Number, Version: moved.Version}}})
+			}
+		}
+		s.l.Beat(s.now, b)
+	}
+	told := Beat{Holder: holder(9), Stores: []StoreBeat{{StoreRef: moved.Stores[1]}}}
+	s.l.Beat(s.now, told)
+	if c := x.recoder.forget(s.m, s.l, p); c != nil {
+		t.Fatal("a slot of the present code is not filled, and where it was is forgotten")
+	}
+	told.Stores[0].Repairs = []RepairBeat{{PG: p.Number, Version: moved.Version, Whole: true}}
+	s.l.Beat(s.now, told)
+	if c := x.recoder.forget(s.m, s.l, p); c == nil {
+		t.Fatal("all is filled and nothing is left, and it is kept")
+	}
+}
+
 // A store that is away now and then gives its neighbours small groups, which serve each time: to
 // code them anew in between would be work for nothing, and each time there would be more groups.
 func TestShortOutageIsNoReasonToCodeAnew(t *testing.T) {
