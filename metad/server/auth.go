@@ -29,6 +29,7 @@ var roles = map[string][]pki.Role{
 	api.Identity_ServiceDesc.ServiceName:   {pki.RoleMetad, pki.RoleBlockd, pki.RoleSnapshotd, pki.RoleOperator},
 	api.Archiver_ServiceDesc.ServiceName:   {pki.RoleSnapshotd},
 	api.Archives_ServiceDesc.ServiceName:   {pki.RoleOperator},
+	api.Images_ServiceDesc.ServiceName:     {pki.RoleOperator},
 }
 
 type callerKey struct{}

@@ -126,6 +126,15 @@ func (c *clusterService) CloneDisk(ctx context.Context, q *api.CloneDiskRequest)
 // and makes the command of it but for the origin.
 func (c *clusterService) cloneCommand(v *state.Volume, q *api.CloneDiskRequest) (*state.CreateClone, cluster.Snapshot, error) {
 	s, ok := v.FindSnapshot(q.GetFromSnapshot())
+	if !ok || s.State == cluster.SnapshotHidden {
+		return nil, s, fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetFromSnapshot(), v.Name, errs.ErrNotFound)
+	}
+	cmd, err := c.cloneOf(v, s, q)
+	return cmd, s, err
+}
+
+// cloneOf is cloneCommand of a snapshot that was found, hidden or not.
+func (c *clusterService) cloneOf(v *state.Volume, s cluster.Snapshot, q *api.CloneDiskRequest) (*state.CreateClone, error) {
 	size := q.GetSizeBytes()
 	if size == 0 {
 		size = s.Size
@@ -133,9 +142,7 @@ func (c *clusterService) cloneCommand(v *state.Volume, q *api.CloneDiskRequest) 
 	raw, err := id.NewRaw(c.s.clock.Wall(), c.s.random)
 	switch {
 	case err != nil:
-	case !ok || s.State == cluster.SnapshotHidden:
-		err = fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetFromSnapshot(), v.Name, errs.ErrNotFound)
-	case s.State != cluster.SnapshotReady:
+	case s.State != cluster.SnapshotReady && s.State != cluster.SnapshotHidden:
 		err = fmt.Errorf("snapshot %s of disk %s is %s: %w", s.Name, v.Name, s.State, errs.ErrConflict)
 	case len(q.GetRequestId()) > state.NameMax:
 		err = fmt.Errorf("request id of %d bytes, at most %d: %w", len(q.GetRequestId()), state.NameMax, errs.ErrInvalid)
@@ -154,7 +161,7 @@ func (c *clusterService) cloneCommand(v *state.Volume, q *api.CloneDiskRequest) 
 	}
 	cmd := &state.CreateClone{CreateVolume: state.CreateVolume{ID: id.Volume(raw), Name: q.GetName(), Size: size,
 		RequestID: q.GetRequestId(), NowMS: c.s.clock.Wall().UnixMilli(), QoS: q.GetQos().Value()}}
-	return cmd, s, err
+	return cmd, err
 }
 
 // describeOrigin is what a disk began with, as people see it.
@@ -168,6 +175,8 @@ func describeOrigin(m *state.Machine, v *state.Volume) *api.DiskOrigin {
 		out.Disk = p.Name
 		if s, ok := p.FindSnapshot(o.Snapshot.String()); ok && s.State != cluster.SnapshotHidden {
 			out.Snapshot = s.Name
+		} else if x, ok := m.ImageOf(o.Snapshot); ok {
+			out.Image = x.Name
 		}
 	}
 	return out

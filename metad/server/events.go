@@ -25,6 +25,7 @@ const (
 const (
 	aboutStore    = "store"
 	aboutDisk     = "disk"
+	aboutImage    = "image"
 	aboutRepair   = "repair"
 	aboutHost     = "host"
 	aboutMember   = "member"
@@ -32,7 +33,7 @@ const (
 	aboutIdentity = "identity"
 )
 
-var abouts = []string{aboutStore, aboutDisk, aboutRepair, aboutHost, aboutMember, aboutCluster, aboutIdentity}
+var abouts = []string{aboutStore, aboutDisk, aboutImage, aboutRepair, aboutHost, aboutMember, aboutCluster, aboutIdentity}
 
 // teller has the events that are not committed yet. They are committed apart from what
 // they tell of and a little later: a leader that dies takes the last tenth of a second with it.

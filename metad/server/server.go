@@ -140,6 +140,7 @@ func (s *Server) open(o Options) error {
 	api.RegisterIdentityServer(s.grpc, &identityService{s: s})
 	api.RegisterArchiverServer(s.grpc, &archiver{s: s})
 	api.RegisterArchivesServer(s.grpc, &archiver{s: s})
+	api.RegisterImagesServer(s.grpc, &imageService{c: &clusterService{s: s}})
 	if err := s.startIdentity(o); err != nil {
 		return errors.Join(err, ln.Close())
 	}

@@ -116,6 +116,7 @@ type DiskOrigin struct {
 	Disk          string                 `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`         // its name; empty: it is deleted
 	Snapshot      string                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // its name; empty: it is deleted
 	Depth         uint32                 `protobuf:"varint,5,opt,name=depth,proto3" json:"depth,omitempty"`      // ancestors, this one included
+	Image         string                 `protobuf:"bytes,6,opt,name=image,proto3" json:"image,omitempty"`       // that holds the snapshot, where nobody sees that any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -183,6 +184,13 @@ func (x *DiskOrigin) GetDepth() uint32 {
 		return x.Depth
 	}
 	return 0
+}
+
+func (x *DiskOrigin) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
 }
 
 // RollbackDiskRequest makes a disk what it was at a snapshot. The answer is the safety snapshot.
@@ -259,7 +267,7 @@ const file_ashlar_lineage_proto_rawDesc = "" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12 \n" +
 	"\x03qos\x18\x04 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x12\x1b\n" +
 	"\tfrom_disk\x18\x05 \x01(\tR\bfromDisk\x12#\n" +
-	"\rfrom_snapshot\x18\x06 \x01(\tR\ffromSnapshot\"\x8c\x01\n" +
+	"\rfrom_snapshot\x18\x06 \x01(\tR\ffromSnapshot\"\xa2\x01\n" +
 	"\n" +
 	"DiskOrigin\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x1f\n" +
@@ -267,7 +275,8 @@ const file_ashlar_lineage_proto_rawDesc = "" +
 	"snapshotId\x12\x12\n" +
 	"\x04disk\x18\x03 \x01(\tR\x04disk\x12\x1a\n" +
 	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12\x14\n" +
-	"\x05depth\x18\x05 \x01(\rR\x05depth\"b\n" +
+	"\x05depth\x18\x05 \x01(\rR\x05depth\x12\x14\n" +
+	"\x05image\x18\x06 \x01(\tR\x05image\"b\n" +
 	"\x13RollbackDiskRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x1b\n" +

@@ -26,6 +26,7 @@ import (
 
 // Cluster is what the commands ask of a cluster; *client.Cluster is the real one.
 type Cluster interface {
+	images
 	Status(ctx context.Context, withLists bool) (*api.StatusReply, error)
 	Stores(ctx context.Context) ([]*api.Store, error)
 	RollbackDisk(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
@@ -91,6 +92,7 @@ type grammar struct {
 	Events   eventsCommand    `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
 	Disk     diskCommands     `cmd:"" help:"Create, list, grow, delete and attach disks."`
 	Snapshot snapshotCommands `cmd:"" help:"Keep disks as they are at a moment."`
+	Image    imageCommands    `cmd:"" help:"Keep what disks are made of: images."`
 	Policy   policyCommands   `cmd:"" help:"Take snapshots at times of the day, and delete them when they have had their time."`
 	Archive  archiveCommands  `cmd:"" help:"Look after the archive of snapshots."`
 	Store    storeCommands    `cmd:"" help:"Look at the stores that hold the data."`

@@ -53,6 +53,7 @@ type fake struct {
 	diffs     []client.Change
 	diffed    []string
 	policies  []*api.Policy
+	images    []*api.Image
 }
 
 func (f *fake) find(name string) (*api.Disk, error) {

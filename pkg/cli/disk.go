@@ -17,7 +17,7 @@ import (
 )
 
 type diskCommands struct {
-	Create     diskCreate     `cmd:"" help:"Make a disk, empty or as a snapshot was. It costs nothing until it is written."`
+	Create     diskCreate     `cmd:"" help:"Make a disk, empty or as a snapshot or an image is. It costs nothing until it is written."`
 	List       diskList       `cmd:"" help:"List all disks."`
 	Show       diskShow       `cmd:"" help:"Show one disk."`
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
@@ -84,8 +84,9 @@ func explain(err error, name string) error {
 
 type diskCreate struct {
 	Name    string          `arg:"" help:"A name that no other disk has."`
-	Size    config.ByteSize `help:"How large it looks, such as 4GiB. Of a clone: at least as large as the snapshot, which is the default." placeholder:"SIZE"`
+	Size    config.ByteSize `help:"How large it looks, such as 4GiB. Of a snapshot or image: at least as large as that, which is the default." placeholder:"SIZE"`
 	From    string          `name:"from-snapshot" help:"Begin as this snapshot was: a clone. Nothing is copied; the snapshot's disk and the clone go their own ways, and deleting either leaves the other as it is." placeholder:"DISK@NAME"`
+	Image   string          `name:"from-image" help:"Begin as this image is. Nothing is copied, and the disk stays as it is when the image is deleted." placeholder:"IMAGE"`
 	Archive string          `name:"from-archive" help:"Begin as this archived snapshot was. The disk is there at once: what is read is fetched, and the rest is brought in behind." placeholder:"MANIFEST"`
 	Hydrate rateFlag        `help:"With --from-archive: bytes a second that are brought in at most, such as 100MiB." placeholder:"SIZE"`
 	qosFlags
@@ -94,12 +95,12 @@ type diskCreate struct {
 // Run is called by kong.
 func (c *diskCreate) Run(ctx context.Context, s *session) error {
 	switch {
-	case c.From != "" && c.Archive != "":
-		return &hinted{fmt.Errorf("--from-snapshot and --from-archive: name one of both: %w", errs.ErrInvalid), "see ashlar disk create --help"}
+	case given(c.From)+given(c.Image)+given(c.Archive) > 1:
+		return &hinted{fmt.Errorf("--from-snapshot, --from-image, --from-archive: name one of them: %w", errs.ErrInvalid), "see ashlar disk create --help"}
 	case c.Hydrate.value != nil && c.Archive == "":
 		return &hinted{fmt.Errorf("--hydrate is for disks made with --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
-	case c.From == "" && c.Archive == "" && c.Size == 0:
-		return &hinted{fmt.Errorf("a disk needs --size, or --from-snapshot, or --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
+	case c.From == "" && c.Image == "" && c.Archive == "" && c.Size == 0:
+		return &hinted{fmt.Errorf("a disk needs --size, or --from-snapshot, or --from-image, or --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
 	case c.Size != 0:
 		if err := checkSize(c.Size); err != nil {
 			return err
@@ -117,6 +118,8 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 			d, err = c.restore(ctx, cl, limits)
 		case c.From != "":
 			d, err = c.clone(ctx, cl, limits)
+		case c.Image != "":
+			d, err = c.fromImage(ctx, cl, limits)
 		default:
 			d, err = cl.CreateLimitedDisk(ctx, c.Name, uint64(c.Size), limits)
 		}
@@ -137,10 +140,16 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 			if c.From != "" {
 				limited = ", as " + c.From + " was" + limited
 			}
+			if c.Image != "" {
+				limited = ", as image " + c.Image + limited
+			}
 			fmt.Fprintf(w, "created disk %s (%s), %s%s\n  attach it: ashlar disk nbd %s\n", d.Name, d.DiskId, size(d.SizeBytes), limited, d.Name)
 		})
 	})
 }
+
+// given counts an argument.
+func given(arg string) int { return min(len(arg), 1) }
 
 type diskList struct{}
 

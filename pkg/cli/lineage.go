@@ -18,19 +18,23 @@ type originView struct {
 	Disk       string `json:"disk,omitempty"`
 	SnapshotID string `json:"snapshotId"`
 	Snapshot   string `json:"snapshot,omitempty"`
-	Depth      uint32 `json:"depth"` // ancestors, this one included
+	Image      string `json:"image,omitempty"` // that holds the snapshot, which nobody sees any more
+	Depth      uint32 `json:"depth"`           // ancestors, this one included
 }
 
 func viewOrigin(o *api.DiskOrigin) *originView {
 	if o == nil {
 		return nil
 	}
-	return &originView{DiskID: o.DiskId, Disk: o.Disk, SnapshotID: o.SnapshotId, Snapshot: o.Snapshot, Depth: o.Depth}
+	return &originView{DiskID: o.DiskId, Disk: o.Disk, SnapshotID: o.SnapshotId, Snapshot: o.Snapshot, Image: o.Image, Depth: o.Depth}
 }
 
 // originText says where a clone comes from: by names, by ids where these are gone.
 func originText(o *api.DiskOrigin) string {
 	disk, snapshot := o.Disk, o.Snapshot
+	if o.Image != "" {
+		return "image " + o.Image
+	}
 	if disk == "" {
 		disk = o.DiskId + " (deleted)"
 	}

@@ -198,7 +198,7 @@ func (c *snapshotDelete) Run(ctx context.Context, s *session) error {
 		}
 		return s.show(viewSnapshot(x), func(w io.Writer) {
 			if x.State == "hidden" {
-				fmt.Fprintf(w, "snapshot %s@%s is deleted; clones still read what it has, so its space comes back with the last of them\n", x.Disk, x.Name)
+				fmt.Fprintf(w, "snapshot %s@%s is deleted; clones or images still need what it has, so its space comes back with the last of them\n", x.Disk, x.Name)
 				return
 			}
 			fmt.Fprintf(w, "snapshot %s@%s is being deleted; what only it needs comes back\n", x.Disk, x.Name)

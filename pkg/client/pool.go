@@ -59,6 +59,7 @@ type target struct {
 	// archiver is what a snapshotd asks, archives what operators do.
 	archiver api.ArchiverClient
 	archives api.ArchivesClient
+	images   api.ImagesClient
 }
 
 // pool has a connection to each member and a guess who leads.
@@ -121,7 +122,7 @@ func (p *pool) dial(address string) (*target, error) {
 		return nil, fmt.Errorf("dial metad %s: %w", address, err)
 	}
 	return &target{address: address, conn: conn, cluster: api.NewClusterClient(conn), blockd: api.NewBlockdClient(conn),
-		archiver: api.NewArchiverClient(conn), archives: api.NewArchivesClient(conn)}, nil
+		archiver: api.NewArchiverClient(conn), archives: api.NewArchivesClient(conn), images: api.NewImagesClient(conn)}, nil
 }
 
 // leader is the connection to whom we believe to lead.
