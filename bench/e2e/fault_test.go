@@ -122,14 +122,14 @@ type writing struct {
 	done chan error
 }
 
-// write starts fio for about so many seconds.
+// write starts fio, which writes for about so many seconds.
 func write(t *testing.T, uri string, seconds int, more ...string) *writing {
 	t.Helper()
 	needTools(t, "fio")
 	w := &writing{t: t, done: make(chan error, 1)}
-	const rate = 400 // a second, so that it is still writing when the fault comes
+	const rate, mean = 400, 18 << 10 // writes a second and their bytes, so that it is still writing when the fault comes
 	args := append([]string{"--name=" + t.Name(), "--ioengine=nbd", "--uri=" + uri, beyondProbes, "--size=128M", "--rw=randwrite", "--bsrange=4k-32k", "--blockalign=4k", "--iodepth=32",
-		"--number_ios=" + fmt.Sprint(rate*seconds), "--rate_iops=" + fmt.Sprint(rate), "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
+		"--number_ios=" + fmt.Sprint(rate*seconds), "--rate=," + fmt.Sprint(rate*mean), "--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0",
 		"--serialize_overlap=1", "--randseed=11", "--fsync=100"}, more...)
 	cmd := exec.Command("fio", args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = t.TempDir(), &w.out, &w.out
@@ -287,7 +287,7 @@ func TestIOGoesOnWithoutMetad(t *testing.T) {
 	e, _ := owned(t, c, "no-metad")
 	p := probe(t, "no-metad", e.Unix)
 	through := probeAt(t, "no-metad", 1, e.All[1].Unix)
-	w := write(t, e.Unix, 8)
+	w := write(t, e.Unix, 10)
 	p.await("I/O before the fault", 200)
 	s, err := c.Status()
 	must(t, err)
@@ -311,7 +311,7 @@ func TestIOGoesOnWithoutMetad(t *testing.T) {
 		must(t, err)
 		must(t, again.Close())
 	}
-	w.finish() // eight seconds of writing, far beyond a lease, and all of it read back
+	w.finish() // ten seconds of writing, far beyond a lease, and all of it read back
 	// More than the buffers hold: packing needs groups and segment ids, and has them in hand.
 	run(t, "fio", "--name=fill", "--ioengine=nbd", "--uri="+e.Unix, beyondProbes, "--size=200M", "--io_size=300M", "--rw=randwrite", "--bs=64k", "--iodepth=8",
 		"--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--serialize_overlap=1")
