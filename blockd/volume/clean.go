@@ -70,6 +70,21 @@ func (v *Volume) cleanRead(ctx context.Context, j *core.CleanJob) error {
 	return nil
 }
 
+// adjoining gives the memory of all blocks if these are all that are read and lie one behind the other there, too.
+func adjoining(blocks []*core.CleanBlock, count int) ([]byte, bool) {
+	all := blocks[0].Data
+	if count != len(blocks) || cap(all) < count*storeproto.BlockSize {
+		return nil, false
+	}
+	all = all[:count*storeproto.BlockSize]
+	for i, b := range blocks {
+		if len(b.Data) != storeproto.BlockSize || &all[i*storeproto.BlockSize] != &b.Data[0] {
+			return nil, false
+		}
+	}
+	return all, true
+}
+
 // readPiece reads the first blocks of order that lie near each other; it gives how many.
 func (v *Volume) readPiece(ctx context.Context, kept *segment.Kept, order []*core.CleanBlock, piece []byte) (int, error) {
 	if err := ctx.Err(); err != nil {
@@ -89,16 +104,22 @@ func (v *Volume) readPiece(ctx context.Context, kept *segment.Kept, order []*cor
 	// Read by rank, a generation that has dropped slots is one that has as many as it keeps.
 	w := whereOf(order[0].Victim.Where)
 	w.Slots, w.Kept = kept.Count(), 0
+	dst, inPlace := adjoining(order[:n], int(count))
+	if !inPlace {
+		dst = piece[:int(count)*storeproto.BlockSize]
+	}
 	done := make(chan error, 1)
 	v.cfg.Reader.Read(&reader.Request{
 		Location: id.MakeLocation(order[0].Location.Segment(), first), Count: uint32(count), Where: w,
-		Dst: piece[:int(count)*storeproto.BlockSize], NoCache: true, Class: storeproto.ClassClean, Done: func(_ *reader.Request, err error) { done <- err },
+		Dst: dst, NoCache: true, Class: storeproto.ClassClean, Done: func(_ *reader.Request, err error) { done <- err },
 	})
 	if err := <-done; err != nil {
 		return 0, err
 	}
 	for i, b := range order[:n] {
-		copy(b.Data, piece[int(ranks[i]-first)*storeproto.BlockSize:])
+		if !inPlace {
+			copy(b.Data, piece[int(ranks[i]-first)*storeproto.BlockSize:])
+		}
 		b.Sum = codec.CRC(b.Data)
 	}
 	return n, nil

@@ -65,7 +65,8 @@ func goldenObject(s *Secret) ([]byte, Object, []Segment) {
 	if s != nil {
 		salt = Salt{1, 2, 3}
 	}
-	b := newBuilder("data/golden/0", s, salt)
+	b := &Builder{secret: s}
+	b.begin("data/golden/0", salt)
 	var slots []Slot
 	var data []byte
 	for i := range 18 {

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/codec"
@@ -40,37 +41,63 @@ type Slot struct {
 	Sum    uint32
 }
 
-// Builder makes one object, part by part.
+// Builder makes one object after the other, part by part, in the same memory.
 type Builder struct {
-	key    string
+	secret *Secret
 	sealer *sealer
 	object Object
 	body   []byte
 	parts  []Segment
 	table  []byte
-	packed []byte
+	packed []byte // groups of the part that is added
+	small  []byte // a group before it is sealed
 }
 
 // NewBuilder begins an object that will lie at key.
 func NewBuilder(key string, s *Secret) *Builder {
-	var salt Salt
-	if s != nil {
-		rand.Read(salt[:]) // never fails
-	}
-	return newBuilder(key, s, salt)
+	b := &Builder{secret: s}
+	b.Begin(key)
+	return b
 }
 
-func newBuilder(key string, s *Secret, salt Salt) *Builder {
-	b := &Builder{key: key, sealer: s.of(salt, "object"), object: Object{Key: key, Salt: salt}}
+// Begin begins another object. The bytes that Finish gave are written over, its parts are not.
+func (b *Builder) Begin(key string) {
+	var salt Salt
+	if b.secret != nil {
+		rand.Read(salt[:]) // never fails
+	}
+	b.begin(key, salt)
+}
+
+func (b *Builder) begin(key string, salt Salt) {
+	b.sealer, b.object, b.parts = b.secret.of(salt, "object"), Object{Key: key, Salt: salt}, nil
 	le := binary.LittleEndian
 	flags := uint16(0)
-	if s != nil {
+	if b.secret != nil {
 		flags = flagSealed
 	}
-	b.body = le.AppendUint16(le.AppendUint16(le.AppendUint32(nil, objectMagic), objectVersion), flags)
-	key8 := s.ID()
+	b.body = le.AppendUint16(le.AppendUint16(le.AppendUint32(b.body[:0], objectMagic), objectVersion), flags)
+	key8 := b.secret.ID()
 	b.body = append(append(b.body, key8[:]...), salt[:]...)
-	return b
+}
+
+// group appends a group that is sealed under nonce to b.packed, and gives its length and flag as a table has them.
+func (b *Builder) group(plain []byte, nonce uint64) uint32 {
+	start, enough := len(b.packed), len(plain)-len(plain)/16
+	if b.sealer == nil {
+		b.packed = deflate(b.packed, plain)
+		if len(b.packed)-start < enough {
+			return uint32(len(b.packed)-start)<<1 | 1
+		}
+		b.packed = append(b.packed[:start], plain...)
+		return uint32(len(plain)) << 1
+	}
+	flag := uint32(1)
+	if b.small = deflate(b.small[:0], plain); len(b.small) >= enough {
+		b.small, flag = append(b.small[:0], plain...), 0
+	}
+	b.packed = b.sealer.seal(b.packed, b.small, nonce, nil)
+	return uint32(len(b.packed)-start)<<1 | flag
 }
 
 // Add appends the part of a segment: slots in the order of their numbers, and data with their
@@ -86,17 +113,10 @@ func (b *Builder) Add(s id.Segment, slots []Slot, data []byte) {
 	// afterwards; but a group is sealed by where it lies. So places are counted from a
 	// number of its own: groups are sealed under offset of the part + 1 + number.
 	at := uint64(len(b.body))
-	b.packed = b.packed[:0]
+	b.packed = slices.Grow(b.packed[:0], len(data)/2)
 	lengths := make([]uint32, groups)
 	for g := range groups {
-		plain := data[g*GroupSlots*block.Size : min((g+1)*GroupSlots, len(slots))*block.Size]
-		small := encoder().EncodeAll(plain, nil)
-		start, flag := len(b.packed), uint32(1)
-		if len(small) >= len(plain)-len(plain)/16 {
-			small, flag = plain, 0
-		}
-		b.packed = b.sealer.seal(b.packed, small, at+1+uint64(g), nil)
-		lengths[g] = uint32(len(b.packed)-start)<<1 | flag
+		lengths[g] = b.group(data[g*GroupSlots*block.Size:min((g+1)*GroupSlots, len(slots))*block.Size], at+1+uint64(g))
 	}
 	b.table = b.table[:0]
 	for _, x := range slots {
@@ -118,12 +138,13 @@ func (b *Builder) Add(s id.Segment, slots []Slot, data []byte) {
 	head = le.AppendUint32(head, uint32(len(table)+b.sealer.overhead()))
 	stored := b.sealer.seal(nil, table, at, head)
 	head = le.AppendUint32(head, codec.CRCMore(codec.CRC(head), stored))
+	b.body = slices.Grow(b.body, len(head)+len(stored)+len(b.packed))
 	b.body = append(append(append(b.body, head...), stored...), b.packed...)
 	b.parts = append(b.parts, Segment{ID: s, Offset: uint32(at), Length: uint32(uint64(len(b.body)) - at),
 		Head: uint32(len(head) + len(stored)), Slots: uint16(len(slots))})
 }
 
-// Finish gives the object's bytes, what a manifest says of it, and its parts, whose Object is 0.
+// Finish gives the object's bytes, good until the next Begin, what a manifest says of it, and its parts, whose Object is 0.
 func (b *Builder) Finish() (body []byte, o Object, parts []Segment) {
 	b.object.Size, b.object.SHA = uint64(len(b.body)), sha256.Sum256(b.body)
 	return b.body, b.object, b.parts

@@ -123,12 +123,12 @@ func TestSlotsAreCheckedAgain(t *testing.T) {
 	for _, n := range []uint16{0, 63, 64, 4095} {
 		q.Slots.Add(n)
 	}
-	got, err := p.Read(t.Context(), q)
+	got, err := p.Read(t.Context(), q, nil)
 	if err != nil || len(got.Entries) != 4 || got.Entries[3].LBA() != 4095 || got.Data[4*4096-1] != 1 || got.Data[2*4096] != 64 {
 		t.Fatalf("%+v %v", got.Entries, err)
 	}
 	o.spoil = true
-	if _, err := p.Read(t.Context(), q); !errors.Is(err, errs.ErrCorrupt) {
+	if _, err := p.Read(t.Context(), q, nil); !errors.Is(err, errs.ErrCorrupt) {
 		t.Fatal(err)
 	}
 }

@@ -65,10 +65,13 @@ func (p *Peer) Plan(ctx context.Context, q PlanQuery) (*Plan, error) {
 	return out, nil
 }
 
-// Read asks for slots. Their blocks are checked against their sums again.
-func (p *Peer) Read(ctx context.Context, q ReadQuery) (*Slots, error) {
+// Read asks for slots. Their blocks go where room is, if that is enough, and are checked against their sums again.
+func (p *Peer) Read(ctx context.Context, q ReadQuery, room []byte) (*Slots, error) {
 	n := q.Slots.Count()
-	out := &Slots{Data: make([]byte, n*block.Size)}
+	if len(room) < n*block.Size {
+		room = make([]byte, n*block.Size)
+	}
+	out := &Slots{Data: room[:n*block.Size]}
 	err := p.client.Do(ctx, opRead, q.append(nil), nil, func(c *rpc.Call, head []byte, payload int) error {
 		dec := codec.NewReader(string(p.host), head)
 		if out.readHead(&dec, n); payload != len(out.Data) {

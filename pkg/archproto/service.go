@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
@@ -88,8 +89,10 @@ func (h *handler) Prepare(r *rpc.Request) error {
 			r.ReplyBytes = q.Slots.Count() * block.Size
 		}
 		run = func(ctx context.Context) error {
-			s := Slots{Data: make([]byte, q.Slots.Count()*block.Size)}
 			var err error
+			b := buf.Get(q.Slots.Count() * block.Size)
+			r.State = b // until Done
+			s := Slots{Data: b.Bytes()}
 			if s.Entries, s.Sums, err = h.cfg.Owner.ReadSnapshot(ctx, q, s.Data); err != nil {
 				return err
 			}
@@ -126,7 +129,11 @@ func (h *handler) Serve(r *rpc.Request) {
 }
 
 // Done is part of rpc.Handler.
-func (h *handler) Done(*rpc.Request) {}
+func (h *handler) Done(r *rpc.Request) {
+	if b, ok := r.State.(*buf.Buffer); ok {
+		b.Release()
+	}
+}
 
 // Close is part of rpc.Handler.
 func (h *handler) Close() { h.calls.Wait() }

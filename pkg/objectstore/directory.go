@@ -1,7 +1,6 @@
 package objectstore
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -12,6 +11,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
@@ -112,12 +112,23 @@ func (d *Directory) put(ctx context.Context, key string, body []byte, name func(
 	return nil
 }
 
+// writePiece is what is written at once: it is in the processor's cache still when the kernel copies it.
+const writePiece = 256 << 10
+
+var scratches = sync.Pool{New: func() any { return new([writePiece]byte) }}
+
 func (d *Directory) write(name string, body []byte) error {
 	f, err := d.fs.Create(name, pvfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(bytes.Clone(body)) // pebble's file systems may change what they are given
+	scratch := scratches.Get().(*[writePiece]byte) // pebble's file systems may change what they are given
+	defer scratches.Put(scratch)
+	for err == nil && len(body) > 0 {
+		n := copy(scratch[:], body)
+		_, err = f.Write(scratch[:n])
+		body = body[n:]
+	}
 	if err == nil {
 		err = f.Sync()
 	}

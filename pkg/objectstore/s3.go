@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -105,6 +106,28 @@ func (s *S3) PutNew(ctx context.Context, key string, body []byte) error {
 	return s.put(ctx, key, body, o)
 }
 
+// lentReader reads a body until it is given back. A transport may go on reading what it sends when its request is
+// over, answered early or given up; by then the body may be somebody else's memory.
+type lentReader struct {
+	mu sync.Mutex // while a piece is read
+	r  io.Reader  // nil: given back
+}
+
+func (l *lentReader) Read(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.r == nil {
+		return 0, io.ErrClosedPipe
+	}
+	return l.r.Read(p)
+}
+
+func (l *lentReader) giveBack() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.r = nil
+}
+
 func (s *S3) put(ctx context.Context, key string, body []byte, o minio.PutObjectOptions) error {
 	if err := checkPut(key, body); err != nil {
 		return err
@@ -114,11 +137,12 @@ func (s *S3) put(ctx context.Context, key string, body []byte, o minio.PutObject
 	sum := binary.BigEndian.AppendUint32(nil, codec.CRC(body))
 	o.UserMetadata = map[string]string{"x-amz-checksum-crc32c": base64.StdEncoding.EncodeToString(sum)}
 	o.ContentType, o.DisableContentSha256 = "application/octet-stream", true
-	var r io.Reader = &pacedReader{ctx, s.pace, bytes.NewReader(body)}
+	lent := &lentReader{r: &pacedReader{ctx, s.pace, bytes.NewReader(body)}}
 	if s.pace == nil {
-		r = bytes.NewReader(body)
+		lent.r = bytes.NewReader(body)
 	}
-	info, err := s.core.PutObject(ctx, s.cfg.Bucket, s.prefix+key, r, int64(len(body)), "", "", o)
+	defer lent.giveBack()
+	info, err := s.core.PutObject(ctx, s.cfg.Bucket, s.prefix+key, lent, int64(len(body)), "", "", o)
 	if err != nil {
 		return s.fail("put", key, err)
 	}

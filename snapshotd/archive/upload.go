@@ -20,7 +20,8 @@ import (
 // Source is who has the disk; see archproto.Peer.
 type Source interface {
 	Plan(ctx context.Context, q archproto.PlanQuery) (*archproto.Plan, error)
-	Read(ctx context.Context, q archproto.ReadQuery) (*archproto.Slots, error)
+	// Read may put the blocks into room, if that is enough for them; what it gives is good until the next call with that room.
+	Read(ctx context.Context, q archproto.ReadQuery, room []byte) (*archproto.Slots, error)
 }
 
 // Job is a snapshot to be uploaded.
@@ -204,8 +205,9 @@ func (u *upload) objects(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for range max(1, u.AtOnce) {
 		wg.Go(func() {
+			m := &making{}
 			for n := range next {
-				if err := u.object(ctx, n); err != nil {
+				if err := u.object(ctx, n, m); err != nil {
 					cancel(err)
 					return
 				}
@@ -234,27 +236,50 @@ func (u *upload) progress(n int) {
 	u.Tell(done, u.total)
 }
 
+// making is the memory for one object after the other.
+type making struct {
+	builder *archive.Builder
+	room    []byte // for the blocks of a segment
+}
+
+// make reads what object n is to have, and makes it.
+func (u *upload) make(ctx context.Context, n int, m *making) (body []byte, o archive.Object, parts []archive.Segment, err error) {
+	key := objectKey(u.Upload, n)
+	if m.builder == nil {
+		m.builder = archive.NewBuilder(key, u.Secret)
+	} else {
+		m.builder.Begin(key)
+	}
+	for _, h := range u.cut[n] {
+		if need := h.Slots.Count() * block.Size; len(m.room) < need {
+			m.room = make([]byte, need)
+		}
+		s, err := u.src.Read(ctx, archproto.ReadQuery{Volume: u.Volume, Snapshot: u.Snapshot, Segment: h.Segment, Slots: h.Slots}, m.room)
+		if err != nil {
+			return nil, o, nil, err
+		}
+		slots := make([]archive.Slot, len(s.Entries))
+		for i, number := range h.Slots.Slots() {
+			slots[i] = archive.Slot{Number: number, Entry: segment.Entry(s.Entries[i]), Sum: s.Sums[i]}
+		}
+		m.builder.Add(h.Segment, slots, s.Data)
+	}
+	body, o, parts = m.builder.Finish()
+	return body, o, parts, nil
+}
+
 // object brings one there, unless it is.
-func (u *upload) object(ctx context.Context, n int) error {
+func (u *upload) object(ctx context.Context, n int, m *making) error {
 	key := objectKey(u.Upload, n)
 	if u.Again {
 		if found, err := u.found(ctx, n); found || err != nil {
 			return err
 		}
 	}
-	b := archive.NewBuilder(key, u.Secret)
-	for _, h := range u.cut[n] {
-		s, err := u.src.Read(ctx, archproto.ReadQuery{Volume: u.Volume, Snapshot: u.Snapshot, Segment: h.Segment, Slots: h.Slots})
-		if err != nil {
-			return err
-		}
-		slots := make([]archive.Slot, len(s.Entries))
-		for i, number := range h.Slots.Slots() {
-			slots[i] = archive.Slot{Number: number, Entry: segment.Entry(s.Entries[i]), Sum: s.Sums[i]}
-		}
-		b.Add(h.Segment, slots, s.Data)
+	body, o, parts, err := u.make(ctx, n, m)
+	if err != nil {
+		return err
 	}
-	body, o, parts := b.Finish()
 	if u.RecordPuts != nil {
 		u.RecordPuts(key)
 	}

@@ -65,7 +65,7 @@ func (o *owner) Plan(_ context.Context, q archproto.PlanQuery) (*archproto.Plan,
 	return &p, nil
 }
 
-func (o *owner) Read(_ context.Context, q archproto.ReadQuery) (*archproto.Slots, error) {
+func (o *owner) Read(_ context.Context, q archproto.ReadQuery, _ []byte) (*archproto.Slots, error) {
 	if o.fail != nil {
 		if err := o.fail(); err != nil {
 			return nil, err

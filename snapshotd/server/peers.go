@@ -102,7 +102,7 @@ func (x source) Plan(ctx context.Context, q archproto.PlanQuery) (out *archproto
 }
 
 // Read is part of archive.Source.
-func (x source) Read(ctx context.Context, q archproto.ReadQuery) (out *archproto.Slots, err error) {
-	err = x.again(ctx, readTimeout, func(ctx context.Context, p *archproto.Peer) error { out, err = p.Read(ctx, q); return err })
+func (x source) Read(ctx context.Context, q archproto.ReadQuery, room []byte) (out *archproto.Slots, err error) {
+	err = x.again(ctx, readTimeout, func(ctx context.Context, p *archproto.Peer) error { out, err = p.Read(ctx, q, room); return err })
 	return out, err
 }
