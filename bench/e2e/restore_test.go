@@ -124,6 +124,34 @@ func TestDiskComesBackFromTheArchive(t *testing.T) {
 	ok(t, c, "disk", "delete", "back", "--force")
 }
 
+// Without this two disks of one manifest, brought in by one host at once, would find each other's blocks.
+func TestTwoRestoresIntoOneCluster(t *testing.T) {
+	needTools(t, "nbdcopy")
+	c := mortal(t)
+	manifest, _, image := archivedImage(t, c, 5)
+	for _, name := range []string{"first", "second"} {
+		ok(t, c, "disk", "create", name, "--from-archive", manifest, "--hydrate", "1MiB")
+		t.Cleanup(func() { _, _ = c.CLI("disk", "delete", name, "--force") })
+	}
+	host := endpoints(t, c, "first").All[0].Host
+	for _, name := range []string{"first", "second"} {
+		for _, e := range endpoints(t, c, name).All {
+			if e.Host == host {
+				if got := sumOf(t, e.Unix); got != sumText(image) {
+					t.Errorf("%s is %s, was %s", name, got, sumText(image))
+				}
+			}
+		}
+	}
+	for _, name := range []string{"first", "second"} {
+		ok(t, c, "disk", "set", name, "--hydrate", "1GiB")
+		must(t, cluster.Wait(name+" to be brought in", patience, func() bool { return hydrationOf(t, c, name).Segments == 0 }))
+		if got := sumOf(t, endpoints(t, c, name).Unix); got != sumText(image) {
+			t.Errorf("brought in, %s is %s, was %s", name, got, sumText(image))
+		}
+	}
+}
+
 // Without this a damaged archive would come back as zeros, or take the whole disk with it.
 func TestDamagedArchiveIsSaid(t *testing.T) {
 	needTools(t, "qemu-io")

@@ -8,6 +8,7 @@ import (
 	"ashlar.dev/pkg/archive"
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/objectstore"
 	"ashlar.dev/pkg/record"
 )
@@ -39,9 +40,11 @@ type Archive struct {
 	turns  chan struct{}
 }
 
+// partKey names a segment by the allotment of its volume, which no other has: two disks of one manifest have other
+// ids in their pages, and a manifest that is deleted may come again under its key.
 type partKey struct {
-	manifest string
-	segment  uint32
+	first   id.Sequence
+	segment uint32
 }
 
 type groupKey struct {

@@ -139,7 +139,7 @@ func (d *Disk) index(s id.Segment) (uint32, error) {
 
 // part gives the head of a segment.
 func (d *Disk) part(ctx context.Context, r *archive.Reader, i uint32) (*archive.Part, error) {
-	k := partKey{d.given.Manifest, i}
+	k := partKey{d.given.First, i}
 	p, there, f, ours := d.a.parts.claim(k)
 	switch {
 	case there:

@@ -15,7 +15,7 @@ import (
 // group gives the blocks of a group, pages translated. Who waits for one that is being fetched with
 // others waits for these.
 func (d *Disk) group(ctx context.Context, r *archive.Reader, i uint32, p *archive.Part, g int) ([]byte, error) {
-	k := groupKey{partKey{d.given.Manifest, i}, g}
+	k := groupKey{partKey{d.given.First, i}, g}
 	for {
 		b, there, f, ours := d.a.groups.claim(k)
 		switch {
@@ -148,7 +148,7 @@ func (d *Disk) fill(ctx context.Context, i uint32, want []Wanted) error {
 			end++
 		}
 		count := places[end-1]/archive.GroupSlots - first + 1
-		b, err := d.fetchGroups(ctx, r, groupKey{partKey{d.given.Manifest, i}, first}, p, count)
+		b, err := d.fetchGroups(ctx, r, groupKey{partKey{d.given.First, i}, first}, p, count)
 		if err != nil {
 			return err
 		}

@@ -130,6 +130,20 @@ func TestArchivedDiskIsReadByItsNewIds(t *testing.T) {
 	}
 }
 
+// Without this the second of two disks that are made of one manifest, in one process, would find pages of its map in the memory
+// of the first one's, which speak of the first one's segments: it would read another disk's blocks, or nothing.
+func TestTwoRestoresOfOneManifest(t *testing.T) {
+	one := archived(t)
+	two := *one
+	given := one.disk.given
+	given.First += id.Sequence(given.Segments)
+	two.disk, two.tree = one.disk.a.Disk(given), nil
+	one.same()
+	two.same()
+	one.tree = nil
+	one.same()
+}
+
 // What is brought in is what is read, with sums over the bytes as they are written.
 func TestFilledSlotsAreThoseThatAreRead(t *testing.T) {
 	b := archived(t)
