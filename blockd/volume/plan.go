@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"ashlar.dev/blockd/reader"
@@ -245,8 +246,46 @@ func (v *Volume) ReadHeld(ctx context.Context, s id.Segment, set *segment.SlotSe
 	}
 }
 
-func (v *Volume) readHeld(ctx context.Context, s id.Segment, where core.Where, set *segment.SlotSet, dst []byte) (entries []segment.Entry, sums []uint32, err error) {
+// headers are those of segments that were read last for the archive, which asks for a segment in pieces. They do
+// not change under a Where.
+type headers struct {
+	sync.Mutex
+	kept []header
+}
+
+type header struct {
+	segment id.Segment
+	where   core.Where
+	entries []uint64
+}
+
+// headersKept bounds them, of 32 KiB each: uploads read some segments at once.
+const headersKept = 8
+
+// heldEntries gives the header entries of all slots of a segment. They are not to be changed.
+func (v *Volume) heldEntries(ctx context.Context, s id.Segment, where core.Where) ([]uint64, error) {
+	v.headers.Lock()
+	for _, h := range v.headers.kept {
+		if h.segment == s && h.where == where {
+			v.headers.Unlock()
+			return h.entries, nil
+		}
+	}
+	v.headers.Unlock()
 	all, err := v.cfg.Reader.Entries(ctx, s, whereOf(where))
+	if err != nil {
+		return nil, err
+	}
+	v.headers.Lock()
+	defer v.headers.Unlock()
+	if v.headers.kept = append(v.headers.kept, header{s, where, all}); len(v.headers.kept) > headersKept {
+		v.headers.kept = slices.Delete(v.headers.kept, 0, 1)
+	}
+	return all, nil
+}
+
+func (v *Volume) readHeld(ctx context.Context, s id.Segment, where core.Where, set *segment.SlotSet, dst []byte) (entries []segment.Entry, sums []uint32, err error) {
+	all, err := v.heldEntries(ctx, s, where)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -81,6 +81,7 @@ type Volume struct {
 
 	traffic traffic
 
+	headers headers // of segments that the archive reads
 	mu      sync.Mutex
 	opener  *journal.Opener // until the journal is open
 	core    *core.Core

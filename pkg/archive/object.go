@@ -49,8 +49,12 @@ type Builder struct {
 	body   []byte
 	parts  []Segment
 	table  []byte
-	packed []byte // groups of the part that is added
 	small  []byte // a group before it is sealed
+
+	// The part that is added: its slots, and the groups with what the table has of them.
+	slots   []Slot
+	packed  []byte
+	lengths []uint32
 }
 
 // NewBuilder begins an object that will lie at key.
@@ -70,6 +74,7 @@ func (b *Builder) Begin(key string) {
 }
 
 func (b *Builder) begin(key string, salt Salt) {
+	b.slots, b.lengths, b.packed = b.slots[:0], b.lengths[:0], b.packed[:0]
 	b.sealer, b.object, b.parts = b.secret.of(salt, "object"), Object{Key: key, Salt: salt}, nil
 	le := binary.LittleEndian
 	flags := uint16(0)
@@ -104,35 +109,47 @@ func (b *Builder) group(plain []byte, nonce uint64) uint32 {
 // blocks in that order. It panics if they do not fit each other: the caller has checked
 // the blocks against what the stores say.
 func (b *Builder) Add(s id.Segment, slots []Slot, data []byte) {
-	if len(slots) == 0 || len(slots) > id.SlotsMax || len(data) != len(slots)*block.Size || !s.Valid() {
-		panic("archive: a part whose slots and blocks do not fit")
+	b.AddSlots(slots, data)
+	b.EndPart(s)
+}
+
+// AddSlots is Add for a piece of a segment, one after the other and all but the last of whole groups; then EndPart must be called.
+func (b *Builder) AddSlots(slots []Slot, data []byte) {
+	if len(slots) == 0 || len(b.slots)+len(slots) > id.SlotsMax || len(data) != len(slots)*block.Size || len(b.slots)%GroupSlots != 0 {
+		panic("archive: a piece of a part whose slots and blocks do not fit")
 	}
-	groups := (len(slots) + GroupSlots - 1) / GroupSlots
-	le := binary.LittleEndian
 	// The table is compressed, so how long it is, and with it where the groups lie, is known only
 	// afterwards; but a group is sealed by where it lies. So places are counted from a
 	// number of its own: groups are sealed under offset of the part + 1 + number.
-	at := uint64(len(b.body))
-	b.packed = slices.Grow(b.packed[:0], len(data)/2)
-	lengths := make([]uint32, groups)
-	for g := range groups {
-		lengths[g] = b.group(data[g*GroupSlots*block.Size:min((g+1)*GroupSlots, len(slots))*block.Size], at+1+uint64(g))
+	b.slots = append(b.slots, slots...)
+	for len(data) > 0 {
+		n := min(len(data), GroupSlots*block.Size)
+		b.lengths = append(b.lengths, b.group(data[:n], uint64(len(b.body))+1+uint64(len(b.lengths))))
+		data = data[n:]
 	}
+}
+
+// EndPart ends the part of a segment whose slots were added.
+func (b *Builder) EndPart(s id.Segment) {
+	if len(b.slots) == 0 || !s.Valid() {
+		panic("archive: a part without slots or segment")
+	}
+	le, at := binary.LittleEndian, uint64(len(b.body))
 	b.table = b.table[:0]
-	for _, x := range slots {
+	for _, x := range b.slots {
 		b.table = le.AppendUint16(b.table, x.Number)
 	}
-	for _, x := range slots {
+	for _, x := range b.slots {
 		b.table = le.AppendUint64(b.table, uint64(x.Entry))
 	}
-	for _, x := range slots {
+	for _, x := range b.slots {
 		b.table = le.AppendUint32(b.table, x.Sum)
 	}
-	for _, n := range lengths {
+	for _, n := range b.lengths {
 		b.table = le.AppendUint32(b.table, n)
 	}
 	head := le.AppendUint64(le.AppendUint32(nil, partMagic), uint64(s))
-	head = le.AppendUint16(head, uint16(len(slots)))
+	head = le.AppendUint16(head, uint16(len(b.slots)))
 	head = le.AppendUint16(head, 0)
 	table := encoder().EncodeAll(b.table, nil)
 	head = le.AppendUint32(head, uint32(len(table)+b.sealer.overhead()))
@@ -141,7 +158,8 @@ func (b *Builder) Add(s id.Segment, slots []Slot, data []byte) {
 	b.body = slices.Grow(b.body, len(head)+len(stored)+len(b.packed))
 	b.body = append(append(append(b.body, head...), stored...), b.packed...)
 	b.parts = append(b.parts, Segment{ID: s, Offset: uint32(at), Length: uint32(uint64(len(b.body)) - at),
-		Head: uint32(len(head) + len(stored)), Slots: uint16(len(slots))})
+		Head: uint32(len(head) + len(stored)), Slots: uint16(len(b.slots))})
+	b.slots, b.lengths, b.packed = b.slots[:0], b.lengths[:0], b.packed[:0]
 }
 
 // Finish gives the object's bytes, good until the next Begin, what a manifest says of it, and its parts, whose Object is 0.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -239,8 +240,12 @@ func (u *upload) progress(n int) {
 // making is the memory for one object after the other.
 type making struct {
 	builder *archive.Builder
-	room    []byte // for the blocks of a segment
+	slots   []archive.Slot
+	room    [pieceSlots * block.Size]byte
 }
+
+// pieceSlots are read, checked and compressed at once: what is in the processor's cache is not fetched again for each of these.
+const pieceSlots = 16 * archive.GroupSlots
 
 // make reads what object n is to have, and makes it.
 func (u *upload) make(ctx context.Context, n int, m *making) (body []byte, o archive.Object, parts []archive.Segment, err error) {
@@ -251,18 +256,22 @@ func (u *upload) make(ctx context.Context, n int, m *making) (body []byte, o arc
 		m.builder.Begin(key)
 	}
 	for _, h := range u.cut[n] {
-		if need := h.Slots.Count() * block.Size; len(m.room) < need {
-			m.room = make([]byte, need)
+		for piece := range slices.Chunk(h.Slots.Slots(), pieceSlots) {
+			var set segment.SlotSet
+			for _, number := range piece {
+				set.Add(number)
+			}
+			s, err := u.src.Read(ctx, archproto.ReadQuery{Volume: u.Volume, Snapshot: u.Snapshot, Segment: h.Segment, Slots: &set}, m.room[:])
+			if err != nil {
+				return nil, o, nil, err
+			}
+			m.slots = m.slots[:0]
+			for i, number := range piece {
+				m.slots = append(m.slots, archive.Slot{Number: number, Entry: s.Entries[i], Sum: s.Sums[i]})
+			}
+			m.builder.AddSlots(m.slots, s.Data)
 		}
-		s, err := u.src.Read(ctx, archproto.ReadQuery{Volume: u.Volume, Snapshot: u.Snapshot, Segment: h.Segment, Slots: h.Slots}, m.room)
-		if err != nil {
-			return nil, o, nil, err
-		}
-		slots := make([]archive.Slot, len(s.Entries))
-		for i, number := range h.Slots.Slots() {
-			slots[i] = archive.Slot{Number: number, Entry: segment.Entry(s.Entries[i]), Sum: s.Sums[i]}
-		}
-		m.builder.Add(h.Segment, slots, s.Data)
+		m.builder.EndPart(h.Segment)
 	}
 	body, o, parts = m.builder.Finish()
 	return body, o, parts, nil
