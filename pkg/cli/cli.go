@@ -76,6 +76,8 @@ type Surroundings struct {
 	Dev func(ctx context.Context, o devcluster.Options) error
 	// Exec runs a program that stands beside ours and passes its output on.
 	Exec func(ctx context.Context, program string, args ...string) error
+	// DiskFiles finds what converts between files and disks.
+	DiskFiles func() (DiskFiles, error)
 	// Changes is client.Changes.
 	Changes func(ctx context.Context, uri, since string, each func(client.Change) error) error
 }

@@ -307,6 +307,7 @@ type terminal struct {
 	out, err bytes.Buffer
 	dev      *devcluster.Options
 	executed []string
+	tool     *fakeTool
 }
 
 func newTerminal(t *testing.T) *terminal {
@@ -320,8 +321,9 @@ func (x *terminal) run(line string) int {
 	x.err.Reset()
 	return Run(context.Background(), strings.Fields(line), Surroundings{
 		Out: &x.out, Err: &x.err, Clock: x.fake.clock,
-		Connect: func(string) (Cluster, error) { return x.fake, nil },
-		Dev:     func(_ context.Context, o devcluster.Options) error { x.dev = &o; return nil },
+		Connect:   func(string) (Cluster, error) { return x.fake, nil },
+		DiskFiles: func() (DiskFiles, error) { return x.tool, nil },
+		Dev:       func(_ context.Context, o devcluster.Options) error { x.dev = &o; return nil },
 		Changes: func(_ context.Context, uri, since string, each func(client.Change) error) error {
 			return x.fake.changes(uri, since, each)
 		},

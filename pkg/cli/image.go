@@ -28,6 +28,8 @@ type imageCommands struct {
 	List   imageList   `cmd:"" help:"List all images."`
 	Show   imageShow   `cmd:"" help:"Show one image."`
 	Set    imageSet    `cmd:"" help:"Give an image another name or description."`
+	Import imageImport `cmd:"" help:"Make an image of a file: raw, qcow2, VHD, VHDX, VMDK, VDI."`
+	Export imageExport `cmd:"" help:"Write an image to a file."`
 	Delete imageDelete `cmd:"" help:"Delete an image. Disks that were made of it stay as they are."`
 }
 

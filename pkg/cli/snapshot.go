@@ -19,6 +19,7 @@ type snapshotCommands struct {
 	Archive snapshotArchive `cmd:"" help:"Bring a snapshot into the archive, against what is there already."`
 	Verify  snapshotVerify  `cmd:"" help:"Read all of an archived snapshot and check every block; restores nothing."`
 	Diff    snapshotDiff    `cmd:"" help:"List what of a disk, or of a later snapshot of it, differs from a snapshot."`
+	Export  snapshotExport  `cmd:"" help:"Write a snapshot to a file: raw, qcow2, VHD, VHDX, VMDK, VDI."`
 	Delete  snapshotDelete  `cmd:"" help:"Let a snapshot go. The space that only it needs comes back."`
 }
 

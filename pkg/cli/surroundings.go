@@ -32,7 +32,7 @@ func RealSurroundings() Surroundings {
 			return devcluster.Run(ctx, o)
 		},
 		Exec:    execBeside,
-		Changes: changes,
+		Changes: changes, DiskFiles: realDiskFiles,
 	}
 }
 

@@ -57,6 +57,7 @@ type Disk struct {
 	Epoch         uint64 `json:"epoch"`
 	UnpackedBytes uint64 `json:"unpackedBytes"`
 	Problem       string `json:"problem"`
+	Sessions      uint32 `json:"sessions"`
 }
 
 // Endpoint is where one blockd serves a disk.
