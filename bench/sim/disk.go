@@ -34,6 +34,11 @@ type disk struct {
 
 	snaps     []*snap // those that are to be there, or to go
 	snapCount int     // ever asked for
+	from      *snap   // what it began with; nil: empty
+	gone      bool    // deleted
+	leaves    bool    // to be deleted, when its snapshots are gone
+	held      bool    // nobody asks for anything: it is about to be rolled back, or being
+	rolls     *rolling
 }
 
 // operation is one request of a client.
@@ -52,20 +57,32 @@ type operation struct {
 const diskBlocks = 1 << 13
 
 func newDisk(w *World, i int) *disk {
-	d := &disk{w: w, name: fmt.Sprintf("d%d", i+1), blocks: diskBlocks, model: coretest.NewModel()}
+	d := &disk{w: w, name: fmt.Sprintf("d%d", i+1), blocks: diskBlocks, model: coretest.NewModelAfter(tagsOf(i), nil)}
 	r := w.metad.must(&state.CreateVolume{ID: id.Volume{1, 15: byte(i + 1)}, Name: d.name, Size: uint64(d.blocks.Offset()), RequestID: d.name})
 	if r.Volume != nil {
 		d.id = r.Volume.ID
 	}
-	d.attend()
-	d.load()
-	d.snapshots()
+	d.begin()
 	return d
 }
 
+// begin lets clients at a disk that is made.
+func (d *disk) begin() {
+	d.w.made++
+	d.attend()
+	d.load()
+	d.snapshots()
+}
+
+// tagsOf keeps the tags of all disks apart: what one wrote shows in another.
+func tagsOf(disk int) uint64 { return uint64(disk+1) << 40 }
+
 func (w *World) disk(v id.Volume) *disk {
-	i := slices.IndexFunc(w.disks, func(d *disk) bool { return d.id == v })
-	return w.disks[i]
+	if i := slices.IndexFunc(w.disks, func(d *disk) bool { return d.id == v }); i >= 0 {
+		return w.disks[i]
+	}
+	i := slices.IndexFunc(w.gone, func(d *disk) bool { return d.id == v })
+	return w.gone[i]
 }
 
 // engines are those that hold the disk or believe so, the highest epoch last.
@@ -100,6 +117,9 @@ func (d *disk) serves(e *engine) {
 // attend has some host take the disk when nobody serves it, as a client that attaches does.
 func (d *disk) attend() {
 	w := d.w
+	if d.gone {
+		return
+	}
 	w.after(w.between(10*time.Millisecond, 30*time.Millisecond), d.name+" is looked after", d.attend)
 	o := d.owner()
 	if o != nil && !o.h.paused && !w.net.cut[way{o.h.name, metadHost}] || w.now() < d.asked+50*time.Millisecond {
@@ -155,20 +175,24 @@ func (d *disk) load() {
 	w := d.w
 	pause := w.between(500*time.Microsecond, 4*time.Millisecond)
 	if w.menu.calm && !w.cfg.Calm && w.steps > 0 {
-		pause *= 4 // what is waited for in peace takes its time, and clients are tried enough before
+		if pause *= 4; w.waits {
+			pause *= 4 // what is waited for in peace takes its time, and clients are tried enough before
+		}
 	}
 	w.after(pause, "load of "+d.name, func() {
-		if d.waiting < 16 && !d.quiet {
+		if d.waiting < 16 && !d.quiet && !d.held {
 			d.submit()
 		}
-		d.load()
+		if !d.gone {
+			d.load()
+		}
 	})
 }
 
 // submit sends one random request, mostly to the owner, now and then to one that was replaced.
 func (d *disk) submit() {
 	r := d.w.rng
-	all := slices.DeleteFunc(d.engines(), func(e *engine) bool { return e.h.paused })
+	all := slices.DeleteFunc(d.engines(), func(e *engine) bool { return e.h.paused || e.frozen })
 	if len(all) == 0 {
 		return
 	}
@@ -275,6 +299,7 @@ func (e *engine) finished(op *core.Op) {
 		d.failed(e, o)
 	}
 	switch {
+	case d.gone: // what becomes of it nobody asks
 	case op.Kind == core.OpMark:
 		e.marked(o)
 	case o.snap != nil && op.Err == nil:
@@ -293,7 +318,7 @@ func (e *engine) finished(op *core.Op) {
 func (d *disk) failed(e *engine, o *operation) {
 	err := o.op.Err
 	switch {
-	case errors.Is(err, errs.ErrStaleEpoch), errors.Is(err, errs.ErrClosed):
+	case d.gone, errors.Is(err, errs.ErrStaleEpoch), errors.Is(err, errs.ErrClosed):
 	case o.snap != nil && (o.snap.dropped || o.op.Kind == core.OpMark || e != d.owner()):
 	case errors.Is(err, errs.ErrNoSpace) && d.w.menu.filled:
 		d.refused++

@@ -54,6 +54,9 @@ type engine struct {
 	reads                  map[*core.Op]*fill
 	doomed                 []*doomed
 	orders                 []cluster.Snapshot
+	frozen                 bool                 // opened to be rolled back
+	roll                   *cluster.Rollback    // ordered
+	safe, rolled           bool                 // the safety snapshot's mark is durable; the rollback is done
 	marking                map[id.Snapshot]bool // marks on their way
 	jobs                   uint64               // numbers what is given to the packer and the reader
 }
@@ -61,7 +64,7 @@ type engine struct {
 // begin opens a disk on a host, as metad granted it.
 func (h *host) begin(d *disk, rec *cluster.Volume, what why) {
 	w := h.w
-	e := &engine{h: h, w: w, disk: d, what: what, life: h.number, epoch: rec.Epoch, name: fmt.Sprintf("%s/%s %s", d.name, rec.Epoch, h.name),
+	e := &engine{h: h, w: w, disk: d, what: what, frozen: rec.Rollback != nil, life: h.number, epoch: rec.Epoch, name: fmt.Sprintf("%s/%s %s", d.name, rec.Epoch, h.name),
 		ops: make(map[*core.Op]*operation), reads: make(map[*core.Op]*fill), marking: make(map[id.Snapshot]bool)}
 	var opaque []byte
 	if rec.Checkpoint != nil {
@@ -69,7 +72,7 @@ func (h *host) begin(d *disk, rec *cluster.Volume, what why) {
 	}
 	var err error
 	e.core, err = core.New(core.Config{Volume: d.id, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: h.budget,
-		Memory: h.memory, Limits: engineLimits,
+		Memory: h.memory, Limits: engineLimits, Origin: rec.Origin, Frozen: rec.Rollback != nil,
 		Leftovers: slices.ContainsFunc(rec.Spans, func(s cluster.Span) bool { return s.Epoch < rec.Epoch })}, opaque)
 	if err != nil {
 		w.fail(CheckWorld, "%s: %v", e.name, err)
@@ -283,6 +286,10 @@ func (e *engine) carry(fx *core.Effects) {
 	}
 	for _, x := range fx.Gone {
 		e.left(x)
+	}
+	if fx.RolledBack && !e.rolled {
+		e.rolled = true
+		e.tellRolled()
 	}
 	if fx.Drained {
 		e.drained = true

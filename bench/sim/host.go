@@ -262,11 +262,12 @@ func (h *host) beat() {
 	var top *cluster.Topology
 	var news []volumeNews
 	var leftovers []leftover
+	var purges []purge
 	streams := h.streams()
 	w.net.ask(h, "heartbeat", func() (err error) {
 		rescues, err = m.beat(b)
 		if err == nil {
-			top, news, leftovers = m.refresh(), m.news(b), m.leftovers(streams)
+			top, news, leftovers, purges = m.refresh(), m.news(b), m.leftovers(streams), m.purges(b)
 		}
 		return err
 	}, func(err error) {
@@ -285,6 +286,9 @@ func (h *host) beat() {
 		}
 		for _, l := range leftovers {
 			h.forget(l)
+		}
+		for _, p := range purges {
+			h.purge(p)
 		}
 		for _, r := range rescues {
 			w.cover.add(Rescue)
@@ -318,7 +322,7 @@ func (m *metad) leftovers(streams []leftover) (out []leftover) {
 	for _, x := range streams {
 		v, ok := m.m.Volume(x.drop.Volume)
 		e := x.drop.Keep[0]
-		if !ok || e.Epoch >= v.Epoch {
+		if !ok || v.Deleted || e.Epoch >= v.Epoch {
 			continue
 		}
 		if _, listed := v.Ensemble(e); listed {
@@ -348,12 +352,17 @@ type volumeNews struct {
 	epoch  id.Epoch
 	owned  bool
 	orders []cluster.Snapshot
+	roll   *cluster.Rollback
 }
 
 func (m *metad) news(b reconcile.Beat) (out []volumeNews) {
 	for _, x := range b.Volumes {
-		if v, ok := m.m.Volume(x.Volume); ok && v.Epoch >= x.Epoch {
-			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch, order(v)})
+		v, ok := m.m.Volume(x.Volume)
+		switch {
+		case !ok: // its deletion is complete
+			out = append(out, volumeNews{volume: x.Volume, epoch: x.Epoch + 1})
+		case v.Epoch >= x.Epoch:
+			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch, order(v), v.Rollback})
 		}
 	}
 	return out
@@ -364,7 +373,10 @@ func (h *host) told(n volumeNews) {
 		if e.disk.id == n.volume && !n.owned && n.epoch > e.epoch && e.opened {
 			e.kill()
 		} else if e.disk.id == n.volume && n.owned && n.epoch == e.epoch {
-			e.orders = n.orders
+			e.orders, e.roll = n.orders, n.roll
+			if n.roll == nil {
+				e.thaw()
+			}
 		}
 	}
 }

@@ -108,19 +108,26 @@ func (f *found) slot(slot uint16) ([]byte, bool) {
 	return dst, code.Rebuild(dst, index, pieces) == nil
 }
 
+// block gives the bytes at a location, of whatever generation has it.
+func (x *inspection) block(l id.Location) ([]byte, bool) {
+	for _, f := range x.segs[l.Segment()] {
+		if b, ok := f.slot(l.Slot()); ok {
+			return b, true
+		}
+	}
+	return nil, false
+}
+
 // inspector is what the core's own count needs.
 func (x *inspection) inspector() core.Inspector {
 	return core.Inspector{
-		Page: func(l id.Location) ([]byte, bool) {
-			for _, f := range x.segs[l.Segment()] {
-				if b, ok := f.slot(l.Slot()); ok {
-					return b, true
-				}
-			}
-			return nil, false
-		},
+		Page:   x.block,
 		Exists: func(s id.Segment, g id.Generation) bool { return x.gens[segmentName{s, g}].readable() },
 		Has: func(l id.Location, g id.Generation) bool {
+			if (g == id.Generation{}) {
+				_, ok := x.block(l)
+				return ok
+			}
 			f := x.gens[segmentName{l.Segment(), g}]
 			if !f.readable() {
 				return false
@@ -154,6 +161,7 @@ func (w *World) checkReachable() {
 			w.fail(CheckReachable, "checkpoint of %s in metad: %v", d.name, err)
 		}
 	}
+	w.checkOrigins(x)
 }
 
 func (w *World) epochOf(d *disk) id.Epoch {
@@ -312,6 +320,10 @@ func (w *World) checkSpace() (orphans int) {
 		for _, n := range st.img.names() {
 			h := &st.img.shards[n].head
 			d := w.disk(h.Volume)
+			if d.gone {
+				w.fail(CheckDeleted, "%s has shard %d of %s %s of %s", st.name, n.Index, n.Segment, n.Generation, d.name)
+				return
+			}
 			lives, knows := known[segmentName{n.Segment, n.Generation}]
 			switch {
 			case !knows && n.Generation.Epoch == w.epochOf(d):

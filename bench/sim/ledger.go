@@ -38,12 +38,16 @@ const (
 	CheckRescue    Check = "a journal that nobody looks after is rescued"
 	CheckMend      Check = "only wrong shards are replaced, by right ones"
 	CheckSnapshots Check = "a snapshot never changes, and goes only when it is dropped"
+	CheckClones    Check = "a clone begins as its snapshot was, which stays as long as it does"
+	CheckRollback  Check = "a disk goes back to a snapshot, and what it was is kept"
+	CheckDeleted   Check = "nothing is left of a deleted disk"
 	CheckWorld     Check = "the world itself"
 )
 
 // Checks are all of them.
 var Checks = []Check{CheckRegister, CheckTwo, CheckRun, CheckFence, CheckPersist, CheckReleased, CheckDrop, CheckNames, CheckReachable,
-	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckRescue, CheckMend, CheckSnapshots, CheckWorld}
+	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckRescue, CheckMend, CheckSnapshots, CheckClones,
+	CheckRollback, CheckDeleted, CheckWorld}
 
 // ledger is what was promised, and by whom.
 type ledger struct {
@@ -192,7 +196,7 @@ func (l *ledger) covering(st *store, a *storeproto.Append) {
 func (l *ledger) dropped(st *store, op *score.Op) {
 	for _, row := range op.Control.Dropped {
 		v, ok := l.w.metad.m.Volume(row.Stream.Volume)
-		if !ok {
+		if !ok || v.Deleted {
 			continue
 		}
 		e, listed := v.Ensemble(row.Stream.Ensemble)

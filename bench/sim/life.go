@@ -50,6 +50,7 @@ func (w *World) demand(check Check, limit time.Duration, what string, cond func(
 func (w *World) warmUp() {
 	w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
 	w.watch()
+	w.families()
 	w.run(200 * time.Millisecond)
 }
 
@@ -89,11 +90,15 @@ func (w *World) heal() {
 		w.replace(m.victim)
 	}
 	// A cleaner that met a full store leaves it alone for half a minute, and codes nothing anew.
+	w.waits = true
 	w.demand(CheckHeal, 2*time.Minute, "everything is whole and served", func() bool {
 		if w.menu.leaves != nil {
 			w.menu.left()
 		}
 		return w.menu.leaves == nil && w.whole() && w.served()
+	})
+	w.demand(CheckDeleted, time.Minute, "disks that are to be deleted are", func() bool {
+		return !slices.ContainsFunc(w.disks, func(d *disk) bool { return d.leaves })
 	})
 	w.demand(CheckHeal, 30*time.Second, "wrong shards are mended", func() bool {
 		return !slices.ContainsFunc(w.allStores(), func(st *store) bool { return !st.img.right() })
@@ -102,6 +107,7 @@ func (w *World) heal() {
 	w.menu.filled = false
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
 	w.demand(CheckHeal, time.Minute, "journals are on as many hosts as there are, and nowhere else", func() bool { return w.spread() && w.whole() })
+	w.waits = false
 	w.idle()
 	w.checkReachable()
 	w.checkWhole()
@@ -137,7 +143,7 @@ func (w *World) served() bool {
 		}
 	}
 	for _, d := range w.disks {
-		if o := d.owner(); o == nil || o.epoch != w.epochOf(d) {
+		if o := d.owner(); o == nil || o.epoch != w.epochOf(d) || o.frozen || d.held {
 			return false
 		}
 	}
@@ -277,6 +283,7 @@ func (w *World) loseAllPower() {
 // giveBack trims and drains everything: the space must come back.
 func (w *World) giveBack() {
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
+	w.endClones()
 	w.dropAll()
 	for _, d := range w.disks {
 		if w.err != nil {

@@ -25,6 +25,9 @@ type snap struct {
 	begun, ended uint64            // it is of a moment between these; ended 0: nobody knows yet that it was taken
 	dropped      bool              // somebody wants it deleted
 	seen         map[uint64]uint64 // what a cell was read as: it never changes
+	model        *coretest.Model   // of what it is a snapshot
+	clones       int               // that began with it
+	safety       bool              // of a rollback under way
 }
 
 const snapsMax = 3 // of a disk at one time
@@ -33,10 +36,12 @@ const snapsMax = 3 // of a disk at one time
 func (d *disk) snapshots() {
 	w := d.w
 	w.after(w.between(60*time.Millisecond, 400*time.Millisecond), "snapshots of "+d.name, func() {
-		if !d.quiet && !w.metad.away {
+		if !d.quiet && !d.held && !d.leaves && !w.metad.away {
 			d.snapStep()
 		}
-		d.snapshots()
+		if !d.gone {
+			d.snapshots()
+		}
 	})
 }
 
@@ -44,8 +49,7 @@ func (d *disk) snapStep() {
 	r := d.w.rng
 	switch n := r.IntN(6); {
 	case n < 2 && len(d.snaps) < snapsMax:
-		d.snapCount++
-		s := &snap{id: id.Snapshot{1, 2: byte(d.snapCount >> 8), 3: byte(d.snapCount), 15: d.id[15]}, begun: d.model.Reading(), seen: make(map[uint64]uint64)}
+		s := &snap{id: d.snapName(), begun: d.model.Reading(), model: d.model, seen: make(map[uint64]uint64)}
 		if x := d.w.metad.apply(&state.CreateSnapshot{Volume: d.id, ID: s.id, NowMS: 1}); x.Err != nil {
 			d.w.fail(CheckMetad, "%s: a snapshot is refused: %v", d.name, x.Err)
 			return
@@ -56,7 +60,13 @@ func (d *disk) snapStep() {
 	}
 }
 
-// drop has a snapshot deleted.
+// snapName is the next snapshot's.
+func (d *disk) snapName() id.Snapshot {
+	d.snapCount++
+	return id.Snapshot{1, 2: byte(d.snapCount >> 8), 3: byte(d.snapCount), 15: d.id[15]}
+}
+
+// drop has a snapshot deleted; one that clones began with goes with the last of them.
 func (d *disk) drop(s *snap) {
 	if x := d.w.metad.apply(&state.DeleteSnapshot{Volume: d.id, ID: s.id}); x.Err != nil && !errors.Is(x.Err, errs.ErrNotFound) {
 		d.w.fail(CheckMetad, "%s: the deletion of a snapshot is refused: %v", d.name, x.Err)
@@ -74,6 +84,9 @@ func (d *disk) snap(x id.Snapshot) *snap {
 // order is what metad wants done to the snapshots of a disk: told to its owner.
 func order(v *state.Volume) (out []cluster.Snapshot) {
 	for _, s := range v.Snapshots {
+		if v.Rollback != nil && v.Rollback.Safety == s.ID {
+			continue // its mark is the rollback's
+		}
 		if s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotDeleting {
 			out = append(out, s)
 		}
@@ -86,15 +99,20 @@ func (e *engine) obey() {
 	if !e.opened || e.dead || e.ended || e.drained || e.opener != nil {
 		return
 	}
+	e.obeyRoll()
 	for _, s := range e.orders {
 		if s.State == cluster.SnapshotDeleting {
 			e.step(func(now time.Duration, fx *core.Effects) { e.core.DropSnapshot(now, id.Raw(s.ID), fx) })
 		} else if !e.marking[s.ID] {
-			e.marking[s.ID] = true
-			o := &operation{op: core.Op{Kind: core.OpMark, Snapshot: id.Raw(s.ID)}, snap: e.disk.snap(s.ID)}
-			e.disk.send(e, o)
+			e.mark(s.ID)
 		}
 	}
+}
+
+func (e *engine) mark(s id.Snapshot) {
+	e.marking[s] = true
+	o := &operation{op: core.Op{Kind: core.OpMark, Snapshot: id.Raw(s)}, snap: e.disk.snap(s)}
+	e.disk.send(e, o)
 }
 
 // marked: a mark came back.
@@ -105,8 +123,12 @@ func (e *engine) marked(o *operation) {
 		return
 	}
 	if s.ended == 0 {
-		s.ended = e.disk.model.Reading()
+		s.ended = s.model.Reading()
 		e.w.cover.Snapshots++
+	}
+	if s.safety {
+		e.safe = true
+		return
 	}
 	e.tellSnapshot("taken", &state.SnapshotTaken{Volume: e.disk.id, ID: s.id}, func() {})
 }
@@ -114,8 +136,12 @@ func (e *engine) marked(o *operation) {
 // left: nothing of a snapshot is left.
 func (e *engine) left(x id.Raw) {
 	d, n := e.disk, id.Snapshot(x)
-	if s := d.snap(n); s != nil && !s.dropped {
+	switch s := d.snap(n); {
+	case s == nil:
+	case !s.dropped:
 		e.w.fail(CheckSnapshots, "%s deletes snapshot %s, which nobody dropped", e.name, n)
+	case s.clones > 0:
+		e.w.fail(CheckClones, "%s deletes snapshot %s, which %d clones began with", e.name, n, s.clones)
 	}
 	e.tellSnapshot("gone", &state.SnapshotGone{Volume: d.id, Epoch: e.epoch, ID: n}, func() {
 		d.snaps = slices.DeleteFunc(d.snaps, func(s *snap) bool { return s.id == n })
@@ -186,19 +212,26 @@ func (d *disk) looked(e *engine, o *operation) {
 				return
 			}
 		}
-		was, known := s.seen[c]
-		if known && was != tag {
-			d.w.fail(CheckSnapshots, "%s: cell %d of snapshot %s was %d and is %d", e.name, c, s.id, was, tag)
+		if err := s.judge(c, tag); err != nil {
+			d.w.fail(CheckSnapshots, "%s: %v", e.name, err)
 			return
 		}
-		if !known {
-			if err := d.model.Then(c, tag, s.begun, s.ended); err != nil {
-				d.w.fail(CheckSnapshots, "%s: snapshot %s: %v", e.name, s.id, err)
-				return
-			}
-			s.seen[c] = tag
-		}
 	}
+}
+
+// judge takes what a cell was read as.
+func (s *snap) judge(c, tag uint64) error {
+	was, known := s.seen[c]
+	if known && was != tag {
+		return fmt.Errorf("cell %d of snapshot %s was %d and is %d", c, s.id, was, tag)
+	}
+	if !known {
+		if err := s.model.Then(c, tag, s.begun, s.ended); err != nil {
+			return fmt.Errorf("snapshot %s: %w", s.id, err)
+		}
+		s.seen[c] = tag
+	}
+	return nil
 }
 
 // readSnaps reads all of every snapshot.
@@ -207,7 +240,7 @@ func (w *World) readSnaps() {
 	for _, d := range w.disks {
 		for _, s := range slices.Clone(d.snaps) {
 			for off := uint64(0); off < uint64(d.blocks.Offset()) && w.err == nil && s.ended != 0 && !s.dropped; off += chunk {
-				if !d.model.Touched(off, chunk) {
+				if !s.model.Touched(off, chunk) {
 					continue
 				}
 				if err := w.again(d, func() *operation { return d.readSnap(d.owner(), s, off, chunk) }); err != nil && w.err == nil {

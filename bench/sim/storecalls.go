@@ -200,3 +200,8 @@ const (
 	hopMin = 20 * time.Microsecond
 	hopMax = 300 * time.Microsecond
 )
+
+// forgetAll drops all streams of a volume.
+func (st *store) forgetAll(p purge, answer func(error)) {
+	st.core.Forget(storeproto.Drop{Volume: p.volume, Epoch: p.epoch}, st.control(answer))
+}

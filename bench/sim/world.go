@@ -34,6 +34,9 @@ type World struct {
 	metad *metad
 	hosts []*host
 	disks []*disk
+	gone  []*disk // deleted
+	made  int     // disks ever
+	waits bool    // for peace to do its work: clients hardly ask
 	net   network
 	menu  menu
 	led   ledger

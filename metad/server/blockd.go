@@ -262,7 +262,7 @@ func volumeNews(m *state.Machine, beat reconcile.Beat) []*api.VolumeNews {
 			out = append(out, &api.VolumeNews{Volume: x.Volume[:], Epoch: uint64(x.Epoch) + 1, Deleted: true})
 		case v.Epoch >= x.Epoch: // else we are behind the owner, and know nothing new
 			out = append(out, &api.VolumeNews{Volume: x.Volume[:], Epoch: uint64(v.Epoch), Owned: v.Owner == beat.Holder && v.Epoch == x.Epoch,
-				SizeBytes: v.Size, Deleted: v.Deleted, Qos: api.FromQoS(v.QoS), HydrateBytesPerSecond: hydrateRate(v)})
+				SizeBytes: v.Size, Deleted: v.Deleted, Qos: api.FromQoS(v.QoS), HydrateBytesPerSecond: hydrateRate(v), NoRollback: v.Rollback == nil})
 		}
 	}
 	return out

@@ -1325,6 +1325,7 @@ type VolumeNews struct {
 	Deleted               bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	Qos                   *QoS                   `protobuf:"bytes,6,opt,name=qos,proto3" json:"qos,omitempty"` // absent: not limited
 	HydrateBytesPerSecond uint64                 `protobuf:"varint,144,opt,name=hydrate_bytes_per_second,json=hydrateBytesPerSecond,proto3" json:"hydrate_bytes_per_second,omitempty"`
+	NoRollback            bool                   `protobuf:"varint,216,opt,name=no_rollback,json=noRollback,proto3" json:"no_rollback,omitempty"` // none is under way: a disk that was opened for one may be used
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }
@@ -1406,6 +1407,13 @@ func (x *VolumeNews) GetHydrateBytesPerSecond() uint64 {
 		return x.HydrateBytesPerSecond
 	}
 	return 0
+}
+
+func (x *VolumeNews) GetNoRollback() bool {
+	if x != nil {
+		return x.NoRollback
+	}
+	return false
 }
 
 // Purge: fence the volume at epoch, then forget everything of it, then ConfirmPurge.
@@ -3736,7 +3744,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"trust_hash\x18) \x01(\fR\ttrustHash\x12-\n" +
 	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\x12*\n" +
 	"\x05looks\x18\x15 \x03(\v2\x14.ashlar.v1.LookOrderR\x05looks\x12\x16\n" +
-	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\"\xe5\x01\n" +
+	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\"\x87\x02\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3746,7 +3754,9 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"size_bytes\x18\x04 \x01(\x04R\tsizeBytes\x12\x18\n" +
 	"\adeleted\x18\x05 \x01(\bR\adeleted\x12 \n" +
 	"\x03qos\x18\x06 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x128\n" +
-	"\x18hydrate_bytes_per_second\x18\x90\x01 \x01(\x04R\x15hydrateBytesPerSecond\"K\n" +
+	"\x18hydrate_bytes_per_second\x18\x90\x01 \x01(\x04R\x15hydrateBytesPerSecond\x12 \n" +
+	"\vno_rollback\x18\xd8\x01 \x01(\bR\n" +
+	"noRollback\"K\n" +
 	"\x05Purge\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +

@@ -149,7 +149,7 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 		if err != nil {
 			return out, err
 		}
-		out.Volumes = append(out.Volumes, VolumeNews{Volume: v, Epoch: id.Epoch(x.Epoch), Owned: x.Owned, Deleted: x.Deleted, Size: x.SizeBytes, QoS: x.Qos.Value(), HydrateRate: x.HydrateBytesPerSecond})
+		out.Volumes = append(out.Volumes, VolumeNews{Volume: v, Epoch: id.Epoch(x.Epoch), Owned: x.Owned, Deleted: x.Deleted, Size: x.SizeBytes, QoS: x.Qos.Value(), HydrateRate: x.HydrateBytesPerSecond, NoRollback: x.NoRollback})
 	}
 	for _, x := range rep.Purges {
 		s, err := api.StoreID(x.Store)

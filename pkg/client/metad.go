@@ -259,6 +259,8 @@ type VolumeNews struct {
 	QoS     cluster.QoS
 	// HydrateRate is how many bytes a second are brought in from an archive; 0: the default.
 	HydrateRate uint64
+	// NoRollback: none is under way under this epoch.
+	NoRollback bool
 }
 
 // Purge asks a store to fence a deleted volume at Epoch, forget all of it, and have it confirmed.

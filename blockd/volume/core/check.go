@@ -220,6 +220,15 @@ func CountTree(root blockmap.Root, in Inspector, live map[id.Segment]int) error 
 	})
 }
 
+// EachBlock calls fn for every block in the committed tree at root, in order.
+func EachBlock(root blockmap.Root, in Inspector, fn func(block.LBA, id.Location)) error {
+	return walkTree(root, 0, in, func(l id.Location, b block.LBA, page bool) {
+		if !page {
+			fn(b, l)
+		}
+	})
+}
+
 // walkTree tells fn of every page and block of the committed tree at root; first is its first block.
 func walkTree(root blockmap.Root, first block.LBA, in Inspector, fn func(l id.Location, b block.LBA, page bool)) error {
 	if root.Location == 0 {

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 )
 
 // Cell is the unit in which the model keeps a volume: a block has eight cells, so
@@ -48,6 +50,18 @@ func NewModel() *Model {
 	m.zero = &Write{done: m.tick(), definite: true}
 	return m
 }
+
+// NewModelAfter makes a model that begins with what cells were read as; its tags are above all those
+// that were given out before time.
+func NewModelAfter(time uint64, begins map[uint64]uint64) *Model {
+	m := NewModel()
+	m.time = max(m.time, time)
+	m.inherit(begins)
+	return m
+}
+
+// Blocks are those that were ever written to, in order.
+func (m *Model) Blocks() []uint64 { return slices.Sorted(maps.Keys(m.blocks)) }
 
 // cell gives a cell; nil: it was never written to.
 func (m *Model) cell(i uint64) *cell {

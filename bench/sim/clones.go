@@ -1,0 +1,249 @@
+package sim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/blockd/volume/coretest"
+	"ashlar.dev/metad/reconcile"
+	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lineage"
+	"ashlar.dev/pkg/record"
+)
+
+// Clones are disks like others: they have clients, owners, snapshots and clones of their own.
+// What a clone begins with is read beforehand from the stores' disks themselves.
+
+const clonesMax = 2 // at one time
+
+// families has disks cloned, rolled back and deleted, for ever.
+func (w *World) families() {
+	w.after(w.between(100*time.Millisecond, 600*time.Millisecond), "families of disks", func() {
+		if !w.menu.calm && !w.metad.away {
+			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(6) {
+			case 0, 1:
+				w.clone(d)
+			case 2, 3:
+				d.rollBack()
+			case 4:
+				if d.from != nil && !d.parent() {
+					d.remove()
+				}
+			}
+		}
+		w.families()
+	})
+}
+
+// standing is a snapshot of the disk that a clone may begin with or a rollback go to, and where
+// its tree is; nil: none is in metad's checkpoint.
+func (d *disk) standing() (*snap, *lineage.Origin) {
+	v, ok := d.w.metad.m.Volume(d.id)
+	if !ok || v.Checkpoint == nil {
+		return nil, nil
+	}
+	k, err := record.DecodeCheckpoint("metad's checkpoint", v.Checkpoint.Opaque)
+	if err != nil {
+		d.w.fail(CheckMetad, "%s: %v", d.name, err)
+		return nil, nil
+	}
+	var all []*snap
+	var origins []*lineage.Origin
+	for _, x := range k.Snapshots {
+		s := d.snap(id.Snapshot(x.ID))
+		i := slices.IndexFunc(v.Snapshots, func(y cluster.Snapshot) bool { return y.ID == id.Snapshot(x.ID) && y.State == cluster.SnapshotReady })
+		if s == nil || i < 0 || s.ended == 0 || s.dropped {
+			continue
+		}
+		all = append(all, s)
+		origins = append(origins, &lineage.Origin{Volume: d.id, Snapshot: s.id, Root: x.Root, Watermark: x.Watermark, Blocks: x.Blocks, Ancestors: k.Origin.Chain()})
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	i := d.w.rng.IntN(len(all))
+	return all[i], origins[i]
+}
+
+// clone makes a disk of a snapshot.
+func (w *World) clone(d *disk) {
+	s, o := d.standing()
+	if s == nil || d.leaves || len(w.disks) >= w.cfg.Volumes+clonesMax || !w.whatIs(s, o) {
+		return
+	}
+	c := &disk{w: w, name: fmt.Sprintf("d%d", w.made+1), blocks: d.blocks, model: coretest.NewModelAfter(tagsOf(w.made), s.seen), from: s}
+	c.id = id.Volume{1, 15: byte(w.made + 1)}
+	q := state.CreateVolume{ID: c.id, Name: c.name, Size: uint64(c.blocks.Offset()), RequestID: c.name}
+	if r := w.metad.apply(&state.CreateClone{CreateVolume: q, Origin: *o}); r.Err != nil {
+		w.fail(CheckClones, "clone of %s of %s: %v", s, d.name, r.Err)
+		return
+	}
+	s.clones++
+	w.cover.Clones++
+	w.log("%s is a clone of %s of %s", c.name, s, d.name)
+	w.disks = append(w.disks, c)
+	c.begin()
+}
+
+// whatIs reads all of a snapshot from the disks of the stores, and judges it.
+func (w *World) whatIs(s *snap, o *lineage.Origin) bool {
+	x := w.inspect()
+	told := make(map[block.LBA]bool)
+	var wrong error
+	judge := func(b block.LBA, data []byte) {
+		told[b] = true
+		for i := 0; i < len(data) && wrong == nil; i += coretest.Cell {
+			wrong = s.judge((uint64(b)*block.Size+uint64(i))/coretest.Cell, binary.LittleEndian.Uint64(data[i:]))
+		}
+	}
+	err := core.EachBlock(o.Root, x.inspector(), func(b block.LBA, l id.Location) {
+		if data, ok := x.block(l); ok {
+			judge(b, data)
+		} else if wrong == nil {
+			wrong = fmt.Errorf("block %d at %v is gone", b, l)
+		}
+	})
+	zeros := make([]byte, block.Size)
+	for _, b := range s.model.Blocks() {
+		if !told[block.LBA(b)] {
+			judge(block.LBA(b), zeros)
+		}
+	}
+	if err = errors.Join(err, wrong); err != nil {
+		w.fail(CheckClones, "%s, on the stores: %v", s, err)
+	}
+	return err == nil
+}
+
+// checkOrigins demands that the stores have what clones began with.
+func (w *World) checkOrigins(x *inspection) {
+	in := x.inspector()
+	for _, d := range w.disks {
+		v, ok := w.metad.m.Volume(d.id)
+		if !ok || v.Origin == nil {
+			continue
+		}
+		err := core.EachBlock(v.Origin.Root, in, func(b block.LBA, l id.Location) {
+			if !in.Has(l, id.Generation{}) {
+				w.fail(CheckClones, "%s began with block %d at %v, which is gone", d.name, b, l)
+			}
+		})
+		if err != nil {
+			w.fail(CheckClones, "what %s began with: %v", d.name, err)
+		}
+	}
+}
+
+// parent tells whether clones began with some snapshot of the disk.
+func (d *disk) parent() bool {
+	return slices.ContainsFunc(d.snaps, func(s *snap) bool { return s.clones > 0 })
+}
+
+// remove deletes a disk: its snapshots first, if it has any.
+func (d *disk) remove() {
+	if d.gone || d.held {
+		return
+	}
+	if !d.leaves {
+		d.leaves = true
+		for _, s := range d.snaps {
+			d.drop(s)
+		}
+	}
+	w := d.w
+	if v, ok := w.metad.m.Volume(d.id); ok && !w.metad.away && len(v.Snapshots) == 0 {
+		if r := w.metad.apply(&state.DeleteVolume{Volume: d.id, Epoch: v.Epoch}); r.Err != nil {
+			w.fail(CheckMetad, "%s is not deleted: %v", d.name, r.Err)
+			return
+		}
+		w.log("%s is deleted", d.name)
+		w.cover.Deleted++
+		d.gone = true
+		w.disks = slices.DeleteFunc(slices.Clone(w.disks), func(x *disk) bool { return x == d })
+		w.gone = append(w.gone, d)
+		if s := d.from; s != nil {
+			s.clones--
+		}
+		return
+	}
+	w.after(w.between(20*time.Millisecond, 60*time.Millisecond), d.name+" is deleted soon", d.remove)
+}
+
+// endClones deletes all clones, of clones first; nothing of a deleted disk may be left.
+func (w *World) endClones() {
+	for len(w.disks) > w.cfg.Volumes && w.err == nil {
+		n := len(w.disks)
+		for _, d := range slices.Backward(slices.Clone(w.disks)) {
+			if d.from != nil && !d.leaves && !d.parent() {
+				d.remove()
+			}
+		}
+		w.demand(CheckDeleted, time.Minute, "clones are deleted", func() bool { return len(w.disks) < n })
+	}
+	w.demand(CheckDeleted, time.Minute, "deleted disks are purged", func() bool {
+		return !slices.ContainsFunc(w.metad.m.Deleted(), func(v *state.Volume) bool {
+			return slices.ContainsFunc(v.Purging(), func(r cluster.StoreRef) bool { return !w.missing(r) }) // else nobody said that it is lost
+		})
+	})
+	for _, st := range w.allStores() {
+		for _, n := range st.img.streams() {
+			if w.disk(n.Volume).gone {
+				w.fail(CheckDeleted, "%s has stream %s of %s", st.name, n.Ensemble, w.disk(n.Volume).name)
+			}
+		}
+	}
+}
+
+// purge is what a store is to forget.
+type purge struct {
+	store  cluster.StoreRef
+	volume id.Volume
+	epoch  id.Epoch
+}
+
+func (m *metad) purges(b reconcile.Beat) (out []purge) {
+	for _, v := range m.m.Deleted() {
+		for _, s := range b.Stores {
+			if slices.Contains(v.Purging(), s.StoreRef) {
+				out = append(out, purge{s.StoreRef, v.ID, v.Epoch})
+			}
+		}
+	}
+	return out
+}
+
+// purge has a store forget a deleted volume, and says so.
+func (h *host) purge(p purge) {
+	i := slices.IndexFunc(h.stores, func(st *store) bool { return st.ref == p.store })
+	if i < 0 {
+		return
+	}
+	st, m := h.stores[i], h.w.metad
+	confirm := func(err error) {
+		if err != nil {
+			return
+		}
+		h.w.net.ask(h, "to confirm a purge", func() error {
+			if r := m.apply(&state.ConfirmPurge{Store: p.store, Volume: p.volume}); r.Err != nil && !errors.Is(r.Err, errs.ErrNotFound) {
+				return r.Err
+			}
+			return nil
+		}, func(error) {})
+	}
+	st.do(func() {
+		st.forgetAll(p, func(err error) {
+			if err != nil {
+				return
+			}
+			st.do(func() { st.core.PurgeShards(p.volume, p.epoch, st.control(confirm)) }, func(error) {})
+		})
+	}, func(error) {})
+}
