@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"ashlar.dev/bench/e2e/cluster"
+	"ashlar.dev/pkg/nbd"
 )
 
 // rollback rolls a disk back as soon as nobody is attached to it, and gives the export of the
@@ -43,15 +44,19 @@ func TestRollbackAndItsUndoing(t *testing.T) {
 			snapshot(t, c, "rolled", "first")
 		}
 	}
-	w := write(t, e.Unix, 4, "--size=32M")
-	must(t, cluster.Wait("the disk to be attached", patience, func() bool {
-		var d struct{ Sessions int }
-		return c.JSON(&d, "disk", "show", "rolled") == nil && d.Sessions > 0
-	}))
-	if r, err := c.CLI("disk", "rollback", "rolled@first"); err != nil || r.Code == 0 || !strings.Contains(r.Stderr, "detach") {
-		t.Errorf("while it was written: %v %+v", err, r)
+	for _, x := range e.All { // at its owner and through proxies; no heartbeat tells of it before the rollback is asked for
+		must(t, cluster.Wait("clients to be gone", patience, func() bool {
+			var d struct{ Sessions int }
+			return c.JSON(&d, "disk", "show", "rolled") == nil && d.Sessions == 0
+		}))
+		n, err := nbd.Dial(t.Context(), x.Unix, nbd.ClientOptions{})
+		must(t, err)
+		if r, err := c.CLI("disk", "rollback", "rolled@first"); err != nil || r.Code == 0 || !strings.Contains(r.Stderr, "detach") {
+			t.Errorf("while a client of %s had it open: %v %+v", x.Host, err, r)
+		}
+		must(t, n.Close())
 	}
-	w.finish()
+	write(t, e.Unix, 3, "--size=32M").finish()
 	sums[1] = sumOf(t, e.Unix)
 
 	kept := rollback(t, c, "rolled@first")

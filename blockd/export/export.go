@@ -236,7 +236,10 @@ func (x *Exports) attach(ctx context.Context, v id.Volume, name string, s volpro
 		case vol != nil && vol.Frozen():
 			err = errRolling
 		case vol != nil:
-			return gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
+			var h nbd.Handle
+			if h, err = d.handle(vol, x.cfg.Corks); err == nil {
+				return gate.Attach(ctx, s, h)
+			}
 		default:
 			h, e := x.cfg.Proxy.Attach(ctx, refused.Owner.Host, v, s)
 			if e == nil {
@@ -272,7 +275,10 @@ func (x *Exports) Attach(ctx context.Context, v id.Volume, s volproto.Session, b
 	if vol.Frozen() {
 		return nil, errRolling
 	}
-	h, err := gate.Attach(ctx, s, d.handle(vol, x.cfg.Corks))
+	h, err := d.handle(vol, x.cfg.Corks)
+	if err == nil {
+		h, err = gate.Attach(ctx, s, h)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("attach for %s: %w", by, err)
 	}
@@ -287,11 +293,16 @@ type handle struct {
 	corked []nbd.Corker // between Cork and Uncork, which one connection calls in turn
 }
 
-func (d *disk) handle(vol *volume.Volume, corks func() []nbd.Corker) nbd.Handle {
+// handle counts a connection, unless the volume was given up just now: Yield looks at the count
+// and gives up in one step, so that nobody has a handle of whom it does not know.
+func (d *disk) handle(vol *volume.Volume, corks func() []nbd.Corker) (nbd.Handle, error) {
 	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.vol != vol {
+		return nil, fmt.Errorf("disk %s was given up just now: %w", d.id, errs.ErrUnavailable)
+	}
 	d.opened++
-	d.mu.Unlock()
-	return &handle{d: d, vol: vol, corks: corks}
+	return &handle{d: d, vol: vol, corks: corks}, nil
 }
 
 // Cork makes handle an nbd.Corker: what a client sends at once leaves this host at once.
@@ -368,7 +379,13 @@ func (x *Exports) News(n client.VolumeNews) {
 
 // Handoff gives an owned disk up in peace: it is drained, and the next host that is
 // asked for it becomes the owner. Its clients are hung up on.
-func (x *Exports) Handoff(ctx context.Context, v id.Volume) error {
+func (x *Exports) Handoff(ctx context.Context, v id.Volume) error { return x.giveUp(ctx, v, true) }
+
+// Yield is a Handoff of a disk that no client has open, here or through a proxy; of others it is
+// refused with ErrConflict. Who attaches meanwhile finds the next owner, and what that one serves.
+func (x *Exports) Yield(ctx context.Context, v id.Volume) error { return x.giveUp(ctx, v, false) }
+
+func (x *Exports) giveUp(ctx context.Context, v id.Volume, used bool) error {
 	x.mu.Lock()
 	d := x.disks[v]
 	x.mu.Unlock()
@@ -382,11 +399,16 @@ func (x *Exports) Handoff(ctx context.Context, v id.Volume) error {
 		return fmt.Errorf("hand off disk %s: %w", v, ctx.Err())
 	}
 	d.mu.Lock()
-	vol, gate := d.vol, d.gate
-	d.vol, d.gate = nil, nil
+	vol, gate, clients := d.vol, d.gate, d.opened
+	if used || clients == 0 {
+		d.vol, d.gate = nil, nil
+	}
 	d.mu.Unlock()
-	if vol == nil {
+	switch {
+	case vol == nil:
 		return nil
+	case !used && clients > 0:
+		return fmt.Errorf("disk %s has %d clients: %w", v, clients, errs.ErrConflict)
 	}
 	gate.throttle.Lift()
 	if err := vol.Close(ctx); err != nil {

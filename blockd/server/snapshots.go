@@ -23,6 +23,10 @@ type snapping struct {
 // at a time, so that it is never taken and deleted at once.
 func (s *server) watchSnapshots(ctx context.Context) error {
 	s.metad.WatchSnapshots(ctx, s.life.holder, func(o client.SnapshotOrder) {
+		if o.Yield {
+			s.yield(o.Volume)
+			return
+		}
 		at := snapping{o.Snapshot, o.Step}
 		if _, busy := s.snapping.LoadOrStore(at, true); busy {
 			return

@@ -67,6 +67,7 @@ type reign struct {
 		mending   bool
 
 		moves          map[id.Volume]move
+		yields         map[id.Volume]int // disks to be given up by who owns them; how many ask
 		raising        bool
 		raiseAt, sayAt time.Duration
 		told           told

@@ -26,8 +26,8 @@ func (c *clusterService) RollbackDisk(ctx context.Context, q *api.RollbackDiskRe
 	}
 	now := c.s.clock.Wall()
 	safety, err := id.ParseSnapshot(q.GetSafetyId())
-	if err == nil && v.Rollback == nil {
-		err = r.idle(v)
+	if _, asked := v.FindSnapshot(q.GetSafetyId()); err == nil && v.Rollback == nil && !asked {
+		v, err = r.unused(ctx, v)
 	}
 	if err != nil {
 		return nil, c.s.fail(err)

@@ -48,6 +48,7 @@ func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 	out := &api.SnapshotOrders{Manifests: r.manifestsFor(host)}
 	reminded, grouped := r.reminders(), r.groupSteps()
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
+		out.Yields = r.yielding(m, host)
 		work := m.SnapshotWork()
 		for _, x := range reminded {
 			if v, ok := m.Volume(x); ok && !v.Deleted && !slices.Contains(work, v) {
@@ -113,7 +114,7 @@ func (b *blockdService) WatchSnapshots(q *api.WatchSnapshotsRequest, stream grpc
 	defer t.Stop()
 	for {
 		changed := r.snapped()
-		if orders := r.snapshotOrders(holder.Host); len(orders.Orders)+len(orders.Manifests) > 0 {
+		if orders := r.snapshotOrders(holder.Host); len(orders.Orders)+len(orders.Manifests)+len(orders.Yields) > 0 {
 			if err := stream.Send(orders); err != nil {
 				return err
 			}

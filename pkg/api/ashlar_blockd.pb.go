@@ -3367,6 +3367,7 @@ type SnapshotOrders struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Orders        []*SnapshotOrder       `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
 	Manifests     []string               `protobuf:"bytes,144,rep,name=manifests,proto3" json:"manifests,omitempty"` // of archives: what they say is asked for, see TellManifest
+	Yields        [][]byte               `protobuf:"bytes,208,rep,name=yields,proto3" json:"yields,omitempty"`       // owned volumes to be given up if no client has them open. 16 bytes each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3411,6 +3412,13 @@ func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
 func (x *SnapshotOrders) GetManifests() []string {
 	if x != nil {
 		return x.Manifests
+	}
+	return nil
+}
+
+func (x *SnapshotOrders) GetYields() [][]byte {
+	if x != nil {
+		return x.Yields
 	}
 	return nil
 }
@@ -3896,10 +3904,11 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06volume\x18\x03 \x01(\fR\x06volume\"\x13\n" +
 	"\x11ConfirmPurgeReply\"B\n" +
 	"\x15WatchSnapshotsRequest\x12)\n" +
-	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"a\n" +
+	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"z\n" +
 	"\x0eSnapshotOrders\x120\n" +
 	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\x12\x1d\n" +
-	"\tmanifests\x18\x90\x01 \x03(\tR\tmanifests\"\xad\x01\n" +
+	"\tmanifests\x18\x90\x01 \x03(\tR\tmanifests\x12\x17\n" +
+	"\x06yields\x18\xd0\x01 \x03(\fR\x06yields\"\xad\x01\n" +
 	"\rSnapshotOrder\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x12\n" +

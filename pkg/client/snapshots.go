@@ -17,6 +17,7 @@ type SnapshotOrder struct {
 	Drop     bool
 	Step     api.SnapshotStep // of a group; none: it is of one disk
 	Safety   id.Snapshot
+	Yield    bool // alone: give the volume up if no client has it open
 }
 
 // WatchSnapshots calls f with every order for a host, again and again until it is carried
@@ -36,6 +37,13 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 				}
 				for _, key := range x.Manifests {
 					manifest(key)
+				}
+				for _, o := range x.Yields {
+					v, err := api.VolumeID(o)
+					if err != nil {
+						return err
+					}
+					f(SnapshotOrder{Volume: v, Yield: true})
 				}
 				for _, o := range x.Orders {
 					v, err := api.VolumeID(o.Volume)
