@@ -139,7 +139,7 @@ func (s *short) Write(p []byte) (int, error) {
 // Without this the archive would work in a folder and not in S3: on a real server over TLS, behind one that answers badly, with snapshotd killed in
 // the middle: no object is stored twice, nothing is missing, and what comes back is the snapshot.
 func TestArchiveInS3(t *testing.T) {
-	needTools(t, "nbdcopy", "nbdinfo", "openssl", "go")
+	needTools(t, "nbdcopy", "nbdinfo", "qemu-img", "openssl", "go")
 	b := serveS3(t, needS3(t))
 	c, err := cluster.Start(cluster.Options{Allowed: cluster.Faults, Args: []string{"--no-restart", "--store-size", "1GiB", "--s3", b.url, "--s3-credentials", b.credentials, "--s3-ca", b.ca}})
 	must(t, err)
@@ -186,6 +186,21 @@ func TestArchiveInS3(t *testing.T) {
 	if strings.Contains(string(log), "hidden-from-logs") {
 		t.Error("the secret is in the log")
 	}
+	imageInS3(t, c, b, file)
 	ashlar(t, c, "snapshot", "delete", "kept@one")
 	must(t, cluster.Wait("the snapshot to go", patience, func() bool { return !strings.Contains(ashlar(t, c, "snapshot", "list"), fmt.Sprint("kept")) }))
+}
+
+// imageInS3 writes the snapshot into the bucket as a file, in parts, and makes an image of that.
+func imageInS3(t *testing.T, c *cluster.Cluster, b *bucket, file string) {
+	t.Helper()
+	u, err := url.Parse(b.url)
+	must(t, err)
+	flags := []string{"--s3-endpoint", u.Host, "--s3-credentials", b.credentials, "--ca", b.ca}
+	ashlar(t, c, append([]string{"snapshot", "export", "kept@one", "s3://snaps/images/kept.qcow2"}, flags...)...)
+	ashlar(t, c, append([]string{"image", "import", "kept", "s3://snaps/images/kept.qcow2"}, flags...)...)
+	ashlar(t, c, "disk", "create", "again", "--from-image", "kept")
+	run(t, "qemu-img", "compare", "-f", "raw", "-F", "raw", endpoints(t, c, "again").Unix, file)
+	ashlar(t, c, "disk", "delete", "again", "--force")
+	ashlar(t, c, "image", "delete", "kept")
 }

@@ -100,10 +100,11 @@ func (s *session) follow(all uint64) diskfile.Progress {
 
 type imageImport struct {
 	Name        string `arg:"" help:"A name that no other image has."`
-	File        string `arg:"" help:"A file that holds a disk." placeholder:"FILE"`
+	File        string `arg:"" help:"A file that holds a disk, here or at s3://BUCKET/KEY or https://…" placeholder:"FILE"`
 	Format      string `help:"What the file is. By itself it is looked at; a file is taken as raw bytes, whatever they say, with raw." enum:"auto,raw,qcow2,vpc,vhdx,vmdk,vdi" default:"auto" placeholder:"auto|raw|qcow2|vpc|vhdx|vmdk|vdi"`
 	Description string `help:"What people should know of it." placeholder:"TEXT"`
 	nbdFlags
+	remoteFlags
 }
 
 // Help is printed by kong below the summary.
@@ -124,7 +125,7 @@ func (c *imageImport) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	f, bytes, err := openFile(c.File)
+	f, bytes, err := c.open(ctx, s, c.File)
 	if err != nil {
 		return err
 	}
@@ -135,11 +136,11 @@ func (c *imageImport) Run(ctx context.Context, s *session) error {
 	}
 	is, err := diskfile.Sniff(f, bytes, want)
 	if err != nil {
-		return fmt.Errorf("import %s: %w", c.File, err)
+		return fmt.Errorf("import %s: %w", baseName(c.File), err)
 	}
 	all, err := tool.Inspect(ctx, f, is)
 	if err != nil {
-		return fmt.Errorf("import %s: %w", c.File, err)
+		return fmt.Errorf("import %s: %w", baseName(c.File), err)
 	}
 	disk, err := c.begin(ctx, s, all)
 	if err != nil {
@@ -209,10 +210,10 @@ func (c *imageImport) bring(ctx context.Context, s *session, tool DiskFiles, f *
 		return nil, err
 	}
 	if err := tool.ToNBD(ctx, f, is, uri, s.follow(all)); err != nil {
-		return nil, fmt.Errorf("import %s: %w", c.File, err)
+		return nil, fmt.Errorf("import %s: %w", baseName(c.File), err)
 	}
 	err = s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		m, err = cl.CreateImage(ctx, client.NewImage{Name: c.Name, Description: c.Description, Disk: disk, Source: "file " + filepath.Base(c.File), Format: string(is)})
+		m, err = cl.CreateImage(ctx, client.NewImage{Name: c.Name, Description: c.Description, Disk: disk, Source: "file " + baseName(c.File), Format: string(is)})
 		return err
 	})
 	return m, err
@@ -224,6 +225,7 @@ type exportFlags struct {
 	Compress bool   `help:"Compress what is written (qcow2 and vmdk)."`
 	Force    bool   `help:"Take the place of a file that is there."`
 	nbdFlags
+	remoteFlags
 }
 
 // endings of file names.
@@ -259,18 +261,13 @@ func (c *exportFlags) write(ctx context.Context, s *session, disk, snapshot, fil
 		return err
 	}
 	out := exported{File: file, Format: string(c.format(file)), SizeBytes: all}
-	path, err := filepath.Abs(file)
-	if err == nil {
-		out.FileBytes, err = whole(path, c.Force, func(path string) error {
-			return tool.FromNBD(ctx, uri, path, c.format(file), c.Compress, s.follow(all))
-		})
-	}
+	out.FileBytes, err = c.put(ctx, s, tool, uri, file, all)
 	s.line("")
 	switch {
 	case errors.Is(err, errs.ErrExists):
 		return &hinted{err, "choose another name, or take its place with --force"}
 	case err != nil:
-		return fmt.Errorf("export to %s: %w", file, err)
+		return fmt.Errorf("export to %s: %w", baseName(file), err)
 	}
 	return s.show(out, func(w io.Writer) {
 		fmt.Fprintf(w, "wrote %s: %s of disk in %s, %s\n", file, size(all), size(out.FileBytes), out.Format)
@@ -278,7 +275,11 @@ func (c *exportFlags) write(ctx context.Context, s *session, disk, snapshot, fil
 }
 
 // whole has a file written beside its place, syncs it and moves it there; what fails leaves nothing.
-func whole(path string, replace bool, write func(path string) error) (bytes uint64, err error) {
+func whole(file string, replace bool, write func(path string) error) (bytes uint64, err error) {
+	path, err := filepath.Abs(file)
+	if err != nil {
+		return 0, fmt.Errorf("name the file: %w", err)
+	}
 	if _, err := os.Lstat(path); err == nil && !replace {
 		return 0, fmt.Errorf("%s: %w", path, errs.ErrExists)
 	}
@@ -330,7 +331,7 @@ func syncFolder(path string) error {
 
 type imageExport struct {
 	Image string `arg:"" help:"Name or id."`
-	File  string `arg:"" help:"The file to write." placeholder:"FILE"`
+	File  string `arg:"" help:"The file to write, here or to s3://BUCKET/KEY." placeholder:"FILE"`
 	exportFlags
 }
 
@@ -365,7 +366,7 @@ func (c *imageExport) Run(ctx context.Context, s *session) error {
 
 type snapshotExport struct {
 	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
-	File     string `arg:"" help:"The file to write." placeholder:"FILE"`
+	File     string `arg:"" help:"The file to write, here or to s3://BUCKET/KEY." placeholder:"FILE"`
 	exportFlags
 }
 

@@ -24,6 +24,8 @@ type S3Server struct {
 
 	mu      sync.Mutex
 	objects map[string]s3Object
+	uploads map[string]*upload
+	begun   int
 	Puts    map[string]int // by key: how often it was put, or tried to be; read it when all is quiet
 }
 
@@ -95,6 +97,7 @@ func (s *S3Server) serve(w http.ResponseWriter, r *http.Request, f Fault) {
 		w.WriteHeader(http.StatusOK)
 	case key == "" && r.Method == http.MethodGet:
 		s.list(w, r)
+	case s.multi(w, r, key):
 	case r.Method == http.MethodPut:
 		s.put(w, r, key, f)
 	case r.Method == http.MethodDelete:
