@@ -189,7 +189,7 @@ func TestDamagedArchiveIsSaid(t *testing.T) {
 }
 
 // Without this the archive would be of use only to the cluster that made it: with that one's folder gone
-// another, of other names and another CA, makes the disk of what lies in the archive alone.
+// another, of other names and another CA, makes the disk of what lies in a copy of the archive alone.
 func TestDiskComesBackOnAnotherCluster(t *testing.T) {
 	needTools(t, "nbdcopy", "nbdinfo")
 	c := mortal(t)
@@ -204,7 +204,13 @@ func TestDiskComesBackOnAnotherCluster(t *testing.T) {
 	ok(t, c, "--timeout", "2m", "snapshot", "archive", "lost@kept", "--wait")
 
 	other := t.TempDir()
-	must(t, os.CopyFS(filepath.Join(other, "archive"), os.DirFS(filepath.Join(c.Dir, "archive"))))
+	to := "file://" + filepath.Join(other, "archive")
+	ok(t, c, "--timeout", "2m", "snapshot", "copy", "lost@kept", "--to", to)
+	var again struct{ Objects, Found int }
+	must(t, c.JSON(&again, "snapshot", "copy", "lost@kept", "--to", to))
+	if again.Objects == 0 || again.Found != again.Objects {
+		t.Errorf("copied again: %+v", again)
+	}
 	n, err := cluster.Start(cluster.Options{Dir: other, Args: []string{"--metad", "1", "--store-size", "2GiB"}})
 	must(t, err)
 	t.Cleanup(func() { must(t, n.Stop(false)) })
@@ -215,6 +221,7 @@ func TestDiskComesBackOnAnotherCluster(t *testing.T) {
 			ok(t, n, "disk", "create", "found", "--from-archive", x.Manifest)
 		}
 	}
+	ok(t, n, "snapshot", "verify", "lost@kept")
 	uri := endpoints(t, n, "found").Unix
 	if got := sumOf(t, uri); got != sumText(b) {
 		t.Errorf("the disk is %s, was %s", got, sumText(b))

@@ -228,7 +228,11 @@ func (x *archiver) ArchiveHolds(ctx context.Context, _ *api.ArchiveHoldsRequest)
 	if err := x.s.fresh(ctx); err != nil {
 		return nil, x.s.fail(err)
 	}
-	out := &api.ArchiveHoldsReply{}
+	r, err := x.s.ruling()
+	if err != nil {
+		return nil, x.s.fail(err)
+	}
+	out := &api.ArchiveHoldsReply{Manifests: r.archivesOf().copied()}
 	x.s.node.View(func(m *state.Machine) {
 		for _, v := range m.Volumes() {
 			if v.Restored != nil {

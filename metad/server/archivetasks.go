@@ -59,6 +59,9 @@ func (x *archiver) RunArchiveTask(_ context.Context, q *api.ArchiveTaskRequest) 
 	if n := len(q.GetTaskId()); n == 0 || n > 64 || q.GetKind() == api.ArchiveTaskKind_ARCHIVE_TASK_KIND_UNSPECIFIED {
 		return nil, x.s.fail(fmt.Errorf("task without id or kind: %w", errs.ErrInvalid))
 	}
+	if err := checkCopy(q); err != nil {
+		return nil, x.s.fail(err)
+	}
 	a, now := r.archivesOf(), x.s.clock.Now()
 	if n, _ := a.living(now); n == 0 && now-a.began > workerSilent {
 		return nil, x.s.fail(fmt.Errorf("no snapshotd is running: start one (its file needs archive.store), or look at its log: %w", errs.ErrUnavailable))

@@ -32,6 +32,7 @@ const (
 	ArchiveTaskKind_ARCHIVE_TASK_KIND_USAGE       ArchiveTaskKind = 3
 	ArchiveTaskKind_ARCHIVE_TASK_KIND_GC          ArchiveTaskKind = 4
 	ArchiveTaskKind_ARCHIVE_TASK_KIND_DELETE      ArchiveTaskKind = 5
+	ArchiveTaskKind_ARCHIVE_TASK_KIND_COPY        ArchiveTaskKind = 6 // an archived snapshot to another archive
 )
 
 // Enum value maps for ArchiveTaskKind.
@@ -43,6 +44,7 @@ var (
 		3: "ARCHIVE_TASK_KIND_USAGE",
 		4: "ARCHIVE_TASK_KIND_GC",
 		5: "ARCHIVE_TASK_KIND_DELETE",
+		6: "ARCHIVE_TASK_KIND_COPY",
 	}
 	ArchiveTaskKind_value = map[string]int32{
 		"ARCHIVE_TASK_KIND_UNSPECIFIED": 0,
@@ -51,6 +53,7 @@ var (
 		"ARCHIVE_TASK_KIND_USAGE":       3,
 		"ARCHIVE_TASK_KIND_GC":          4,
 		"ARCHIVE_TASK_KIND_DELETE":      5,
+		"ARCHIVE_TASK_KIND_COPY":        6,
 	}
 )
 
@@ -902,6 +905,7 @@ type ArchiveTaskRequest struct {
 	SnapshotId    string                 `protobuf:"bytes,4,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
 	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	GraceSeconds  uint32                 `protobuf:"varint,6,opt,name=grace_seconds,json=graceSeconds,proto3" json:"grace_seconds,omitempty"` // of a gc: what was deleted so long ago goes
+	To            *CopyTarget            `protobuf:"bytes,7,opt,name=to,proto3" json:"to,omitempty"`                                          // of a copy
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -978,6 +982,13 @@ func (x *ArchiveTaskRequest) GetGraceSeconds() uint32 {
 	return 0
 }
 
+func (x *ArchiveTaskRequest) GetTo() *CopyTarget {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
 type ArchiveTaskReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
@@ -992,6 +1003,7 @@ type ArchiveTaskReply struct {
 	More          bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
 	Place         string                 `protobuf:"bytes,11,opt,name=place,proto3" json:"place,omitempty"`
 	Worker        string                 `protobuf:"bytes,12,opt,name=worker,proto3" json:"worker,omitempty"`
+	FoundObjects  uint64                 `protobuf:"varint,13,opt,name=found_objects,json=foundObjects,proto3" json:"found_objects,omitempty"` // of a copy: that were there already
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1108,6 +1120,13 @@ func (x *ArchiveTaskReply) GetWorker() string {
 		return x.Worker
 	}
 	return ""
+}
+
+func (x *ArchiveTaskReply) GetFoundObjects() uint64 {
+	if x != nil {
+		return x.FoundObjects
+	}
+	return 0
 }
 
 type ArchiveEntry struct {
@@ -1246,7 +1265,7 @@ var File_ashlar_archive_proto protoreflect.FileDescriptor
 
 const file_ashlar_archive_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_archive.proto\x12\tashlar.v1\"`\n" +
+	"\x14ashlar_archive.proto\x12\tashlar.v1\x1a\x11ashlar_copy.proto\"`\n" +
 	"\x16ArchiveSnapshotRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x16\n" +
@@ -1318,7 +1337,7 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	"\x13ArchiveHoldsRequest\"K\n" +
 	"\x11ArchiveHoldsReply\x12\x1c\n" +
 	"\tmanifests\x18\x01 \x03(\tR\tmanifests\x12\x18\n" +
-	"\auploads\x18\x02 \x03(\fR\auploads\"\xd5\x01\n" +
+	"\auploads\x18\x02 \x03(\fR\auploads\"\xfc\x01\n" +
 	"\x12ArchiveTaskRequest\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12.\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1a.ashlar.v1.ArchiveTaskKindR\x04kind\x12\x17\n" +
@@ -1326,7 +1345,8 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	"\vsnapshot_id\x18\x04 \x01(\tR\n" +
 	"snapshotId\x12\x17\n" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12#\n" +
-	"\rgrace_seconds\x18\x06 \x01(\rR\fgraceSeconds\"\xf5\x02\n" +
+	"\rgrace_seconds\x18\x06 \x01(\rR\fgraceSeconds\x12%\n" +
+	"\x02to\x18\a \x01(\v2\x15.ashlar.v1.CopyTargetR\x02to\"\x9a\x03\n" +
 	"\x10ArchiveTaskReply\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\x12\x16\n" +
@@ -1343,7 +1363,8 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	"\x04more\x18\n" +
 	" \x01(\bR\x04more\x12\x14\n" +
 	"\x05place\x18\v \x01(\tR\x05place\x12\x16\n" +
-	"\x06worker\x18\f \x01(\tR\x06worker\"\xe6\x02\n" +
+	"\x06worker\x18\f \x01(\tR\x06worker\x12#\n" +
+	"\rfound_objects\x18\r \x01(\x04R\ffoundObjects\"\xe6\x02\n" +
 	"\fArchiveEntry\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04disk\x18\x02 \x01(\tR\x04disk\x12\x1f\n" +
@@ -1361,14 +1382,15 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	" \x01(\tR\bmanifest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\v \x01(\tR\tclusterId\x12\x12\n" +
-	"\x04note\x18\f \x01(\tR\x04note*\xc3\x01\n" +
+	"\x04note\x18\f \x01(\tR\x04note*\xdf\x01\n" +
 	"\x0fArchiveTaskKind\x12!\n" +
 	"\x1dARCHIVE_TASK_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ARCHIVE_TASK_KIND_LIST\x10\x01\x12\x1c\n" +
 	"\x18ARCHIVE_TASK_KIND_VERIFY\x10\x02\x12\x1b\n" +
 	"\x17ARCHIVE_TASK_KIND_USAGE\x10\x03\x12\x18\n" +
 	"\x14ARCHIVE_TASK_KIND_GC\x10\x04\x12\x1c\n" +
-	"\x18ARCHIVE_TASK_KIND_DELETE\x10\x052\xe1\x01\n" +
+	"\x18ARCHIVE_TASK_KIND_DELETE\x10\x05\x12\x1a\n" +
+	"\x16ARCHIVE_TASK_KIND_COPY\x10\x062\xe1\x01\n" +
 	"\bArchiver\x12B\n" +
 	"\x04Work\x12\x1d.ashlar.v1.ArchiveWorkRequest\x1a\x1b.ashlar.v1.ArchiveWorkReply\x12C\n" +
 	"\tEndUpload\x12\x1b.ashlar.v1.EndUploadRequest\x1a\x19.ashlar.v1.EndUploadReply\x12L\n" +
@@ -1409,6 +1431,7 @@ var file_ashlar_archive_proto_goTypes = []any{
 	(*ArchiveTaskRequest)(nil),     // 12: ashlar.v1.ArchiveTaskRequest
 	(*ArchiveTaskReply)(nil),       // 13: ashlar.v1.ArchiveTaskReply
 	(*ArchiveEntry)(nil),           // 14: ashlar.v1.ArchiveEntry
+	(*CopyTarget)(nil),             // 15: ashlar.v1.CopyTarget
 }
 var file_ashlar_archive_proto_depIdxs = []int32{
 	5,  // 0: ashlar.v1.ArchiveWorkRequest.uploads:type_name -> ashlar.v1.UploadProgress
@@ -1416,24 +1439,25 @@ var file_ashlar_archive_proto_depIdxs = []int32{
 	7,  // 2: ashlar.v1.ArchiveWorkReply.uploads:type_name -> ashlar.v1.Upload
 	12, // 3: ashlar.v1.ArchiveWorkReply.tasks:type_name -> ashlar.v1.ArchiveTaskRequest
 	0,  // 4: ashlar.v1.ArchiveTaskRequest.kind:type_name -> ashlar.v1.ArchiveTaskKind
-	14, // 5: ashlar.v1.ArchiveTaskReply.entries:type_name -> ashlar.v1.ArchiveEntry
-	4,  // 6: ashlar.v1.Archiver.Work:input_type -> ashlar.v1.ArchiveWorkRequest
-	8,  // 7: ashlar.v1.Archiver.EndUpload:input_type -> ashlar.v1.EndUploadRequest
-	10, // 8: ashlar.v1.Archiver.ArchiveHolds:input_type -> ashlar.v1.ArchiveHoldsRequest
-	1,  // 9: ashlar.v1.Archives.ArchiveSnapshot:input_type -> ashlar.v1.ArchiveSnapshotRequest
-	2,  // 10: ashlar.v1.Archives.GetArchive:input_type -> ashlar.v1.GetArchiveRequest
-	12, // 11: ashlar.v1.Archives.RunArchiveTask:input_type -> ashlar.v1.ArchiveTaskRequest
-	6,  // 12: ashlar.v1.Archiver.Work:output_type -> ashlar.v1.ArchiveWorkReply
-	9,  // 13: ashlar.v1.Archiver.EndUpload:output_type -> ashlar.v1.EndUploadReply
-	11, // 14: ashlar.v1.Archiver.ArchiveHolds:output_type -> ashlar.v1.ArchiveHoldsReply
-	3,  // 15: ashlar.v1.Archives.ArchiveSnapshot:output_type -> ashlar.v1.ArchiveStatus
-	3,  // 16: ashlar.v1.Archives.GetArchive:output_type -> ashlar.v1.ArchiveStatus
-	13, // 17: ashlar.v1.Archives.RunArchiveTask:output_type -> ashlar.v1.ArchiveTaskReply
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	15, // 5: ashlar.v1.ArchiveTaskRequest.to:type_name -> ashlar.v1.CopyTarget
+	14, // 6: ashlar.v1.ArchiveTaskReply.entries:type_name -> ashlar.v1.ArchiveEntry
+	4,  // 7: ashlar.v1.Archiver.Work:input_type -> ashlar.v1.ArchiveWorkRequest
+	8,  // 8: ashlar.v1.Archiver.EndUpload:input_type -> ashlar.v1.EndUploadRequest
+	10, // 9: ashlar.v1.Archiver.ArchiveHolds:input_type -> ashlar.v1.ArchiveHoldsRequest
+	1,  // 10: ashlar.v1.Archives.ArchiveSnapshot:input_type -> ashlar.v1.ArchiveSnapshotRequest
+	2,  // 11: ashlar.v1.Archives.GetArchive:input_type -> ashlar.v1.GetArchiveRequest
+	12, // 12: ashlar.v1.Archives.RunArchiveTask:input_type -> ashlar.v1.ArchiveTaskRequest
+	6,  // 13: ashlar.v1.Archiver.Work:output_type -> ashlar.v1.ArchiveWorkReply
+	9,  // 14: ashlar.v1.Archiver.EndUpload:output_type -> ashlar.v1.EndUploadReply
+	11, // 15: ashlar.v1.Archiver.ArchiveHolds:output_type -> ashlar.v1.ArchiveHoldsReply
+	3,  // 16: ashlar.v1.Archives.ArchiveSnapshot:output_type -> ashlar.v1.ArchiveStatus
+	3,  // 17: ashlar.v1.Archives.GetArchive:output_type -> ashlar.v1.ArchiveStatus
+	13, // 18: ashlar.v1.Archives.RunArchiveTask:output_type -> ashlar.v1.ArchiveTaskReply
+	13, // [13:19] is the sub-list for method output_type
+	7,  // [7:13] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_archive_proto_init() }
@@ -1441,6 +1465,7 @@ func file_ashlar_archive_proto_init() {
 	if File_ashlar_archive_proto != nil {
 		return
 	}
+	file_ashlar_copy_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

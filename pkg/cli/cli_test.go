@@ -218,7 +218,7 @@ func (f *fake) Archive(context.Context, string, string) (*api.ArchiveStatus, err
 }
 
 func (f *fake) ArchiveTask(_ context.Context, q *api.ArchiveTaskRequest) (*api.ArchiveTaskReply, error) {
-	r := &api.ArchiveTaskReply{TaskId: q.GetTaskId(), Place: "file:///archive", DoneObjects: 3, TotalObjects: 2, DoneBytes: 5 << 20, TotalBytes: 8 << 20}
+	r := &api.ArchiveTaskReply{TaskId: q.GetTaskId(), Place: "file:///archive", DoneObjects: 3, TotalObjects: 2, FoundObjects: 1, DoneBytes: 5 << 20, TotalBytes: 8 << 20}
 	if f.tasks++; f.tasks == 1 {
 		return r, nil
 	}

@@ -17,6 +17,7 @@ type snapshotCommands struct {
 	List    snapshotList    `cmd:"" help:"List the snapshots of a disk, or of all."`
 	Show    snapshotShow    `cmd:"" help:"Show one snapshot."`
 	Archive snapshotArchive `cmd:"" help:"Bring a snapshot into the archive, against what is there already."`
+	Copy    snapshotCopy    `cmd:"" help:"Copy an archived snapshot to another archive, in another bucket or for another cluster."`
 	Verify  snapshotVerify  `cmd:"" help:"Read all of an archived snapshot and check every block; restores nothing."`
 	Diff    snapshotDiff    `cmd:"" help:"List what of a disk, or of a later snapshot of it, differs from a snapshot."`
 	Export  snapshotExport  `cmd:"" help:"Write a snapshot to a file: raw, qcow2, VHD, VHDX, VMDK, VDI."`

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -160,15 +159,22 @@ func Open(cfg Config, c clock.Clock) (Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	roots := &tls.Config{MinVersion: tls.VersionTLS12}
+	var ca []byte
 	if cfg.S3.CA != "" {
-		pem, err := os.ReadFile(cfg.S3.CA)
-		if err != nil {
+		if ca, err = os.ReadFile(cfg.S3.CA); err != nil {
 			return nil, fmt.Errorf("read CA of S3 server: %w", classOf(err))
 		}
+	}
+	return openS3(cfg, key, ca, pace, c)
+}
+
+// openS3 gives the bucket that cfg names; ca are certificates to trust instead of the system's, if there are any.
+func openS3(cfg Config, key Credentials, ca []byte, pace *Pace, c clock.Clock) (Store, error) {
+	roots := &tls.Config{MinVersion: tls.VersionTLS12}
+	if len(ca) > 0 {
 		roots.RootCAs = x509.NewCertPool()
-		if !roots.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, errors.Join(fmt.Errorf("%s has no certificates", cfg.S3.CA), errs.ErrInvalid)
+		if !roots.RootCAs.AppendCertsFromPEM(ca) {
+			return nil, fmt.Errorf("CA of S3 server %s: there are no certificates in it: %w", cfg.S3.Endpoint, errs.ErrInvalid)
 		}
 	}
 	s, err := NewS3(cfg.S3, key, roots, pace)

@@ -19,12 +19,20 @@ import (
 //     the trash was, and one that cannot be read stops it.
 //   - an object that a restore or an upload relies on which read the manifest before it was unlinked. Both are committed as
 //     holds before they rely on anything; holds are asked for after the unlinking and a grace.
+//   - an object that is copied here, from another archive, or that such a copy found here and relies on: see marks.go.
 //   - an object of an upload that is just about to be archived. It is one of those under way in the holds, which are
 //     asked for before the manifests are read: so it is in one or the other.
 
 // Gc reclaims what nothing needs any more and was unlinked, or begun and given up, longer ago than the grace. With dry it only says what it would do.
 func (k *Keeper) Gc(ctx context.Context, grace time.Duration, dry bool, p *api.ArchiveTaskReply) error {
 	before := k.Wall().Add(-grace)
+	m := newGcMark(k.Store, k.Clock)
+	if !dry {
+		if err := m.renew(ctx); err != nil {
+			return err
+		}
+		defer func() { _ = k.Store.Delete(context.WithoutCancel(ctx), m.key) }() // one that stays counts for minutes only
+	}
 	var trash, stray []objectstore.Info
 	if err := each(ctx, k.Store, trashPrefix, func(i objectstore.Info) error {
 		if i.Modified.Before(before) {
@@ -34,7 +42,7 @@ func (k *Keeper) Gc(ctx context.Context, grace time.Duration, dry bool, p *api.A
 	}); err != nil {
 		return err
 	}
-	for _, prefix := range []string{"data/", "uploads/"} {
+	for _, prefix := range []string{"data/", "uploads/", copyingPrefix, gcPrefix} {
 		if err := each(ctx, k.Store, prefix, func(i objectstore.Info) error {
 			if i.Modified.Before(before) {
 				stray = append(stray, i)
@@ -52,7 +60,7 @@ func (k *Keeper) Gc(ctx context.Context, grace time.Duration, dry bool, p *api.A
 	if err != nil {
 		return err
 	}
-	return k.reclaim(ctx, trash, stray, h, needed, uploads, dry, p)
+	return (&reclaiming{Keeper: k, mark: m, holds: h, needed: needed, uploads: uploads, dry: dry, done: p}).all(ctx, trash, stray)
 }
 
 // needed are the objects that manifests name: those that are there, and those in the trash that are held or were unlinked after before.
@@ -72,6 +80,15 @@ func (k *Keeper) needed(ctx context.Context, h Holds, before time.Time) (objects
 		}
 		return nil
 	}
+	// What is copied is asked before what is there: a copy that ends is in one or the other.
+	if err = each(ctx, k.Store, copyingPrefix, func(i objectstore.Info) error {
+		if k.Wall().Sub(i.Modified) < copyingLife {
+			return note(i)
+		}
+		return nil
+	}); err != nil {
+		return nil, nil, err
+	}
 	if err = each(ctx, k.Store, archive.ManifestsPrefix, note); err != nil {
 		return nil, nil, err
 	}
@@ -84,35 +101,65 @@ func (k *Keeper) needed(ctx context.Context, h Holds, before time.Time) (objects
 	return objects, uploads, err
 }
 
-// reclaim deletes objects first, then records, then the trash that named them: who dies in between leaves what the next one finds.
-func (k *Keeper) reclaim(ctx context.Context, trash, stray []objectstore.Info, h Holds, needed, uploads map[string]bool, dry bool, p *api.ArchiveTaskReply) error {
-	drop := func(i objectstore.Info) error {
-		p.DoneObjects++
-		p.DoneBytes += uint64(i.Size)
-		if dry {
-			return nil
-		}
-		return k.Store.Delete(ctx, i.Key)
+// reclaiming is what a gc found.
+type reclaiming struct {
+	*Keeper
+	mark            *mark
+	holds           Holds
+	needed, uploads map[string]bool
+	dry             bool
+	done            *api.ArchiveTaskReply
+}
+
+// drop deletes one, as long as whoever copies waits for this gc.
+func (x *reclaiming) drop(ctx context.Context, i objectstore.Info) error {
+	x.done.DoneObjects++
+	x.done.DoneBytes += uint64(i.Size)
+	if x.dry {
+		return nil
 	}
+	err := x.mark.renew(ctx)
+	if err == nil {
+		err = x.mark.young(gcStop)
+	}
+	if err != nil {
+		return err
+	}
+	return x.Store.Delete(ctx, i.Key)
+}
+
+// all deletes objects first, then records and marks of the dead, then the trash that named them: who dies in between leaves what the next one finds.
+func (x *reclaiming) all(ctx context.Context, trash, stray []objectstore.Info) error {
 	for _, i := range stray {
-		up := uploadOfKey(i.Key)
-		record := strings.HasPrefix(i.Key, "uploads/")
-		if h.Uploads[up] || needed[i.Key] || record && !uploads[up] && k.dataOf(ctx, up) && !dry {
+		if x.keeps(ctx, i) {
 			continue
 		}
-		if err := drop(i); err != nil {
+		if err := x.drop(ctx, i); err != nil {
 			return err
 		}
 	}
 	for _, i := range trash {
-		if h.Manifests[manifestOfTrash(i.Key)] {
+		if x.holds.Manifests[manifestOfTrash(i.Key)] {
 			continue
 		}
-		if err := drop(i); err != nil {
+		if err := x.drop(ctx, i); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// keeps tells whether what has lain there for the grace stays.
+func (x *reclaiming) keeps(ctx context.Context, i objectstore.Info) bool {
+	kind, _, _ := strings.Cut(i.Key, "/")
+	switch kind + "/" {
+	case copyingPrefix:
+		return x.Wall().Sub(i.Modified) < copyingLife
+	case gcPrefix:
+		return i.Key == x.mark.key || x.Wall().Sub(i.Modified) < copyingLife
+	}
+	up := uploadOfKey(i.Key)
+	return x.holds.Uploads[up] || x.needed[i.Key] || kind == "uploads" && !x.uploads[up] && x.dataOf(ctx, up) && !x.dry
 }
 
 // dataOf tells whether an upload has objects still: its records go after them.

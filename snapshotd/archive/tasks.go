@@ -9,6 +9,7 @@ import (
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/archive"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/objectstore"
@@ -27,6 +28,7 @@ type Keeper struct {
 	// Holds asks metad, now.
 	Holds func(ctx context.Context) (Holds, error)
 	Wall  func() time.Time
+	Clock clock.Clock // of this process
 }
 
 // entriesMax bounds the entries of an answer.

@@ -17,6 +17,7 @@ import (
 	"ashlar.dev/pkg/archive/archivetest"
 	"ashlar.dev/pkg/archproto"
 	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/objectstore/objectstoretest"
@@ -312,7 +313,7 @@ func TestTwoWorkersMakeOneArchive(t *testing.T) {
 // keeper is one with holds.
 func keeper(store *objectstoretest.Faulty, h *Holds) *Keeper {
 	// Files in memory are younger than the system's clock says an hour from now.
-	return &Keeper{Store: store, Wall: func() time.Time { return time.Unix(1<<40, 0) }, Holds: func(context.Context) (Holds, error) { return *h, nil }}
+	return &Keeper{Store: store, Clock: clock.NewManual(), Wall: func() time.Time { return time.Unix(1<<40, 0) }, Holds: func(context.Context) (Holds, error) { return *h, nil }}
 }
 
 // littered is an archive of three snapshots, of which the first is deleted, with an upload (4) that was begun and given up,

@@ -30,6 +30,14 @@ func (t *tasking) report() *api.ArchiveTaskReply {
 	return proto.Clone(t.rep).(*api.ArchiveTaskReply)
 }
 
+// tell notes how far it is.
+func (t *tasking) tell(now *api.ArchiveTaskReply) {
+	now = proto.Clone(now).(*api.ArchiveTaskReply)
+	t.mu.Lock()
+	t.rep = now
+	t.mu.Unlock()
+}
+
 // takeTasks begins those that are new and forgets those that metad has heard the end of.
 func (w *work) takeTasks(ctx context.Context, all []*api.ArchiveTaskRequest) {
 	given := make(map[string]bool)
@@ -70,7 +78,7 @@ func (w *work) beginTask(q *api.ArchiveTaskRequest) {
 }
 
 func (w *work) keeper() *archive.Keeper {
-	return &archive.Keeper{Store: w.s.store, Secret: w.s.secret, Wall: w.s.clock.Wall, Holds: func(ctx context.Context) (archive.Holds, error) {
+	return &archive.Keeper{Store: w.s.store, Secret: w.s.secret, Wall: w.s.clock.Wall, Clock: w.s.clock, Holds: func(ctx context.Context) (archive.Holds, error) {
 		rep, err := w.s.metad.Holds(ctx)
 		h := archive.Holds{Manifests: make(map[string]bool), Uploads: make(map[string]bool)}
 		for _, m := range rep.GetManifests() {
@@ -107,13 +115,12 @@ func (w *work) task(ctx context.Context, q *api.ArchiveTaskRequest, t *tasking, 
 	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_VERIFY:
 		return k.Verify(ctx, v, snap, func(p pkgarchive.Progress) {
 			out.DoneObjects, out.TotalObjects, out.DoneBytes, out.TotalBytes = uint64(p.Objects), uint64(p.ObjectsAll), p.Bytes, p.BytesAll
-			now := proto.Clone(out).(*api.ArchiveTaskReply)
-			t.mu.Lock()
-			t.rep = now
-			t.mu.Unlock()
+			t.tell(out)
 		})
 	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_DELETE:
 		return k.Delete(ctx, v, snap)
+	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_COPY:
+		return w.copy(ctx, q.GetTo(), pkgarchive.ManifestKey(v, snap), t, out)
 	}
 	return fmt.Errorf("task of kind %s: %w", q.GetKind(), errs.ErrInvalid)
 }
