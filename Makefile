@@ -15,12 +15,13 @@ UNIT_SEQUENTIAL = $$(go list ./... | grep -E '^ashlar.dev/($(SEQUENTIAL))$$')
 
 FUZZ_SECONDS  ?= 2
 CHAOS_SECONDS ?= 120
+NBD_CLIENTS   := TestNbdinfo|TestCopyThereAndBack|TestQemu|TestToolsOverTLS|TestImagesComeBack|TestDiskOverTLS|TestExporterRestartedInPlace
 SEED          ?=
 MUTANT        ?=
 SEEDS         ?= 1000
 FROM          ?= 1
 
-.PHONY: help build unit fuzz e2e s3 test lint bench bench-sharing chaos upgrade sim sim-mutants mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e s3 test lint bench bench-sharing chaos newer upgrade sim sim-mutants mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -41,6 +42,9 @@ e2e: build tools ## real tools against real daemons
 
 s3: build tools bin/tools/versitygw ## the archive in a real S3 server over TLS (e2e runs this, too, where the server is built)
 	go test -tags e2e -count=1 -timeout 15m -run TestArchiveInS3 ./bench/e2e/
+
+newer: build tools bin/tools/newer ## the clients of the next Debian release, which speak extended headers (unpacks QEMU 10, libnbd 1.22 once)
+	PATH="$(CURDIR)/bin/tools/newer/bin:$$PATH" NEWER=1 go test -tags e2e -count=1 -timeout 10m -run '$(NBD_CLIENTS)' ./bench/e2e/
 
 test: tools ## everything that must pass: unit, fuzz, e2e (installs what it needs)
 	$(MAKE) --no-print-directory unit
@@ -96,6 +100,9 @@ clean: ## remove ./bin
 bin/tools/versitygw: # three minutes of a processor, once
 	@mkdir -p bin/tools
 	GOBIN=$(CURDIR)/bin/tools go install github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+bin/tools/newer: deploy/dev/newer-clients
+	deploy/dev/newer-clients $@
 
 bin/tools/staticcheck: tools/go.mod tools/go.sum
 	@mkdir -p bin/tools

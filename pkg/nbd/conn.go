@@ -266,8 +266,11 @@ func (c *conn) request(h requestHeader) error {
 	if h.op == OpBlockStatus {
 		h.contexts = 1<<len(c.contexts) - 1
 	}
+	if h.op == OpWrite && c.mode == headersExtended {
+		h.flags |= flagPayloadLen // QEMU, as of version 10, leaves it out: its bytes follow all the same
+	}
 	payload := uint64(0)
-	if h.flags&flagPayloadLen != 0 && c.mode == headersExtended || h.op == OpWrite && c.mode != headersExtended {
+	if h.flags&flagPayloadLen != 0 && c.mode == headersExtended || h.op == OpWrite {
 		payload = h.length
 	}
 	v := c.check(&h)
@@ -395,7 +398,7 @@ func (c *conn) check(h *requestHeader) verdict {
 	}
 	extended, carries := c.mode == headersExtended, h.flags&flagPayloadLen != 0
 	switch {
-	case carries && !extended, h.op == OpWrite && extended && !carries:
+	case carries && !extended:
 		return refuse(EINVAL)
 	case h.op == OpRead && h.flags&FlagDF != 0 && c.mode == headersSimple:
 		return refuse(EINVAL)

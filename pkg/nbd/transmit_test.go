@@ -46,7 +46,7 @@ var commandRows = []struct {
 	{name: "write", modes: allModes[:2], h: requestHeader{op: OpWrite, offset: 3, length: 5000}, load: 5000, reach: true},
 	{name: "write with fua", modes: allModes[:2], h: requestHeader{op: OpWrite, flags: FlagFUA, length: 512}, load: 512, reach: true},
 	{name: "write extended", modes: allModes[2:], h: requestHeader{op: OpWrite, flags: flagPayloadLen | FlagFUA, length: 5000}, load: 5000, reach: true},
-	{name: "write extended without payload", modes: allModes[2:], h: requestHeader{op: OpWrite, length: 5000}, want: EINVAL},
+	{name: "write extended as QEMU does", modes: allModes[2:], h: requestHeader{op: OpWrite, flags: FlagFUA, length: 5000}, load: 5000, reach: true},
 	{name: "write with payload flag", modes: allModes[:2], h: requestHeader{op: OpWrite, flags: flagPayloadLen, length: 512}, load: 512, want: EINVAL},
 	{name: "write nothing", modes: allModes[:2], h: requestHeader{op: OpWrite}},
 	{name: "write past the end", modes: allModes[:2], h: requestHeader{op: OpWrite, offset: rowDisk - 511, length: 512}, load: 512, want: ENOSPC},
