@@ -93,7 +93,7 @@ func TestSnapshotsStayAsTheyWere(t *testing.T) {
 			t.Errorf("a snapshot was written to at %s: %s", x.Host, out)
 		}
 	}
-	if r, err := c.CLI("disk", "delete", "snapped", "--force"); err != nil || r.Code == 0 || !strings.Contains(r.Stderr, "snapshot delete") {
+	if r, err := c.CLI("disk", "delete", "snapped", "--force"); err != nil || r.Code == 0 || !strings.Contains(r.Stderr, "--with-snapshots") {
 		t.Errorf("a disk with snapshots was deleted: %v %+v", err, r)
 	}
 	dropSnapshots(t, c, "snapped")

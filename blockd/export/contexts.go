@@ -19,7 +19,7 @@ func (x *Exports) MetaContexts(ctx context.Context, export, query string, peer n
 	}
 	disk, _ := splitName(export)
 	disk, _, _ = splitSnapshot(disk)
-	rec, err := x.cfg.Metad.FindVolume(ctx, disk)
+	rec, err := x.cfg.Metad.FindKept(ctx, disk)
 	if err != nil {
 		return nil, fmt.Errorf("find disk %q: %w", disk, err)
 	}

@@ -22,6 +22,7 @@ import (
 // Metad is what exports ask of metad; see client.Metad.
 type Metad interface {
 	FindVolume(ctx context.Context, nameOrID string) (*cluster.Volume, error)
+	FindKept(ctx context.Context, nameOrID string) (*cluster.Volume, error)
 	Volumes(ctx context.Context, after string, limit int) ([]cluster.Summary, bool, error)
 	Acquire(ctx context.Context, v id.Volume, by id.Holder, why client.AcquireWhy) (client.Acquired, error)
 	Release(ctx context.Context, v id.Volume, e id.Epoch, by id.Holder) error
@@ -233,6 +234,8 @@ func (x *Exports) attach(ctx context.Context, v id.Volume, name string, s volpro
 			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", errors.Join(err, e))
 		case err != nil:
 			x.cfg.Log.Warn("disk not opened yet, will try again", "volume", v.String(), "err", err)
+		case vol != nil && vol.Deleted():
+			return nil, errDeleted
 		case vol != nil && vol.Frozen():
 			err = errRolling
 		case vol != nil:
@@ -271,6 +274,9 @@ func (x *Exports) Attach(ctx context.Context, v id.Volume, s volproto.Session, b
 	}
 	if refused != nil {
 		return nil, &volproto.NotOwner{Volume: v, Owner: refused.Owner.Host, Epoch: refused.Epoch}
+	}
+	if vol.Deleted() {
+		return nil, errDeleted
 	}
 	if vol.Frozen() {
 		return nil, errRolling

@@ -50,7 +50,7 @@ const findWait = 2 * time.Second
 // that stayed.
 func (x *Exports) find(ctx context.Context, nameOrID string) (named, error) {
 	last, known := x.known(nameOrID)
-	if known && last.here && last.id.String() == nameOrID {
+	if known && last.here && last.id.String() == nameOrID { // attach refuses one that is deleted
 		return last, nil
 	}
 	ask := ctx

@@ -25,7 +25,7 @@ func splitSnapshot(name string) (disk, snapshot string, ok bool) { return string
 
 // findSnapshot asks metad what a name means: it alone knows.
 func (x *Exports) findSnapshot(ctx context.Context, disk, snapshot string) (*cluster.Volume, cluster.Snapshot, error) {
-	rec, err := x.cfg.Metad.FindVolume(ctx, disk)
+	rec, err := x.cfg.Metad.FindKept(ctx, disk)
 	if err != nil {
 		return nil, cluster.Snapshot{}, fmt.Errorf("find disk %q: %w", disk, err)
 	}
@@ -115,6 +115,9 @@ func (x *Exports) describeSnapshot(ctx context.Context, disk, snapshot string, p
 	return s.Size, i, nil
 }
 
+// errDeleted is the answer to whoever wants a disk that is open here for its snapshots only.
+var errDeleted = fmt.Errorf("the disk is deleted; its snapshots are there: %w", errs.ErrNotFound)
+
 // errRolling keeps clients waiting: it does not take long.
 var errRolling = fmt.Errorf("the disk is being rolled back: %w", errs.ErrUnavailable)
 
@@ -142,6 +145,8 @@ func (x *Exports) Snapshot(ctx context.Context, o client.SnapshotOrder) (id.Epoc
 		return 0, fmt.Errorf("snapshot of disk %s: %w", o.Volume, err)
 	}
 	switch {
+	case o.Empty:
+		err = vol.Empty(ctx)
 	case o.Safety != (id.Snapshot{}):
 		err = vol.RollBack(ctx, cluster.Rollback{To: o.Snapshot, Safety: o.Safety})
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_PREPARE: // the disk is open

@@ -15,6 +15,7 @@ const snapshotTimeout = 30 * time.Second
 
 // snapping is an order being carried out.
 type snapping struct {
+	volume   id.Volume // of an order about no snapshot; else zero
 	snapshot id.Snapshot
 	step     api.SnapshotStep
 }
@@ -27,7 +28,10 @@ func (s *server) watchSnapshots(ctx context.Context) error {
 			s.yield(o.Volume)
 			return
 		}
-		at := snapping{o.Snapshot, o.Step}
+		at := snapping{snapshot: o.Snapshot, step: o.Step}
+		if o.Empty {
+			at.volume = o.Volume
+		}
 		if _, busy := s.snapping.LoadOrStore(at, true); busy {
 			return
 		}
@@ -40,7 +44,10 @@ func (s *server) watchSnapshots(ctx context.Context) error {
 			if err != nil && o.Step != api.SnapshotStep_SNAPSHOT_STEP_NONE {
 				failed = err.Error()
 			}
-			if err == nil || failed != "" {
+			switch {
+			case err == nil && o.Empty:
+				err = s.metad.TellEmptied(ctx, s.life.holder, o.Volume, epoch)
+			case err == nil || failed != "":
 				err = errors.Join(err, s.metad.TellSnapshot(ctx, s.life.holder, epoch, o, failed))
 			}
 			if err == nil && o.Safety != (id.Snapshot{}) {
@@ -49,7 +56,7 @@ func (s *server) watchSnapshots(ctx context.Context) error {
 			if failed != "" {
 				s.log.Debug("step of a group of snapshots not carried out", "volume", o.Volume.String(), "snapshot", o.Snapshot.String(), "step", o.Step.String(), "err", err)
 			} else if err != nil {
-				s.log.Info("snapshot order not carried out yet", "volume", o.Volume.String(), "snapshot", o.Snapshot.String(), "drop", o.Drop, "err", err)
+				s.log.Info("snapshot order not carried out yet", "volume", o.Volume.String(), "snapshot", o.Snapshot.String(), "drop", o.Drop, "empty", o.Empty, "err", err)
 			}
 			return nil
 		})

@@ -267,7 +267,7 @@ func (x *archiver) snapshotOf(ctx context.Context, disk, snapshot string) (*reig
 	if err != nil {
 		return nil, nil, cluster.Snapshot{}, err
 	}
-	v, err := (&clusterService{s: x.s}).disk(disk)
+	v, err := (&clusterService{s: x.s}).kept(disk)
 	if err != nil {
 		return nil, nil, cluster.Snapshot{}, err
 	}

@@ -358,7 +358,13 @@ func (b *blockdService) GetVolume(ctx context.Context, q *api.GetVolumeRequest) 
 		}
 		b.s.node.View(func(m *state.Machine) { found, _ = m.Volume(v) })
 	} else {
-		b.s.node.View(func(m *state.Machine) { found, _ = m.Find(q.GetNameOrId()) })
+		b.s.node.View(func(m *state.Machine) {
+			find := m.Find
+			if q.GetKept() {
+				find = m.FindKept
+			}
+			found, _ = find(q.GetNameOrId())
+		})
 	}
 	if found == nil {
 		return nil, b.s.fail(fmt.Errorf("disk %q: %w", q.GetNameOrId(), errs.ErrNotFound))

@@ -97,7 +97,7 @@ func (r *reign) reminders() map[id.Snapshot]id.Volume {
 
 // CloneDisk makes a disk that begins as a snapshot was.
 func (c *clusterService) CloneDisk(ctx context.Context, q *api.CloneDiskRequest) (*api.Disk, error) {
-	r, v, err := c.found(ctx, q.GetFromDisk())
+	r, v, err := c.foundKept(ctx, q.GetFromDisk())
 	if err != nil {
 		return nil, err
 	}
@@ -172,11 +172,15 @@ func describeOrigin(m *state.Machine, v *state.Volume) *api.DiskOrigin {
 	}
 	out := &api.DiskOrigin{DiskId: o.Volume.String(), SnapshotId: o.Snapshot.String(), Depth: uint32(len(o.Ancestors) + 1)}
 	if p, ok := m.Volume(o.Volume); ok {
-		out.Disk = p.Name
-		if s, ok := p.FindSnapshot(o.Snapshot.String()); ok && s.State != cluster.SnapshotHidden {
+		s, ok := p.FindSnapshot(o.Snapshot.String())
+		listed := ok && s.Listed()
+		if listed {
 			out.Snapshot = s.Name
 		} else if x, ok := m.ImageOf(o.Snapshot); ok {
 			out.Image = x.Name
+		}
+		if p.Live() || listed {
+			out.Disk = m.Called(p)
 		}
 	}
 	return out

@@ -48,7 +48,7 @@ func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now
 	fillFigures(d, l, v, top, &b)
 	d.Hydration = describeHydration(v, &b)
 	switch {
-	case v.Deleted:
+	case !v.Live():
 		d.State = "deleting"
 	case v.Rollback != nil:
 		d.State = "rolling back"
@@ -175,25 +175,6 @@ func (c *clusterService) SetDiskQoS(ctx context.Context, q *api.SetDiskQoSReques
 	now := res.Volume.QoS
 	c.s.log.Info("disk limits changed", "volume", v.ID.String(), "iops", now.IOPS, "bytes", now.Bytes, "by", caller(ctx).String())
 	return c.answer(r, res.Volume), nil
-}
-
-func (c *clusterService) DeleteDisk(ctx context.Context, q *api.DeleteDiskRequest) (*api.DeleteDiskReply, error) {
-	r, v, err := c.found(ctx, q.GetNameOrId())
-	if err != nil {
-		return nil, err
-	}
-	if !q.GetForce() {
-		if err := r.idle(v); err != nil {
-			return nil, c.s.fail(err)
-		}
-	}
-	if _, err := c.s.commit(ctx, &state.DeleteVolume{Volume: v.ID, Epoch: v.Epoch, Forced: q.GetForce()}); err != nil {
-		return nil, err
-	}
-	r.with(func(l *reconcile.Liveness, _ *state.Machine, _ time.Duration) { l.Forget(v.ID) })
-	c.s.note(state.Info, "disk_deleted", aboutDisk, v.Name, caller(ctx).String(), "disk %s of %d bytes deleted", v.ID, v.Size)
-	c.s.log.Info("disk deleted", "volume", v.ID.String(), "name", v.Name, "forced", q.GetForce(), "by", caller(ctx).String())
-	return &api.DeleteDiskReply{DiskId: v.ID.String()}, nil
 }
 
 // idle refuses a disk whose owner said last that clients use it. Of an owner that lives

@@ -57,7 +57,9 @@ func fillRoom(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, top
 			room.ReclaimableBytes += l.Used(top, v.ID)
 			continue
 		}
-		room.ProvisionedBytes += v.Size
+		if v.Live() {
+			room.ProvisionedBytes += v.Size
+		}
 		b, ok := l.Volume(v.Owner, v.ID, v.Epoch)
 		if !ok || b.Space == nil {
 			continue
@@ -72,6 +74,7 @@ func fillRoom(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, top
 			rep.Cleaning.Problem = b.Cleaning.Problem
 		}
 	}
+	rep.Kept = keptRoom(m, l, top)
 	paced(rep.Cleaning, pace)
 	rep.Traffic = api.FromTraffic(traffic)
 	if k, width := code(top); width > 0 {

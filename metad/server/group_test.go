@@ -243,7 +243,7 @@ func TestOwnershipAndTakeover(t *testing.T) {
 		t.Fatalf("a second owner got %+v", refused)
 	}
 	g.until("metad to hear of the session", func() bool { d, err := ops.Disk(g.ctx(), "disk"); must(t, err); return d.Sessions == 1 })
-	if _, err := ops.DeleteDisk(g.ctx(), "disk", false); !errors.Is(err, errs.ErrConflict) {
+	if _, err := ops.DeleteDisk(g.ctx(), "disk", client.Deletion{}); !errors.Is(err, errs.ErrConflict) {
 		t.Fatalf("deleting an attached disk gave %v", err)
 	}
 	ends, err := ops.DiskEndpoints(g.ctx(), "disk")
@@ -288,7 +288,7 @@ func TestOwnershipAndTakeover(t *testing.T) {
 
 // purge deletes the disk and confirms for all stores.
 func purge(t *testing.T, g *group, ops *client.Cluster, v id.Volume, hosts ...*host) {
-	_, err := ops.DeleteDisk(g.ctx(), v.String(), true)
+	_, err := ops.DeleteDisk(g.ctx(), v.String(), client.Deletion{Force: true})
 	must(t, err)
 	if _, err := ops.Disk(g.ctx(), "disk"); !errors.Is(err, errs.ErrNotFound) {
 		t.Fatalf("the name is still there: %v", err)

@@ -23,7 +23,11 @@ type imageService struct {
 // CreateImage makes an image of a snapshot, or of a disk as it is now.
 func (i *imageService) CreateImage(ctx context.Context, q *api.CreateImageRequest) (*api.Image, error) {
 	s := i.c.s
-	r, v, err := i.c.found(ctx, q.GetFromDisk())
+	find := i.c.found
+	if q.GetFromSnapshot() != "" {
+		find = i.c.foundKept
+	}
+	r, v, err := find(ctx, q.GetFromDisk())
 	if err != nil {
 		return nil, err
 	}

@@ -112,11 +112,11 @@ func TestImagesHoldTheirSnapshots(t *testing.T) {
 		t.Errorf("of a deleted image: %v", err)
 	}
 	for _, x := range []string{"of-a", "of-b"} {
-		_, err = ops.DeleteDisk(g.ctx(), x, true)
+		_, err = ops.DeleteDisk(g.ctx(), x, client.Deletion{Force: true})
 		must(t, err)
 	}
 	g.until("the disk to be without snapshots, the hidden ones too", func() bool {
-		_, err := ops.DeleteDisk(g.ctx(), "d", true)
+		_, err := ops.DeleteDisk(g.ctx(), "d", client.Deletion{Force: true})
 		return err == nil
 	})
 }

@@ -55,7 +55,7 @@ func (c *clusterService) rolled(ctx context.Context, r *reign, v *state.Volume, 
 	for {
 		changed := r.snapped()
 		c.s.node.View(func(m *state.Machine) { v, _ = m.Volume(v.ID) })
-		if v == nil || v.Deleted {
+		if v == nil || !v.Live() {
 			return cluster.Snapshot{}, fmt.Errorf("the disk is deleted: %w", errs.ErrNotFound)
 		}
 		if v.Rollback == nil || v.Rollback.Safety != safety {

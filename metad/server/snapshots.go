@@ -77,6 +77,9 @@ func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 			if to != host {
 				continue
 			}
+			if v.Kept != nil && !v.Kept.Emptied && len(out.Empty) < ordersMax {
+				out.Empty = append(out.Empty, v.ID[:])
+			}
 			if r := v.Rollback; r != nil && len(out.Orders) < ordersMax {
 				out.Orders = append(out.Orders, &api.SnapshotOrder{Volume: v.ID[:], Snapshot: r.To[:], RollbackSafety: r.Safety[:]})
 			}
@@ -114,7 +117,7 @@ func (b *blockdService) WatchSnapshots(q *api.WatchSnapshotsRequest, stream grpc
 	defer t.Stop()
 	for {
 		changed := r.snapped()
-		if orders := r.snapshotOrders(holder.Host); len(orders.Orders)+len(orders.Manifests)+len(orders.Yields) > 0 {
+		if orders := r.snapshotOrders(holder.Host); len(orders.Orders)+len(orders.Manifests)+len(orders.Yields)+len(orders.Empty) > 0 {
 			if err := stream.Send(orders); err != nil {
 				return err
 			}
@@ -165,8 +168,12 @@ func (b *blockdService) TellSnapshot(ctx context.Context, q *api.TellSnapshotReq
 }
 
 func describeSnapshot(v *state.Volume, s cluster.Snapshot) *api.Snapshot {
-	return &api.Snapshot{SnapshotId: s.ID.String(), Name: s.Name, DiskId: v.ID.String(), Disk: v.Name, SizeBytes: s.Size,
-		CreatedUnixMs: s.Created.UnixMilli(), State: s.State.String(), Archive: archiveText(&s.Archived)}
+	out := &api.Snapshot{SnapshotId: s.ID.String(), Name: s.Name, DiskId: v.ID.String(), Disk: v.Name, SizeBytes: s.Size,
+		CreatedUnixMs: s.Created.UnixMilli(), State: s.State.String(), Archive: archiveText(&s.Archived), DiskDeleted: !v.Live()}
+	if out.DiskDeleted {
+		out.Disk = v.ID.String() // always means it; see Machine.Called
+	}
+	return out
 }
 
 // snapshotRequest makes the command, with an id.
@@ -241,7 +248,7 @@ func (c *clusterService) ListSnapshots(ctx context.Context, q *api.ListSnapshots
 		return nil, c.s.fail(err)
 	}
 	out := &api.ListSnapshotsReply{}
-	add := func(v *state.Volume) {
+	add := func(m *state.Machine, v *state.Volume) {
 		for _, s := range v.Snapshots {
 			if s.State == cluster.SnapshotHidden {
 				continue
@@ -249,22 +256,24 @@ func (c *clusterService) ListSnapshots(ctx context.Context, q *api.ListSnapshots
 			if out.More = len(out.Snapshots) >= snapshotsMax; out.More {
 				return
 			}
-			out.Snapshots = append(out.Snapshots, describeSnapshot(v, s))
+			x := describeSnapshot(v, s)
+			x.Disk = m.Called(v)
+			out.Snapshots = append(out.Snapshots, x)
 		}
 	}
 	if q.GetDisk() != "" {
-		v, err := c.disk(q.GetDisk())
+		v, err := c.kept(q.GetDisk())
 		if err != nil {
 			return nil, c.s.fail(err)
 		}
-		add(v)
+		c.s.node.View(func(m *state.Machine) { add(m, v) })
 		return out, nil
 	}
 	c.s.node.View(func(m *state.Machine) {
 		all, _ := m.Named("", state.VolumesMax)
-		for _, v := range all {
+		for _, v := range append(all, m.Kept()...) {
 			if !out.More {
-				add(v)
+				add(m, v)
 			}
 		}
 	})
@@ -272,7 +281,7 @@ func (c *clusterService) ListSnapshots(ctx context.Context, q *api.ListSnapshots
 }
 
 func (c *clusterService) DeleteSnapshot(ctx context.Context, q *api.DeleteSnapshotRequest) (*api.Snapshot, error) {
-	r, v, err := c.found(ctx, q.GetDisk())
+	r, v, err := c.foundKept(ctx, q.GetDisk())
 	if err != nil {
 		return nil, err
 	}
@@ -291,5 +300,7 @@ func (c *clusterService) DeleteSnapshot(ctx context.Context, q *api.DeleteSnapsh
 	}
 	c.s.note(state.Info, "snapshot_deleted", aboutDisk, v.Name, caller(ctx).String(), "snapshot %s (%s) is to go", s.Name, s.ID)
 	c.s.log.Info("snapshot deleted", "volume", v.ID.String(), "snapshot", s.ID.String(), "by", caller(ctx).String())
-	return describeSnapshot(v, s), nil
+	out := describeSnapshot(v, s)
+	c.s.node.View(func(m *state.Machine) { out.Disk = m.Called(v) })
+	return out, nil
 }

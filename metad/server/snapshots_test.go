@@ -46,7 +46,7 @@ func TestSnapshotIsTakenByTheOwner(t *testing.T) {
 	if _, err := ops.CreateSnapshot(g.ctx(), "d", "one"); !errors.Is(err, errs.ErrExists) {
 		t.Errorf("the same name again: %v", err)
 	}
-	if _, err := ops.DeleteDisk(g.ctx(), "d", true); !errors.Is(err, errs.ErrConflict) {
+	if _, err := ops.DeleteDisk(g.ctx(), "d", client.Deletion{Force: true}); !errors.Is(err, errs.ErrConflict) {
 		t.Errorf("a disk with a snapshot: %v", err)
 	}
 	all, more, err := ops.Snapshots(g.ctx(), "")

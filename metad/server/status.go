@@ -110,6 +110,9 @@ func fillStores(rep *api.StatusReply, stores []*api.Store) {
 
 func fillDisks(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, top *cluster.Topology, now time.Duration, list bool) {
 	for _, v := range m.Volumes() {
+		if !v.Deleted && v.Kept != nil {
+			continue // rep.Kept has them
+		}
 		if !v.Deleted {
 			rep.Counts.Disks++
 		}

@@ -75,7 +75,7 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	case *RemoveStore:
 		return m.removeStore(c)
 	}
-	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyPolicies, m.applyLineage, m.applyImages, m.applyHealing, m.applyRestored, m.applyArchive} {
+	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyPolicies, m.applyLineage, m.applyImages, m.applyHealing, m.applyRestored, m.applyArchive, m.applyKept} {
 		if r, ok := apply(c); ok {
 			return r
 		}
@@ -132,6 +132,7 @@ func (m *Machine) count(v *Volume, present bool) {
 	} else {
 		delete(m.deleted, v.ID)
 	}
+	m.countKept(v, present)
 	m.countSnapshots(v, present)
 	m.countArchives(v, present)
 	m.countChildren(v, present)

@@ -131,6 +131,9 @@ func empty(k kind) Command {
 	if c := emptyRestored(k); c != nil {
 		return c
 	}
+	if c := emptyKept(k); c != nil {
+		return c
+	}
 	return emptyRoster(k)
 }
 

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"bytes"
 	"encoding/binary"
 	"slices"
 	"time"
@@ -91,12 +90,7 @@ func (m *Machine) snapshotOf(v id.Volume, s id.Snapshot) (*Volume, int) {
 
 // SnapshotWork are the disks that have snapshots to be taken or to go, in order of ids.
 func (m *Machine) SnapshotWork() []*Volume {
-	out := make([]*Volume, 0, len(m.snapWork))
-	for v := range m.snapWork {
-		out = append(out, m.volumes[v])
-	}
-	slices.SortFunc(out, func(a, b *Volume) int { return bytes.Compare(a.ID[:], b.ID[:]) })
-	return out
+	return m.inOrder(m.snapWork)
 }
 
 // countSnapshots keeps snapWork.
@@ -104,7 +98,7 @@ func (m *Machine) countSnapshots(v *Volume, present bool) {
 	work := func(s cluster.Snapshot) bool {
 		return s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotGrouped || s.State == cluster.SnapshotDeleting
 	}
-	if present && !v.Deleted && (v.Rollback != nil || slices.ContainsFunc(v.Snapshots, work)) {
+	if present && !v.Deleted && (v.Rollback != nil || v.Kept != nil && !v.Kept.Emptied || slices.ContainsFunc(v.Snapshots, work)) {
 		m.snapWork[v.ID] = struct{}{}
 	} else {
 		delete(m.snapWork, v.ID)
@@ -113,7 +107,7 @@ func (m *Machine) countSnapshots(v *Volume, present bool) {
 
 func (m *Machine) createSnapshot(c *CreateSnapshot) Result {
 	v, _ := m.snapshotOf(c.Volume, c.ID)
-	if v == nil {
+	if v == nil || !v.Live() {
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
 	}
 	if slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.ID == c.ID }) {
@@ -168,7 +162,7 @@ func (m *Machine) deleteSnapshot(c *DeleteSnapshot) Result {
 	if m.Held(c.ID) {
 		hide(&v.Snapshots[i])
 	}
-	return m.put(v)
+	return m.putOrUnlink(v)
 }
 
 func (m *Machine) snapshotGone(c *SnapshotGone) Result {
@@ -183,7 +177,7 @@ func (m *Machine) snapshotGone(c *SnapshotGone) Result {
 		return refuse(errs.ErrConflict, "snapshot %s of disk %s is not to go", c.ID, v.Name)
 	}
 	v.Snapshots = slices.Delete(v.Snapshots, i, i+1)
-	return m.put(v)
+	return m.putOrUnlink(v)
 }
 
 func (*CreateSnapshot) kind() kind { return kindCreateSnapshot }

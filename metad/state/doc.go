@@ -73,6 +73,9 @@ type Machine struct {
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
+	// kept are the deleted disks of which there are snapshots, and keptNames how many had a name.
+	kept      map[id.Volume]struct{}
+	keptNames map[string]int
 	// snapWork are disks with snapshots to be taken or to go.
 	snapWork map[id.Volume]struct{}
 	// archiveWork are disks with snapshots on their way into the archive.
@@ -144,6 +147,7 @@ func New() *Machine {
 		cordons:  make(map[id.Host]struct{}),
 		policies: make(map[string]*Policy),
 		deleted:  make(map[id.Volume]struct{}),
+		kept:     make(map[id.Volume]struct{}), keptNames: make(map[string]int),
 		snapWork: make(map[id.Volume]struct{}), archiveWork: make(map[id.Volume]struct{}),
 		children: make(map[id.Snapshot]int),
 		images:   make(map[id.Image]*Image), imaged: make(map[id.Snapshot]int),
@@ -213,7 +217,7 @@ func (m *Machine) Volume(v id.Volume) (*Volume, bool) {
 	return x, ok
 }
 
-// Find takes a disk's name, or its id as text.
+// Find takes a disk's name, or its id as text. Of deleted ones it finds none; see FindKept.
 func (m *Machine) Find(nameOrID string) (*Volume, bool) {
 	if v, ok := m.names[nameOrID]; ok {
 		return m.volumes[v], true
@@ -223,7 +227,7 @@ func (m *Machine) Find(nameOrID string) (*Volume, bool) {
 		return nil, false
 	}
 	x, ok := m.volumes[v]
-	if !ok || x.Deleted {
+	if !ok || !x.Live() {
 		return nil, false
 	}
 	return x, true
@@ -238,8 +242,13 @@ func (m *Machine) Volumes() []*Volume {
 
 // Deleted are the records that wait to be purged, in order of ids.
 func (m *Machine) Deleted() []*Volume {
-	out := make([]*Volume, 0, len(m.deleted))
-	for v := range m.deleted {
+	return m.inOrder(m.deleted)
+}
+
+// inOrder are some records, by id.
+func (m *Machine) inOrder(some map[id.Volume]struct{}) []*Volume {
+	out := make([]*Volume, 0, len(some))
+	for v := range some {
 		out = append(out, m.volumes[v])
 	}
 	slices.SortFunc(out, func(a, b *Volume) int { return bytes.Compare(a.ID[:], b.ID[:]) })

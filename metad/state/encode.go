@@ -211,6 +211,9 @@ func appendVolume(b []byte, v *Volume, version uint16) []byte {
 		b = appendRestored(b, v)
 		b = appendArchives(b, v)
 	}
+	if version >= 6 {
+		b = appendKeptDisk(b, v)
+	}
 	return b
 }
 
@@ -250,6 +253,9 @@ func readVolume(r *codec.Reader, version uint16) *Volume {
 		readLineage(r, v)
 		readRestored(r, v)
 		readArchives(r, v)
+	}
+	if version >= 6 {
+		readKeptDisk(r, v)
 	}
 	return v
 }

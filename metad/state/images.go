@@ -136,7 +136,7 @@ func (m *Machine) letGo(v id.Volume, s id.Snapshot) {
 	x, i := m.snapshotOf(v, s)
 	if i >= 0 && x.Snapshots[i].State == cluster.SnapshotHidden {
 		x.Snapshots[i].State = cluster.SnapshotDeleting
-		m.put(x)
+		m.putOrUnlink(x)
 	}
 }
 

@@ -39,7 +39,7 @@ func Needs(c Command) uint16 {
 		*QueueArchive, *LeaseArchive, *EndArchive,
 		*SetPolicy, *DeletePolicy, *ApplyPolicy, *PolicyBegins, *PolicyRan, *PolicyForgets:
 		return LevelTime
-	case *CreateImage, *SetImage, *DeleteImage, *CreateFromImage:
+	case *CreateImage, *SetImage, *DeleteImage, *CreateFromImage, *RetireVolume, *VolumeEmptied:
 		return LevelImages
 	case *AddEnsemble:
 		if c.Better {

@@ -190,7 +190,7 @@ func after(last, proposed id.Volume) id.Volume {
 
 func (m *Machine) resizeVolume(c *ResizeVolume) Result {
 	v, ok := m.volumes[c.Volume]
-	if !ok || v.Deleted {
+	if !ok || !v.Live() {
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
 	}
 	if err := CheckDiskSize(c.Size); err != nil {
@@ -206,7 +206,7 @@ func (m *Machine) resizeVolume(c *ResizeVolume) Result {
 
 func (m *Machine) setQoS(c *SetQoS) Result {
 	v, ok := m.volumes[c.Volume]
-	if !ok || v.Deleted {
+	if !ok || !v.Live() {
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
 	}
 	q := c.Change.Apply(v.QoS)
@@ -224,7 +224,7 @@ func (m *Machine) setQoS(c *SetQoS) Result {
 func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 	v, ok := m.volumes[c.Volume]
 	switch {
-	case !ok || v.Deleted:
+	case !ok || !v.Live():
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
 	case !c.Forced && c.Epoch != v.Epoch:
 		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)

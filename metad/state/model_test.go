@@ -93,9 +93,13 @@ func (s *script) later() Command {
 	if s.pick("of lineage", 4) == 0 {
 		return s.lineage(v)
 	}
-	switch s.pick("of a snapshot", 18) {
+	switch s.pick("of a snapshot", 21) {
 	case 15, 16, 17:
 		return s.ofImages(v, n)
+	case 18, 19:
+		return &RetireVolume{Volume: v.ID, Epoch: s.epoch(v), Forced: s.pick("force", 2) == 0, Snapshots: SnapshotsOfDeleted(s.pick("mode", 4)), NowMS: 11}
+	case 20:
+		return &VolumeEmptied{Volume: v.ID, Epoch: s.epoch(v)}
 	case 13, 14:
 		return s.ofPolicies(v, n)
 	case 11:
@@ -318,6 +322,22 @@ func TestModel(t *testing.T) {
 	})
 }
 
+// needed: what a clone began with is there, and of a deleted disk that is kept something is needed.
+func needed(t *rapid.T, m *Machine, v *Volume) {
+	if o := v.Origin; o != nil && !v.Deleted {
+		p, ok := m.Volume(o.Volume)
+		if !ok || p.Deleted {
+			t.Fatalf("volume %s is there and what it began with is not", v.ID)
+		}
+		if s, ok := p.FindSnapshot(o.Snapshot.String()); !ok || s.State == cluster.SnapshotDeleting {
+			t.Fatalf("the snapshot that volume %s reads is %s", v.ID, s.State)
+		}
+	}
+	if v.Kept != nil && !v.Deleted && !slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {
+		t.Fatalf("volume %s is kept for nobody", v.ID)
+	}
+}
+
 func (h *history) check(t *rapid.T, m *Machine, c Command, r Result) {
 	if _, ok := c.(*AllocRange); ok && r.Err == nil {
 		if r.First < h.sequence {
@@ -333,6 +353,7 @@ func (h *history) check(t *rapid.T, m *Machine, c Command, r Result) {
 		}
 		h.volumes[v.ID] = true
 		h.volume(t, m, v)
+		needed(t, m, v)
 	}
 	for v := range h.volumes {
 		h.gone[v] = !present[v]
@@ -404,7 +425,7 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 
 // The golden log covers every command; its snapshot is the format's witness.
 func goldenLog() []Command {
-	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages())
+	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept())
 }
 
 // goldenFirst is the part before LevelTime.

@@ -219,7 +219,7 @@ func (m *Machine) applyPolicy(c *ApplyPolicy) Result {
 		case c.Off && at >= 0:
 			p.Disks = slices.Delete(p.Disks, at, at+1)
 		case c.Off || at >= 0:
-		case !known || x.Deleted:
+		case !known || !x.Live():
 			return refuse(errs.ErrNotFound, "disk %s", v)
 		case len(p.Disks) >= policy.DisksMax:
 			return refuse(errs.ErrNoSpace, "policy %q has %d disks, as many as it may", p.Name, len(p.Disks))
@@ -260,12 +260,14 @@ func (m *Machine) policyRan(c *PolicyRan) Result {
 	run := c.Run
 	run.Open = false
 	p.Runs[at] = run
-	gone := func(v id.Volume) bool {
+	p.Disks = slices.DeleteFunc(slices.Clone(p.Disks), func(v id.Volume) bool {
 		x, ok := m.volumes[v]
-		return !ok || x.Deleted
-	}
-	p.Disks = slices.DeleteFunc(slices.Clone(p.Disks), gone)
-	p.Made = slices.DeleteFunc(slices.Clone(p.Made), func(x policy.Made) bool { return gone(x.Volume) })
+		return !ok || !x.Live()
+	})
+	p.Made = slices.DeleteFunc(slices.Clone(p.Made), func(x policy.Made) bool { // snapshots that outlive their disk have their time, too
+		v, ok := m.volumes[x.Volume]
+		return !ok || v.Deleted
+	})
 	m.policies[p.Name] = p
 	return Result{}
 }

@@ -69,7 +69,11 @@ func (m *Machine) takeLineage(v *Volume) {
 
 // settleHidden lets those snapshots go, and hides others, as the clones and images have it that are known in the end.
 func (m *Machine) settleHidden() {
-	for _, v := range m.Volumes() {
+	for _, x := range m.Volumes() {
+		v, ok := m.volumes[x.ID] // as it is now: another may have let a snapshot of it go
+		if !ok {
+			continue
+		}
 		c := v.clone()
 		changed := false
 		for i := range c.Snapshots {
@@ -84,7 +88,7 @@ func (m *Machine) settleHidden() {
 			}
 		}
 		if changed {
-			m.put(c)
+			m.putOrUnlink(c)
 		}
 	}
 }

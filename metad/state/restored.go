@@ -126,7 +126,7 @@ func (m *Machine) restoreWhole(c *RestoreWhole) Result {
 func (m *Machine) setHydrate(c *SetHydrate) Result {
 	v, ok := m.volumes[c.Volume]
 	switch {
-	case !ok || v.Deleted:
+	case !ok || !v.Live():
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
 	case v.Restored == nil:
 		return refuse(errs.ErrConflict, "nothing of disk %s lies in an archive", v.Name)

@@ -36,7 +36,7 @@ type VolumeRolledBack struct {
 func (m *Machine) rollbackVolume(c *RollbackVolume) Result {
 	v, i := m.snapshotOf(c.Volume, c.To)
 	switch {
-	case i < 0:
+	case i < 0 || !v.Live():
 		return refuse(errs.ErrNotFound, "snapshot %s of disk %s", c.To, c.Volume)
 	case v.Rollback != nil && *v.Rollback == (cluster.Rollback{To: c.To, Safety: c.Safety}):
 		return Result{Volume: m.volumes[c.Volume]} // the answer was lost

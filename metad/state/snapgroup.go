@@ -91,7 +91,7 @@ func (m *Machine) createSnapshots(c *CreateSnapshots) Result {
 	for _, x := range c.Members {
 		v, i := m.snapshotOf(x.Volume, x.ID)
 		switch {
-		case v == nil:
+		case v == nil || !v.Live():
 			return refuse(errs.ErrNotFound, "disk %s", x.Volume)
 		case slices.ContainsFunc(all, func(y *Volume) bool { return y.ID == v.ID }):
 			return refuse(errs.ErrInvalid, "disk %s is named twice", v.Name)

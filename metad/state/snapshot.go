@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 5 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins and nothing in archives
+	snapshotVersion = 6 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins and nothing in archives, 5 no deleted disks that are kept
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
@@ -59,11 +59,13 @@ func (m *Machine) Snapshot() []byte {
 }
 
 // snapshotVersion is the one that all members read: at level 1 some may know version 2 only,
-// below LevelSnapshots version 3, below LevelTime version 4.
+// below LevelSnapshots version 3, below LevelTime version 4, below LevelImages version 5.
 func (m *Machine) snapshotVersion() uint16 {
 	switch {
-	case m.level >= LevelTime:
+	case m.level >= LevelImages:
 		return snapshotVersion
+	case m.level >= LevelTime:
+		return 5
 	case m.level >= LevelSnapshots:
 		return 4
 	case m.level > LevelFirst:
@@ -151,7 +153,7 @@ func (m *Machine) readVolumes(r *codec.Reader, version uint16) {
 	for n := r.Count(VolumesMax, 64); n > 0 && r.Err() == nil; n-- {
 		v := readVolume(r, version)
 		m.put(v)
-		if !v.Deleted {
+		if v.Live() {
 			m.names[v.Name] = v.ID
 		}
 	}

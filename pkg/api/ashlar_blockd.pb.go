@@ -2011,6 +2011,7 @@ type GetVolumeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
 	NameOrId      string                 `protobuf:"bytes,2,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"` // used when volume is empty; a name wins over an id's text
+	Kept          bool                   `protobuf:"varint,192,opt,name=kept,proto3" json:"kept,omitempty"`                        // disks that are deleted and kept for their snapshots, too
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2057,6 +2058,13 @@ func (x *GetVolumeRequest) GetNameOrId() string {
 		return x.NameOrId
 	}
 	return ""
+}
+
+func (x *GetVolumeRequest) GetKept() bool {
+	if x != nil {
+		return x.Kept
+	}
+	return false
 }
 
 type ListVolumesRequest struct {
@@ -3367,6 +3375,7 @@ type SnapshotOrders struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Orders        []*SnapshotOrder       `protobuf:"bytes,1,rep,name=orders,proto3" json:"orders,omitempty"`
 	Manifests     []string               `protobuf:"bytes,144,rep,name=manifests,proto3" json:"manifests,omitempty"` // of archives: what they say is asked for, see TellManifest
+	Empty         [][]byte               `protobuf:"bytes,192,rep,name=empty,proto3" json:"empty,omitempty"`         // deleted disks that are kept: what only they have themselves is to be given back
 	Yields        [][]byte               `protobuf:"bytes,208,rep,name=yields,proto3" json:"yields,omitempty"`       // owned volumes to be given up if no client has them open. 16 bytes each
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -3412,6 +3421,13 @@ func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
 func (x *SnapshotOrders) GetManifests() []string {
 	if x != nil {
 		return x.Manifests
+	}
+	return nil
+}
+
+func (x *SnapshotOrders) GetEmpty() [][]byte {
+	if x != nil {
+		return x.Empty
 	}
 	return nil
 }
@@ -3640,7 +3656,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3810,11 +3826,12 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x01k\x18\x02 \x01(\rR\x01k\x12\f\n" +
 	"\x01m\x18\x03 \x01(\rR\x01m\x12+\n" +
 	"\x06stores\x18\x04 \x03(\v2\x13.ashlar.v1.StoreRefR\x06stores\x12\x18\n" +
-	"\arelaxed\x18\x05 \x01(\bR\arelaxed\"H\n" +
+	"\arelaxed\x18\x05 \x01(\bR\arelaxed\"]\n" +
 	"\x10GetVolumeRequest\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1c\n" +
 	"\n" +
-	"name_or_id\x18\x02 \x01(\tR\bnameOrId\"I\n" +
+	"name_or_id\x18\x02 \x01(\tR\bnameOrId\x12\x13\n" +
+	"\x04kept\x18\xc0\x01 \x01(\bR\x04kept\"I\n" +
 	"\x12ListVolumesRequest\x12\x1d\n" +
 	"\n" +
 	"after_name\x18\x01 \x01(\tR\tafterName\x12\x14\n" +
@@ -3904,10 +3921,11 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06volume\x18\x03 \x01(\fR\x06volume\"\x13\n" +
 	"\x11ConfirmPurgeReply\"B\n" +
 	"\x15WatchSnapshotsRequest\x12)\n" +
-	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"z\n" +
+	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\"\x91\x01\n" +
 	"\x0eSnapshotOrders\x120\n" +
 	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\x12\x1d\n" +
-	"\tmanifests\x18\x90\x01 \x03(\tR\tmanifests\x12\x17\n" +
+	"\tmanifests\x18\x90\x01 \x03(\tR\tmanifests\x12\x15\n" +
+	"\x05empty\x18\xc0\x01 \x03(\fR\x05empty\x12\x17\n" +
 	"\x06yields\x18\xd0\x01 \x03(\fR\x06yields\"\xad\x01\n" +
 	"\rSnapshotOrder\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1a\n" +
@@ -3945,7 +3963,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x17ACQUIRE_WHY_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ACQUIRE_WHY_OPEN\x10\x01\x12\x18\n" +
 	"\x14ACQUIRE_WHY_TAKEOVER\x10\x02\x12\x17\n" +
-	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\xb9\f\n" +
+	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\x84\r\n" +
 	"\x06Blockd\x12L\n" +
 	"\fRegisterHost\x12\x1e.ashlar.v1.RegisterHostRequest\x1a\x1c.ashlar.v1.RegisterHostReply\x12C\n" +
 	"\tHeartbeat\x12\x1b.ashlar.v1.HeartbeatRequest\x1a\x19.ashlar.v1.HeartbeatReply\x12G\n" +
@@ -3966,7 +3984,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vReportStore\x12\x1d.ashlar.v1.ReportStoreRequest\x1a\x1b.ashlar.v1.ReportStoreReply\x12L\n" +
 	"\fConfirmPurge\x12\x1e.ashlar.v1.ConfirmPurgeRequest\x1a\x1c.ashlar.v1.ConfirmPurgeReply\x12O\n" +
 	"\x0eWatchSnapshots\x12 .ashlar.v1.WatchSnapshotsRequest\x1a\x19.ashlar.v1.SnapshotOrders0\x01\x12L\n" +
-	"\fTellSnapshot\x12\x1e.ashlar.v1.TellSnapshotRequest\x1a\x1c.ashlar.v1.TellSnapshotReply\x12L\n" +
+	"\fTellSnapshot\x12\x1e.ashlar.v1.TellSnapshotRequest\x1a\x1c.ashlar.v1.TellSnapshotReply\x12I\n" +
+	"\vTellEmptied\x12\x1d.ashlar.v1.TellEmptiedRequest\x1a\x1b.ashlar.v1.TellEmptiedReply\x12L\n" +
 	"\fTellManifest\x12\x1e.ashlar.v1.TellManifestRequest\x1a\x1c.ashlar.v1.TellManifestReply\x12G\n" +
 	"\fRestoreWhole\x12\x1e.ashlar.v1.RestoreWholeRequest\x1a\x17.ashlar.v1.VolumeRecordB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
@@ -4059,9 +4078,11 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*VolumeRecord)(nil),            // 71: ashlar.v1.VolumeRecord
 	(*Checkpoint)(nil),              // 72: ashlar.v1.Checkpoint
 	(SnapshotStep)(0),               // 73: ashlar.v1.SnapshotStep
-	(*TellManifestRequest)(nil),     // 74: ashlar.v1.TellManifestRequest
-	(*RestoreWholeRequest)(nil),     // 75: ashlar.v1.RestoreWholeRequest
-	(*TellManifestReply)(nil),       // 76: ashlar.v1.TellManifestReply
+	(*TellEmptiedRequest)(nil),      // 74: ashlar.v1.TellEmptiedRequest
+	(*TellManifestRequest)(nil),     // 75: ashlar.v1.TellManifestRequest
+	(*RestoreWholeRequest)(nil),     // 76: ashlar.v1.RestoreWholeRequest
+	(*TellEmptiedReply)(nil),        // 77: ashlar.v1.TellEmptiedReply
+	(*TellManifestReply)(nil),       // 78: ashlar.v1.TellManifestReply
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	51, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -4147,31 +4168,33 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	44, // 80: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
 	46, // 81: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
 	49, // 82: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
-	74, // 83: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
-	75, // 84: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
-	5,  // 85: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 86: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 87: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	71, // 88: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 89: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 90: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	71, // 91: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	71, // 92: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	71, // 93: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	71, // 94: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	71, // 95: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 96: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	71, // 97: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 98: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 99: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 100: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 101: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	47, // 102: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	50, // 103: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
-	76, // 104: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
-	71, // 105: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
-	85, // [85:106] is the sub-list for method output_type
-	64, // [64:85] is the sub-list for method input_type
+	74, // 83: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
+	75, // 84: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
+	76, // 85: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
+	5,  // 86: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 87: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 88: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	71, // 89: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	26, // 90: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 91: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	71, // 92: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	71, // 93: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	71, // 94: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	71, // 95: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	71, // 96: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	37, // 97: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	71, // 98: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	40, // 99: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 100: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 101: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 102: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	47, // 103: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	50, // 104: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	77, // 105: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
+	78, // 106: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
+	71, // 107: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
+	86, // [86:108] is the sub-list for method output_type
+	64, // [64:86] is the sub-list for method input_type
 	64, // [64:64] is the sub-list for extension type_name
 	64, // [64:64] is the sub-list for extension extendee
 	0,  // [0:64] is the sub-list for field type_name
@@ -4191,6 +4214,7 @@ func file_ashlar_blockd_proto_init() {
 	file_ashlar_identity_proto_init()
 	file_ashlar_lost_proto_init()
 	file_ashlar_restore_proto_init()
+	file_ashlar_kept_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

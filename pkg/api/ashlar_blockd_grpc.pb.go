@@ -40,6 +40,7 @@ const (
 	Blockd_ConfirmPurge_FullMethodName     = "/ashlar.v1.Blockd/ConfirmPurge"
 	Blockd_WatchSnapshots_FullMethodName   = "/ashlar.v1.Blockd/WatchSnapshots"
 	Blockd_TellSnapshot_FullMethodName     = "/ashlar.v1.Blockd/TellSnapshot"
+	Blockd_TellEmptied_FullMethodName      = "/ashlar.v1.Blockd/TellEmptied"
 	Blockd_TellManifest_FullMethodName     = "/ashlar.v1.Blockd/TellManifest"
 	Blockd_RestoreWhole_FullMethodName     = "/ashlar.v1.Blockd/RestoreWhole"
 )
@@ -88,6 +89,8 @@ type BlockdClient interface {
 	WatchSnapshots(ctx context.Context, in *WatchSnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotOrders], error)
 	// Says that an order is carried out: the mark is durable, or nothing is left of the snapshot.
 	TellSnapshot(ctx context.Context, in *TellSnapshotRequest, opts ...grpc.CallOption) (*TellSnapshotReply, error)
+	// Says that what only a deleted disk had itself is given back: the answer to SnapshotOrders.empty.
+	TellEmptied(ctx context.Context, in *TellEmptiedRequest, opts ...grpc.CallOption) (*TellEmptiedReply, error)
 	// TellManifest answers what SnapshotOrders asked of an archive.
 	TellManifest(ctx context.Context, in *TellManifestRequest, opts ...grpc.CallOption) (*TellManifestReply, error)
 	// RestoreWhole: only the owner, when it has committed a checkpoint that says so.
@@ -310,6 +313,16 @@ func (c *blockdClient) TellSnapshot(ctx context.Context, in *TellSnapshotRequest
 	return out, nil
 }
 
+func (c *blockdClient) TellEmptied(ctx context.Context, in *TellEmptiedRequest, opts ...grpc.CallOption) (*TellEmptiedReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TellEmptiedReply)
+	err := c.cc.Invoke(ctx, Blockd_TellEmptied_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *blockdClient) TellManifest(ctx context.Context, in *TellManifestRequest, opts ...grpc.CallOption) (*TellManifestReply, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(TellManifestReply)
@@ -374,6 +387,8 @@ type BlockdServer interface {
 	WatchSnapshots(*WatchSnapshotsRequest, grpc.ServerStreamingServer[SnapshotOrders]) error
 	// Says that an order is carried out: the mark is durable, or nothing is left of the snapshot.
 	TellSnapshot(context.Context, *TellSnapshotRequest) (*TellSnapshotReply, error)
+	// Says that what only a deleted disk had itself is given back: the answer to SnapshotOrders.empty.
+	TellEmptied(context.Context, *TellEmptiedRequest) (*TellEmptiedReply, error)
 	// TellManifest answers what SnapshotOrders asked of an archive.
 	TellManifest(context.Context, *TellManifestRequest) (*TellManifestReply, error)
 	// RestoreWhole: only the owner, when it has committed a checkpoint that says so.
@@ -444,6 +459,9 @@ func (UnimplementedBlockdServer) WatchSnapshots(*WatchSnapshotsRequest, grpc.Ser
 }
 func (UnimplementedBlockdServer) TellSnapshot(context.Context, *TellSnapshotRequest) (*TellSnapshotReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method TellSnapshot not implemented")
+}
+func (UnimplementedBlockdServer) TellEmptied(context.Context, *TellEmptiedRequest) (*TellEmptiedReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method TellEmptied not implemented")
 }
 func (UnimplementedBlockdServer) TellManifest(context.Context, *TellManifestRequest) (*TellManifestReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method TellManifest not implemented")
@@ -800,6 +818,24 @@ func _Blockd_TellSnapshot_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Blockd_TellEmptied_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TellEmptiedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BlockdServer).TellEmptied(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Blockd_TellEmptied_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BlockdServer).TellEmptied(ctx, req.(*TellEmptiedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Blockd_TellManifest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TellManifestRequest)
 	if err := dec(in); err != nil {
@@ -910,6 +946,10 @@ var Blockd_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "TellSnapshot",
 			Handler:    _Blockd_TellSnapshot_Handler,
+		},
+		{
+			MethodName: "TellEmptied",
+			Handler:    _Blockd_TellEmptied_Handler,
 		},
 		{
 			MethodName: "TellManifest",

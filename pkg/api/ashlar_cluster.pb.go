@@ -214,6 +214,7 @@ type StatusReply struct {
 	Traffic       *Traffic               `protobuf:"bytes,44,opt,name=traffic,proto3" json:"traffic,omitempty"` // of all open disks; it falls when one is closed
 	Balance       *Balance               `protobuf:"bytes,60,opt,name=balance,proto3" json:"balance,omitempty"`
 	Recoding      *Recoding              `protobuf:"bytes,61,opt,name=recoding,proto3" json:"recoding,omitempty"`
+	Kept          *KeptRoom              `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"` // of deleted disks; its bytes are among the used ones
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +399,13 @@ func (x *StatusReply) GetBalance() *Balance {
 func (x *StatusReply) GetRecoding() *Recoding {
 	if x != nil {
 		return x.Recoding
+	}
+	return nil
+}
+
+func (x *StatusReply) GetKept() *KeptRoom {
+	if x != nil {
+		return x.Kept
 	}
 	return nil
 }
@@ -2167,6 +2175,7 @@ type DeleteDiskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NameOrId      string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
 	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	Snapshots     SnapshotsOfDeleted     `protobuf:"varint,192,opt,name=snapshots,proto3,enum=ashlar.v1.SnapshotsOfDeleted" json:"snapshots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2213,6 +2222,13 @@ func (x *DeleteDiskRequest) GetForce() bool {
 		return x.Force
 	}
 	return false
+}
+
+func (x *DeleteDiskRequest) GetSnapshots() SnapshotsOfDeleted {
+	if x != nil {
+		return x.Snapshots
+	}
+	return SnapshotsOfDeleted_SNAPSHOTS_OF_DELETED_STOP
 }
 
 type DeleteDiskReply struct {
@@ -2768,8 +2784,9 @@ type Snapshot struct {
 	Disk          string                 `protobuf:"bytes,4,opt,name=disk,proto3" json:"disk,omitempty"`
 	SizeBytes     uint64                 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // that the disk had
 	CreatedUnixMs int64                  `protobuf:"varint,6,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`      // "creating", "ready", "deleting"
-	Archive       string                 `protobuf:"bytes,20,opt,name=archive,proto3" json:"archive,omitempty"` // empty, "queued", "uploading", "archived", "failed: …"
+	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`                                   // "creating", "ready", "deleting"
+	Archive       string                 `protobuf:"bytes,20,opt,name=archive,proto3" json:"archive,omitempty"`                              // empty, "queued", "uploading", "archived", "failed: …"
+	DiskDeleted   bool                   `protobuf:"varint,192,opt,name=disk_deleted,json=diskDeleted,proto3" json:"disk_deleted,omitempty"` // disk is its name, or its id where another one has that name by now
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2858,6 +2875,13 @@ func (x *Snapshot) GetArchive() string {
 		return x.Archive
 	}
 	return ""
+}
+
+func (x *Snapshot) GetDiskDeleted() bool {
+	if x != nil {
+		return x.DiskDeleted
+	}
+	return false
 }
 
 type CreateSnapshotRequest struct {
@@ -3072,7 +3096,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3080,7 +3104,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\x89\a\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xb3\a\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -3107,7 +3131,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04risk\x18+ \x01(\v2\x0f.ashlar.v1.RiskR\x04risk\x12,\n" +
 	"\atraffic\x18, \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12,\n" +
 	"\abalance\x18< \x01(\v2\x12.ashlar.v1.BalanceR\abalance\x12/\n" +
-	"\brecoding\x18= \x01(\v2\x13.ashlar.v1.RecodingR\brecoding\"\x97\x02\n" +
+	"\brecoding\x18= \x01(\v2\x13.ashlar.v1.RecodingR\brecoding\x12(\n" +
+	"\x04kept\x18\xc0\x01 \x01(\v2\x13.ashlar.v1.KeptRoomR\x04kept\"\x97\x02\n" +
 	"\x04Room\x12%\n" +
 	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
@@ -3292,11 +3317,12 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05_iopsB\r\n" +
 	"\v_iops_burstB\x13\n" +
 	"\x11_bytes_per_secondB\x0e\n" +
-	"\f_burst_bytes\"G\n" +
+	"\f_burst_bytes\"\x85\x01\n" +
 	"\x11DeleteDiskRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x14\n" +
-	"\x05force\x18\x02 \x01(\bR\x05force\"*\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\x12<\n" +
+	"\tsnapshots\x18\xc0\x01 \x01(\x0e2\x1d.ashlar.v1.SnapshotsOfDeletedR\tsnapshots\"*\n" +
 	"\x0fDeleteDiskReply\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\"4\n" +
 	"\x14DiskEndpointsRequest\x12\x1c\n" +
@@ -3335,7 +3361,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x0fMoveDiskRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x12\n" +
-	"\x04host\x18\x02 \x01(\tR\x04host\"\xe3\x01\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"\x87\x02\n" +
 	"\bSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x12\n" +
@@ -3346,7 +3372,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"size_bytes\x18\x05 \x01(\x04R\tsizeBytes\x12&\n" +
 	"\x0fcreated_unix_ms\x18\x06 \x01(\x03R\rcreatedUnixMs\x12\x14\n" +
 	"\x05state\x18\a \x01(\tR\x05state\x12\x18\n" +
-	"\aarchive\x18\x14 \x01(\tR\aarchive\"`\n" +
+	"\aarchive\x18\x14 \x01(\tR\aarchive\x12\"\n" +
+	"\fdisk_deleted\x18\xc0\x01 \x01(\bR\vdiskDeleted\"`\n" +
 	"\x15CreateSnapshotRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -3471,31 +3498,33 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*Traffic)(nil),                 // 42: ashlar.v1.Traffic
 	(*Balance)(nil),                 // 43: ashlar.v1.Balance
 	(*Recoding)(nil),                // 44: ashlar.v1.Recoding
-	(*Care)(nil),                    // 45: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 46: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 47: ashlar.v1.Space
-	(*QoS)(nil),                     // 48: ashlar.v1.QoS
-	(*Hydration)(nil),               // 49: ashlar.v1.Hydration
-	(*DiskOrigin)(nil),              // 50: ashlar.v1.DiskOrigin
-	(*CloneDiskRequest)(nil),        // 51: ashlar.v1.CloneDiskRequest
-	(*RollbackDiskRequest)(nil),     // 52: ashlar.v1.RollbackDiskRequest
-	(*RestoreDiskRequest)(nil),      // 53: ashlar.v1.RestoreDiskRequest
-	(*SetHydrateRequest)(nil),       // 54: ashlar.v1.SetHydrateRequest
-	(*CreateSnapshotsRequest)(nil),  // 55: ashlar.v1.CreateSnapshotsRequest
-	(*SetPolicyRequest)(nil),        // 56: ashlar.v1.SetPolicyRequest
-	(*DeletePolicyRequest)(nil),     // 57: ashlar.v1.DeletePolicyRequest
-	(*ApplyPolicyRequest)(nil),      // 58: ashlar.v1.ApplyPolicyRequest
-	(*ListPoliciesRequest)(nil),     // 59: ashlar.v1.ListPoliciesRequest
-	(*ListEventsRequest)(nil),       // 60: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 61: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 62: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 63: ashlar.v1.SetClusterRequest
-	(*Policy)(nil),                  // 64: ashlar.v1.Policy
-	(*ListPoliciesReply)(nil),       // 65: ashlar.v1.ListPoliciesReply
-	(*ListEventsReply)(nil),         // 66: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 67: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 68: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 69: ashlar.v1.ClusterSettings
+	(*KeptRoom)(nil),                // 45: ashlar.v1.KeptRoom
+	(*Care)(nil),                    // 46: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 47: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 48: ashlar.v1.Space
+	(*QoS)(nil),                     // 49: ashlar.v1.QoS
+	(*Hydration)(nil),               // 50: ashlar.v1.Hydration
+	(*DiskOrigin)(nil),              // 51: ashlar.v1.DiskOrigin
+	(SnapshotsOfDeleted)(0),         // 52: ashlar.v1.SnapshotsOfDeleted
+	(*CloneDiskRequest)(nil),        // 53: ashlar.v1.CloneDiskRequest
+	(*RollbackDiskRequest)(nil),     // 54: ashlar.v1.RollbackDiskRequest
+	(*RestoreDiskRequest)(nil),      // 55: ashlar.v1.RestoreDiskRequest
+	(*SetHydrateRequest)(nil),       // 56: ashlar.v1.SetHydrateRequest
+	(*CreateSnapshotsRequest)(nil),  // 57: ashlar.v1.CreateSnapshotsRequest
+	(*SetPolicyRequest)(nil),        // 58: ashlar.v1.SetPolicyRequest
+	(*DeletePolicyRequest)(nil),     // 59: ashlar.v1.DeletePolicyRequest
+	(*ApplyPolicyRequest)(nil),      // 60: ashlar.v1.ApplyPolicyRequest
+	(*ListPoliciesRequest)(nil),     // 61: ashlar.v1.ListPoliciesRequest
+	(*ListEventsRequest)(nil),       // 62: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 63: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 64: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 65: ashlar.v1.SetClusterRequest
+	(*Policy)(nil),                  // 66: ashlar.v1.Policy
+	(*ListPoliciesReply)(nil),       // 67: ashlar.v1.ListPoliciesReply
+	(*ListEventsReply)(nil),         // 68: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 69: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 70: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 71: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3514,89 +3543,91 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	42, // 13: ashlar.v1.StatusReply.traffic:type_name -> ashlar.v1.Traffic
 	43, // 14: ashlar.v1.StatusReply.balance:type_name -> ashlar.v1.Balance
 	44, // 15: ashlar.v1.StatusReply.recoding:type_name -> ashlar.v1.Recoding
-	12, // 16: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	6,  // 17: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	45, // 18: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	46, // 19: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
-	10, // 20: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	13, // 21: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	47, // 22: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	41, // 23: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	42, // 24: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	48, // 25: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	49, // 26: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
-	50, // 27: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	48, // 28: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 29: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	29, // 30: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 31: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 32: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 33: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 34: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 35: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	51, // 36: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	52, // 37: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
-	53, // 38: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
-	54, // 39: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
-	20, // 40: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 41: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 42: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 43: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 44: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 45: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 46: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 47: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 48: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 49: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 50: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	55, // 51: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	56, // 52: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
-	57, // 53: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
-	58, // 54: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
-	59, // 55: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
-	38, // 56: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 57: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	60, // 58: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	61, // 59: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 60: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	62, // 61: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	63, // 62: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 63: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 64: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 65: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 66: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 67: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 68: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	18, // 69: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
-	18, // 70: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
-	21, // 71: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 72: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 73: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 74: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 75: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 76: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 77: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 78: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 79: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 80: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 81: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 82: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	64, // 83: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
-	64, // 84: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
-	64, // 85: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
-	65, // 86: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
-	39, // 87: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 88: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	66, // 89: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	67, // 90: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 91: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	68, // 92: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	69, // 93: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	63, // [63:94] is the sub-list for method output_type
-	32, // [32:63] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	45, // 16: ashlar.v1.StatusReply.kept:type_name -> ashlar.v1.KeptRoom
+	12, // 17: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	6,  // 18: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	46, // 19: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	47, // 20: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 21: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	13, // 22: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	48, // 23: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	41, // 24: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	42, // 25: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	49, // 26: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	50, // 27: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
+	51, // 28: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	49, // 29: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 30: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	52, // 31: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
+	29, // 32: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 33: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 34: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 35: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 36: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 37: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	53, // 38: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	54, // 39: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
+	55, // 40: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
+	56, // 41: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
+	20, // 42: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 43: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 44: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 45: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 46: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 47: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 48: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 49: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 50: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 51: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 52: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	57, // 53: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	58, // 54: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
+	59, // 55: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
+	60, // 56: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
+	61, // 57: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
+	38, // 58: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 59: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	62, // 60: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	63, // 61: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 62: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	64, // 63: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	65, // 64: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 65: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 66: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 67: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 68: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 69: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 70: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 71: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 72: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	21, // 73: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 74: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 75: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 76: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 77: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 78: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 79: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 80: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 81: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 82: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 83: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 84: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	66, // 85: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
+	66, // 86: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
+	66, // 87: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
+	67, // 88: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
+	39, // 89: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 90: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	68, // 91: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	69, // 92: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 93: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	70, // 94: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	71, // 95: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	65, // [65:96] is the sub-list for method output_type
+	34, // [34:65] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3614,6 +3645,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_healing_proto_init()
 	file_ashlar_lost_proto_init()
 	file_ashlar_restore_proto_init()
+	file_ashlar_kept_proto_init()
 	file_ashlar_cluster_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

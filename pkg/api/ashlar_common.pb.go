@@ -530,6 +530,7 @@ type VolumeRecord struct {
 	Origin         []byte            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`                                       // what it began with, as in pkg/lineage/FORMAT.md; empty: nothing
 	RollbackTo     []byte            `protobuf:"bytes,61,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`             // the snapshot that it is being rolled back to; empty: it is not
 	RollbackSafety []byte            `protobuf:"bytes,62,opt,name=rollback_safety,json=rollbackSafety,proto3" json:"rollback_safety,omitempty"` // the one that keeps what it was before
+	Kept           *Kept             `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`                                          // absent: it is not deleted, or nothing is kept of it
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -704,6 +705,66 @@ func (x *VolumeRecord) GetRollbackSafety() []byte {
 	return nil
 }
 
+func (x *VolumeRecord) GetKept() *Kept {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// Kept says that a disk is deleted, and stays for its snapshots.
+type Kept struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SinceUnixMs   int64                  `protobuf:"varint,1,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
+	Emptied       bool                   `protobuf:"varint,2,opt,name=emptied,proto3" json:"emptied,omitempty"` // what only the disk itself had is given back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kept) Reset() {
+	*x = Kept{}
+	mi := &file_ashlar_common_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kept) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kept) ProtoMessage() {}
+
+func (x *Kept) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_common_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kept.ProtoReflect.Descriptor instead.
+func (*Kept) Descriptor() ([]byte, []int) {
+	return file_ashlar_common_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Kept) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
+func (x *Kept) GetEmptied() bool {
+	if x != nil {
+		return x.Emptied
+	}
+	return false
+}
+
 // SnapshotRecord is one snapshot of a volume.
 type SnapshotRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -718,7 +779,7 @@ type SnapshotRecord struct {
 
 func (x *SnapshotRecord) Reset() {
 	*x = SnapshotRecord{}
-	mi := &file_ashlar_common_proto_msgTypes[8]
+	mi := &file_ashlar_common_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +791,7 @@ func (x *SnapshotRecord) String() string {
 func (*SnapshotRecord) ProtoMessage() {}
 
 func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_common_proto_msgTypes[8]
+	mi := &file_ashlar_common_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +804,7 @@ func (x *SnapshotRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRecord.ProtoReflect.Descriptor instead.
 func (*SnapshotRecord) Descriptor() ([]byte, []int) {
-	return file_ashlar_common_proto_rawDescGZIP(), []int{8}
+	return file_ashlar_common_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SnapshotRecord) GetSnapshot() []byte {
@@ -794,7 +855,7 @@ type QoS struct {
 
 func (x *QoS) Reset() {
 	*x = QoS{}
-	mi := &file_ashlar_common_proto_msgTypes[9]
+	mi := &file_ashlar_common_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +867,7 @@ func (x *QoS) String() string {
 func (*QoS) ProtoMessage() {}
 
 func (x *QoS) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_common_proto_msgTypes[9]
+	mi := &file_ashlar_common_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +880,7 @@ func (x *QoS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QoS.ProtoReflect.Descriptor instead.
 func (*QoS) Descriptor() ([]byte, []int) {
-	return file_ashlar_common_proto_rawDescGZIP(), []int{9}
+	return file_ashlar_common_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *QoS) GetIops() uint64 {
@@ -864,7 +925,7 @@ type ErrorDetail struct {
 
 func (x *ErrorDetail) Reset() {
 	*x = ErrorDetail{}
-	mi := &file_ashlar_common_proto_msgTypes[10]
+	mi := &file_ashlar_common_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +937,7 @@ func (x *ErrorDetail) String() string {
 func (*ErrorDetail) ProtoMessage() {}
 
 func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_common_proto_msgTypes[10]
+	mi := &file_ashlar_common_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +950,7 @@ func (x *ErrorDetail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErrorDetail.ProtoReflect.Descriptor instead.
 func (*ErrorDetail) Descriptor() ([]byte, []int) {
-	return file_ashlar_common_proto_rawDescGZIP(), []int{10}
+	return file_ashlar_common_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ErrorDetail) GetCode() uint32 {
@@ -941,7 +1002,7 @@ type Restored struct {
 
 func (x *Restored) Reset() {
 	*x = Restored{}
-	mi := &file_ashlar_common_proto_msgTypes[11]
+	mi := &file_ashlar_common_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -953,7 +1014,7 @@ func (x *Restored) String() string {
 func (*Restored) ProtoMessage() {}
 
 func (x *Restored) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_common_proto_msgTypes[11]
+	mi := &file_ashlar_common_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -966,7 +1027,7 @@ func (x *Restored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restored.ProtoReflect.Descriptor instead.
 func (*Restored) Descriptor() ([]byte, []int) {
-	return file_ashlar_common_proto_rawDescGZIP(), []int{11}
+	return file_ashlar_common_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Restored) GetManifest() string {
@@ -1047,7 +1108,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\xfc\x05\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xa2\x06\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1074,7 +1135,11 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x06origin\x18< \x01(\fR\x06origin\x12\x1f\n" +
 	"\vrollback_to\x18= \x01(\fR\n" +
 	"rollbackTo\x12'\n" +
-	"\x0frollback_safety\x18> \x01(\fR\x0erollbackSafety\"\x9d\x01\n" +
+	"\x0frollback_safety\x18> \x01(\fR\x0erollbackSafety\x12$\n" +
+	"\x04kept\x18\xc0\x01 \x01(\v2\x0f.ashlar.v1.KeptR\x04kept\"D\n" +
+	"\x04Kept\x12\"\n" +
+	"\rsince_unix_ms\x18\x01 \x01(\x03R\vsinceUnixMs\x12\x18\n" +
+	"\aemptied\x18\x02 \x01(\bR\aemptied\"\x9d\x01\n" +
 	"\x0eSnapshotRecord\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\fR\bsnapshot\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1116,7 +1181,7 @@ func file_ashlar_common_proto_rawDescGZIP() []byte {
 	return file_ashlar_common_proto_rawDescData
 }
 
-var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_ashlar_common_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_ashlar_common_proto_goTypes = []any{
 	(*StoreRef)(nil),       // 0: ashlar.v1.StoreRef
 	(*EnsembleID)(nil),     // 1: ashlar.v1.EnsembleID
@@ -1126,10 +1191,11 @@ var file_ashlar_common_proto_goTypes = []any{
 	(*SequenceSpan)(nil),   // 5: ashlar.v1.SequenceSpan
 	(*AcceptedLoss)(nil),   // 6: ashlar.v1.AcceptedLoss
 	(*VolumeRecord)(nil),   // 7: ashlar.v1.VolumeRecord
-	(*SnapshotRecord)(nil), // 8: ashlar.v1.SnapshotRecord
-	(*QoS)(nil),            // 9: ashlar.v1.QoS
-	(*ErrorDetail)(nil),    // 10: ashlar.v1.ErrorDetail
-	(*Restored)(nil),       // 11: ashlar.v1.Restored
+	(*Kept)(nil),           // 8: ashlar.v1.Kept
+	(*SnapshotRecord)(nil), // 9: ashlar.v1.SnapshotRecord
+	(*QoS)(nil),            // 10: ashlar.v1.QoS
+	(*ErrorDetail)(nil),    // 11: ashlar.v1.ErrorDetail
+	(*Restored)(nil),       // 12: ashlar.v1.Restored
 }
 var file_ashlar_common_proto_depIdxs = []int32{
 	1,  // 0: ashlar.v1.Ensemble.id:type_name -> ashlar.v1.EnsembleID
@@ -1142,15 +1208,16 @@ var file_ashlar_common_proto_depIdxs = []int32{
 	4,  // 7: ashlar.v1.VolumeRecord.checkpoint:type_name -> ashlar.v1.Checkpoint
 	6,  // 8: ashlar.v1.VolumeRecord.losses:type_name -> ashlar.v1.AcceptedLoss
 	5,  // 9: ashlar.v1.VolumeRecord.spans:type_name -> ashlar.v1.SequenceSpan
-	9,  // 10: ashlar.v1.VolumeRecord.qos:type_name -> ashlar.v1.QoS
-	8,  // 11: ashlar.v1.VolumeRecord.snapshots:type_name -> ashlar.v1.SnapshotRecord
-	11, // 12: ashlar.v1.VolumeRecord.restored:type_name -> ashlar.v1.Restored
-	7,  // 13: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
-	14, // [14:14] is the sub-list for method output_type
-	14, // [14:14] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	10, // 10: ashlar.v1.VolumeRecord.qos:type_name -> ashlar.v1.QoS
+	9,  // 11: ashlar.v1.VolumeRecord.snapshots:type_name -> ashlar.v1.SnapshotRecord
+	12, // 12: ashlar.v1.VolumeRecord.restored:type_name -> ashlar.v1.Restored
+	8,  // 13: ashlar.v1.VolumeRecord.kept:type_name -> ashlar.v1.Kept
+	7,  // 14: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_common_proto_init() }
@@ -1164,7 +1231,7 @@ func file_ashlar_common_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_common_proto_rawDesc), len(file_ashlar_common_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

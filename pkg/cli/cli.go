@@ -38,7 +38,7 @@ type Cluster interface {
 	Disks(ctx context.Context) ([]*api.Disk, error)
 	Disk(ctx context.Context, nameOrID string) (*api.Disk, error)
 	ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error)
-	DeleteDisk(ctx context.Context, nameOrID string, force bool) (string, error)
+	DeleteDisk(ctx context.Context, nameOrID string, d client.Deletion) (string, error)
 	DiskEndpoints(ctx context.Context, nameOrID string) (*api.DiskEndpointsReply, error)
 	CreateSnapshot(ctx context.Context, disk, name string) (*api.Snapshot, error)
 	CreateSnapshots(ctx context.Context, disks []string, name string) ([]*api.Snapshot, error)

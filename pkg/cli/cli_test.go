@@ -242,12 +242,12 @@ func (f *fake) ResizeDisk(_ context.Context, name string, size uint64) (*api.Dis
 	return d, nil
 }
 
-func (f *fake) DeleteDisk(_ context.Context, name string, force bool) (string, error) {
+func (f *fake) DeleteDisk(_ context.Context, name string, x client.Deletion) (string, error) {
 	d, err := f.find(name)
 	if err != nil {
 		return "", err
 	}
-	if d.Sessions > 0 && !force {
+	if d.Sessions > 0 && !x.Force {
 		return "", fmt.Errorf("delete disk %s: %d clients are attached: %w", name, d.Sessions, errs.ErrConflict)
 	}
 	f.disks = slices.DeleteFunc(f.disks, func(x *api.Disk) bool { return x == d })

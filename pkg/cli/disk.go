@@ -23,7 +23,7 @@ type diskCommands struct {
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
 	Set        diskSet        `cmd:"" help:"Limit how fast a disk may be, while it is in use too."`
 	Rollback   diskRollback   `cmd:"" help:"Make a disk what it was at one of its snapshots. What it is now is kept by another snapshot."`
-	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it."`
+	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it. Clones of it stay as they are; of its snapshots say what is to become."`
 	Move       diskMove       `cmd:"" help:"Let another host own a disk: it is handed over in order, and its clients connect again."`
 	NBD        diskNBD        `cmd:"" name:"nbd" help:"Print where to attach a disk. Every blockd serves every disk; the first is the best."`
 	Lost       diskLost       `cmd:"" help:"List the bytes of disks that cannot be read any more."`
@@ -248,33 +248,6 @@ func (c *diskResize) Run(ctx context.Context, s *session) error {
 		return s.show(viewDisk(d), func(w io.Writer) {
 			fmt.Fprintf(w, "disk %s has %s now; NBD clients see it when they attach anew\n", d.Name, size(d.SizeBytes))
 		})
-	})
-}
-
-type diskDelete struct {
-	Disk  string `arg:"" help:"Name or id."`
-	Force bool   `help:"Also while clients are attached; they are cut off."`
-}
-
-// Run is called by kong.
-func (c *diskDelete) Run(ctx context.Context, s *session) error {
-	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		diskID, err := cl.DeleteDisk(ctx, c.Disk, c.Force)
-		if errors.Is(err, errs.ErrConflict) {
-			if all, _, e := cl.Snapshots(ctx, c.Disk); e == nil && len(all) > 0 {
-				return &hinted{err, "its snapshots would go with it: delete them first, one by one, with ashlar snapshot delete " + c.Disk + "@NAME"}
-			}
-			if names := clonesOf(ctx, cl, c.Disk); len(names) > 0 {
-				return &hinted{err, "its clones read what it had: delete them first (" + strings.Join(names, ", ") + ")"}
-			}
-			return &hinted{err, "detach its clients first, or cut them off with --force"}
-		}
-		if err != nil {
-			return explain(err, c.Disk)
-		}
-		return s.show(struct {
-			DiskID string `json:"diskId"`
-		}{diskID}, func(w io.Writer) { fmt.Fprintf(w, "deleted disk %s (%s)\n", c.Disk, diskID) })
 	})
 }
 

@@ -80,7 +80,7 @@ func (s *session) drop(ctx context.Context, disk string) error {
 	return s.hold(func(cl Cluster) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanPatience)
 		defer cancel()
-		_, err := cl.DeleteDisk(ctx, disk, true)
+		_, err := cl.DeleteDisk(ctx, disk, client.Deletion{Force: true})
 		if errors.Is(err, errs.ErrNotFound) {
 			return nil
 		}

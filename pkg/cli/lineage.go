@@ -47,23 +47,6 @@ func originText(o *api.DiskOrigin) string {
 // namesMax bounds the names in a hint.
 const namesMax = 8
 
-// clonesOf names disks that began with a snapshot of a disk, some if they are many.
-func clonesOf(ctx context.Context, cl Cluster, disk string) (names []string) {
-	all, err := cl.Disks(ctx)
-	if err != nil {
-		return nil
-	}
-	for _, d := range all {
-		if o := d.Origin; o != nil && (o.Disk == disk || o.DiskId == disk) {
-			if names = append(names, d.Name); len(names) > namesMax {
-				names[namesMax] = "…"
-				break
-			}
-		}
-	}
-	return names
-}
-
 // clone makes the disk of a snapshot.
 func (c *diskCreate) clone(ctx context.Context, cl Cluster, limits cluster.QoS) (*api.Disk, error) {
 	disk, snapshot, err := snapshotOf(c.From)

@@ -34,12 +34,14 @@ type snapshotView struct {
 	State      string `json:"state"`
 	Archive    string `json:"archive,omitempty"` // how far it is on its way there
 	Created    string `json:"created,omitempty"`
-	Export     string `json:"export"` // the name under which every blockd serves it
+	// DiskDeleted: disk is the name that it had, or its id where another disk has that name by now.
+	DiskDeleted bool   `json:"diskDeleted,omitempty"`
+	Export      string `json:"export"` // the name under which every blockd serves it
 }
 
 func viewSnapshot(x *api.Snapshot) snapshotView {
 	return snapshotView{SnapshotID: x.SnapshotId, Name: x.Name, DiskID: x.DiskId, Disk: x.Disk, SizeBytes: x.SizeBytes, State: x.State, Archive: x.GetArchive(),
-		Created: rfc3339(x.CreatedUnixMs), Export: x.Disk + "@" + x.Name}
+		Created: rfc3339(x.CreatedUnixMs), DiskDeleted: x.GetDiskDeleted(), Export: x.Disk + "@" + x.Name}
 }
 
 type snapshotCreate struct {
@@ -121,7 +123,7 @@ func (c *snapshotList) Run(ctx context.Context, s *session) error {
 			now := s.Clock.Wall()
 			var rows [][]string
 			for _, x := range all {
-				rows = append(rows, []string{x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.State, brief(dash(x.GetArchive())), age(now, x.CreatedUnixMs)})
+				rows = append(rows, []string{diskOf(x), x.Name, x.SnapshotId, size(x.SizeBytes), x.State, brief(dash(x.GetArchive())), age(now, x.CreatedUnixMs)})
 			}
 			table(w, []string{"DISK", "NAME", "ID", "SIZE", "STATE", "ARCHIVE", "AGE"}, rows)
 			if more {
@@ -129,6 +131,14 @@ func (c *snapshotList) Run(ctx context.Context, s *session) error {
 			}
 		})
 	})
+}
+
+// diskOf names a snapshot's disk, and says that it is deleted.
+func diskOf(x *api.Snapshot) string {
+	if x.GetDiskDeleted() {
+		return x.Disk + " (deleted)"
+	}
+	return x.Disk
 }
 
 // brief cuts a long reason; ashlar snapshot show has all of it.
@@ -168,7 +178,7 @@ func (c *snapshotShow) Run(ctx context.Context, s *session) error {
 			if x.Name == name || x.SnapshotId == name {
 				return s.show(viewSnapshot(x), func(w io.Writer) {
 					for _, r := range [][2]string{
-						{"name", x.Name}, {"id", x.SnapshotId}, {"disk", x.Disk + " (" + x.DiskId + ")"}, {"size", fmt.Sprintf("%s (%d bytes)", size(x.SizeBytes), x.SizeBytes)},
+						{"name", x.Name}, {"id", x.SnapshotId}, {"disk", diskOf(x) + " (" + x.DiskId + ")"}, {"size", fmt.Sprintf("%s (%d bytes)", size(x.SizeBytes), x.SizeBytes)},
 						{"state", x.State}, {"archive", dash(x.GetArchive())}, {"created", rfc3339(x.CreatedUnixMs)}, {"export", x.Disk + "@" + x.Name},
 					} {
 						fmt.Fprintf(w, "%-8s %s\n", r[0], r[1])

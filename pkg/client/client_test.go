@@ -265,12 +265,12 @@ func TestDeleteSurvivesALostAnswer(t *testing.T) {
 		}
 		return api.ToStatus(errs.ErrNotFound, nil)
 	}
-	if _, err := c.DeleteDisk(testCtx(t), "x", false); err != nil {
+	if _, err := c.DeleteDisk(testCtx(t), "x", Deletion{}); err != nil {
 		t.Fatal(err)
 	}
 	tries = 0
 	leader.answer = func(context.Context) error { return api.ToStatus(errs.ErrNotFound, nil) }
-	if _, err := c.DeleteDisk(testCtx(t), "x", false); !errors.Is(err, errs.ErrNotFound) {
+	if _, err := c.DeleteDisk(testCtx(t), "x", Deletion{}); !errors.Is(err, errs.ErrNotFound) {
 		t.Fatalf("deleting nothing gave %v", err)
 	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/cluster"
-	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 )
 
@@ -141,29 +140,6 @@ func (c *Cluster) SetDiskQoS(ctx context.Context, nameOrID string, x cluster.QoS
 	return ask(ctx, c, req, func(x api.ClusterClient, ctx context.Context, r *api.SetDiskQoSRequest) (*api.Disk, error) {
 		return x.SetDiskQoS(ctx, r)
 	})
-}
-
-// DeleteDisk deletes a disk and gives its id. ErrConflict while clients are attached,
-// unless forced. After a lost answer it asks again by the id, so that a new disk of
-// the same name is safe; that the disk is gone then counts as success.
-func (c *Cluster) DeleteDisk(ctx context.Context, nameOrID string, force bool) (string, error) {
-	d, err := c.Disk(ctx, nameOrID)
-	if err != nil {
-		return "", err
-	}
-	asked := 0
-	err = c.p.call(ctx, retryAlways, func(ctx context.Context, conn *target) error {
-		asked++
-		_, err := conn.cluster.DeleteDisk(ctx, &api.DeleteDiskRequest{NameOrId: d.DiskId, Force: force})
-		if _, class := api.FromStatus(err); asked > 1 && errs.CodeOf(class) == errs.NotFound {
-			return nil
-		}
-		return err
-	})
-	if err != nil {
-		return "", err
-	}
-	return d.DiskId, nil
 }
 
 // DiskEndpoints tells where clients may attach, the owner first.

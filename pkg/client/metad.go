@@ -32,6 +32,8 @@ type Metad interface {
 	Volume(context.Context, id.Volume) (*cluster.Volume, error)
 	// FindVolume takes a disk's name, or its id as text.
 	FindVolume(ctx context.Context, nameOrID string) (*cluster.Volume, error)
+	// FindKept is FindVolume; it also finds a disk that is deleted and kept for its snapshots.
+	FindKept(ctx context.Context, nameOrID string) (*cluster.Volume, error)
 	// Volumes lists the volumes named after after, in order of names, and tells whether there are more.
 	Volumes(ctx context.Context, after string, limit int) ([]cluster.Summary, bool, error)
 

@@ -10,7 +10,8 @@ import (
 )
 
 // SnapshotOrder is what a host has to do about a snapshot: take it, let it go, or, where Safety
-// is not zero, take that one and roll the disk back to this.
+// is not zero, take that one and roll the disk back to this. Empty: it is of no snapshot, but of what
+// only a deleted disk has itself; that is to be given back.
 type SnapshotOrder struct {
 	Volume   id.Volume
 	Snapshot id.Snapshot
@@ -18,6 +19,7 @@ type SnapshotOrder struct {
 	Step     api.SnapshotStep // of a group; none: it is of one disk
 	Safety   id.Snapshot
 	Yield    bool // alone: give the volume up if no client has it open
+	Empty    bool
 }
 
 // WatchSnapshots calls f with every order for a host, again and again until it is carried
@@ -44,6 +46,13 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 						return err
 					}
 					f(SnapshotOrder{Volume: v, Yield: true})
+				}
+				for _, raw := range x.Empty {
+					v, err := api.VolumeID(raw)
+					if err != nil {
+						return err
+					}
+					f(SnapshotOrder{Volume: v, Empty: true})
 				}
 				for _, o := range x.Orders {
 					v, err := api.VolumeID(o.Volume)

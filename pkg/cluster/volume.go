@@ -176,6 +176,8 @@ type Volume struct {
 	Rollback *Rollback
 	// Branch is that of the snapshots that are taken now.
 	Branch uint32
+	// Kept is nil unless the disk is deleted and snapshots of it are kept.
+	Kept *Kept
 	// Deleted: unlinked, waits for its stores to purge it.
 	Deleted bool
 }
@@ -221,6 +223,10 @@ func (v *Volume) Clone() *Volume {
 	if v.Rollback != nil {
 		r := *v.Rollback
 		c.Rollback = &r
+	}
+	if v.Kept != nil {
+		k := *v.Kept
+		c.Kept = &k
 	}
 	for i := range c.Losses {
 		c.Losses[i].Lost = slices.Clone(c.Losses[i].Lost)

@@ -30,6 +30,9 @@ func (r *Request) Ended() bool { return r.ended }
 
 // Submit sends one random request to an engine: mostly to the owner.
 func (w *World) Submit() {
+	if w.retired != nil {
+		return // nobody may
+	}
 	e := w.Owner()
 	if w.chance(w.cfg.ToZombies) {
 		e = w.Engines[w.rng.IntN(len(w.Engines))]
@@ -82,6 +85,14 @@ func (w *World) Write(e *Engine, off, n uint64) *Request { return w.submit(e, co
 
 // Trim sends a trim of whole blocks, or writes zeros where it covers blocks in part.
 func (w *World) Trim(e *Engine, off, n uint64) *Request { return w.submit(e, core.OpTrim, off, n) }
+
+// trimAll trims all of the volume. Cells that nobody ever wrote to need not be noted.
+func (w *World) trimAll(e *Engine) *Request {
+	r := &Request{n: uint64(w.cfg.Blocks.Offset()), write: w.Model.beginAll()}
+	r.op = core.Op{Kind: core.OpTrim, Extent: block.Extent{Count: uint32(w.cfg.Blocks)}}
+	w.send(e, r)
+	return r
+}
 
 func (w *World) submit(e *Engine, k core.OpKind, off, n uint64) *Request {
 	head, tail := off%block.Size, -(off+n)%block.Size%block.Size

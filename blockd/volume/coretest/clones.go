@@ -70,7 +70,9 @@ func (w *World) Clone(s *Snap) (*World, error) {
 
 // Purge deletes a volume with everything of it, as metad has it done when no snapshot of it is left.
 func (w *World) Purge() error {
-	if slices.ContainsFunc(w.Snaps, func(s *Snap) bool { return s.state != snapGone && s.state != snapAsked }) {
+	if slices.ContainsFunc(w.Snaps, func(s *Snap) bool {
+		return s.state != snapGone && s.state != snapAsked && (s.state != snapDropping || w.retired == nil)
+	}) {
 		return fmt.Errorf("volume %x has snapshots: %w", w.volume[0], errs.ErrConflict)
 	}
 	for _, e := range w.Engines {

@@ -310,7 +310,7 @@ func (f *Metad) Forget(v id.Volume) {
 // whatever is written, packed, cleaned, taken, rolled back and deleted in each of them, in any order.
 func TestClonesInEveryOrderOfEvents(t *testing.T) {
 	from, to := seeds(t, 1)
-	made, purged := 0, 0
+	made, purged, buried := 0, 0, 0
 	for seed := from; seed < to; seed++ {
 		before := buf.Outstanding().Buffers
 		cfg := small(seed)
@@ -329,8 +329,11 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			if err := root.Bury(); err != nil {
+				t.Fatal(err)
+			}
 		}
-		made += root.born
+		made, buried = made+root.born, buried+root.Buried
 		for len(root.kin) > 0 { // the youngest first, in the end
 			w := root.kin[len(root.kin)-1]
 			if err := w.finish(); err != nil {
@@ -348,21 +351,31 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 			t.Fatalf("seed %d: %d buffers are not released", seed, n-before)
 		}
 	}
-	t.Logf("%d clones made, %d purged at the end", made, purged)
+	t.Logf("%d clones made, %d purged at the end, %d when they were deleted and nobody needed them", made, purged, buried)
 }
 
-// breed makes a clone of some snapshot that stands, rolls back to one, or deletes a volume that nobody needs.
+// breed makes a clone of some snapshot that stands, rolls back to one, deletes a volume that nobody needs, or one that is
+// needed and is kept for that.
 func (w *World) breed(how int) error {
 	if err := w.settleAll(); err != nil {
 		return err
 	}
-	if how == 2 && w.from != nil && w.childless() {
+	if how == 2 && w.from != nil && w.childless() && w.rng.IntN(2) == 0 {
 		return w.finish()
+	}
+	if how == 2 && w.retired == nil {
+		return w.Retire(w.rng.IntN(2) == 0)
+	}
+	if how == 0 && w.retired == nil && !w.Needed() {
+		_, r := w.Mark(w.Owner())
+		if err := w.Until(func() bool { return r.ended }); err != nil {
+			return err
+		}
 	}
 	for _, s := range w.Snaps {
 		switch {
 		case s.state != snapMade:
-		case how == 1:
+		case how == 1 && w.retired == nil:
 			if _, err := w.Rollback(s); err != nil {
 				return err
 			}

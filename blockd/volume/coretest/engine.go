@@ -364,6 +364,7 @@ func (e *Engine) tick() {
 	})
 	e.askDrops()
 	e.askRoll()
+	e.askEmpty()
 }
 
 // Drain ends the engine in peace.

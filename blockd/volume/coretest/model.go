@@ -93,6 +93,17 @@ func (m *Model) Begin(off, n uint64, zero bool) *Write {
 	return w
 }
 
+// beginAll notes that everything is zeroed.
+func (m *Model) beginAll() *Write {
+	w := &Write{begun: m.tick()}
+	for _, b := range m.blocks {
+		for i := range b {
+			b[i].writes = append(b[i].writes, held{Write: w})
+		}
+	}
+	return w
+}
+
 // Fill writes the content of w's cells from byte from of w on.
 func (w *Write) Fill(dst []byte) {
 	for i := 0; i+8 <= len(dst); i += 8 {

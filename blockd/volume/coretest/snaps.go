@@ -184,7 +184,9 @@ func (w *World) snapStep() {
 	}
 	n := w.rng.IntN(12)
 	switch {
-	case len(made) == 0 || n == 0 && len(made) < 8:
+	case w.retired != nil && (len(made) == 0 || n == 2):
+		return // nobody takes one of a deleted disk
+	case len(made) == 0 || n == 0 && len(made) < 8 && w.retired == nil:
 		w.Mark(e)
 	case n == 1 || len(made) > 8:
 		w.Drop(made[w.rng.IntN(len(made))])

@@ -87,9 +87,12 @@ type World struct {
 
 	origin *lineage.Origin
 	roll   *roll
-	born   int      // clones that any of the kin made
-	kin    []*World // this one and its clones and ancestors: they share stores, metad and time
-	from   *Snap    // that it began with; nil: empty
+	// retired is not nil when the disk is deleted; Buried counts those of the family that are purged since.
+	retired *retirement
+	Buried  int
+	born    int      // clones that any of the kin made
+	kin     []*World // this one and its clones and ancestors: they share stores, metad and time
+	from    *Snap    // that it began with; nil: empty
 }
 
 // task is something that will happen.

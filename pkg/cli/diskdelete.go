@@ -1,0 +1,107 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/errs"
+)
+
+type diskDelete struct {
+	Disk  string `arg:"" help:"Name or id."`
+	Force bool   `help:"Also while clients are attached; they are cut off."`
+	Keep  bool   `name:"keep-snapshots" xor:"snapshots" help:"Its snapshots stay, and can be read, cloned, archived and deleted one by one."`
+	With  bool   `name:"with-snapshots" xor:"snapshots" help:"Its snapshots are deleted, too."`
+}
+
+// how is what the flags ask for.
+func (c *diskDelete) how() client.Deletion {
+	d := client.Deletion{Force: c.Force}
+	switch {
+	case c.Keep:
+		d.Snapshots = api.SnapshotsOfDeleted_SNAPSHOTS_OF_DELETED_STAY
+	case c.With:
+		d.Snapshots = api.SnapshotsOfDeleted_SNAPSHOTS_OF_DELETED_GO_TOO
+	}
+	return d
+}
+
+// Run is called by kong.
+func (c *diskDelete) Run(ctx context.Context, s *session) error {
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		diskID, err := cl.DeleteDisk(ctx, c.Disk, c.how())
+		if errors.Is(err, errs.ErrConflict) {
+			return c.refused(ctx, cl, err)
+		}
+		if err != nil {
+			return explain(err, c.Disk)
+		}
+		kept, e := keptOf(ctx, cl, diskID)
+		if e != nil {
+			return fmt.Errorf("disk %s is deleted; its snapshots: %w", diskID, e)
+		}
+		return s.show(struct {
+			DiskID string   `json:"diskId"`
+			Kept   []string `json:"keptSnapshots"`
+		}{diskID, kept}, func(w io.Writer) {
+			fmt.Fprintf(w, "deleted disk %s (%s)\n", c.Disk, diskID)
+			if len(kept) > 0 {
+				fmt.Fprintf(w, "  its snapshots are kept: %s\n", brieflyAll(kept))
+			}
+		})
+	})
+}
+
+// refused adds to a refusal what can be done.
+func (c *diskDelete) refused(ctx context.Context, cl Cluster, err error) error {
+	if all, e := keptOf(ctx, cl, c.Disk); e == nil && len(all) > 0 && !c.Keep && !c.With {
+		return &hinted{err, fmt.Sprintf("it has %s; keep them without the disk with --keep-snapshots, or delete them with it with --with-snapshots", brieflyAll(all))}
+	}
+	if strings.Contains(c.Disk, "@") {
+		return err
+	}
+	return &hinted{err, "detach its clients first, or cut them off with --force"}
+}
+
+// keptOf names the snapshots of a disk that are not on their way out; none if there is no such disk.
+func keptOf(ctx context.Context, cl Cluster, disk string) ([]string, error) {
+	names := []string{}
+	all, _, err := cl.Snapshots(ctx, disk)
+	for _, x := range all {
+		if x.State != "deleting" {
+			names = append(names, x.Disk+"@"+x.Name)
+		}
+	}
+	if errors.Is(err, errs.ErrNotFound) {
+		err = nil
+	}
+	return names, err
+}
+
+// brieflyAll lists names, some if they are many.
+func brieflyAll(names []string) string {
+	if n := len(names); n > namesMax {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:namesMax], ", "), n-namesMax)
+	}
+	return strings.Join(names, ", ")
+}
+
+// keptView is what deleted disks take, in JSON.
+type keptView struct {
+	Disks     uint32 `json:"disks"`
+	UsedBytes uint64 `json:"usedBytes"`
+}
+
+func viewKept(x *api.KeptRoom) keptView { return keptView{x.GetDisks(), x.GetUsedBytes()} }
+
+// printKept says what deleted disks take, where there are any.
+func printKept(w io.Writer, x *api.KeptRoom) {
+	if n := x.GetDisks(); n > 0 {
+		fmt.Fprintf(w, "kept    %s of deleted disks (%d), for snapshots that are kept or that clones read\n", size(x.GetUsedBytes()), n)
+	}
+}
