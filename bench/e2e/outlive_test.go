@@ -38,6 +38,11 @@ func TestSnapshotsOutliveTheirDisk(t *testing.T) {
 		t.Fatalf("a disk with snapshots, and nothing said of them: %v %+v", err, r)
 	}
 	owner := endpoints(t, c, "outlived").All[0].Host
+	ok(t, c, "disk", "set", "outlived", "--protect", "on")
+	if r, err := c.CLI("disk", "delete", "outlived", "--force", "--keep-snapshots"); err != nil || r.Code == 0 || !strings.Contains(r.Stderr, "--protect off") {
+		t.Fatalf("a protected disk: %v %+v", err, r)
+	}
+	ok(t, c, "disk", "set", "outlived", "--protect", "off")
 	ok(t, c, "disk", "delete", "outlived", "--force", "--keep-snapshots")
 	kill(t, c, owner)
 	disk(t, c, "outlived", "1MiB")

@@ -35,7 +35,7 @@ func (c *clusterService) disk(nameOrID string) (*state.Volume, error) {
 // describe is a disk as people see it. What a silent owner said last is no news.
 func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now time.Duration) *api.Disk {
 	d := &api.Disk{DiskId: v.ID.String(), Name: v.Name, SizeBytes: v.Size, CreatedUnixMs: v.Created.UnixMilli(), State: "available",
-		OwnerHost: string(v.Owner.Host), Epoch: uint64(v.Epoch), Lossy: len(v.Losses) > 0, Ensembles: uint32(len(v.List)), Qos: api.FromQoS(v.QoS)}
+		OwnerHost: string(v.Owner.Host), Epoch: uint64(v.Epoch), Lossy: len(v.Losses) > 0, Ensembles: uint32(len(v.List)), Qos: api.FromQoS(v.QoS), IsProtected: v.Protected}
 	b, heard := l.Volume(v.Owner, v.ID, v.Epoch)
 	owned := v.Owner != id.Holder{}
 	if owned && !l.HostUp(now, v.Owner.Host) {

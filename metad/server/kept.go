@@ -128,3 +128,22 @@ func keptRoom(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology) *a
 	}
 	return out
 }
+
+// SetProtection protects a disk against deletion, or lets it be deleted again.
+func (c *clusterService) SetProtection(ctx context.Context, q *api.SetProtectionRequest) (*api.Disk, error) {
+	r, v, err := c.found(ctx, q.GetNameOrId())
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.s.commit(ctx, &state.SetProtection{Volume: v.ID, On: q.GetOn()})
+	if err != nil {
+		return nil, err
+	}
+	kind, what := "disk_protected", "is protected against deletion"
+	if !q.GetOn() {
+		kind, what = "disk_unprotected", "may be deleted"
+	}
+	c.s.note(state.Info, kind, aboutDisk, v.Name, caller(ctx).String(), "disk %s %s", v.ID, what)
+	c.s.log.Info("protection of a disk changed", "volume", v.ID.String(), "on", q.GetOn(), "by", caller(ctx).String())
+	return c.answer(r, res.Volume), nil
+}

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 	"time"
@@ -49,6 +50,7 @@ type VolumeEmptied struct {
 const (
 	kindRetireVolume kind = iota + 192
 	kindVolumeEmptied
+	kindSetProtection
 )
 
 func emptyKept(k kind) Command {
@@ -57,6 +59,8 @@ func emptyKept(k kind) Command {
 		return &RetireVolume{}
 	case kindVolumeEmptied:
 		return &VolumeEmptied{}
+	case kindSetProtection:
+		return &SetProtection{}
 	}
 	return nil
 }
@@ -67,6 +71,8 @@ func (m *Machine) applyKept(c Command) (Result, bool) {
 		return m.retireVolume(c), true
 	case *VolumeEmptied:
 		return m.volumeEmptied(c), true
+	case *SetProtection:
+		return m.setProtection(c), true
 	}
 	return Result{}, false
 }
@@ -81,7 +87,7 @@ func (m *Machine) retireVolume(c *RetireVolume) Result {
 	case c.Snapshots >= snapshotsModes:
 		return refuse(errs.ErrInvalid, "what is to become of snapshots: %d", c.Snapshots)
 	}
-	if err := v.mayRetire(c.Snapshots); err != nil {
+	if err := cmp.Or(v.unprotected(), v.mayRetire(c.Snapshots)); err != nil {
 		return Result{Err: err}
 	}
 	v = v.clone()
@@ -217,11 +223,12 @@ func appendKeptDisk(b []byte, v *Volume) []byte {
 	if b = appendBool(b, v.Kept != nil); v.Kept != nil {
 		b = appendBool(binary.LittleEndian.AppendUint64(b, uint64(v.Kept.Since.UnixMilli())), v.Kept.Emptied)
 	}
-	return b
+	return appendBool(b, v.Protected)
 }
 
 func readKeptDisk(r *codec.Reader, v *Volume) {
 	if readBool(r) {
 		v.Kept = &cluster.Kept{Since: readTime(r), Emptied: readBool(r)}
 	}
+	v.Protected = readBool(r)
 }

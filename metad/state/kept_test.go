@@ -179,6 +179,7 @@ func goldenKept() []Command {
 		&RetireVolume{Volume: v, Forced: true, Snapshots: SnapshotsStay, NowMS: 1700000000701},
 		&Acquire{Volume: v, By: holder(2, 1)},
 		&VolumeEmptied{Volume: v, Epoch: 2},
+		&SetProtection{Volume: id.Volume{1}, On: true},
 		&RetireVolume{Volume: id.Volume{5}, Forced: true, Snapshots: SnapshotsGoToo, NowMS: 1700000000702},
 	}
 }

@@ -39,7 +39,7 @@ func Needs(c Command) uint16 {
 		*QueueArchive, *LeaseArchive, *EndArchive,
 		*SetPolicy, *DeletePolicy, *ApplyPolicy, *PolicyBegins, *PolicyRan, *PolicyForgets:
 		return LevelTime
-	case *CreateImage, *SetImage, *DeleteImage, *CreateFromImage, *RetireVolume, *VolumeEmptied:
+	case *CreateImage, *SetImage, *DeleteImage, *CreateFromImage, *RetireVolume, *VolumeEmptied, *SetProtection:
 		return LevelImages
 	case *AddEnsemble:
 		if c.Better {

@@ -228,6 +228,8 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
 	case !c.Forced && c.Epoch != v.Epoch:
 		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)
+	case v.Protected:
+		return Result{Err: v.unprotected()}
 	case len(v.Snapshots) > 0:
 		if n := v.hidden(); n == len(v.Snapshots) {
 			return refuse(errs.ErrConflict, "clones or images still need %d snapshots of disk %s, which are deleted already", n, v.Name)

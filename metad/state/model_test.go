@@ -99,6 +99,9 @@ func (s *script) later() Command {
 	case 18, 19:
 		return &RetireVolume{Volume: v.ID, Epoch: s.epoch(v), Forced: s.pick("force", 2) == 0, Snapshots: SnapshotsOfDeleted(s.pick("mode", 4)), NowMS: 11}
 	case 20:
+		if s.pick("protect", 2) == 0 {
+			return &SetProtection{Volume: v.ID, On: s.pick("on", 2) == 0}
+		}
 		return &VolumeEmptied{Volume: v.ID, Epoch: s.epoch(v)}
 	case 13, 14:
 		return s.ofPolicies(v, n)

@@ -1638,6 +1638,7 @@ type Disk struct {
 	AwayBytes        uint64                 `protobuf:"varint,46,opt,name=away_bytes,json=awayBytes,proto3" json:"away_bytes,omitempty"`                      // that cannot be read until stores are back
 	Hydration        *Hydration             `protobuf:"bytes,144,opt,name=hydration,proto3" json:"hydration,omitempty"`                                       // absent: nothing lies in an archive
 	Origin           *DiskOrigin            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`                                              // absent: it began empty, or needs nothing of it any more
+	IsProtected      bool                   `protobuf:"varint,192,opt,name=is_protected,json=isProtected,proto3" json:"is_protected,omitempty"`               // against deletion
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -1824,6 +1825,13 @@ func (x *Disk) GetOrigin() *DiskOrigin {
 		return x.Origin
 	}
 	return nil
+}
+
+func (x *Disk) GetIsProtected() bool {
+	if x != nil {
+		return x.IsProtected
+	}
+	return false
 }
 
 type CreateDiskRequest struct {
@@ -3253,7 +3261,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xed\x05\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\x91\x06\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -3282,7 +3290,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"away_bytes\x18. \x01(\x04R\tawayBytes\x123\n" +
 	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x12-\n" +
-	"\x06origin\x18< \x01(\v2\x15.ashlar.v1.DiskOriginR\x06origin\"\x87\x01\n" +
+	"\x06origin\x18< \x01(\v2\x15.ashlar.v1.DiskOriginR\x06origin\x12\"\n" +
+	"\fis_protected\x18\xc0\x01 \x01(\bR\visProtected\"\x87\x01\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -3392,7 +3401,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xc7\x10\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\x8a\x11\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3404,7 +3413,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\fRollbackDisk\x12\x1e.ashlar.v1.RollbackDiskRequest\x1a\x13.ashlar.v1.Snapshot\x12=\n" +
 	"\vRestoreDisk\x12\x1d.ashlar.v1.RestoreDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
 	"\n" +
-	"SetHydrate\x12\x1c.ashlar.v1.SetHydrateRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
+	"SetHydrate\x12\x1c.ashlar.v1.SetHydrateRequest\x1a\x0f.ashlar.v1.Disk\x12A\n" +
+	"\rSetProtection\x12\x1f.ashlar.v1.SetProtectionRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
 	"\tListDisks\x12\x1b.ashlar.v1.ListDisksRequest\x1a\x19.ashlar.v1.ListDisksReply\x125\n" +
 	"\aGetDisk\x12\x19.ashlar.v1.GetDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
 	"\n" +
@@ -3510,21 +3520,22 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*RollbackDiskRequest)(nil),     // 54: ashlar.v1.RollbackDiskRequest
 	(*RestoreDiskRequest)(nil),      // 55: ashlar.v1.RestoreDiskRequest
 	(*SetHydrateRequest)(nil),       // 56: ashlar.v1.SetHydrateRequest
-	(*CreateSnapshotsRequest)(nil),  // 57: ashlar.v1.CreateSnapshotsRequest
-	(*SetPolicyRequest)(nil),        // 58: ashlar.v1.SetPolicyRequest
-	(*DeletePolicyRequest)(nil),     // 59: ashlar.v1.DeletePolicyRequest
-	(*ApplyPolicyRequest)(nil),      // 60: ashlar.v1.ApplyPolicyRequest
-	(*ListPoliciesRequest)(nil),     // 61: ashlar.v1.ListPoliciesRequest
-	(*ListEventsRequest)(nil),       // 62: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 63: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 64: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 65: ashlar.v1.SetClusterRequest
-	(*Policy)(nil),                  // 66: ashlar.v1.Policy
-	(*ListPoliciesReply)(nil),       // 67: ashlar.v1.ListPoliciesReply
-	(*ListEventsReply)(nil),         // 68: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 69: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 70: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 71: ashlar.v1.ClusterSettings
+	(*SetProtectionRequest)(nil),    // 57: ashlar.v1.SetProtectionRequest
+	(*CreateSnapshotsRequest)(nil),  // 58: ashlar.v1.CreateSnapshotsRequest
+	(*SetPolicyRequest)(nil),        // 59: ashlar.v1.SetPolicyRequest
+	(*DeletePolicyRequest)(nil),     // 60: ashlar.v1.DeletePolicyRequest
+	(*ApplyPolicyRequest)(nil),      // 61: ashlar.v1.ApplyPolicyRequest
+	(*ListPoliciesRequest)(nil),     // 62: ashlar.v1.ListPoliciesRequest
+	(*ListEventsRequest)(nil),       // 63: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 64: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 65: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 66: ashlar.v1.SetClusterRequest
+	(*Policy)(nil),                  // 67: ashlar.v1.Policy
+	(*ListPoliciesReply)(nil),       // 68: ashlar.v1.ListPoliciesReply
+	(*ListEventsReply)(nil),         // 69: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 70: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 71: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 72: ashlar.v1.ClusterSettings
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3569,62 +3580,64 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	54, // 39: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
 	55, // 40: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
 	56, // 41: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
-	20, // 42: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 43: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 44: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 45: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 46: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 47: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 48: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 49: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 50: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 51: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 52: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	57, // 53: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	58, // 54: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
-	59, // 55: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
-	60, // 56: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
-	61, // 57: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
-	38, // 58: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 59: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	62, // 60: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	63, // 61: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 62: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	64, // 63: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	65, // 64: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 65: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 66: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 67: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 68: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 69: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 70: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	18, // 71: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
-	18, // 72: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
-	21, // 73: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 74: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 75: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 76: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 77: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 78: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 79: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 80: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 81: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 82: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 83: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 84: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	66, // 85: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
-	66, // 86: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
-	66, // 87: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
-	67, // 88: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
-	39, // 89: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 90: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	68, // 91: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	69, // 92: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 93: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	70, // 94: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	71, // 95: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	65, // [65:96] is the sub-list for method output_type
-	34, // [34:65] is the sub-list for method input_type
+	57, // 42: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
+	20, // 43: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 44: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 45: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 46: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 47: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 48: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 49: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 50: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 51: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 52: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 53: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	58, // 54: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	59, // 55: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
+	60, // 56: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
+	61, // 57: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
+	62, // 58: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
+	38, // 59: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 60: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	63, // 61: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	64, // 62: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 63: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	65, // 64: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	66, // 65: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	3,  // 66: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 67: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 68: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 69: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 70: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 71: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 72: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 73: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	18, // 74: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
+	21, // 75: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 76: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 77: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 78: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 79: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 80: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 81: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 82: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 83: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 84: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 85: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 86: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	67, // 87: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
+	67, // 88: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
+	67, // 89: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
+	68, // 90: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
+	39, // 91: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 92: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	69, // 93: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	70, // 94: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 95: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	71, // 96: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	72, // 97: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	66, // [66:98] is the sub-list for method output_type
+	34, // [34:66] is the sub-list for method input_type
 	34, // [34:34] is the sub-list for extension type_name
 	34, // [34:34] is the sub-list for extension extendee
 	0,  // [0:34] is the sub-list for field type_name

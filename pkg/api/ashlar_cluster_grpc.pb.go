@@ -29,6 +29,7 @@ const (
 	Cluster_RollbackDisk_FullMethodName     = "/ashlar.v1.Cluster/RollbackDisk"
 	Cluster_RestoreDisk_FullMethodName      = "/ashlar.v1.Cluster/RestoreDisk"
 	Cluster_SetHydrate_FullMethodName       = "/ashlar.v1.Cluster/SetHydrate"
+	Cluster_SetProtection_FullMethodName    = "/ashlar.v1.Cluster/SetProtection"
 	Cluster_ListDisks_FullMethodName        = "/ashlar.v1.Cluster/ListDisks"
 	Cluster_GetDisk_FullMethodName          = "/ashlar.v1.Cluster/GetDisk"
 	Cluster_ResizeDisk_FullMethodName       = "/ashlar.v1.Cluster/ResizeDisk"
@@ -71,6 +72,8 @@ type ClusterClient interface {
 	// RestoreDisk makes a disk from an archive; it is there at once, and brought in behind.
 	RestoreDisk(ctx context.Context, in *RestoreDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	SetHydrate(ctx context.Context, in *SetHydrateRequest, opts ...grpc.CallOption) (*Disk, error)
+	// A disk that is protected is not deleted, nor by force: Conflict.
+	SetProtection(ctx context.Context, in *SetProtectionRequest, opts ...grpc.CallOption) (*Disk, error)
 	ListDisks(ctx context.Context, in *ListDisksRequest, opts ...grpc.CallOption) (*ListDisksReply, error)
 	GetDisk(ctx context.Context, in *GetDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -209,6 +212,16 @@ func (c *clusterClient) SetHydrate(ctx context.Context, in *SetHydrateRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Disk)
 	err := c.cc.Invoke(ctx, Cluster_SetHydrate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) SetProtection(ctx context.Context, in *SetProtectionRequest, opts ...grpc.CallOption) (*Disk, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Disk)
+	err := c.cc.Invoke(ctx, Cluster_SetProtection_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -462,6 +475,8 @@ type ClusterServer interface {
 	// RestoreDisk makes a disk from an archive; it is there at once, and brought in behind.
 	RestoreDisk(context.Context, *RestoreDiskRequest) (*Disk, error)
 	SetHydrate(context.Context, *SetHydrateRequest) (*Disk, error)
+	// A disk that is protected is not deleted, nor by force: Conflict.
+	SetProtection(context.Context, *SetProtectionRequest) (*Disk, error)
 	ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error)
 	GetDisk(context.Context, *GetDiskRequest) (*Disk, error)
 	// Growing only; shrinking is Invalid. The same size again is fine.
@@ -549,6 +564,9 @@ func (UnimplementedClusterServer) RestoreDisk(context.Context, *RestoreDiskReque
 }
 func (UnimplementedClusterServer) SetHydrate(context.Context, *SetHydrateRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetHydrate not implemented")
+}
+func (UnimplementedClusterServer) SetProtection(context.Context, *SetProtectionRequest) (*Disk, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetProtection not implemented")
 }
 func (UnimplementedClusterServer) ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDisks not implemented")
@@ -780,6 +798,24 @@ func _Cluster_SetHydrate_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ClusterServer).SetHydrate(ctx, req.(*SetHydrateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_SetProtection_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetProtectionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).SetProtection(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_SetProtection_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).SetProtection(ctx, req.(*SetProtectionRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1236,6 +1272,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetHydrate",
 			Handler:    _Cluster_SetHydrate_Handler,
+		},
+		{
+			MethodName: "SetProtection",
+			Handler:    _Cluster_SetProtection_Handler,
 		},
 		{
 			MethodName: "ListDisks",

@@ -170,6 +170,59 @@ func (*TellEmptiedReply) Descriptor() ([]byte, []int) {
 	return file_ashlar_kept_proto_rawDescGZIP(), []int{1}
 }
 
+// SetProtectionRequest protects a disk against deletion, or lets it be deleted again.
+type SetProtectionRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NameOrId      string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
+	On            bool                   `protobuf:"varint,2,opt,name=on,proto3" json:"on,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetProtectionRequest) Reset() {
+	*x = SetProtectionRequest{}
+	mi := &file_ashlar_kept_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetProtectionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetProtectionRequest) ProtoMessage() {}
+
+func (x *SetProtectionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_kept_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetProtectionRequest.ProtoReflect.Descriptor instead.
+func (*SetProtectionRequest) Descriptor() ([]byte, []int) {
+	return file_ashlar_kept_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SetProtectionRequest) GetNameOrId() string {
+	if x != nil {
+		return x.NameOrId
+	}
+	return ""
+}
+
+func (x *SetProtectionRequest) GetOn() bool {
+	if x != nil {
+		return x.On
+	}
+	return false
+}
+
 // KeptRoom is what deleted disks take because of snapshots that are kept, or read by clones.
 type KeptRoom struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -181,7 +234,7 @@ type KeptRoom struct {
 
 func (x *KeptRoom) Reset() {
 	*x = KeptRoom{}
-	mi := &file_ashlar_kept_proto_msgTypes[2]
+	mi := &file_ashlar_kept_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -193,7 +246,7 @@ func (x *KeptRoom) String() string {
 func (*KeptRoom) ProtoMessage() {}
 
 func (x *KeptRoom) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_kept_proto_msgTypes[2]
+	mi := &file_ashlar_kept_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -206,7 +259,7 @@ func (x *KeptRoom) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeptRoom.ProtoReflect.Descriptor instead.
 func (*KeptRoom) Descriptor() ([]byte, []int) {
-	return file_ashlar_kept_proto_rawDescGZIP(), []int{2}
+	return file_ashlar_kept_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *KeptRoom) GetDisks() uint32 {
@@ -232,7 +285,11 @@ const file_ashlar_kept_proto_rawDesc = "" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12\x16\n" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"\x12\n" +
-	"\x10TellEmptiedReply\"?\n" +
+	"\x10TellEmptiedReply\"D\n" +
+	"\x14SetProtectionRequest\x12\x1c\n" +
+	"\n" +
+	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x0e\n" +
+	"\x02on\x18\x02 \x01(\bR\x02on\"?\n" +
 	"\bKeptRoom\x12\x14\n" +
 	"\x05disks\x18\x01 \x01(\rR\x05disks\x12\x1d\n" +
 	"\n" +
@@ -255,16 +312,17 @@ func file_ashlar_kept_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_kept_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_ashlar_kept_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_ashlar_kept_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_ashlar_kept_proto_goTypes = []any{
-	(SnapshotsOfDeleted)(0),    // 0: ashlar.v1.SnapshotsOfDeleted
-	(*TellEmptiedRequest)(nil), // 1: ashlar.v1.TellEmptiedRequest
-	(*TellEmptiedReply)(nil),   // 2: ashlar.v1.TellEmptiedReply
-	(*KeptRoom)(nil),           // 3: ashlar.v1.KeptRoom
-	(*Holder)(nil),             // 4: ashlar.v1.Holder
+	(SnapshotsOfDeleted)(0),      // 0: ashlar.v1.SnapshotsOfDeleted
+	(*TellEmptiedRequest)(nil),   // 1: ashlar.v1.TellEmptiedRequest
+	(*TellEmptiedReply)(nil),     // 2: ashlar.v1.TellEmptiedReply
+	(*SetProtectionRequest)(nil), // 3: ashlar.v1.SetProtectionRequest
+	(*KeptRoom)(nil),             // 4: ashlar.v1.KeptRoom
+	(*Holder)(nil),               // 5: ashlar.v1.Holder
 }
 var file_ashlar_kept_proto_depIdxs = []int32{
-	4, // 0: ashlar.v1.TellEmptiedRequest.holder:type_name -> ashlar.v1.Holder
+	5, // 0: ashlar.v1.TellEmptiedRequest.holder:type_name -> ashlar.v1.Holder
 	1, // [1:1] is the sub-list for method output_type
 	1, // [1:1] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
@@ -284,7 +342,7 @@ func file_ashlar_kept_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_kept_proto_rawDesc), len(file_ashlar_kept_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

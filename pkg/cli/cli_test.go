@@ -242,10 +242,22 @@ func (f *fake) ResizeDisk(_ context.Context, name string, size uint64) (*api.Dis
 	return d, nil
 }
 
+func (f *fake) SetProtection(_ context.Context, name string, on bool) (*api.Disk, error) {
+	d, err := f.find(name)
+	if err != nil {
+		return nil, err
+	}
+	d.IsProtected = on
+	return d, nil
+}
+
 func (f *fake) DeleteDisk(_ context.Context, name string, x client.Deletion) (string, error) {
 	d, err := f.find(name)
 	if err != nil {
 		return "", err
+	}
+	if d.IsProtected {
+		return "", fmt.Errorf("delete disk %s: it is protected: %w", name, errs.ErrConflict)
 	}
 	if d.Sessions > 0 && !x.Force {
 		return "", fmt.Errorf("delete disk %s: %d clients are attached: %w", name, d.Sessions, errs.ErrConflict)
@@ -522,6 +534,9 @@ func TestTablesForPeople(t *testing.T) {
 	show("disk nbd data --qemu")
 	show("disk resize data --size 8GiB")
 	show("disk resize data --size 1GiB")
+	show("disk set data --protect on")
+	show("disk delete data --force")
+	show("disk set data --protect off")
 	show("disk delete data")
 	show("disk delete data --force")
 	x.fake.stores = []*api.Store{

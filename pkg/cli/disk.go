@@ -21,7 +21,7 @@ type diskCommands struct {
 	List       diskList       `cmd:"" help:"List all disks."`
 	Show       diskShow       `cmd:"" help:"Show one disk."`
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
-	Set        diskSet        `cmd:"" help:"Limit how fast a disk may be, while it is in use too."`
+	Set        diskSet        `cmd:"" help:"Limit how fast a disk may be, while it is in use too, or protect it against deletion."`
 	Rollback   diskRollback   `cmd:"" help:"Make a disk what it was at one of its snapshots. What it is now is kept by another snapshot."`
 	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it. Clones of it stay as they are; of its snapshots say what is to become."`
 	Move       diskMove       `cmd:"" help:"Let another host own a disk: it is handed over in order, and its clients connect again."`
@@ -42,6 +42,7 @@ type diskView struct {
 	UnpackedBytes uint64 `json:"unpackedBytes"`
 	Created       string `json:"created,omitempty"`
 	Lossy         bool   `json:"lossy"`
+	Protected     bool   `json:"protected"`
 	Problem       string `json:"problem,omitempty"`
 	// UsedBytes are those on stores, with redundancy; of them, about, ReclaimableBytes are of no use.
 	UsedBytes        uint64       `json:"usedBytes"`
@@ -60,7 +61,7 @@ type diskView struct {
 
 func viewDisk(d *api.Disk) diskView {
 	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
-		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Problem: d.Problem,
+		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Protected: d.GetIsProtected(), Problem: d.Problem,
 		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes, Origin: viewOrigin(d.Origin), Hydration: viewHydration(d.Hydration)}
 }
 
@@ -89,6 +90,7 @@ type diskCreate struct {
 	Image   string          `name:"from-image" help:"Begin as this image is. Nothing is copied, and the disk stays as it is when the image is deleted." placeholder:"IMAGE"`
 	Archive string          `name:"from-archive" help:"Begin as this archived snapshot was. The disk is there at once: what is read is fetched, and the rest is brought in behind." placeholder:"MANIFEST"`
 	Hydrate rateFlag        `help:"With --from-archive: bytes a second that are brought in at most, such as 100MiB." placeholder:"SIZE"`
+	protectFlag
 	qosFlags
 }
 
@@ -125,6 +127,9 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 		}
 		if errors.Is(err, errs.ErrExists) {
 			return &hinted{err, "choose another name, or use the disk that has it: ashlar disk show " + c.Name}
+		}
+		if err == nil {
+			d, err = c.protect(ctx, cl, d)
 		}
 		if err != nil {
 			return err
@@ -207,6 +212,9 @@ func printDisk(w io.Writer, d *api.Disk) {
 		{"owner", dash(d.OwnerHost)}, {"clients", strconv.Itoa(int(d.Sessions))}, {"epoch", fmt.Sprintf("e%d", d.Epoch)},
 		{"not packed yet", size(d.UnpackedBytes)}, {"created", rfc3339(d.CreatedUnixMs)},
 		{"used", size(d.UsedBytes) + " on stores, redundancy included"},
+	}
+	if d.GetIsProtected() {
+		rows = append(rows, [2]string{"protected", "against deletion"})
 	}
 	rows = append(rows, spaceRows(d)...)
 	if d.Origin != nil {

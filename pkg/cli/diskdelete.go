@@ -59,6 +59,9 @@ func (c *diskDelete) Run(ctx context.Context, s *session) error {
 
 // refused adds to a refusal what can be done.
 func (c *diskDelete) refused(ctx context.Context, cl Cluster, err error) error {
+	if e := refusedProtected(ctx, cl, c.Disk, err); e != nil {
+		return e
+	}
 	if all, e := keptOf(ctx, cl, c.Disk); e == nil && len(all) > 0 && !c.Keep && !c.With {
 		return &hinted{err, fmt.Sprintf("it has %s; keep them without the disk with --keep-snapshots, or delete them with it with --with-snapshots", brieflyAll(all))}
 	}

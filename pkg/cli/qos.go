@@ -61,6 +61,7 @@ func (f *qosFlags) change() cluster.QoSChange {
 type diskSet struct {
 	Disk    string   `arg:"" help:"Name or id."`
 	Hydrate rateFlag `help:"Bytes a second that are brought in from the archive at most, such as 100MiB, or default: of a disk made with --from-archive." placeholder:"SIZE"`
+	protectFlag
 	qosFlags
 }
 
@@ -73,10 +74,16 @@ func (c *diskSet) Help() string {
 // Run is called by kong.
 func (c *diskSet) Run(ctx context.Context, s *session) error {
 	x := c.change()
-	if x == (cluster.QoSChange{}) && c.Hydrate.value == nil {
-		return &hinted{fmt.Errorf("nothing to set: %w", errs.ErrInvalid), "name a limit: --iops, --iops-burst, --bandwidth, --bandwidth-burst or --hydrate"}
+	limits := x != cluster.QoSChange{}
+	if !limits && c.Hydrate.value == nil && c.Protect == "" {
+		return &hinted{fmt.Errorf("nothing to set: %w", errs.ErrInvalid), "name a limit: --iops, --iops-burst, --bandwidth, --bandwidth-burst or --hydrate; or --protect on|off"}
 	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		if c.Protect != "" {
+			if done, err := c.protect(ctx, s, cl, limits || c.Hydrate.value != nil); done || err != nil {
+				return err
+			}
+		}
 		if c.Hydrate.value != nil {
 			if done, err := c.setHydrate(ctx, s, cl, x); done || err != nil {
 				return err

@@ -53,3 +53,10 @@ func (c *Cluster) DeleteDisk(ctx context.Context, nameOrID string, d Deletion) (
 	}
 	return disk.DiskId, nil
 }
+
+// SetProtection protects a disk against deletion, or lets it be deleted again.
+func (c *Cluster) SetProtection(ctx context.Context, disk string, on bool) (*api.Disk, error) {
+	return ask(ctx, c, &api.SetProtectionRequest{NameOrId: disk, On: on}, func(x api.ClusterClient, ctx context.Context, r *api.SetProtectionRequest) (*api.Disk, error) {
+		return x.SetProtection(ctx, r)
+	})
+}

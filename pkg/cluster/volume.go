@@ -176,6 +176,8 @@ type Volume struct {
 	Rollback *Rollback
 	// Branch is that of the snapshots that are taken now.
 	Branch uint32
+	// Protected: it is not to be deleted.
+	Protected bool
 	// Kept is nil unless the disk is deleted and snapshots of it are kept.
 	Kept *Kept
 	// Deleted: unlinked, waits for its stores to purge it.
