@@ -15,7 +15,7 @@ UNIT_SEQUENTIAL = $$(go list ./... | grep -E '^ashlar.dev/($(SEQUENTIAL))$$')
 
 FUZZ_SECONDS  ?= 2
 CHAOS_SECONDS ?= 120
-NBD_CLIENTS   := TestNbdinfo|TestCopyThereAndBack|TestQemu|TestToolsOverTLS|TestImagesComeBack|TestDiskOverTLS|TestExporterRestartedInPlace
+NBD_CLIENTS   := TestNbdinfo|TestCopyThereAndBack|TestQemu|TestToolsOverTLS|TestImagesComeBack|TestDiskOverTLS|TestExporterRestartedInPlace|TestKernel
 SEED          ?=
 MUTANT        ?=
 SEEDS         ?= 1000
@@ -43,8 +43,8 @@ e2e: build tools ## real tools against real daemons
 s3: build tools bin/tools/versitygw ## the archive in a real S3 server over TLS (e2e runs this, too, where the server is built)
 	go test -tags e2e -count=1 -timeout 15m -run TestArchiveInS3 ./bench/e2e/
 
-newer: build tools bin/tools/newer ## the clients of the next Debian release, which speak extended headers (unpacks QEMU 10, libnbd 1.22 once)
-	PATH="$(CURDIR)/bin/tools/newer/bin:$$PATH" NEWER=1 go test -tags e2e -count=1 -timeout 10m -run '$(NBD_CLIENTS)' ./bench/e2e/
+newer: build tools bin/tools/newer ## clients of the next Debian release: QEMU 10 and libnbd 1.22, with extended headers, and Linux's own (unpacked once)
+	PATH="$(CURDIR)/bin/tools/newer/bin:$$PATH" NEWER="$(CURDIR)/bin/tools/newer" go test -tags e2e -count=1 -timeout 10m -run '$(NBD_CLIENTS)' ./bench/e2e/
 
 test: tools ## everything that must pass: unit, fuzz, e2e (installs what it needs)
 	$(MAKE) --no-print-directory unit
