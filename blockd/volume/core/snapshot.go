@@ -293,7 +293,7 @@ func (c *Core) takePage(now time.Duration, p PageRead, data []byte, err error) e
 
 // unreadable: a page of a snapshot cannot be read now. The cleaner leaves its victim alone for a while.
 func (c *Core) unreadable(now time.Duration, s *snapshot) {
-	if j := c.clean.job; j != nil && j.phase == cleanJudging && s.first(j.Victims[j.victim].Segment.Sequence()) {
+	if j := c.clean.job; j != nil && j.phase == cleanJudging && j.victim < len(j.Victims) && s.first(j.Victims[j.victim].Segment.Sequence()) {
 		c.leaveAlone(now, j.Victims[j.victim].Segment)
 		c.endClean(now, cleanRetry)
 	}
