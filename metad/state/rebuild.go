@@ -338,8 +338,14 @@ const foundMax = EnsemblesMax / 2
 // takeEnsembles adds to the list what is on stores and younger than it, open and marked
 // as found: recovery then looks at the union of all. Which of them were the list, and
 // which the targets of openings that broke off, nobody knows; what the former have and
-// the latter lack, the union has.
+// the latter lack, the union has. So it is with the target of an opening that was under way
+// when the backup was taken: it may have become the list since, and hold what was acknowledged.
 func (m *Machine) takeEnsembles(v *Volume, s *seen) {
+	for i := range v.List {
+		if e := &v.List[i]; e.ID.Epoch != v.List[0].ID.Epoch {
+			e.Found = true
+		}
+	}
 	var last id.Ensemble
 	if e, ok := v.Newest(); ok {
 		last = e.ID

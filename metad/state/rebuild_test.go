@@ -114,6 +114,28 @@ func TestRestoredStateTakesTheHighestOfEverything(t *testing.T) {
 	}
 }
 
+// Schedule: a backup is taken while a disk is being opened; the opening ends, its target is the list,
+// and all that is acknowledged from then on lies there. Then the backup is restored. Taken for the target of an opening
+// that broke off, it would leave the list with the next grant, and what was acknowledged with it.
+func TestOpeningUnderWayAtTheBackupMayHaveEnded(t *testing.T) {
+	w := newWorld(t, 3, 2)
+	v := w.create("v")
+	w.opened(v, holder(1, 1), 3)
+	w.ok(&Release{Volume: v, Epoch: 1, By: holder(1, 1)})
+	w.acquire(v, holder(2, 1))
+	target := w.addEnsemble(v)
+	backup := w.Snapshot()
+	w.ok(&ReplaceList{At: w.at(v), Keep: target.ID})
+
+	r := w.behind(backup)
+	r.tell(w)
+	r.ok(&FinishRebuild{})
+	g := r.acquire(v, holder(3, 1))
+	if in := cluster.InForce(g.List); !slices.ContainsFunc(in, func(e cluster.Ensemble) bool { return e.ID == target.ID }) {
+		t.Fatalf("an opening recovers %+v, and what was acknowledged lies in %s", in, target.ID)
+	}
+}
+
 func sameRefs(a, b []cluster.StoreRef) bool {
 	a, b = slices.Clone(a), slices.Clone(b)
 	slices.SortFunc(a, compareRefs)
