@@ -64,6 +64,36 @@ var InWorlds = append(taken(
 		Old: "	seq, _ := c.ids.take()\n	j.Segment, j.marks = id.MakeSegment(seq, g.pg), c.snaps.taken",
 		New: "	if j.Segment == 0 {\n		seq, _ := c.ids.take()\n		j.Segment = id.MakeSegment(seq, g.pg)\n	}\n	j.marks = c.snaps.taken",
 	},
+	{
+		Name: "delete a snapshot that clones began with", File: "metad/state/disksnaps.go",
+		Old: "	if m.Held(c.ID) {\n		hide(",
+		New: "	if c.ID.IsZero() {\n		hide(",
+	},
+	{
+		Name: "forget at a checkpoint what the disk began with", File: "blockd/volume/core/checkpoint.go",
+		Old: "Origin: c.origin, Parent:",
+		New: "Parent:",
+	},
+	{
+		Name: "count what an ancestor has", File: "blockd/volume/core/origin.go",
+		Old: "func (c *Core) floor() id.Sequence { return c.origin.Floor() }",
+		New: "func (c *Core) floor() id.Sequence { return 0 }",
+	},
+	{
+		Name: "go on from the safety snapshot after a rollback", File: "blockd/volume/core/rollback.go",
+		Old: "	c.snaps.parent = to.ID\n",
+		New: "",
+	},
+	{
+		Name: "call a rollback done before metad has the checkpoint", File: "blockd/volume/core/rollback.go",
+		Old: "fx.RolledBack = fx.RolledBack || c.check.committed >= r.cut",
+		New: "fx.RolledBack = true",
+	},
+	{
+		Name: "forget of a deleted disk only what older owners left", File: "pkg/storeproto/core/shard.go",
+		Old: "	t := Tombstone{Volume: v, Epoch: epoch, Segment: allSegments, Generation: id.Generation{Epoch: epoch, N: math.MaxUint32}}",
+		New: "	t := Tombstone{Volume: v, Epoch: epoch, Segment: allSegments, Generation: id.Generation{Epoch: epoch - min(epoch, 2), N: math.MaxUint32}}",
+	},
 }...)
 
 // WorldSeeds is how many worlds are tried, and pass as the source stands.

@@ -27,7 +27,7 @@ const clonesMax = 2 // at one time
 // families has disks cloned, rolled back and deleted, for ever.
 func (w *World) families() {
 	w.after(w.between(100*time.Millisecond, 600*time.Millisecond), "families of disks", func() {
-		if !w.menu.calm && !w.metad.away {
+		if !w.menu.calm && !w.metad.silent() {
 			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(6) {
 			case 0, 1:
 				w.clone(d)
@@ -159,22 +159,29 @@ func (d *disk) remove() {
 		}
 	}
 	w := d.w
-	if v, ok := w.metad.m.Volume(d.id); ok && !w.metad.away && len(v.Snapshots) == 0 {
+	if v, ok := w.metad.m.Volume(d.id); ok && !w.metad.silent() && len(v.Snapshots) == 0 {
 		if r := w.metad.apply(&state.DeleteVolume{Volume: d.id, Epoch: v.Epoch}); r.Err != nil {
 			w.fail(CheckMetad, "%s is not deleted: %v", d.name, r.Err)
 			return
 		}
 		w.log("%s is deleted", d.name)
 		w.cover.Deleted++
-		d.gone = true
-		w.disks = slices.DeleteFunc(slices.Clone(w.disks), func(x *disk) bool { return x == d })
-		w.gone = append(w.gone, d)
-		if s := d.from; s != nil {
-			s.clones--
-		}
+		d.end()
+		w.metad.backUp() // from an older one the disk may come back
 		return
 	}
 	w.after(w.between(20*time.Millisecond, 60*time.Millisecond), d.name+" is deleted soon", d.remove)
+}
+
+// end: the disk is no more.
+func (d *disk) end() {
+	w := d.w
+	d.gone = true
+	w.disks = slices.DeleteFunc(slices.Clone(w.disks), func(x *disk) bool { return x == d })
+	w.gone = append(w.gone, d)
+	if s := d.from; s != nil {
+		s.clones--
+	}
 }
 
 // endClones deletes all clones, of clones first; nothing of a deleted disk may be left.

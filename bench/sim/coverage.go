@@ -34,6 +34,7 @@ const (
 	MetadClockJump
 	MetadAway
 	MetadLeader
+	MetadRestored
 	Takeover
 	Handoff
 	Drain
@@ -60,7 +61,7 @@ var kindNames = [kinds]string{
 	LogDamage: "journal log damaged (lost, flipped, misdirected)", ShardFlipped: "bit flipped in a shard", ShardLost: "write of a shard lost",
 	ShardMisdirected: "write of a shard misdirected", StoreFull: "stores full", SlowDisk: "disk slow", SlowNetwork: "network slow", OneWayCut: "network cut one way",
 	Partition: "owner alone with one store", Pause: "process paused", Zombie: "owner paused until it is replaced", ClockJump: "clock of a host jumps",
-	MetadClockJump: "clock of metad's leader jumps", MetadAway: "metad away", MetadLeader: "metad's leader changes", Takeover: "another host wants the disk",
+	MetadClockJump: "clock of metad's leader jumps", MetadAway: "metad away", MetadLeader: "metad's leader changes", MetadRestored: "metad restored from a backup", Takeover: "another host wants the disk",
 	Handoff: "disk handed over", Drain: "store drained", Scrub: "store scrubbed", Abandon: "owner and clients of a disk away",
 	TornWrite: "log write torn", LostMessage: "message lost", LateMessage: "message late, past a newer link", Duplicate: "message twice", BrokenLink: "link breaks",
 	MetadLate: "question lands at metad after its end", MetadAnswerLost: "answer of metad lost", Rescue: "journal rescued",

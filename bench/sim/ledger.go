@@ -41,13 +41,14 @@ const (
 	CheckClones    Check = "a clone begins as its snapshot was, which stays as long as it does"
 	CheckRollback  Check = "a disk goes back to a snapshot, and what it was is kept"
 	CheckDeleted   Check = "nothing is left of a deleted disk"
+	CheckRestore   Check = "a restored metad knows all that served"
 	CheckWorld     Check = "the world itself"
 )
 
 // Checks are all of them.
 var Checks = []Check{CheckRegister, CheckTwo, CheckRun, CheckFence, CheckPersist, CheckReleased, CheckDrop, CheckNames, CheckReachable,
 	CheckReads, CheckWhole, CheckSpace, CheckMetadDown, CheckMetad, CheckOnce, CheckHeal, CheckWire, CheckRescue, CheckMend, CheckSnapshots, CheckClones,
-	CheckRollback, CheckDeleted, CheckWorld}
+	CheckRollback, CheckDeleted, CheckRestore, CheckWorld}
 
 // ledger is what was promised, and by whom.
 type ledger struct {
@@ -204,7 +205,7 @@ func (l *ledger) dropped(st *store, op *score.Op) {
 		if e.Closed {
 			asked = e.Holders
 		}
-		if listed && e.ID.Epoch == v.List[0].ID.Epoch && slices.Contains(asked, st.ref) {
+		if listed && !l.w.metad.left[ensembleName{v.ID, e.ID}] && e.ID.Epoch == v.List[0].ID.Epoch && slices.Contains(asked, st.ref) {
 			l.w.fail(CheckDrop, "%s drops %s %s, which the list of %s names", st.name, e.ID, row.Stream.Kind, l.w.disk(v.ID).name)
 		}
 	}

@@ -51,6 +51,7 @@ func (w *World) warmUp() {
 	w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
 	w.watch()
 	w.families()
+	w.metad.backups()
 	w.run(200 * time.Millisecond)
 }
 
@@ -137,6 +138,9 @@ func (w *World) spread() bool {
 // served tells whether every disk has an owner that serves it under its newest epoch, and
 // every host its place.
 func (w *World) served() bool {
+	if w.metad.restore != nil {
+		return false
+	}
 	for _, h := range w.hosts {
 		if !h.up || !h.registered {
 			return false

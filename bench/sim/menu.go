@@ -79,6 +79,7 @@ var faults = []fault{
 	{MetadClockJump, 2, (*menu).jumpMetad},
 	{MetadAway, 3, (*menu).metadAway},
 	{MetadLeader, 2, (*menu).leader},
+	{MetadRestored, 2, (*menu).restoreMetad},
 	{Takeover, 5, (*menu).takeover},
 	{Handoff, 4, (*menu).handoff},
 	{Drain, 5, (*menu).drain},
@@ -228,7 +229,7 @@ func (m *menu) lose() bool {
 	m.rotten = false
 	if m.w.rng.IntN(2) == 0 { // an operator says that it does not come back
 		md := m.w.metad
-		if s, ok := md.m.Store(st.ref.Store); ok && !md.away && reconcile.Losable(md.m, md.refresh(), s) == nil {
+		if s, ok := md.m.Store(st.ref.Store); ok && !md.silent() && reconcile.Losable(md.m, md.refresh(), s) == nil {
 			md.apply(&state.LoseStore{Store: st.ref})
 		}
 	}
@@ -444,7 +445,7 @@ func (m *menu) jumpMetad() bool {
 
 func (m *menu) metadAway() bool {
 	md := m.w.metad
-	if md.away {
+	if md.silent() {
 		return false
 	}
 	md.away = true
@@ -453,7 +454,7 @@ func (m *menu) metadAway() bool {
 }
 
 func (m *menu) leader() bool {
-	if m.w.metad.away {
+	if m.w.metad.silent() {
 		return false
 	}
 	m.w.metad.reign()
@@ -500,7 +501,7 @@ func (m *menu) abandon() bool {
 // drain has a store emptied, if metad finds that possible.
 func (m *menu) drain() bool {
 	md := m.w.metad
-	if m.victim != nil || m.leaves != nil || md.away || !m.w.safe() {
+	if m.victim != nil || m.leaves != nil || md.silent() || !m.w.safe() {
 		return false
 	}
 	all := m.w.allStores()

@@ -29,11 +29,15 @@ const (
 // the living (metad/reconcile). Raft is not here: that every member applies the same log
 // is tried by restoring snapshots at each change of leader.
 type metad struct {
-	w     *World
-	m     *state.Machine
-	index uint64
-	away  bool
-	skew  time.Duration // of the leader's clock
+	w        *World
+	m        *state.Machine
+	index    uint64
+	away     bool
+	backup   []byte // of the state; nil: none yet
+	restore  *restoring
+	restored bool
+	left     map[ensembleName]bool // of lists that are older than what stores have dropped
+	skew     time.Duration         // of the leader's clock
 
 	term     uint64
 	live     *reconcile.Liveness
@@ -50,7 +54,7 @@ type metad struct {
 var _ volume.Metad = (*metad)(nil)
 
 func newMetad(w *World) *metad {
-	m := &metad{w: w, m: state.New()}
+	m := &metad{w: w, m: state.New(), left: make(map[ensembleName]bool)}
 	init := &state.Init{Settings: cluster.Settings{LeaseTerm: leaseTerm, HeartbeatInterval: heartbeatInterval,
 		HeartbeatTimeout: heartbeatTimeout, RangeCount: rangeCount}}
 	init.ClusterID[0] = 1
@@ -104,7 +108,7 @@ func (m *metad) reign() {
 // tick is what a leader does by itself.
 func (m *metad) tick() {
 	m.w.after(30*time.Millisecond, "metad ticks", m.tick)
-	if m.away {
+	if m.silent() {
 		return
 	}
 	m.refresh()

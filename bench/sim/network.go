@@ -230,7 +230,7 @@ func (n *network) ask(h *host, name string, serve func() error, done func(error)
 		d += w.between(give, 2*give)
 	}
 	w.after(d+w.between(time.Millisecond, 3*time.Millisecond), name, func() {
-		if w.metad.away {
+		if w.metad.silent() {
 			w.later(hopMax, name, " refused", &over, func() { end(errBroken) })
 			return
 		}

@@ -32,7 +32,7 @@ func (d *disk) orderRoll(until time.Duration) {
 	w := d.w
 	v, ok := w.metad.m.Volume(d.id)
 	switch {
-	case !ok || w.menu.calm || w.metad.away || w.now() > until:
+	case !ok || w.menu.calm || w.metad.silent() || w.now() > until:
 		d.held = false
 		return
 	case d.waiting > 0 || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.State == cluster.SnapshotCreating }):

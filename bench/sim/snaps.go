@@ -36,7 +36,7 @@ const snapsMax = 3 // of a disk at one time
 func (d *disk) snapshots() {
 	w := d.w
 	w.after(w.between(60*time.Millisecond, 400*time.Millisecond), "snapshots of "+d.name, func() {
-		if !d.quiet && !d.held && !d.leaves && !w.metad.away {
+		if !d.quiet && !d.held && !d.leaves && !w.metad.silent() {
 			d.snapStep()
 		}
 		if !d.gone {

@@ -1,0 +1,273 @@
+package sim
+
+import (
+	"bytes"
+	"cmp"
+	"maps"
+	"slices"
+	"time"
+
+	"ashlar.dev/metad/state"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/record"
+	"ashlar.dev/pkg/storeproto"
+)
+
+// Metad is lost and restored from a backup that is some seconds old. All stores tell what they
+// have, at whatever moment their hosts come to it, and the owners, whom nobody stops, go on
+// meanwhile. Then whoever is asked must be there: every disk that ever served, every clone with
+// what it began with, every snapshot that somebody was told is taken.
+
+// restoring is a state that is being rebuilt.
+type restoring struct {
+	m    *state.Machine
+	told map[cluster.StoreRef]bool
+}
+
+// backups keeps one that is out of date, mostly.
+func (m *metad) backups() {
+	m.w.after(m.w.between(300*time.Millisecond, 4*time.Second), "metad is backed up", func() {
+		m.backUp()
+		m.backups()
+	})
+}
+
+func (m *metad) backUp() {
+	if !m.silent() {
+		m.backup = m.m.Snapshot()
+	}
+}
+
+// silent tells that nobody gets an answer.
+func (m *metad) silent() bool { return m.away || m.restore != nil }
+
+// restoreMetad puts the backup in the place of the state, once in some worlds.
+func (m *menu) restoreMetad() bool {
+	md := m.w.metad
+	rolling := slices.ContainsFunc(m.w.disks, func(d *disk) bool { return d.held || d.leaves })
+	if md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling || m.w.rng.IntN(3) > 0 {
+		return false
+	}
+	x, err := state.Restore(md.backup)
+	if err != nil {
+		m.w.fail(CheckMetad, "a backup is not restored: %v", err)
+		return false
+	}
+	x.Reopen([16]byte{1})
+	md.restored, md.restore = true, &restoring{m: x, told: make(map[cluster.StoreRef]bool)}
+	md.rebuild()
+	return true
+}
+
+// rebuild has stores tell what they have, until all have.
+func (m *metad) rebuild() {
+	w, r := m.w, m.restore
+	waits := false
+	for _, st := range w.allStores() {
+		switch {
+		case r.told[st.ref]:
+		case !st.up || st.died != "" || st.h.paused || w.oneIn(3):
+			waits = true
+		default:
+			lineages, inventory := st.tell()
+			m.applyTo(r.m, lineages)
+			m.applyTo(r.m, inventory)
+			r.told[st.ref] = true
+			w.log("%s tells what it has", st.name)
+		}
+	}
+	if waits {
+		w.after(20*time.Millisecond, "stores tell what they have", m.rebuild)
+		return
+	}
+	f := &state.FinishRebuild{}
+	for _, s := range r.m.Untold() {
+		f.Without = append(f.Without, s.Store)
+	}
+	m.applyTo(r.m, f)
+	before := m.m
+	m.m, m.restore = r.m, nil
+	m.reign()
+	w.log("metad is restored: %+v", m.m.Rebuild().Found)
+	for _, d := range slices.Clone(w.disks) {
+		m.forgotten(before, d)
+		d.restored()
+	}
+	for _, d := range w.disks {
+		d.askAgain()
+	}
+}
+
+// forgotten notes the ensembles that the state names again, though they had left the list since the backup.
+func (m *metad) forgotten(before *state.Machine, d *disk) {
+	was, _ := before.Volume(d.id)
+	is, ok := m.m.Volume(d.id)
+	if !ok || was == nil {
+		return
+	}
+	for _, e := range is.List {
+		_, had := was.Ensemble(e.ID)
+		if !had {
+			m.left[ensembleName{d.id, e.ID}] = true
+		}
+		m.w.log("%s: the list has %s, found %t, closed %t, had %t", d.name, e.ID, e.Found, e.Closed, had)
+	}
+}
+
+// ensembleName names an ensemble in the world.
+type ensembleName struct {
+	volume   id.Volume
+	ensemble id.Ensemble
+}
+
+// applyTo commits a command of a rebuilding; it must be taken.
+func (m *metad) applyTo(x *state.Machine, c state.Command) {
+	c, err := state.Decode(state.Encode(c))
+	if err != nil {
+		m.w.fail(CheckMetad, "a command of a rebuilding is not read back: %v", err)
+		return
+	}
+	m.index++
+	if r := x.Apply(m.index, c); r.Err != nil {
+		m.w.fail(CheckRestore, "%T: %v", c, r.Err)
+	}
+}
+
+// restored looks for a disk in the state that was restored.
+func (d *disk) restored() {
+	v, ok := d.w.metad.m.Volume(d.id)
+	switch {
+	case ok && !v.Deleted:
+		if f := d.from; f != nil && (v.Origin == nil || v.Origin.Snapshot != f.id) {
+			d.w.fail(CheckRestore, "nobody knows any more that %s began with snapshot %s: %+v", d.name, f, v.Origin)
+		}
+	case d.served > 0:
+		d.w.fail(CheckRestore, "%s is lost", d.name)
+	default: // nobody ever opened it
+		d.w.log("%s is forgotten", d.name)
+		d.end()
+	}
+}
+
+// askAgain asks for what metad cannot know: snapshots that were asked for, or deleted, since the backup.
+func (d *disk) askAgain() {
+	m := d.w.metad
+	v, _ := m.m.Volume(d.id)
+	for _, s := range v.Snapshots {
+		if d.snap(s.ID) == nil { // it was deleted
+			d.snaps = append(d.snaps, &snap{id: s.ID, begun: d.model.Reading(), model: d.model, seen: make(map[uint64]uint64), dropped: true})
+		}
+	}
+	for _, s := range d.snaps {
+		if !slices.ContainsFunc(v.Snapshots, func(x cluster.Snapshot) bool { return x.ID == s.id }) {
+			if s.clones > 0 {
+				d.w.fail(CheckRestore, "nobody knows snapshot %s any more, which %d clones began with", s, s.clones)
+			}
+			if r := m.apply(&state.CreateSnapshot{Volume: d.id, ID: s.id, NowMS: 1}); r.Err != nil {
+				d.w.fail(CheckRestore, "%s: snapshot %s is refused when it is asked for again: %v", d.name, s, r.Err)
+			}
+		}
+		if s.dropped {
+			d.drop(s)
+		}
+	}
+}
+
+// tell gives what a store has, as its blockd finds it out.
+func (st *store) tell() (*state.TellLineage, *state.TellInventory) {
+	l, out := &state.TellLineage{}, &state.TellInventory{Store: st.ref, Last: true}
+	all := make(map[id.Volume]*state.Sighting)
+	of := func(v id.Volume) *state.Sighting {
+		if all[v] == nil {
+			all[v] = &state.Sighting{Volume: v}
+		}
+		return all[v]
+	}
+	for v, f := range st.img.fences {
+		of(v).Fence = f.Epoch
+	}
+	st.tellStreams(of)
+	groups := make(map[state.GroupSighting]bool)
+	for n, sh := range st.img.shards {
+		s := of(sh.head.Volume)
+		s.Shards++
+		s.LastSequence = max(s.LastSequence, n.Segment.Sequence())
+		groups[state.GroupSighting{PG: n.Segment.PG(), Version: sh.head.PGVersion, K: sh.head.K, M: sh.head.M, Index: n.Index}] = true
+	}
+	for _, v := range slices.SortedFunc(maps.Keys(all), func(a, b id.Volume) int { return bytes.Compare(a[:], b[:]) }) {
+		out.Volumes = append(out.Volumes, *all[v])
+		if x := st.lineage(all[v]); x != nil {
+			l.Volumes = append(l.Volumes, *x)
+		}
+	}
+	out.Groups = slices.SortedFunc(maps.Keys(groups), func(a, b state.GroupSighting) int {
+		return cmp.Or(cmp.Compare(a.PG, b.PG), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Index, b.Index), cmp.Compare(a.K, b.K), cmp.Compare(a.M, b.M))
+	})
+	if t := st.h.top; t != nil {
+		for _, p := range t.PGs {
+			for _, v := range p.Versions {
+				out.Known = append(out.Known, state.KnownGroup{PG: p.Number, Version: v})
+			}
+		}
+	}
+	return l, out
+}
+
+// tellStreams adds how far streams go, and the highest checkpoint that they have.
+func (st *store) tellStreams(of func(id.Volume) *state.Sighting) {
+	for _, n := range st.img.streams() {
+		x := st.core.Stream(n)
+		if x == nil {
+			continue
+		}
+		s := of(n.Volume)
+		i := slices.IndexFunc(s.Streams, func(y state.StreamSighting) bool { return y.Ensemble == n.Ensemble })
+		if i < 0 {
+			i = len(s.Streams)
+			s.Streams = append(s.Streams, state.StreamSighting{Ensemble: n.Ensemble})
+		}
+		if n.Kind == storeproto.Journal {
+			s.Streams[i].Tail = x.Durable()
+			continue
+		}
+		s.Streams[i].Meta = x.Durable()
+		for _, first := range slices.Sorted(maps.Keys(st.img.metas[n])) {
+			st.tellCheckpoints(s, st.img.metas[n][first])
+		}
+	}
+}
+
+func (st *store) tellCheckpoints(s *state.Sighting, b *storeproto.Batch) {
+	records, err := record.ReadMeta("meta stream", b.Meta, b.First, b.Count)
+	if err != nil {
+		st.w.fail(CheckWire, "%s has a meta batch that cannot be read: %v", st.name, err)
+	}
+	for _, r := range records {
+		if c := r.Checkpoint; c != nil {
+			s.Size = max(s.Size, uint64(c.Blocks)*block.Size)
+			next := cluster.Checkpoint{Epoch: c.Epoch, Meta: c.Meta, Covered: c.Covered, Opaque: record.EncodeCheckpoint(c)}
+			if s.Checkpoint == nil || next.Above(*s.Checkpoint) {
+				s.Checkpoint = &next
+			}
+		}
+	}
+}
+
+// lineage is what the checkpoint of a sighting says of where the volume comes from.
+func (st *store) lineage(s *state.Sighting) *state.LineageSighting {
+	if s.Checkpoint == nil {
+		return nil
+	}
+	k, err := record.DecodeCheckpoint("checkpoint that is told", s.Checkpoint.Opaque)
+	if err != nil {
+		st.w.fail(CheckWire, "%s: %v", st.name, err)
+		return nil
+	}
+	x := &state.LineageSighting{Volume: s.Volume, Epoch: k.Epoch, Meta: k.Meta, Origin: k.Origin}
+	for _, y := range k.Snapshots {
+		x.Snapshots = append(x.Snapshots, state.SnapshotSighting{ID: id.Snapshot(y.ID), Size: uint64(y.Blocks) * block.Size})
+	}
+	return x
+}
