@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"ashlar.dev/blockd/hooks"
 	"ashlar.dev/pkg/archive"
 	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
@@ -51,6 +52,8 @@ type Config struct {
 	ScrubEvery config.Duration `yaml:"scrub_every"`
 	// Where archived snapshots are, for disks that are made of them; the same for all blockds that export disks. Without it such disks cannot be opened here.
 	Archive archive.Config `yaml:"archive"`
+	// Applications on this host that are frozen for a snapshot and thawed after it: name, freeze, thaw. They are run as the user of this process; whoever may order snapshots may order them, by their names.
+	Hooks []hooks.Hook `yaml:"hooks"`
 	// How disks are written; the defaults suit most.
 	Volume VolumeLimits `yaml:"volume"`
 }
@@ -157,6 +160,9 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("nbd.tcp %q: want host:port: %w", c.NBD.TCP, errs.ErrInvalid)
 		}
 	}
+	if err := hooks.Validate(c.Hooks); err != nil {
+		return err
+	}
 	if c.RepairReserve > c.RepairRate {
 		return fmt.Errorf("repair_reserve %s is above repair_rate %s: %w", c.RepairReserve, c.RepairRate, errs.ErrInvalid)
 	}
@@ -184,3 +190,6 @@ func (c *Config) Validate() error {
 	}
 	return nil
 }
+
+// frozenFolder is where this host notes what is frozen.
+func (c *Config) frozenFolder() string { return filepath.Join(c.Data, "frozen") }

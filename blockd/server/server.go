@@ -18,6 +18,7 @@ import (
 
 	"ashlar.dev/blockd/chunk"
 	"ashlar.dev/blockd/export"
+	"ashlar.dev/blockd/hooks"
 	"ashlar.dev/blockd/packer"
 	"ashlar.dev/blockd/reader"
 	"ashlar.dev/blockd/repair"
@@ -66,6 +67,7 @@ type server struct {
 	buffers  *core.Memory
 	exports  *export.Exports
 	archive  *restore.Archive // nil: none is named
+	hooks    *hooks.Runner
 	nbd      *nbd.Server
 	data     *rpc.Server
 	ring     *uring.Ring // of the local stores; nil if there is none
@@ -124,6 +126,9 @@ func (s *server) start(ctx context.Context) error {
 	}
 	s.stack.PushCloser("lock", s.life.end)
 	s.stack.PushCloser("background", s.group.Close)
+	if err := s.openHooks(); err != nil {
+		return err
+	}
 	if err := s.startDebug(); err != nil {
 		return err
 	}
@@ -157,6 +162,7 @@ func (s *server) start(ctx context.Context) error {
 	}
 	s.group.Go("heartbeat", s.heartbeats)
 	s.group.Go("snapshots", s.watchSnapshots)
+	s.group.Go("hooks", s.watchHooks)
 	s.group.Go("identity", s.keepIdentity)
 	s.group.Go("hedge", s.hedge)
 	return nil

@@ -30,6 +30,8 @@ var roles = map[string][]pki.Role{
 	api.Archiver_ServiceDesc.ServiceName:   {pki.RoleSnapshotd},
 	api.Archives_ServiceDesc.ServiceName:   {pki.RoleOperator},
 	api.Images_ServiceDesc.ServiceName:     {pki.RoleOperator},
+	api.Hooks_ServiceDesc.ServiceName:      {pki.RoleBlockd},
+	api.Freezes_ServiceDesc.ServiceName:    {pki.RoleOperator},
 }
 
 type callerKey struct{}

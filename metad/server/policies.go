@@ -51,16 +51,7 @@ func (r *reign) runPolicies() {
 	}
 	r.mu.policyAt = now + policyLook
 	var all []policyWork
-	r.s.node.View(func(m *state.Machine) {
-		if m.Rebuilding() {
-			return // nothing is deleted before that is over
-		}
-		for _, p := range m.Policies() {
-			if w, due := workOf(m, p, r.s.clock.Wall()); due && !r.mu.policies[p.ID] {
-				all = append(all, w)
-			}
-		}
-	})
+	r.s.node.View(func(m *state.Machine) { all = dueWork(m, r.s.clock.Wall(), r.mu.policies) })
 	for _, w := range all {
 		r.mu.policies[w.policy.ID] = true
 		r.s.group.Go("policy", func(context.Context) error {
@@ -71,6 +62,19 @@ func (r *reign) runPolicies() {
 			return nil
 		})
 	}
+}
+
+// dueWork is what is to be done about all policies but those that are busy.
+func dueWork(m *state.Machine, now time.Time, busy map[id.Raw]bool) (all []policyWork) {
+	if m.Rebuilding() {
+		return nil // nothing is deleted before that is over
+	}
+	for _, p := range m.Policies() {
+		if w, due := workOf(m, p, now); due && !busy[p.ID] {
+			all = append(all, w)
+		}
+	}
+	return all
 }
 
 // workOf looks what is to be done about a policy.
@@ -209,18 +213,26 @@ func (r *reign) takeRun(ctx context.Context, p *state.Policy, due time.Time) err
 // takeOne takes one snapshot of a run, or makes sure that it is not taken later.
 func (r *reign) takeOne(ctx context.Context, p *state.Policy, x policy.Made) error {
 	c := &state.CreateSnapshot{Volume: x.Volume, ID: x.Snapshot, Name: p.Name + "-" + x.Due.Format("20060102T1504Z"), NowMS: r.s.clock.Wall().UnixMilli()}
+	if h := p.HookOf(x.Volume); h != nil {
+		return r.takeFrozen(ctx, c, h)
+	}
+	return r.takeSnapshot(ctx, c, policyPatience)
+}
+
+// takeSnapshot takes a snapshot and waits for it that long; then it is deleted, so that it is not taken later.
+func (r *reign) takeSnapshot(ctx context.Context, c *state.CreateSnapshot, patience time.Duration) error {
 	if err := r.apply(ctx, c); err != nil {
 		return err
 	}
 	r.tellSnapped()
-	late := r.s.clock.NewTimer(policyPatience)
+	late := r.s.clock.NewTimer(patience)
 	defer late.Stop()
 	for {
 		changed := r.snapped()
 		at := cluster.SnapshotDeleting
 		r.s.node.View(func(m *state.Machine) {
-			if v, ok := m.Volume(x.Volume); ok {
-				if s, ok := v.FindSnapshot(x.Snapshot.String()); ok {
+			if v, ok := m.Volume(c.Volume); ok {
+				if s, ok := v.FindSnapshot(c.ID.String()); ok {
 					at = s.State
 				}
 			}
@@ -235,8 +247,8 @@ func (r *reign) takeOne(ctx context.Context, p *state.Policy, x policy.Made) err
 		select {
 		case <-changed:
 		case <-late.C():
-			err := fmt.Errorf("the disk could not be reached within %s: %w", policyPatience, errs.ErrTimeout)
-			return errors.Join(err, r.apply(ctx, &state.DeleteSnapshot{Volume: x.Volume, ID: x.Snapshot}))
+			err := fmt.Errorf("the disk could not be reached within %s: %w", patience, errs.ErrTimeout)
+			return errors.Join(err, r.apply(ctx, &state.DeleteSnapshot{Volume: c.Volume, ID: c.ID}))
 		case <-r.ctx.Done():
 			return r.ctx.Err()
 		}
@@ -267,6 +279,9 @@ func describePolicy(m *state.Machine, p *state.Policy, now time.Time) *api.Polic
 	}
 	for _, v := range p.Disks {
 		out.Disks = append(out.Disks, name(v))
+	}
+	for _, h := range p.Hooks {
+		out.Hooks = append(out.Hooks, &api.PolicyHook{Disk: name(h.Volume), Use: &api.HookUse{Host: string(h.Host), Name: h.Hook, TimeoutMs: uint32(h.Timeout / time.Millisecond), Anyway: h.Anyway}})
 	}
 	if t := p.Rules.NextDue(now); !t.IsZero() {
 		out.NextUnixMs = t.UnixMilli()

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -11,6 +12,8 @@ import (
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/cluster"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 )
 
@@ -101,5 +104,50 @@ func TestPoliciesAreCarriedOut(t *testing.T) {
 		p := find("left")
 		all, _, err := ops.Snapshots(g.ctx(), "d")
 		return err == nil && len(p.Runs) == 2 && p.Runs[1].Taken == 1 && len(all) == 1 && strings.HasSuffix(all[0].Name, next.Format("20060102T1504Z"))
+	})
+}
+
+// Without this a state that is behind its cluster would have snapshots deleted by what it remembers, and take others of disks that
+// it does not know.
+func TestPoliciesRestWhileTheStateIsRebuilt(t *testing.T) {
+	m := state.New()
+	now := time.Unix(1_700_000_000, 0).UTC()
+	for i, c := range []state.Command{
+		&state.Init{ClusterID: [16]byte{1}, Settings: state.DefaultSettings}, &state.SetLevel{Level: state.LevelTime},
+		&state.SetPolicy{ID: id.Raw{1}, Name: "p", New: true, NowMS: now.Add(-25 * time.Hour).UnixMilli(), Rules: policy.Rules{At: []uint16{minuteOf(now)}, Days: policy.EveryDay, Keep: 1}},
+	} {
+		must(t, m.Apply(uint64(i+1), c).Err)
+	}
+	if w := dueWork(m, now, nil); len(w) != 1 || w[0].begin.IsZero() {
+		t.Fatalf("%+v", w)
+	}
+	if w := dueWork(m, now, map[id.Raw]bool{{1}: true}); len(w) != 0 {
+		t.Fatalf("it is worked on already: %+v", w)
+	}
+	m.Reopen([16]byte{1})
+	if w := dueWork(m, now, nil); len(w) != 0 {
+		t.Fatalf("%+v", w)
+	}
+}
+
+// Without this a run would wait for ever for a disk that cannot be reached, and the snapshot be taken a week later under
+// the name of its day.
+func TestRunGivesUpWhatCannotBeTaken(t *testing.T) {
+	g := newGroup(t, 1)
+	s := g.running[g.leader()]
+	ops := g.operator()
+	_, _ = g.host("h1", 1), g.host("h2", 1) // who do nothing
+	d, err := ops.CreateDisk(g.ctx(), "d", 8<<20)
+	must(t, err)
+	v, snapshot := volumeID(t, d.DiskId), id.Snapshot{9}
+	g.until("the group to give up", func() bool {
+		r := s.reign.Load()
+		return r != nil && errors.Is(r.takeSnapshot(g.ctx(), &state.CreateSnapshot{Volume: v, ID: snapshot, Name: "late"}, 50*time.Millisecond), errs.ErrTimeout)
+	})
+	s.node.View(func(m *state.Machine) {
+		x, _ := m.Volume(v)
+		if y, ok := x.FindSnapshot(snapshot.String()); ok && y.State != cluster.SnapshotDeleting {
+			t.Errorf("it would be taken yet: %s", y.State)
+		}
 	})
 }

@@ -39,7 +39,8 @@ type reign struct {
 	settle time.Duration
 	began  time.Duration
 
-	mu struct {
+	hooks hookBoard
+	mu    struct {
 		sync.Mutex
 		live      *reconcile.Liveness
 		top       *cluster.Topology

@@ -141,6 +141,8 @@ func (s *Server) open(o Options) error {
 	api.RegisterArchiverServer(s.grpc, &archiver{s: s})
 	api.RegisterArchivesServer(s.grpc, &archiver{s: s})
 	api.RegisterImagesServer(s.grpc, &imageService{c: &clusterService{s: s}})
+	api.RegisterHooksServer(s.grpc, &hookService{s: s})
+	api.RegisterFreezesServer(s.grpc, &freezeService{c: &clusterService{s: s}})
 	if err := s.startIdentity(o); err != nil {
 		return errors.Join(err, ln.Close())
 	}

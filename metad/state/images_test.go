@@ -49,6 +49,7 @@ func goldenImages() []Command {
 		&CreateFromImage{Image: id.Image{2}, CreateClone: CreateClone{CreateVolume: CreateVolume{ID: id.Volume{9}, Name: "of-image", Size: 4 << 30, RequestID: "i", NowMS: 1700000000601}, Origin: originOf(v, id.Snapshot{4}, 77)}},
 		&CreateImage{Image: image(3, "gone", id.Snapshot{3})},
 		&DeleteImage{ID: id.Image{3}},
+		&SetPolicyHook{Policy: "nightly", Hook: PolicyHook{Volume: v, Host: "h1", Hook: "db", Timeout: 10 * time.Second, Anyway: true}},
 	}
 }
 

@@ -41,6 +41,8 @@ func Needs(c Command) uint16 {
 		return LevelTime
 	case *CreateImage, *SetImage, *DeleteImage, *CreateFromImage, *RetireVolume, *VolumeEmptied, *SetProtection:
 		return LevelImages
+	case *SetPolicyHook:
+		return LevelImages
 	case *AddEnsemble:
 		if c.Better {
 			return LevelEvents
@@ -103,7 +105,7 @@ func (m *Machine) appendLater(b []byte) []byte {
 		b = m.appendPolicies(m.appendHealing(b))
 	}
 	if m.level >= LevelImages {
-		b = m.appendImages(b)
+		b = m.appendHooks(m.appendImages(b))
 	}
 	return b
 }
@@ -129,6 +131,7 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	}
 	if r.Err() == nil && m.level >= LevelImages {
 		m.readImages(r)
+		m.readHooks(r)
 	}
 	return nil
 }

@@ -139,7 +139,9 @@ func (s *script) later() Command {
 func (s *script) ofPolicies(v *Volume, n id.Snapshot) Command {
 	name, x := fmt.Sprintf("p%d", s.pick("policy", 2)), id.Raw{1 + byte(s.pick("id", 2))}
 	due := time.UnixMilli(1000 * int64(s.pick("due", 5))).UTC()
-	switch s.pick("of a policy", 6) {
+	switch s.pick("of a policy", 8) {
+	case 6, 7:
+		return &SetPolicyHook{Policy: name, Hook: PolicyHook{Volume: v.ID, Host: "h", Hook: "x", Timeout: time.Second * time.Duration(s.pick("timeout", 3))}, Off: s.pick("off", 4) == 0}
 	case 0:
 		return &DeletePolicy{Name: name}
 	case 1:

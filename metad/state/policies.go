@@ -37,6 +37,7 @@ type Policy struct {
 	Last  time.Time   // the last run that was begun, or left out; zero: none
 	Runs  []PolicyRun // the oldest first
 	Made  []policy.Made
+	Hooks []PolicyHook
 }
 
 // PolicyRun is one run. A run that was left out has a reason.
@@ -118,6 +119,8 @@ func emptyPolicy(k kind) Command {
 		return &PolicyForgets{}
 	case kindPolicyBegins:
 		return &PolicyBegins{}
+	case kindSetPolicyHook:
+		return &SetPolicyHook{}
 	}
 	return nil
 }
@@ -140,6 +143,8 @@ func (m *Machine) applyPolicies(c Command) (Result, bool) {
 		return m.policyForgets(c), true
 	case *PolicyBegins:
 		return m.policyBegins(c), true
+	case *SetPolicyHook:
+		return m.setPolicyHook(c), true
 	}
 	return Result{}, false
 }
@@ -227,6 +232,7 @@ func (m *Machine) applyPolicy(c *ApplyPolicy) Result {
 			p.Disks = append(p.Disks, v)
 		}
 	}
+	p.dropHooks()
 	m.policies[c.Name] = &p
 	return Result{}
 }
@@ -264,6 +270,7 @@ func (m *Machine) policyRan(c *PolicyRan) Result {
 		x, ok := m.volumes[v]
 		return !ok || !x.Live()
 	})
+	p.dropHooks()
 	p.Made = slices.DeleteFunc(slices.Clone(p.Made), func(x policy.Made) bool { // snapshots that outlive their disk have their time, too
 		v, ok := m.volumes[x.Volume]
 		return !ok || v.Deleted

@@ -352,6 +352,7 @@ type Policy struct {
 	NextUnixMs    int64                  `protobuf:"varint,4,opt,name=next_unix_ms,json=nextUnixMs,proto3" json:"next_unix_ms,omitempty"` // 0: never
 	Snapshots     uint32                 `protobuf:"varint,5,opt,name=snapshots,proto3" json:"snapshots,omitempty"`                       // that it made and that are there
 	Runs          []*PolicyRun           `protobuf:"bytes,6,rep,name=runs,proto3" json:"runs,omitempty"`                                  // the last ones, the oldest first
+	Hooks         []*PolicyHook          `protobuf:"bytes,7,rep,name=hooks,proto3" json:"hooks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +429,134 @@ func (x *Policy) GetRuns() []*PolicyRun {
 	return nil
 }
 
+func (x *Policy) GetHooks() []*PolicyHook {
+	if x != nil {
+		return x.Hooks
+	}
+	return nil
+}
+
+// HookUse says what is frozen for a snapshot.
+type HookUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	TimeoutMs     uint32                 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // of freezing, and then of being frozen
+	Anyway        bool                   `protobuf:"varint,4,opt,name=anyway,proto3" json:"anyway,omitempty"`                        // the snapshot is taken, and kept, also if nothing was frozen
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HookUse) Reset() {
+	*x = HookUse{}
+	mi := &file_ashlar_policy_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HookUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HookUse) ProtoMessage() {}
+
+func (x *HookUse) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_policy_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HookUse.ProtoReflect.Descriptor instead.
+func (*HookUse) Descriptor() ([]byte, []int) {
+	return file_ashlar_policy_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HookUse) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *HookUse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HookUse) GetTimeoutMs() uint32 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *HookUse) GetAnyway() bool {
+	if x != nil {
+		return x.Anyway
+	}
+	return false
+}
+
+type PolicyHook struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Disk          string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"` // its name, or its id if it is gone
+	Use           *HookUse               `protobuf:"bytes,2,opt,name=use,proto3" json:"use,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyHook) Reset() {
+	*x = PolicyHook{}
+	mi := &file_ashlar_policy_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyHook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyHook) ProtoMessage() {}
+
+func (x *PolicyHook) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_policy_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyHook.ProtoReflect.Descriptor instead.
+func (*PolicyHook) Descriptor() ([]byte, []int) {
+	return file_ashlar_policy_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *PolicyHook) GetDisk() string {
+	if x != nil {
+		return x.Disk
+	}
+	return ""
+}
+
+func (x *PolicyHook) GetUse() *HookUse {
+	if x != nil {
+		return x.Use
+	}
+	return nil
+}
+
 type PolicyRun struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DueUnixMs     int64                  `protobuf:"varint,1,opt,name=due_unix_ms,json=dueUnixMs,proto3" json:"due_unix_ms,omitempty"`
@@ -442,7 +571,7 @@ type PolicyRun struct {
 
 func (x *PolicyRun) Reset() {
 	*x = PolicyRun{}
-	mi := &file_ashlar_policy_proto_msgTypes[7]
+	mi := &file_ashlar_policy_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +583,7 @@ func (x *PolicyRun) String() string {
 func (*PolicyRun) ProtoMessage() {}
 
 func (x *PolicyRun) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_policy_proto_msgTypes[7]
+	mi := &file_ashlar_policy_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +596,7 @@ func (x *PolicyRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRun.ProtoReflect.Descriptor instead.
 func (*PolicyRun) Descriptor() ([]byte, []int) {
-	return file_ashlar_policy_proto_rawDescGZIP(), []int{7}
+	return file_ashlar_policy_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PolicyRun) GetDueUnixMs() int64 {
@@ -522,7 +651,7 @@ type PolicyFailure struct {
 
 func (x *PolicyFailure) Reset() {
 	*x = PolicyFailure{}
-	mi := &file_ashlar_policy_proto_msgTypes[8]
+	mi := &file_ashlar_policy_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +663,7 @@ func (x *PolicyFailure) String() string {
 func (*PolicyFailure) ProtoMessage() {}
 
 func (x *PolicyFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_policy_proto_msgTypes[8]
+	mi := &file_ashlar_policy_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +676,7 @@ func (x *PolicyFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyFailure.ProtoReflect.Descriptor instead.
 func (*PolicyFailure) Descriptor() ([]byte, []int) {
-	return file_ashlar_policy_proto_rawDescGZIP(), []int{8}
+	return file_ashlar_policy_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PolicyFailure) GetDisk() string {
@@ -588,7 +717,7 @@ const file_ashlar_policy_proto_rawDesc = "" +
 	"\x03off\x18\x03 \x01(\bR\x03off\"\x15\n" +
 	"\x13ListPoliciesRequest\"B\n" +
 	"\x11ListPoliciesReply\x12-\n" +
-	"\bpolicies\x18\x01 \x03(\v2\x11.ashlar.v1.PolicyR\bpolicies\"\xca\x01\n" +
+	"\bpolicies\x18\x01 \x03(\v2\x11.ashlar.v1.PolicyR\bpolicies\"\xf7\x01\n" +
 	"\x06Policy\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12,\n" +
 	"\x05rules\x18\x02 \x01(\v2\x16.ashlar.v1.PolicyRulesR\x05rules\x12\x14\n" +
@@ -596,7 +725,18 @@ const file_ashlar_policy_proto_rawDesc = "" +
 	"\fnext_unix_ms\x18\x04 \x01(\x03R\n" +
 	"nextUnixMs\x12\x1c\n" +
 	"\tsnapshots\x18\x05 \x01(\rR\tsnapshots\x12(\n" +
-	"\x04runs\x18\x06 \x03(\v2\x14.ashlar.v1.PolicyRunR\x04runs\"\xbd\x01\n" +
+	"\x04runs\x18\x06 \x03(\v2\x14.ashlar.v1.PolicyRunR\x04runs\x12+\n" +
+	"\x05hooks\x18\a \x03(\v2\x15.ashlar.v1.PolicyHookR\x05hooks\"h\n" +
+	"\aHookUse\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\rR\ttimeoutMs\x12\x16\n" +
+	"\x06anyway\x18\x04 \x01(\bR\x06anyway\"F\n" +
+	"\n" +
+	"PolicyHook\x12\x12\n" +
+	"\x04disk\x18\x01 \x01(\tR\x04disk\x12$\n" +
+	"\x03use\x18\x02 \x01(\v2\x12.ashlar.v1.HookUseR\x03use\"\xbd\x01\n" +
 	"\tPolicyRun\x12\x1e\n" +
 	"\vdue_unix_ms\x18\x01 \x01(\x03R\tdueUnixMs\x12\x12\n" +
 	"\x04open\x18\x02 \x01(\bR\x04open\x12\x14\n" +
@@ -620,7 +760,7 @@ func file_ashlar_policy_proto_rawDescGZIP() []byte {
 	return file_ashlar_policy_proto_rawDescData
 }
 
-var file_ashlar_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ashlar_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ashlar_policy_proto_goTypes = []any{
 	(*PolicyRules)(nil),         // 0: ashlar.v1.PolicyRules
 	(*SetPolicyRequest)(nil),    // 1: ashlar.v1.SetPolicyRequest
@@ -629,20 +769,24 @@ var file_ashlar_policy_proto_goTypes = []any{
 	(*ListPoliciesRequest)(nil), // 4: ashlar.v1.ListPoliciesRequest
 	(*ListPoliciesReply)(nil),   // 5: ashlar.v1.ListPoliciesReply
 	(*Policy)(nil),              // 6: ashlar.v1.Policy
-	(*PolicyRun)(nil),           // 7: ashlar.v1.PolicyRun
-	(*PolicyFailure)(nil),       // 8: ashlar.v1.PolicyFailure
+	(*HookUse)(nil),             // 7: ashlar.v1.HookUse
+	(*PolicyHook)(nil),          // 8: ashlar.v1.PolicyHook
+	(*PolicyRun)(nil),           // 9: ashlar.v1.PolicyRun
+	(*PolicyFailure)(nil),       // 10: ashlar.v1.PolicyFailure
 }
 var file_ashlar_policy_proto_depIdxs = []int32{
-	0, // 0: ashlar.v1.SetPolicyRequest.rules:type_name -> ashlar.v1.PolicyRules
-	6, // 1: ashlar.v1.ListPoliciesReply.policies:type_name -> ashlar.v1.Policy
-	0, // 2: ashlar.v1.Policy.rules:type_name -> ashlar.v1.PolicyRules
-	7, // 3: ashlar.v1.Policy.runs:type_name -> ashlar.v1.PolicyRun
-	8, // 4: ashlar.v1.PolicyRun.failures:type_name -> ashlar.v1.PolicyFailure
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	0,  // 0: ashlar.v1.SetPolicyRequest.rules:type_name -> ashlar.v1.PolicyRules
+	6,  // 1: ashlar.v1.ListPoliciesReply.policies:type_name -> ashlar.v1.Policy
+	0,  // 2: ashlar.v1.Policy.rules:type_name -> ashlar.v1.PolicyRules
+	9,  // 3: ashlar.v1.Policy.runs:type_name -> ashlar.v1.PolicyRun
+	8,  // 4: ashlar.v1.Policy.hooks:type_name -> ashlar.v1.PolicyHook
+	7,  // 5: ashlar.v1.PolicyHook.use:type_name -> ashlar.v1.HookUse
+	10, // 6: ashlar.v1.PolicyRun.failures:type_name -> ashlar.v1.PolicyFailure
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_policy_proto_init() }
@@ -656,7 +800,7 @@ func file_ashlar_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_policy_proto_rawDesc), len(file_ashlar_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -27,6 +27,7 @@ import (
 // Cluster is what the commands ask of a cluster; *client.Cluster is the real one.
 type Cluster interface {
 	images
+	freezes
 	Status(ctx context.Context, withLists bool) (*api.StatusReply, error)
 	Stores(ctx context.Context) ([]*api.Store, error)
 	RollbackDisk(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)

@@ -19,6 +19,8 @@ type policyCommands struct {
 	Change policyChange `cmd:"" help:"Give a policy other rules. What was due before does not count."`
 	Apply  policyApply  `cmd:"" help:"Put disks under a policy."`
 	Remove policyRemove `cmd:"" help:"Take disks out of a policy. The snapshots that it made of them stay its own."`
+	Hook   policyHook   `cmd:"" help:"Freeze an application while snapshots of a disk of it are taken."`
+	Hooks  policyHooks  `cmd:"" help:"List the hooks that hosts have."`
 	List   policyList   `cmd:"" help:"List all policies."`
 	Show   policyShow   `cmd:"" help:"Show a policy and its last runs."`
 	Delete policyDelete `cmd:"" help:"Forget a policy. Its snapshots stay until somebody deletes them."`
@@ -43,6 +45,8 @@ type policyView struct {
 	Next      string    `json:"next,omitempty"`
 	Snapshots uint32    `json:"snapshots"`
 	Runs      []runView `json:"runs"`
+	// Hooks freeze applications while snapshots of disks are taken.
+	Hooks []hookView `json:"hooks,omitempty"`
 }
 
 type runView struct {
@@ -127,7 +131,7 @@ func (f *policyFlags) rules() (*api.PolicyRules, error) {
 
 func viewPolicy(p *api.Policy) policyView {
 	v := policyView{Name: p.Name, At: []string{}, Weekdays: []string{}, RetainSec: p.Rules.RetainSeconds, Keep: p.Rules.Keep, Disks: append([]string{}, p.Disks...),
-		Next: rfc3339(p.NextUnixMs), Snapshots: p.Snapshots, Runs: []runView{}}
+		Next: rfc3339(p.NextUnixMs), Snapshots: p.Snapshots, Runs: []runView{}, Hooks: viewHooks(p)}
 	for _, m := range p.Rules.AtMinutes {
 		v.At = append(v.At, fmt.Sprintf("%02d:%02d", m/60, m%60))
 	}
@@ -203,6 +207,9 @@ func printPolicy(w io.Writer, v *policyView) {
 		{"next", v.Next}, {"made", fmt.Sprintf("%d snapshots that are there", v.Snapshots)},
 	} {
 		fmt.Fprintf(w, "%-6s %s\n", r[0], r[1])
+	}
+	for _, h := range v.Hooks {
+		fmt.Fprintf(w, "%-6s %s\n", "frozen", h.text())
 	}
 	if len(v.Runs) == 0 {
 		fmt.Fprintln(w, "\nno run yet")

@@ -48,6 +48,7 @@ type snapshotCreate struct {
 	Disk  string   `arg:"" optional:"" help:"Name or id."`
 	Disks []string `name:"disk" help:"Name or id; given again, a snapshot of each disk, all at one point in time: what was written to one because a write to another was acknowledged is there only with that write." placeholder:"DISK"`
 	Name  string   `help:"A name that no other snapshot of the disk has; its id if not given." placeholder:"NAME"`
+	hookFlags
 }
 
 // Run is called by kong.
@@ -55,16 +56,24 @@ func (c *snapshotCreate) Run(ctx context.Context, s *session) error {
 	if c.Disk != "" {
 		c.Disks = append([]string{c.Disk}, c.Disks...)
 	}
-	switch len(c.Disks) {
-	case 0:
+	h, err := c.use()
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(c.Disks) > 1 && h != nil:
+		return &hinted{fmt.Errorf("--hook is for one disk: %w", errs.ErrInvalid), "freeze the application yourself around ashlar snapshot create --disk A --disk B"}
+	case len(c.Disks) == 0:
 		return &hinted{fmt.Errorf("no disk is named: %w", errs.ErrInvalid), "ashlar disk list shows them all"}
-	case 1:
-		c.Disk = c.Disks[0]
-	default:
+	case len(c.Disks) > 1:
 		return c.group(ctx, s)
 	}
+	c.Disk = c.Disks[0]
+	if h != nil {
+		s.flags.Timeout += 3 * c.HookTimeout // to freeze, to take it, to thaw
+	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		x, err := cl.CreateSnapshot(ctx, c.Disk, c.Name)
+		x, err := c.take(ctx, cl, h)
 		if errors.Is(err, errs.ErrExists) {
 			return &hinted{err, "choose another name, or delete that one: ashlar snapshot delete " + c.Disk + "@" + c.Name}
 		}
@@ -75,6 +84,14 @@ func (c *snapshotCreate) Run(ctx context.Context, s *session) error {
 			fmt.Fprintf(w, "created snapshot %s@%s (%s), %s\n  read it: NBD export %s@%s, read-only; see ashlar disk nbd %s\n", x.Disk, x.Name, x.SnapshotId, size(x.SizeBytes), x.Disk, x.Name, x.Disk)
 		})
 	})
+}
+
+// take takes one snapshot, with something frozen or not.
+func (c *snapshotCreate) take(ctx context.Context, cl Cluster, h *api.HookUse) (*api.Snapshot, error) {
+	if h != nil {
+		return c.frozen(ctx, cl, h)
+	}
+	return cl.CreateSnapshot(ctx, c.Disk, c.Name)
 }
 
 // group takes snapshots of several disks at once.

@@ -60,6 +60,8 @@ type target struct {
 	archiver api.ArchiverClient
 	archives api.ArchivesClient
 	images   api.ImagesClient
+	hooks    api.HooksClient
+	freezes  api.FreezesClient
 }
 
 // pool has a connection to each member and a guess who leads.
@@ -122,7 +124,8 @@ func (p *pool) dial(address string) (*target, error) {
 		return nil, fmt.Errorf("dial metad %s: %w", address, err)
 	}
 	return &target{address: address, conn: conn, cluster: api.NewClusterClient(conn), blockd: api.NewBlockdClient(conn),
-		archiver: api.NewArchiverClient(conn), archives: api.NewArchivesClient(conn), images: api.NewImagesClient(conn)}, nil
+		archiver: api.NewArchiverClient(conn), archives: api.NewArchivesClient(conn), images: api.NewImagesClient(conn),
+		hooks: api.NewHooksClient(conn), freezes: api.NewFreezesClient(conn)}, nil
 }
 
 // leader is the connection to whom we believe to lead.
