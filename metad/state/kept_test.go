@@ -170,6 +170,31 @@ func TestRebuildSettlesDeletedDisks(t *testing.T) {
 	}
 }
 
+// A deleted disk of which a rebuilding finds nothing does not take the name along that another disk has by now.
+func TestRebuildLeavesTheNameToWhoHasIt(t *testing.T) {
+	w, v, _ := toDelete(t)
+	w.ok(&AddEnsemble{At: At{Volume: v, Epoch: 1}, Candidates: []EnsembleCandidate{{StoreRef: storeRef(1, 1)}, {StoreRef: storeRef(2, 1)}}, Want: 2, Fallback: 2})
+	x, _ := w.Volume(v)
+	w.ok(&ReplaceList{At: At{Volume: v, Epoch: 1, Version: x.ListVersion}, Keep: x.List[len(x.List)-1].ID})
+	w.ok(&CommitCheckpoint{Volume: v, Epoch: 1, Checkpoint: cluster.Checkpoint{Epoch: 1, Meta: 2, Opaque: []byte("x")}})
+	w.ok(&RetireVolume{Volume: v, Epoch: 1, Snapshots: SnapshotsStay})
+	w.ok(&CreateVolume{ID: id.Volume{220}, Name: x.Name, Size: 1 << 20})
+	w.Reopen([16]byte{1})
+	for i := range 3 {
+		w.ok(&TellInventory{Store: storeRef(i+1, 1), Last: true, Volumes: []Sighting{{Volume: v, Fence: 9}, {Volume: id.Volume{220}, Fence: 1, Shards: 3}}})
+	}
+	w.next++
+	if r := w.Apply(w.next, &FinishRebuild{}); r.Err != nil { // not through a snapshot, which would find the names again
+		t.Fatal(r.Err)
+	}
+	if y, ok := w.Find(x.Name); !ok || y.ID != (id.Volume{220}) {
+		t.Errorf("the name is %v's", y)
+	}
+	if _, ok := w.Volume(v); ok {
+		t.Error("the test tests nothing: the deleted disk is there")
+	}
+}
+
 // goldenKept is the part about disks that are deleted and kept.
 func goldenKept() []Command {
 	v := id.Volume{9}

@@ -302,7 +302,9 @@ func (m *Machine) raise(v *Volume, s *seen, first id.Sequence) {
 	if !v.Deleted && v.Checkpoint != nil && s.fence > backup && s.shards == 0 && len(s.ensembles) == 0 {
 		// It had data, was fenced after the backup, and nothing of it is anywhere.
 		m.rebuild.Gone = append(m.rebuild.Gone, v.Name)
-		delete(m.names, v.Name)
+		if m.names[v.Name] == v.ID { // the name of a deleted disk may be another's
+			delete(m.names, v.Name)
+		}
 		m.drop(v)
 		return
 	}
