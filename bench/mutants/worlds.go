@@ -90,6 +90,11 @@ var InWorlds = append(taken(
 		New: "fx.RolledBack = true",
 	},
 	{
+		Name: "purge a deleted disk whose snapshots are needed", File: "metad/state/kept.go",
+		Old: "	if v.Kept == nil || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {",
+		New: "	if v.Kept == nil {",
+	},
+	{
 		Name: "forget of a deleted disk only what older owners left", File: "pkg/storeproto/core/shard.go",
 		Old: "	t := Tombstone{Volume: v, Epoch: epoch, Segment: allSegments, Generation: id.Generation{Epoch: epoch, N: math.MaxUint32}}",
 		New: "	t := Tombstone{Volume: v, Epoch: epoch, Segment: allSegments, Generation: id.Generation{Epoch: epoch - min(epoch, 2), N: math.MaxUint32}}",

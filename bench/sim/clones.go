@@ -28,15 +28,17 @@ const clonesMax = 2 // at one time
 func (w *World) families() {
 	w.after(w.between(100*time.Millisecond, 600*time.Millisecond), "families of disks", func() {
 		if !w.menu.calm && !w.metad.silent() {
-			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(6) {
-			case 0, 1:
+			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(14) {
+			case 0, 1, 2, 3, 4:
 				w.clone(d)
-			case 2, 3:
+			case 5, 6, 7, 8:
 				d.rollBack()
-			case 4:
-				if d.from != nil && !d.parent() {
+			case 9:
+				if d.from != nil && !d.parent() && !d.retired {
 					d.remove()
 				}
+			case 10, 11:
+				d.retire()
 			}
 		}
 		w.families()
@@ -47,7 +49,7 @@ func (w *World) families() {
 // its tree is; nil: none is in metad's checkpoint.
 func (d *disk) standing() (*snap, *lineage.Origin) {
 	v, ok := d.w.metad.m.Volume(d.id)
-	if !ok || v.Checkpoint == nil {
+	if !ok || v.Deleted || v.Checkpoint == nil {
 		return nil, nil
 	}
 	k, err := record.DecodeCheckpoint("metad's checkpoint", v.Checkpoint.Opaque)
@@ -128,7 +130,7 @@ func (w *World) checkOrigins(x *inspection) {
 	in := x.inspector()
 	for _, d := range w.disks {
 		v, ok := w.metad.m.Volume(d.id)
-		if !ok || v.Origin == nil {
+		if !ok || v.Deleted || v.Origin == nil {
 			continue
 		}
 		err := core.EachBlock(v.Origin.Root, in, func(b block.LBA, l id.Location) {
@@ -154,9 +156,7 @@ func (d *disk) remove() {
 	}
 	if !d.leaves {
 		d.leaves = true
-		for _, s := range d.snaps {
-			d.drop(s)
-		}
+		d.dropEach()
 	}
 	w := d.w
 	if v, ok := w.metad.m.Volume(d.id); ok && !w.metad.silent() && len(v.Snapshots) == 0 {
@@ -186,10 +186,15 @@ func (d *disk) end() {
 
 // endClones deletes all clones, of clones first; nothing of a deleted disk may be left.
 func (w *World) endClones() {
-	for len(w.disks) > w.cfg.Volumes && w.err == nil {
+	over := func(d *disk) bool { return d.from != nil || d.retired }
+	for slices.ContainsFunc(w.disks, over) && w.err == nil {
 		n := len(w.disks)
 		for _, d := range slices.Backward(slices.Clone(w.disks)) {
-			if d.from != nil && !d.leaves && !d.parent() {
+			switch {
+			case !over(d) || d.leaves || d.parent():
+			case d.retired:
+				d.dropEach()
+			default:
 				d.remove()
 			}
 		}

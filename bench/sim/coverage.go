@@ -88,6 +88,7 @@ type Coverage struct {
 	Clones    uint64 // made
 	Rolled    uint64 // disks rolled back
 	Deleted   uint64 // disks
+	Retired   uint64 // disks deleted with snapshots
 	Mended    uint64 // wrong shards that were put right
 }
 
@@ -112,7 +113,7 @@ func (c *Coverage) Merge(o *Coverage) {
 	}
 	c.IOs, c.Messages, c.Steps, c.Requests = c.IOs+o.IOs, c.Messages+o.Messages, c.Steps+o.Steps, c.Requests+o.Requests
 	c.Orphans, c.Cleaned, c.Opened, c.Repaired = c.Orphans+o.Orphans, c.Cleaned+o.Cleaned, c.Opened+o.Opened, c.Repaired+o.Repaired
-	c.Snapshots, c.Clones, c.Rolled, c.Deleted = c.Snapshots+o.Snapshots, c.Clones+o.Clones, c.Rolled+o.Rolled, c.Deleted+o.Deleted
+	c.Snapshots, c.Clones, c.Rolled, c.Deleted, c.Retired = c.Snapshots+o.Snapshots, c.Clones+o.Clones, c.Rolled+o.Rolled, c.Deleted+o.Deleted, c.Retired+o.Retired
 	c.Mended, c.Balanced, c.Recoded = c.Mended+o.Mended, c.Balanced+o.Balanced, c.Recoded+o.Recoded
 }
 
@@ -133,7 +134,7 @@ func (c *Coverage) WriteTo(w io.Writer) (int64, error) {
 	for k := Kind(1); k < kinds; k++ {
 		fmt.Fprintf(t, "%s\t%d\t%d of %d\n", k, c.Injected[k], c.Seeds[k], c.Worlds)
 	}
-	fmt.Fprintf(t, "\t\t\ndisk I/Os\t%d\t\nmessages\t%d\t\nclient requests\t%d\t\nopenings\t%d\t\nsnapshots taken\t%d\t\nclones made\t%d\t\ndisks rolled back\t%d\t\ndisks deleted\t%d\t\nsegments cleaned\t%d\t\ngroups moved and filled\t%d\t\nslots balanced\t%d\t\ngroups coded anew\t%d\t\nwrong shards mended\t%d\t\norphans left by crashes\t%d\t\n",
-		c.IOs, c.Messages, c.Requests, c.Opened, c.Snapshots, c.Clones, c.Rolled, c.Deleted, c.Cleaned, c.Repaired, c.Balanced, c.Recoded, c.Mended, c.Orphans)
+	fmt.Fprintf(t, "\t\t\ndisk I/Os\t%d\t\nmessages\t%d\t\nclient requests\t%d\t\nopenings\t%d\t\nsnapshots taken\t%d\t\nclones made\t%d\t\ndisks rolled back\t%d\t\ndisks deleted\t%d\t\n... with snapshots\t%d\t\nsegments cleaned\t%d\t\ngroups moved and filled\t%d\t\nslots balanced\t%d\t\ngroups coded anew\t%d\t\nwrong shards mended\t%d\t\norphans left by crashes\t%d\t\n",
+		c.IOs, c.Messages, c.Requests, c.Opened, c.Snapshots, c.Clones, c.Rolled, c.Deleted, c.Retired, c.Cleaned, c.Repaired, c.Balanced, c.Recoded, c.Mended, c.Orphans)
 	return 0, t.Flush()
 }

@@ -37,6 +37,7 @@ type disk struct {
 	from      *snap   // what it began with; nil: empty
 	gone      bool    // deleted
 	leaves    bool    // to be deleted, when its snapshots are gone
+	retired   bool    // deleted, and kept for its snapshots: nobody uses it itself
 	held      bool    // nobody asks for anything: it is about to be rolled back, or being
 	rolls     *rolling
 }
@@ -117,7 +118,7 @@ func (d *disk) serves(e *engine) {
 // attend has some host take the disk when nobody serves it, as a client that attaches does.
 func (d *disk) attend() {
 	w := d.w
-	if d.gone {
+	if d.buried() {
 		return
 	}
 	w.after(w.between(10*time.Millisecond, 30*time.Millisecond), d.name+" is looked after", d.attend)
@@ -197,6 +198,11 @@ func (d *disk) submit() {
 		return
 	}
 	e := all[len(all)-1]
+	if d.retired {
+		off, n := d.extent()
+		d.look(e, off, n)
+		return
+	}
 	if r.IntN(6) == 0 {
 		e = all[r.IntN(len(all))]
 	}

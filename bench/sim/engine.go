@@ -54,9 +54,11 @@ type engine struct {
 	reads                  map[*core.Op]*fill
 	doomed                 []*doomed
 	orders                 []cluster.Snapshot
-	frozen                 bool                 // opened to be rolled back
-	roll                   *cluster.Rollback    // ordered
-	safe, rolled           bool                 // the safety snapshot's mark is durable; the rollback is done
+	frozen                 bool              // opened to be rolled back
+	roll                   *cluster.Rollback // ordered
+	safe, rolled           bool              // the safety snapshot's mark is durable; the rollback is done
+	empty, telling         bool              // ordered: make all zeros; metad is being told that it is done
+	emptying               *operation
 	marking                map[id.Snapshot]bool // marks on their way
 	jobs                   uint64               // numbers what is given to the packer and the reader
 }

@@ -353,6 +353,7 @@ type volumeNews struct {
 	owned  bool
 	orders []cluster.Snapshot
 	roll   *cluster.Rollback
+	empty  bool // it is deleted, and what only it had is to be given back
 }
 
 func (m *metad) news(b reconcile.Beat) (out []volumeNews) {
@@ -362,7 +363,7 @@ func (m *metad) news(b reconcile.Beat) (out []volumeNews) {
 		case !ok: // its deletion is complete
 			out = append(out, volumeNews{volume: x.Volume, epoch: x.Epoch + 1})
 		case v.Epoch >= x.Epoch:
-			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch, order(v), v.Rollback})
+			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch, order(v), v.Rollback, v.Kept != nil && !v.Kept.Emptied})
 		}
 	}
 	return out
@@ -373,7 +374,7 @@ func (h *host) told(n volumeNews) {
 		if e.disk.id == n.volume && !n.owned && n.epoch > e.epoch && e.opened {
 			e.kill()
 		} else if e.disk.id == n.volume && n.owned && n.epoch == e.epoch {
-			e.orders, e.roll = n.orders, n.roll
+			e.orders, e.roll, e.empty = n.orders, n.roll, n.empty
 			if n.roll == nil {
 				e.thaw()
 			}

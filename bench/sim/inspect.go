@@ -173,7 +173,7 @@ func (w *World) epochOf(d *disk) id.Epoch {
 // segment that it knows; those of which nothing lives wait for the next checkpoint.
 func (x *inspection) checkpoint(d *disk, seen func(id.Segment, blockmap.Entry)) error {
 	v, ok := x.w.metad.m.Volume(d.id)
-	if !ok || v.Checkpoint == nil {
+	if !ok || v.Deleted || v.Checkpoint == nil {
 		return nil
 	}
 	k, err := record.DecodeCheckpoint("metad's checkpoint", v.Checkpoint.Opaque)

@@ -95,7 +95,7 @@ func (m *metad) rebuild() {
 		m.forgotten(before, d)
 		d.restored()
 	}
-	for _, d := range w.disks {
+	for _, d := range slices.Clone(w.disks) {
 		d.askAgain()
 	}
 }
@@ -161,7 +161,7 @@ func (d *disk) askAgain() {
 		}
 	}
 	for _, s := range d.snaps {
-		if !slices.ContainsFunc(v.Snapshots, func(x cluster.Snapshot) bool { return x.ID == s.id }) {
+		if !d.retired && !slices.ContainsFunc(v.Snapshots, func(x cluster.Snapshot) bool { return x.ID == s.id }) {
 			if s.clones > 0 {
 				d.w.fail(CheckRestore, "nobody knows snapshot %s any more, which %d clones began with", s, s.clones)
 			}

@@ -21,7 +21,7 @@ type rolling struct{ to, safety *snap }
 
 // rollBack has nobody ask for the disk any more, and orders the rollback when nothing is under way.
 func (d *disk) rollBack() {
-	if d.held || d.leaves || d.gone {
+	if d.held || d.leaves || d.gone || d.retired {
 		return
 	}
 	d.held = true

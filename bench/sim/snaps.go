@@ -48,7 +48,7 @@ func (d *disk) snapshots() {
 func (d *disk) snapStep() {
 	r := d.w.rng
 	switch n := r.IntN(6); {
-	case n < 2 && len(d.snaps) < snapsMax:
+	case n < 2 && len(d.snaps) < snapsMax && !d.retired:
 		s := &snap{id: d.snapName(), begun: d.model.Reading(), model: d.model, seen: make(map[uint64]uint64)}
 		if x := d.w.metad.apply(&state.CreateSnapshot{Volume: d.id, ID: s.id, NowMS: 1}); x.Err != nil {
 			d.w.fail(CheckMetad, "%s: a snapshot is refused: %v", d.name, x.Err)
@@ -100,6 +100,7 @@ func (e *engine) obey() {
 		return
 	}
 	e.obeyRoll()
+	e.obeyEmpty()
 	for _, s := range e.orders {
 		if s.State == cluster.SnapshotDeleting {
 			e.step(func(now time.Duration, fx *core.Effects) { e.core.DropSnapshot(now, id.Raw(s.ID), fx) })
@@ -140,8 +141,8 @@ func (e *engine) left(x id.Raw) {
 	case s == nil:
 	case !s.dropped:
 		e.w.fail(CheckSnapshots, "%s deletes snapshot %s, which nobody dropped", e.name, n)
-	case s.clones > 0:
-		e.w.fail(CheckClones, "%s deletes snapshot %s, which %d clones began with", e.name, n, s.clones)
+	case e.w.reads(s):
+		e.w.fail(CheckClones, "%s deletes snapshot %s, which clones began with", e.name, n)
 	}
 	e.tellSnapshot("gone", &state.SnapshotGone{Volume: d.id, Epoch: e.epoch, ID: n}, func() {
 		d.snaps = slices.DeleteFunc(d.snaps, func(s *snap) bool { return s.id == n })
