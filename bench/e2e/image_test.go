@@ -43,6 +43,9 @@ func TestFilesBecomeImagesAndComeBack(t *testing.T) {
 	raw, qcow2 := filesystem(t)
 	dropImage(t, c, "fs")
 	ok(t, c, "image", "import", "fs", qcow2, "--description", "the tests")
+	if r, err := c.CLI("disk", "list"); err != nil || strings.Contains(r.Stdout, "import-") {
+		t.Errorf("the disk that it came over is left: %v %s", err, r.Stdout)
+	}
 	for _, name := range []string{"of-image", "of-image-larger"} {
 		args := []string{"disk", "create", name, "--from-image", "fs"}
 		if name != "of-image" {

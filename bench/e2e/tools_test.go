@@ -14,6 +14,7 @@ import (
 
 	"ashlar.dev/bench/e2e/cluster"
 	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/diskfile"
 	"ashlar.dev/pkg/pki"
 )
 
@@ -127,6 +128,11 @@ func TestDiskOverTLSWithACertificate(t *testing.T) {
 	must(t, err)
 	run(t, "qemu-img", "compare", "--object", "tls-creds-x509,id=tls0,dir="+dir+",endpoint=client", "--image-opts", "driver=raw,file.filename="+in,
 		"driver=nbd,server.type=inet,server.host="+host+",server.port="+port+",tls-creds=tls0,export="+strings.TrimPrefix(u.Path, "/"))
+
+	tool, err := diskfile.Find() // what image export runs
+	must(t, err)
+	must(t, tool.FromNBD(t.Context(), uri, back, diskfile.Raw, false, nil))
+	sameFiles(t, in, back)
 
 	other := withTLS(endpoints(t, c, "tls-other").TCP) + "?tls-certificates=" + dir
 	if out, err := try("nbdinfo", other); err == nil {

@@ -4,6 +4,9 @@
 // A freeze is thawed whatever happens: when it is ordered, when its time is up, when the command that freezes fails, when this
 // process ends, and, because a small durable file says what is frozen, when the next one starts. Only a thaw that was
 // ordered while the freeze still stood proves that nothing was written in between; Thaw tells. All may be called at once.
+//
+// The file is frozen/NAME in the daemon's folder, synced with that before the command is run and removed after the thaw. That it is
+// there is all that counts; the line in it, the freeze's id in hexadecimal digits, is for people.
 package hooks
 
 import (

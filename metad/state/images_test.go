@@ -179,3 +179,27 @@ func TestRebuildKeepsWhatImagesHold(t *testing.T) {
 		t.Fatalf("it is %s", w.stateOf(v, s))
 	}
 }
+
+// Without this an imported image would keep the disk that it came over, or lose what it holds with it.
+func TestImageOutlivesItsDisk(t *testing.T) {
+	w, v, s := withImage(t)
+	w.ok(&DeleteSnapshot{Volume: v, ID: s})
+	w.ok(&RetireVolume{Volume: v, Epoch: 1, Forced: true})
+	if _, there := w.Find("d"); there || w.stateOf(v, s) != cluster.SnapshotHidden {
+		t.Fatalf("listed %v, its snapshot is %s", there, w.stateOf(v, s))
+	}
+	w.Machine = restored(t, w.Machine)
+	w.ok(fromImage(1, v, s, 5))
+	x, _ := w.Volume(v)
+	w.ok(&Acquire{Volume: v, By: holder(1, 1), Gone: x.Owner})
+	x, _ = w.Volume(v)
+	w.ok(&VolumeEmptied{Volume: v, Epoch: x.Epoch})
+	w.ok(&DeleteImage{ID: id.Image{1}})
+	if w.stateOf(v, s) != cluster.SnapshotHidden {
+		t.Fatalf("under the disk that was made of it, it is %s", w.stateOf(v, s))
+	}
+	w.ok(&DeleteVolume{Volume: id.Volume{200, 5}, Forced: true})
+	if x, ok := w.Volume(v); ok && !x.Deleted && w.stateOf(v, s) != cluster.SnapshotDeleting {
+		t.Fatalf("with nobody left it is %s", w.stateOf(v, s))
+	}
+}
