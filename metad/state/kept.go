@@ -176,8 +176,10 @@ func (m *Machine) FindKept(nameOrID string) (*Volume, bool) {
 		return v, true
 	}
 	if x, err := id.ParseVolume(nameOrID); err == nil {
-		v, ok := m.volumes[x]
-		return v, ok && !v.Deleted
+		if v, ok := m.volumes[x]; ok && !v.Deleted {
+			return v, true
+		}
+		return nil, false
 	}
 	if m.keptNames[nameOrID] == 1 {
 		for x := range m.kept {
