@@ -391,6 +391,9 @@ func (x *Exports) Handoff(ctx context.Context, v id.Volume) error { return x.giv
 // refused with ErrConflict. Who attaches meanwhile finds the next owner, and what that one serves.
 func (x *Exports) Yield(ctx context.Context, v id.Volume) error { return x.giveUp(ctx, v, false) }
 
+// releaseTimeout is how long metad may be away, for a change of its leader; without its word the next owner waits for the lease.
+const releaseTimeout = 8 * time.Second
+
 func (x *Exports) giveUp(ctx context.Context, v id.Volume, used bool) error {
 	x.mu.Lock()
 	d := x.disks[v]
@@ -420,6 +423,8 @@ func (x *Exports) giveUp(ctx context.Context, v id.Volume, used bool) error {
 	if err := vol.Close(ctx); err != nil {
 		return fmt.Errorf("hand off disk %s: %w", v, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, releaseTimeout)
+	defer cancel()
 	if err := x.cfg.Metad.Release(ctx, v, vol.Epoch(), x.cfg.Holder); err != nil {
 		return fmt.Errorf("release disk %s: %w", v, err)
 	}

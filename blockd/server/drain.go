@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -42,10 +43,22 @@ func (s *server) drain(ctx context.Context) {
 	handoff, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
 	if err := s.exports.Close(handoff); err != nil && errs.CodeOf(err) != errs.Closed {
-		s.log.Warn("drain left disks behind", "err", err)
+		s.log.Warn(leftBehind, "err", err)
 		return
 	}
 	s.log.Info("drained", "node", s.cfg.ID)
+}
+
+const leftBehind = "drain left disks behind"
+
+// leftBehind makes a warning of disks that could not be handed off because metad or stores are away,
+// as they are when a whole machine or cluster stops: their next owners recover them, and the stop did not fail.
+func (s *server) leftBehind(err error) error {
+	if class := errs.CodeOf(err); class != errs.Unavailable && class != errs.Timeout && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	s.log.Warn(leftBehind, "err", err)
+	return nil
 }
 
 // notifyDrains begins before the start, because the signal's default is to kill.

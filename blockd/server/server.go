@@ -105,6 +105,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		err = s.serve(ctx, drains)
 		_ = lifecycle.NotifyStopping()
 		log.Info("stopping", "node", cfg.ID)
+	} else if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		log.Info("stopped before it served", "node", cfg.ID, "err", err)
+		err = nil
 	}
 	stop, cancel := context.WithTimeout(context.Background(), drainTimeout+shutdownTimeout)
 	defer cancel()
@@ -253,7 +256,7 @@ func (s *server) startEngine() {
 	s.stack.Push("disks", func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 		defer cancel()
-		return s.exports.Close(ctx)
+		return s.leftBehind(s.exports.Close(ctx))
 	})
 	s.repairPace = repair.NewPace(s.cfg.RepairRate.Int64())
 	s.registry.MustRegister(newCollector(s))
