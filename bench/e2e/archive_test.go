@@ -126,3 +126,72 @@ func TestArchiveSurvivesItsWorkersAndOwners(t *testing.T) {
 	must(t, cluster.Wait("the snapshots to go", patience, func() bool { return !strings.Contains(ashlar(t, c, "snapshot", "list"), "kept") }))
 	ashlar(t, c, "snapshot", "verify", "kept@two") // the archive stands by itself
 }
+
+// archivedRight archives a snapshot and checks that what lies there is it, byte for byte. It tells what it was uploaded against.
+func archivedRight(t *testing.T, c *cluster.Cluster, disk, name string) (base string) {
+	t.Helper()
+	ashlar(t, c, "--timeout", "2m", "snapshot", "archive", disk+"@"+name, "--wait")
+	a := inArchive(t, c, disk, name)
+	uri := endpoints(t, c, disk).Unix
+	id := filepath.Base(strings.SplitN(uri, "?", 2)[0])
+	if got, want := sumOfFile(t, restored(t, c, a)), sumOf(t, exported(uri, id, disk+"@"+name)); got != want {
+		t.Errorf("%s@%s, archived against %q, came back as %s, is %s", disk, name, a.Base, got, want)
+	}
+	return a.Base
+}
+
+// Without this what is archived after a rollback, or of a clone, or of a clone of a clone, could lack what it has of its ancestors, or have
+// of what was left behind: all of it is compared, also when the ancestors' snapshots are deleted.
+func TestArchiveFollowsRollbacksAndClones(t *testing.T) {
+	needTools(t, "qemu-io", "nbdcopy", "go")
+	c := mortal(t)
+	write := func(disk string, pattern int, places ...string) {
+		t.Helper()
+		args := []string{"-f", "raw"}
+		for _, p := range places {
+			args = append(args, "-c", fmt.Sprintf("write -P %d %s", pattern, p))
+		}
+		run(t, "qemu-io", append(args, endpoints(t, c, disk).Unix)...)
+	}
+	disk(t, c, "root", "64MiB")
+	write("root", 1, "0 8M", "20M 1M")
+	snapshot(t, c, "root", "one")
+	if base := archivedRight(t, c, "root", "one"); base != "" {
+		t.Errorf("the first one was archived against %s", base)
+	}
+	write("root", 2, "1M 1M", "30M 1M")
+	snapshot(t, c, "root", "left")
+	archivedRight(t, c, "root", "left")
+	write("root", 3, "40M 1M")
+	must(t, cluster.Wait("a rollback", patience, func() bool {
+		r, err := c.CLI("disk", "rollback", "root@one")
+		return err == nil && r.Code == 0
+	}))
+	write("root", 4, "2M 1M", "30M 64k")
+	snapshot(t, c, "root", "after")
+	if base := archivedRight(t, c, "root", "after"); base == "" {
+		t.Error("the first one after the rollback was archived whole")
+	}
+	ashlar(t, c, "disk", "create", "kid", "--from-snapshot", "root@after")
+	write("kid", 5, "3M 1M")
+	snapshot(t, c, "kid", "one")
+	ashlar(t, c, "disk", "create", "grandkid", "--from-snapshot", "kid@one")
+	write("grandkid", 6, "4M 1M", "50M 64k")
+	snapshot(t, c, "grandkid", "one")
+	archivedRight(t, c, "kid", "one")
+	dropSnapshots(t, c, "root")
+	dropSnapshots(t, c, "kid")
+	archivedRight(t, c, "grandkid", "one")
+	write("grandkid", 7, "5M 64k")
+	snapshot(t, c, "grandkid", "two")
+	if base := archivedRight(t, c, "grandkid", "two"); base == "" {
+		t.Error("the second one of a clone was archived whole")
+	}
+	dropSnapshots(t, c, "grandkid")
+	for _, name := range []string{"grandkid", "kid"} { // what clones read goes with the last of them
+		must(t, cluster.Wait("deleting "+name, patience, func() bool {
+			r, err := c.CLI("disk", "delete", name, "--force")
+			return err == nil && r.Code == 0
+		}))
+	}
+}

@@ -136,8 +136,70 @@ func (s *short) Write(p []byte) (int, error) {
 	return s.ResponseWriter.Write(p)
 }
 
+// restoreFromS3 makes a disk of what lies behind the bad server, and kills its owner while it is brought in.
+func restoreFromS3(t *testing.T, c *cluster.Cluster, manifest, want string) {
+	t.Helper()
+	ok(t, c, "disk", "create", "back", "--from-archive", manifest, "--hydrate", "4MiB")
+	t.Cleanup(func() { _, _ = c.CLI("disk", "delete", "back", "--force") })
+	all := endpoints(t, c, "back")
+	run(t, "nbdinfo", "--size", all.Unix)
+	owner := endpoints(t, c, "back").All[0].Host
+	kill(t, c, owner)
+	if got := sumOf(t, otherThan(t, all, owner)); got != want {
+		t.Errorf("with its owner killed the disk from S3 is %s, want %s", got, want)
+	}
+	revive(t, c, owner)
+	must(t, c.WaitUp(patience))
+	ok(t, c, "disk", "set", "back", "--hydrate", "1GiB")
+	must(t, cluster.Wait("the disk to be brought in", patience, func() bool { return hydrationOf(t, c, "back").Segments == 0 }))
+	if got := sumOf(t, endpoints(t, c, "back").Unix); got != want {
+		t.Errorf("brought in from S3 the disk is %s, want %s", got, want)
+	}
+}
+
+// copyFromS3 copies what lies behind the bad server into a folder, and kills snapshotd in the middle: whoever goes on writes no object again.
+func copyFromS3(t *testing.T, c *cluster.Cluster, tool, manifest, want string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "copy")
+	objects := func() map[string]time.Time {
+		names, err := filepath.Glob(filepath.Join(dir, "data", "*", "*"))
+		must(t, err)
+		out := make(map[string]time.Time)
+		for _, n := range names {
+			if i, err := os.Stat(n); err == nil {
+				out[n] = i.ModTime()
+			}
+		}
+		return out
+	}
+	done := make(chan error, 1)
+	go func() {
+		r, err := c.CLI("--timeout", "2m", "snapshot", "copy", "kept@one", "--to", "file://"+dir)
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("snapshot copy: %s", r.Stderr)
+		}
+		done <- err
+	}()
+	must(t, cluster.Wait("the first object of the copy", patience, func() bool { return len(objects()) > 0 }))
+	kill(t, c, "s1")
+	there := objects()
+	revive(t, c, "s1")
+	must(t, <-done)
+	for name, at := range there {
+		if now := objects()[name]; !now.Equal(at) {
+			t.Errorf("%s was written again", name)
+		}
+	}
+	out := scratch(t, "copied")
+	run(t, tool, dir, manifest, out)
+	if got := sumOfFile(t, out); got != want {
+		t.Errorf("what was copied came back as %s, is %s", got, want)
+	}
+	t.Logf("%d of %d objects were copied when snapshotd was killed", len(there), len(objects()))
+}
+
 // Without this the archive would work in a folder and not in S3: on a real server over TLS, behind one that answers badly, with snapshotd killed in
-// the middle: no object is stored twice, nothing is missing, and what comes back is the snapshot.
+// the middle: no object is stored twice, nothing is missing, and what comes back, or is copied elsewhere, is the snapshot.
 func TestArchiveInS3(t *testing.T) {
 	needTools(t, "nbdcopy", "nbdinfo", "qemu-img", "openssl", "go")
 	b := serveS3(t, needS3(t))
@@ -178,9 +240,12 @@ func TestArchiveInS3(t *testing.T) {
 	run(t, "go", "build", "-o", tool, "ashlar.dev/pkg/archive/restore")
 	run(t, tool, filepath.Join(b.folder, "here"), a.Manifest, out)
 	id := filepath.Base(strings.SplitN(e.Unix, "?", 2)[0])
-	if got, want := sumOfFile(t, out), sumOf(t, exported(e.Unix, id, "kept@one")); got != want {
+	want := sumOf(t, exported(e.Unix, id, "kept@one"))
+	if got := sumOfFile(t, out); got != want {
 		t.Errorf("what was archived came back as %s, is %s", got, want)
 	}
+	restoreFromS3(t, c, a.Manifest, want)
+	copyFromS3(t, c, tool, a.Manifest, want)
 	log, err := os.ReadFile(filepath.Join(c.Dir, "log", "s1.log"))
 	must(t, err)
 	if strings.Contains(string(log), "hidden-from-logs") {

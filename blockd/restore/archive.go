@@ -2,6 +2,7 @@ package restore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -81,11 +82,30 @@ func (a *Archive) Describe(ctx context.Context, key string) (Description, error)
 	return Description{Disk: m.VolumeName, Snapshot: m.Name, Created: m.Created, Blocks: m.Blocks, Segments: uint32(len(m.Segments))}, nil
 }
 
+// heldManifest reads the manifest of a disk that is there, which holds it: also when it was deleted just before, by somebody who did not
+// see that hold yet. It is in the trash then, and stays there as long. Who makes a disk must not take it from
+// there, for its objects may be going.
+func (a *Archive) heldManifest(ctx context.Context, key string) (*archive.Manifest, error) {
+	m, err := a.manifest(ctx, key)
+	if !errors.Is(err, errs.ErrNotFound) {
+		return m, err
+	}
+	if m, e := a.readManifest(ctx, key, archive.TrashKey(key)); !errors.Is(e, errs.ErrNotFound) {
+		return m, e
+	}
+	return nil, err
+}
+
 func (a *Archive) manifest(ctx context.Context, key string) (*archive.Manifest, error) {
+	return a.readManifest(ctx, key, key)
+}
+
+// readManifest reads the manifest of a key, at a place.
+func (a *Archive) readManifest(ctx context.Context, key, place string) (*archive.Manifest, error) {
 	if err := objectstore.CheckKey(key); err != nil {
 		return nil, err
 	}
-	m, err := archive.ReadManifest(ctx, a.cfg.Store, key, a.cfg.Secret)
+	m, err := archive.ReadManifest(ctx, a.cfg.Store, place, a.cfg.Secret)
 	if err == nil && len(m.Segments) > record.ArchiveSegmentsMax {
 		err = fmt.Errorf("manifest %s has %d segments, at most %d can be restored: %w", key, len(m.Segments), record.ArchiveSegmentsMax, errs.ErrInvalid)
 	}

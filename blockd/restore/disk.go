@@ -51,7 +51,7 @@ func (d *Disk) open(ctx context.Context) (*archive.Reader, error) {
 	if r != nil {
 		return r, nil
 	}
-	m, err := d.a.manifest(ctx, d.given.Manifest)
+	m, err := d.a.heldManifest(ctx, d.given.Manifest)
 	if err == nil && uint32(len(m.Segments)) != d.given.Segments {
 		err = fmt.Errorf("manifest %s has %d segments, and %d were allotted: %w", d.given.Manifest, len(m.Segments), d.given.Segments, errs.ErrCorrupt)
 	}

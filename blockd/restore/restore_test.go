@@ -144,6 +144,39 @@ func TestTwoRestoresOfOneManifest(t *testing.T) {
 	one.same()
 }
 
+// Without this a disk could not be read whose manifest was deleted by somebody who did not see yet that it holds it. A disk that is only to be made
+// must not rely on what is deleted.
+func TestHeldManifestIsFoundInTheTrash(t *testing.T) {
+	b := archived(t)
+	key := archive.ManifestKey(b.m.Volume, b.m.Snapshot)
+	is, err := b.store.Head(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := make([]byte, is.Size)
+	if err := b.store.ReadAt(t.Context(), key, body, 0); err != nil {
+		t.Fatal(err)
+	}
+	moved := objectstoretest.NewMemory()
+	for _, o := range b.m.Objects {
+		object := make([]byte, o.Size)
+		if err := errors.Join(b.store.ReadAt(t.Context(), o.Key, object, 0), moved.Put(t.Context(), o.Key, object)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.read(moved)
+	if _, _, err := b.disk.Root(t.Context()); !errors.Is(err, errs.ErrNotFound) || !strings.Contains(err.Error(), key) {
+		t.Fatal(err)
+	}
+	if err := moved.Put(t.Context(), archive.TrashKey(key), body); err != nil {
+		t.Fatal(err)
+	}
+	b.same()
+	if _, err := b.disk.a.Describe(t.Context(), key); !errors.Is(err, errs.ErrNotFound) {
+		t.Fatalf("a disk may be made of what is deleted: %v", err)
+	}
+}
+
 // What is brought in is what is read, with sums over the bytes as they are written.
 func TestFilledSlotsAreThoseThatAreRead(t *testing.T) {
 	b := archived(t)

@@ -224,35 +224,6 @@ func (x *archiver) EndUpload(ctx context.Context, q *api.EndUploadRequest) (*api
 	return &api.EndUploadReply{}, nil
 }
 
-func (x *archiver) ArchiveHolds(ctx context.Context, _ *api.ArchiveHoldsRequest) (*api.ArchiveHoldsReply, error) {
-	if err := x.s.fresh(ctx); err != nil {
-		return nil, x.s.fail(err)
-	}
-	r, err := x.s.ruling()
-	if err != nil {
-		return nil, x.s.fail(err)
-	}
-	out := &api.ArchiveHoldsReply{Manifests: r.archivesOf().copied()}
-	x.s.node.View(func(m *state.Machine) {
-		for _, v := range m.Volumes() {
-			if v.Restored != nil {
-				out.Manifests = append(out.Manifests, v.Restored.Manifest)
-			}
-			for _, s := range v.Snapshots {
-				a := &s.Archived
-				if !a.Pending() && a.State != cluster.ArchiveFailed {
-					continue
-				}
-				out.Uploads = append(out.Uploads, a.Upload[:])
-				if !a.Base.IsZero() {
-					out.Manifests = append(out.Manifests, manifestKey(v.ID, a.Base))
-				}
-			}
-		}
-	})
-	return out, nil
-}
-
 // manifestKey is where a snapshot's manifest lies (pkg/archive/FORMAT.md).
 func manifestKey(v id.Volume, s id.Snapshot) string {
 	return "manifests/" + v.String() + "/" + s.String()

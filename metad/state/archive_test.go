@@ -85,3 +85,55 @@ func TestUploadsAreAgainstTheNewestArchivedBefore(t *testing.T) {
 	w.ok(&SnapshotTaken{Volume: v, ID: id.Snapshot{9}})
 	archive(9, id.Snapshot{4}) // it is gone here, and in the archive still
 }
+
+// Without this the first archive after a rollback would take everything along again, or be made against what the rollback left behind:
+// of that the new head has nothing, and its segments may be of the same age.
+func TestIncrementalAfterRollback(t *testing.T) {
+	w, v := archiving(t, 4)
+	w.ok(&SetLevel{Level: LevelImages})
+	safe := byte(100)
+	archive := func(n byte, want byte) {
+		t.Helper()
+		s := id.Snapshot{n}
+		w.ok(&QueueArchive{Volume: v, ID: s, Upload: id.Raw{n}})
+		w.ok(&LeaseArchive{Volume: v, ID: s, Worker: "a"})
+		if a := w.archived(v, s); a.Base != (id.Snapshot{want}) {
+			t.Fatalf("snapshot %d is uploaded against %s, want %d", n, a.Base, want)
+		}
+		w.ok(&EndArchive{Volume: v, ID: s, Epoch: 1, State: cluster.ArchiveDone})
+	}
+	rollBack := func(to byte) {
+		t.Helper()
+		x, _ := w.Volume(v)
+		safe++
+		w.ok(&RollbackVolume{Volume: v, Epoch: x.Epoch, To: id.Snapshot{to}, Safety: id.Snapshot{safe}, NowMS: 1000 + int64(safe)})
+		w.refused(errs.ErrConflict, &CreateSnapshot{Volume: v, ID: id.Snapshot{99}, NowMS: 9000}) // of which head would it be?
+		x, _ = w.Volume(v)
+		y := w.ok(&Acquire{Volume: v, By: holder(1, 1)}).Volume
+		w.ok(&VolumeRolledBack{Volume: v, Epoch: y.Epoch, Safety: id.Snapshot{safe}})
+	}
+	take := func(n byte) {
+		t.Helper()
+		w.ok(&CreateSnapshot{Volume: v, ID: id.Snapshot{n}, NowMS: 2000 + int64(n)})
+		w.ok(&SnapshotTaken{Volume: v, ID: id.Snapshot{n}})
+	}
+	archive(2, 0)
+	archive(4, 2)
+	rollBack(3) // not archived; what it follows is
+	take(10)
+	archive(10, 2)
+	take(11)
+	archive(11, 10)
+	rollBack(2)
+	take(12)
+	archive(12, 2)
+	rollBack(1) // of before there was anything
+	take(13)
+	archive(13, 0)
+	rollBack(11) // of another branch
+	take(14)
+	archive(14, 11)
+	rollBack(safe) // back to what it was before: that is not archived, and what it follows is
+	take(15)
+	archive(15, 13)
+}

@@ -58,7 +58,11 @@ func (m *Machine) rollbackVolume(c *RollbackVolume) Result {
 		name = c.Safety.String()
 	}
 	v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: c.Safety, Name: name, Size: v.Size, Created: time.UnixMilli(c.NowMS).UTC(), State: cluster.SnapshotCreating, Branch: v.Branch})
+	base := v.baseOn(c.To)
 	v.leaveBranch()
+	if m.level >= LevelImages { // members that know less forget it
+		v.ArchiveBase = base
+	}
 	v.Rollback = &cluster.Rollback{To: c.To, Safety: c.Safety}
 	v.putAside()
 	return m.put(v)
@@ -70,10 +74,31 @@ func taking(s cluster.Snapshot) bool {
 }
 
 // leaveBranch: what is taken from now on does not go on from what was taken before, or nobody knows.
-// So nothing is archived against that.
+// So nothing is archived against that, unless the caller knows better.
 func (v *Volume) leaveBranch() {
 	v.Branch++
 	v.ArchiveBase = cluster.ArchiveBase{}
+}
+
+// baseOn is what may be uploaded against by snapshots of a head that begins with s: s itself if it is archived, else what s
+// may be uploaded against. All of it is in the history of both: what they have below its watermark, it had.
+func (v *Volume) baseOn(s id.Snapshot) (base cluster.ArchiveBase) {
+	of := func(x id.Snapshot) bool {
+		for i := range v.Snapshots {
+			if y := &v.Snapshots[i]; y.ID == x && y.Archived.State == cluster.ArchiveDone {
+				base = cluster.ArchiveBase{Snapshot: y.ID, Created: y.Created}
+				return true
+			}
+		}
+		return false
+	}
+	if of(s) {
+		return base
+	}
+	if b := v.BaseOf(s); !b.IsZero() && !of(b) { // it was deleted here
+		base = v.ArchiveBase
+	}
+	return base
 }
 
 // putAside leaves a volume without an owner, under a higher epoch: the present one is fenced by the next.

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"ashlar.dev/pkg/block"
@@ -77,8 +78,16 @@ func ManifestKey(v id.Volume, s id.Snapshot) string {
 	return ManifestsPrefix + v.String() + "/" + s.String()
 }
 
-// ManifestsPrefix is before the keys of all manifests.
-const ManifestsPrefix = "manifests/"
+// ManifestsPrefix is before the keys of all manifests, TrashPrefix before those of what was deleted, until its objects go.
+const (
+	ManifestsPrefix = "manifests/"
+	TrashPrefix     = "trash/"
+)
+
+// TrashKey is where a manifest lies after it was deleted.
+func TrashKey(manifest string) string {
+	return TrashPrefix + strings.TrimPrefix(manifest, ManifestsPrefix)
+}
 
 // Find gives the place of a segment in Segments.
 func (m *Manifest) Find(s id.Segment) (int, bool) {

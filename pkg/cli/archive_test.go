@@ -29,6 +29,8 @@ func TestArchiveCommands(t *testing.T) {
 		{"archive gc --grace 5s", 2, []string{"at least 1m0s"}},
 		{"snapshot verify gone@monday", 0, []string{"gone@monday is whole: 3 objects"}},
 		{"snapshot verify gone@never", 3, []string{"ashlar archive list"}},
+		{"disk create back --from-snapshot gone@monday", 3, []string{"and it is in the archive", "ashlar disk create back --from-archive manifests/d-9/s-9"}},
+		{"disk create back --from-snapshot gone@never", 3, []string{"ashlar snapshot list"}},
 		{"snapshot copy gone@monday --to file:///other/", 0, []string{"gone@monday is in file:///other: 3 objects, 5 MiB, of which 1 were there already", "--from-archive manifests/d-9/s-9"}},
 		{"snapshot copy gone@monday --to s3://host/b", 2, []string{"--credentials FILE"}},
 		{"snapshot copy gone@monday --to /other", 2, []string{"want file:///FOLDER or s3://HOST"}},

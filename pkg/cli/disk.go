@@ -112,7 +112,7 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 	if err := limits.Validate(); err != nil {
 		return &hinted{err, "see ashlar disk create --help"}
 	}
-	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+	err := s.with(ctx, func(ctx context.Context, cl Cluster) error {
 		var d *api.Disk
 		var err error
 		switch {
@@ -151,6 +151,10 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 			fmt.Fprintf(w, "created disk %s (%s), %s%s\n  attach it: ashlar disk nbd %s\n", d.Name, d.DiskId, size(d.SizeBytes), limited, d.Name)
 		})
 	})
+	if c.From != "" && errors.Is(err, errs.ErrNotFound) {
+		return c.archived(ctx, s, err)
+	}
+	return err
 }
 
 // given counts an argument.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/client"
@@ -108,6 +109,21 @@ func (c *diskCreate) restore(ctx context.Context, cl Cluster, limits cluster.QoS
 		return nil, &hinted{err, "a disk cannot be smaller than what was archived; leave --size out for the same size"}
 	}
 	return d, err
+}
+
+// archivedPatience bounds the look into the archive for what is not here.
+const archivedPatience = 10 * time.Second
+
+// archived says of a snapshot that is not here, or whose disk is not, how to make a disk of what the archive has of it.
+func (c *diskCreate) archived(ctx context.Context, s *session, notHere error) error {
+	ctx, cancel := context.WithTimeout(ctx, archivedPatience)
+	defer cancel()
+	disk, snapshot, err := s.archivedIDs(ctx, c.From)
+	if err != nil {
+		return notHere // nor there, or nobody can look
+	}
+	return &hinted{fmt.Errorf("%w, and it is in the archive", notHere),
+		fmt.Sprintf("ashlar disk create %s --from-archive manifests/%s/%s", c.Name, disk, snapshot)}
 }
 
 // setHydrate changes how fast a disk is brought in; done: there is nothing else to change.

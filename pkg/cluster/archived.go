@@ -53,7 +53,7 @@ func (a *Archived) Pending() bool { return a.State == ArchiveQueued || a.State =
 // ArchiveReasonMax bounds the reason of a failure in bytes.
 const ArchiveReasonMax = 512
 
-// ArchiveBase is the newest archived snapshot of a disk's history. It may be deleted here: what is
+// ArchiveBase is the newest archived snapshot of a disk's history: of its branch, or of what that began with. It may be deleted here: what is
 // in the archive stays something to upload against.
 type ArchiveBase struct {
 	Snapshot id.Snapshot
@@ -61,7 +61,7 @@ type ArchiveBase struct {
 }
 
 // BaseOf is what a snapshot of v may be uploaded against: the newest that was taken before it on its
-// branch and is archived. One of another branch may lack what this one has.
+// branch and is archived, or else what the present branch began with. One of another branch may lack what this one has.
 func (v *Volume) BaseOf(s id.Snapshot) (base id.Snapshot) {
 	var created time.Time
 	at := slices.IndexFunc(v.Snapshots, func(x Snapshot) bool { return x.ID == s })

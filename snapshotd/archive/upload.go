@@ -128,14 +128,9 @@ func (u *upload) result(key string, m *archive.Manifest) Result {
 func uploadPrefix(u id.Raw) string     { return fmt.Sprintf("data/%x/", u[:]) }
 func objectKey(u id.Raw, n int) string { return fmt.Sprintf("data/%x/%d", u[:], n) }
 func recordKey(u id.Raw, n int) string { return fmt.Sprintf("uploads/%x/%d", u[:], n) }
-func trashKey(manifest string) string {
-	return trashPrefix + strings.TrimPrefix(manifest, archive.ManifestsPrefix)
-}
 func manifestOfTrash(trash string) string {
-	return archive.ManifestsPrefix + strings.TrimPrefix(trash, trashPrefix)
+	return archive.ManifestsPrefix + strings.TrimPrefix(trash, archive.TrashPrefix)
 }
-
-const trashPrefix = "trash/"
 
 // readBase reads the manifest of what is uploaded against. One that is not there any more, or sealed
 // with a key that is not at hand, makes this a whole upload.
