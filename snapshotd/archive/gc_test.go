@@ -99,7 +99,7 @@ func cloned(t *testing.T, of objectstore.Store) objectstore.Store {
 // after some requests, more each time, what is archived stays whole, and the next one takes the rest.
 func TestGcSurvivesItsDeath(t *testing.T) {
 	_, made, _, _ := littered(t)
-	for n := 1; ; n += n/2 + 1 {
+	for n := 1; ; n += n + 1 {
 		store := &objectstoretest.Faulty{Store: cloned(t, made)}
 		k := keeper(store, &Holds{})
 		if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); err != nil {
