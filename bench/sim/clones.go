@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -81,7 +80,7 @@ func (w *World) clone(d *disk) {
 	if s == nil || d.leaves || len(w.disks) >= w.cfg.Volumes+clonesMax || !w.whatIs(s, o) {
 		return
 	}
-	c := &disk{w: w, name: fmt.Sprintf("d%d", w.made+1), blocks: d.blocks, model: coretest.NewModelAfter(tagsOf(w.made), s.seen), from: s}
+	c := &disk{w: w, name: fmt.Sprintf("d%d", w.made+1), blocks: d.blocks, model: coretest.NewModelAfter(tagsOf(w.made), s.content()), from: s}
 	c.id = id.Volume{1, 15: byte(w.made + 1)}
 	q := state.CreateVolume{ID: c.id, Name: c.name, Size: uint64(c.blocks.Offset()), RequestID: c.name}
 	if r := w.metad.apply(&state.CreateClone{CreateVolume: q, Origin: *o}); r.Err != nil {
@@ -102,8 +101,8 @@ func (w *World) whatIs(s *snap, o *lineage.Origin) bool {
 	var wrong error
 	judge := func(b block.LBA, data []byte) {
 		told[b] = true
-		for i := 0; i < len(data) && wrong == nil; i += coretest.Cell {
-			wrong = s.judge((uint64(b)*block.Size+uint64(i))/coretest.Cell, binary.LittleEndian.Uint64(data[i:]))
+		if wrong == nil {
+			wrong = s.judge(uint64(b), data)
 		}
 	}
 	err := core.EachBlock(o.Root, x.inspector(), func(b block.LBA, l id.Location) {
@@ -176,7 +175,7 @@ func (d *disk) remove() {
 // end: the disk is no more.
 func (d *disk) end() {
 	w := d.w
-	d.gone = true
+	d.gone, d.leaves = true, true
 	w.disks = slices.DeleteFunc(slices.Clone(w.disks), func(x *disk) bool { return x == d })
 	w.gone = append(w.gone, d)
 	if s := d.from; s != nil {

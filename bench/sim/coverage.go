@@ -120,7 +120,7 @@ func (c *Coverage) Merge(o *Coverage) {
 // Missing are the kinds that no world had.
 func (c *Coverage) Missing() (out []Kind) {
 	for k := Kind(1); k < kinds; k++ {
-		if c.Seeds[k] == 0 {
+		if c.Seeds[k] == 0 && k != MetadRestored { // which is asked for apart
 			out = append(out, k)
 		}
 	}

@@ -47,7 +47,7 @@ func (m *metad) silent() bool { return m.away || m.restore != nil }
 func (m *menu) restoreMetad() bool {
 	md := m.w.metad
 	rolling := slices.ContainsFunc(m.w.disks, func(d *disk) bool { return d.held || d.leaves })
-	if md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling || m.w.rng.IntN(3) > 0 {
+	if !m.w.cfg.Restores || md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling || m.w.rng.IntN(3) > 0 {
 		return false
 	}
 	x, err := state.Restore(md.backup)
@@ -74,7 +74,7 @@ func (m *metad) rebuild() {
 			lineages, inventory := st.tell()
 			m.applyTo(r.m, lineages)
 			m.applyTo(r.m, inventory)
-			r.told[st.ref] = true
+			r.told[st.ref], st.sealed = true, true
 			w.log("%s tells what it has", st.name)
 		}
 	}
@@ -87,6 +87,9 @@ func (m *metad) rebuild() {
 		f.Without = append(f.Without, s.Store)
 	}
 	m.applyTo(r.m, f)
+	for _, st := range w.allStores() {
+		st.sealed = false
+	}
 	before := m.m
 	m.m, m.restore = r.m, nil
 	m.reign()
@@ -140,7 +143,15 @@ func (d *disk) restored() {
 	v, ok := d.w.metad.m.Volume(d.id)
 	switch {
 	case ok && !v.Deleted:
-		if f := d.from; f != nil && (v.Origin == nil || v.Origin.Snapshot != f.id) {
+		f := d.from
+		switch {
+		case f == nil || v.Origin != nil && v.Origin.Snapshot == f.id:
+		case d.served == 0: // it was being opened for the first time: who made it finds an empty disk of another name
+			if r := d.w.metad.apply(&state.DeleteVolume{Volume: d.id, Epoch: v.Epoch}); r.Err != nil {
+				d.w.fail(CheckRestore, "%s: %v", d.name, r.Err)
+			}
+			d.end()
+		default:
 			d.w.fail(CheckRestore, "nobody knows any more that %s began with snapshot %s: %+v", d.name, f, v.Origin)
 		}
 	case d.served > 0:
@@ -157,7 +168,7 @@ func (d *disk) askAgain() {
 	v, _ := m.m.Volume(d.id)
 	for _, s := range v.Snapshots {
 		if d.snap(s.ID) == nil { // it was deleted
-			d.snaps = append(d.snaps, &snap{id: s.ID, begun: d.model.Reading(), model: d.model, seen: make(map[uint64]uint64), dropped: true})
+			d.snaps = append(d.snaps, &snap{id: s.ID, begun: d.model.Reading(), model: d.model, seen: make(map[uint64]cells), dropped: true})
 		}
 	}
 	for _, s := range d.snaps {

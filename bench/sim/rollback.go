@@ -44,7 +44,7 @@ func (d *disk) orderRoll(until time.Duration) {
 		d.held = false
 		return
 	}
-	safety := &snap{id: d.snapName(), begun: d.model.Reading(), model: d.model, seen: make(map[uint64]uint64), safety: true}
+	safety := &snap{id: d.snapName(), begun: d.model.Reading(), model: d.model, seen: make(map[uint64]cells), safety: true}
 	if r := w.metad.apply(&state.RollbackVolume{Volume: d.id, Epoch: v.Epoch, To: to.id, Safety: safety.id, NowMS: 1}); r.Err != nil {
 		w.fail(CheckRollback, "rollback of %s: %v", d.name, r.Err)
 		return
@@ -101,7 +101,7 @@ func (d *disk) rolledBack(r cluster.Rollback) {
 		d.w.fail(CheckRollback, "%s is rolled back, and nobody has the mark of snapshot %s", d.name, r.Safety)
 	}
 	x.safety.safety = false
-	d.model = coretest.NewModelAfter(d.model.Reading(), x.to.seen)
+	d.model = coretest.NewModelAfter(d.model.Reading(), x.to.content())
 	d.rolls, d.held = nil, false
 	d.w.cover.Rolled++
 	d.w.log("%s is rolled back", d.name)

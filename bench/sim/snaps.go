@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,12 +23,12 @@ import (
 // snap is a snapshot as its clients know it.
 type snap struct {
 	id           id.Snapshot
-	begun, ended uint64            // it is of a moment between these; ended 0: nobody knows yet that it was taken
-	dropped      bool              // somebody wants it deleted
-	seen         map[uint64]uint64 // what a cell was read as: it never changes
-	model        *coretest.Model   // of what it is a snapshot
-	clones       int               // that began with it
-	safety       bool              // of a rollback under way
+	begun, ended uint64           // it is of a moment between these; ended 0: nobody knows yet that it was taken
+	dropped      bool             // somebody wants it deleted
+	seen         map[uint64]cells // what a block was read as: it never changes
+	model        *coretest.Model  // of what it is a snapshot
+	clones       int              // that began with it
+	safety       bool             // of a rollback under way
 }
 
 const snapsMax = 3 // of a disk at one time
@@ -49,7 +50,7 @@ func (d *disk) snapStep() {
 	r := d.w.rng
 	switch n := r.IntN(6); {
 	case n < 2 && len(d.snaps) < snapsMax && !d.retired:
-		s := &snap{id: d.snapName(), begun: d.model.Reading(), model: d.model, seen: make(map[uint64]uint64)}
+		s := &snap{id: d.snapName(), begun: d.model.Reading(), model: d.model, seen: make(map[uint64]cells)}
 		if x := d.w.metad.apply(&state.CreateSnapshot{Volume: d.id, ID: s.id, NowMS: 1}); x.Err != nil {
 			d.w.fail(CheckMetad, "%s: a snapshot is refused: %v", d.name, x.Err)
 			return
@@ -203,36 +204,50 @@ func (d *disk) readSnap(e *engine, s *snap, off, n uint64) *operation {
 // looked judges what was read of a snapshot: as a read of the disk at its moment would have
 // been, and the same whenever and wherever it is read.
 func (d *disk) looked(e *engine, o *operation) {
-	s := o.snap
-	for i := 0; i < len(o.data); i += coretest.Cell {
-		c := (o.off + uint64(i)) / coretest.Cell
-		tag := binary.LittleEndian.Uint64(o.data[i:])
-		for j := 8; j < coretest.Cell; j += 8 {
-			if t := binary.LittleEndian.Uint64(o.data[i+j:]); t != tag {
-				d.w.fail(CheckSnapshots, "%s: cell %d of snapshot %s is torn: %d and %d", e.name, c, s.id, tag, t)
-				return
-			}
-		}
-		if err := s.judge(c, tag); err != nil {
+	for i := 0; i < len(o.data); i += block.Size {
+		if err := o.snap.judge((o.off+uint64(i))/block.Size, o.data[i:i+block.Size]); err != nil {
 			d.w.fail(CheckSnapshots, "%s: %v", e.name, err)
 			return
 		}
 	}
 }
 
-// judge takes what a cell was read as.
-func (s *snap) judge(c, tag uint64) error {
-	was, known := s.seen[c]
-	if known && was != tag {
-		return fmt.Errorf("cell %d of snapshot %s was %d and is %d", c, s.id, was, tag)
+// cells is what the cells of a block were read as.
+type cells [block.Size / coretest.Cell]uint64
+
+// judge takes what a block was read as.
+func (s *snap) judge(b uint64, data []byte) error {
+	var is cells
+	for i := range is {
+		cell := data[i*coretest.Cell:][:coretest.Cell]
+		is[i] = binary.LittleEndian.Uint64(cell)
+		if !bytes.Equal(cell[8:], cell[:len(cell)-8]) {
+			return fmt.Errorf("cell %d of block %d of snapshot %s is torn: %x", i, b, s.id, cell)
+		}
 	}
-	if !known {
-		if err := s.model.Then(c, tag, s.begun, s.ended); err != nil {
+	if was, known := s.seen[b]; known && was != is {
+		return fmt.Errorf("block %d of snapshot %s was %d and is %d", b, s.id, was, is)
+	} else if known {
+		return nil
+	}
+	for i, tag := range is {
+		if err := s.model.Then(b*uint64(len(is))+uint64(i), tag, s.begun, s.ended); err != nil {
 			return fmt.Errorf("snapshot %s: %w", s.id, err)
 		}
-		s.seen[c] = tag
 	}
+	s.seen[b] = is
 	return nil
+}
+
+// content is what was read of the snapshot, by cells.
+func (s *snap) content() map[uint64]uint64 {
+	all := make(map[uint64]uint64, len(s.seen)*len(cells{}))
+	for b, is := range s.seen {
+		for i, tag := range is {
+			all[b*uint64(len(is))+uint64(i)] = tag
+		}
+	}
+	return all
 }
 
 // readSnaps reads all of every snapshot.

@@ -41,6 +41,7 @@ type store struct {
 	keeping  bool          // the log is being kept in order
 	slow     time.Duration // added to each sync
 	full     bool
+	sealed   bool // has told what it has to a metad that is rebuilt: README.md, "Not there"
 	tickAt   time.Duration
 	skew     time.Duration // of its clock, against all others
 	suspects []storeproto.ShardName
