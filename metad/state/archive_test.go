@@ -108,7 +108,6 @@ func TestIncrementalAfterRollback(t *testing.T) {
 		safe++
 		w.ok(&RollbackVolume{Volume: v, Epoch: x.Epoch, To: id.Snapshot{to}, Safety: id.Snapshot{safe}, NowMS: 1000 + int64(safe)})
 		w.refused(errs.ErrConflict, &CreateSnapshot{Volume: v, ID: id.Snapshot{99}, NowMS: 9000}) // of which head would it be?
-		x, _ = w.Volume(v)
 		y := w.ok(&Acquire{Volume: v, By: holder(1, 1)}).Volume
 		w.ok(&VolumeRolledBack{Volume: v, Epoch: y.Epoch, Safety: id.Snapshot{safe}})
 	}
