@@ -116,6 +116,9 @@ func (c *conn) serve(ctx context.Context) {
 		c.closeHandle(c.held)
 	}
 	if !ready {
+		if c.dev != nil { // the client hung up before it heard that it may begin
+			c.closeHandle(c.dev)
+		}
 		if err != nil && !errors.Is(err, io.EOF) {
 			c.server.log.Info("nbd handshake ended", "conn", c.id, "peer", c.raw.RemoteAddr(), "error", err)
 		}
