@@ -219,36 +219,30 @@ func TestGcKeepsWhatIsCopied(t *testing.T) {
 func TestCopyWaitsForTheGcThatRuns(t *testing.T) {
 	_, from := twice(t)
 	to := &objectstoretest.Faulty{Store: objectstoretest.NewMemory()}
-	if err := to.Put(t.Context(), gcPrefix+"other", nil); err != nil {
+	if err := to.Put(t.Context(), gcPrefix+"other", []byte("a gc")); err != nil {
 		t.Fatal(err)
 	}
 	c := copyingOf(from, to, 1)
 	hand := clock.NewManual()
 	c.Clock = hand
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { _, err := Copy(ctx, c); done <- err }()
-	for hand.Now() < gcLife/2 {
-		select {
-		case err := <-done:
-			t.Fatalf("it did not wait: %v", err)
-		default:
-			hand.Advance(gcPoll)
-		}
+	began := hand.Now()
+	copying, over := context.WithCancel(t.Context())
+	var ended error
+	go func() { _, ended = Copy(t.Context(), c); over() }()
+	for hand.AwaitPending(copying, 1) == nil && hand.Now()-began < gcLife/2 { // time goes on only while it waits
+		hand.Advance(gcPoll)
+	}
+	if copying.Err() != nil {
+		t.Fatalf("it waited for %s: %v", hand.Now()-began, ended)
 	}
 	if left, err := to.List(t.Context(), "data/", "", 0); err != nil || len(left) > 0 {
 		t.Fatalf("%d objects were put: %v", len(left), err)
 	}
-	for { // the mark of a dead one does not count for ever
-		select {
-		case err := <-done:
-			if cancel(); err != nil || hand.Now() < gcLife {
-				t.Fatalf("after %s: %v", hand.Now(), err)
-			}
-			return
-		default:
-			hand.Advance(gcPoll)
-		}
+	for hand.AwaitPending(copying, 1) == nil { // the mark of a dead one does not count for ever
+		hand.Advance(gcPoll)
+	}
+	if waited := hand.Now() - began; ended != nil || waited < gcLife-gcPoll {
+		t.Fatalf("after %s: %v", waited, ended)
 	}
 }
 

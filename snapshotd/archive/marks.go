@@ -69,7 +69,7 @@ func (m *mark) young(most time.Duration) error {
 func newGcMark(s objectstore.Store, c clock.Clock) *mark {
 	var b [8]byte
 	rand.Read(b[:]) // never fails
-	return &mark{store: s, clock: c, key: gcPrefix + hex.EncodeToString(b[:]), fresh: gcFresh}
+	return &mark{store: s, clock: c, key: gcPrefix + hex.EncodeToString(b[:]), body: []byte("a gc runs"), fresh: gcFresh}
 }
 
 // awaitGc waits until no gc runs that began before m was put.
