@@ -74,7 +74,8 @@ func (m *metad) rebuild() {
 			lineages, inventory := st.tell()
 			m.applyTo(r.m, lineages)
 			m.applyTo(r.m, inventory)
-			r.told[st.ref], st.sealed = true, true
+			r.told[st.ref] = true
+			st.core.Seal()
 			w.log("%s tells what it has", st.name)
 		}
 	}
@@ -87,11 +88,13 @@ func (m *metad) rebuild() {
 		f.Without = append(f.Without, s.Store)
 	}
 	m.applyTo(r.m, f)
-	for _, st := range w.allStores() {
-		st.sealed = false
-	}
 	before := m.m
 	m.m, m.restore = r.m, nil
+	for _, st := range w.allStores() {
+		if st.up && st.died == "" {
+			st.core.Unseal(m.floors())
+		}
+	}
 	m.reign()
 	w.log("metad is restored: %+v", m.m.Rebuild().Found)
 	for _, d := range slices.Clone(w.disks) {
@@ -101,6 +104,16 @@ func (m *metad) rebuild() {
 	for _, d := range slices.Clone(w.disks) {
 		d.askAgain()
 	}
+}
+
+// floors are the epochs of all volumes, which a host's stores are given when it registers, and by the
+// first answer to its heartbeats after a restoration.
+func (m *metad) floors() map[id.Volume]id.Epoch {
+	out := make(map[id.Volume]id.Epoch)
+	for _, v := range m.m.Volumes() {
+		out[v.ID] = v.Epoch
+	}
+	return out
 }
 
 // forgotten notes the ensembles that the state names again, though they had left the list since the backup.

@@ -41,7 +41,6 @@ type store struct {
 	keeping  bool          // the log is being kept in order
 	slow     time.Duration // added to each sync
 	full     bool
-	sealed   bool // has told what it has to a metad that is rebuilt: README.md, "Not there"
 	tickAt   time.Duration
 	skew     time.Duration // of its clock, against all others
 	suspects []storeproto.ShardName
@@ -139,6 +138,11 @@ func (st *store) start() {
 		return
 	}
 	st.core.SetFull(false, st.full)
+	if w.metad.restore != nil {
+		st.core.Seal() // until its host registers, which the restored metad lets it
+	} else {
+		st.core.Unseal(w.metad.floors())
+	}
 	st.up = true
 	w.log("%s starts, life %d", st.name, st.img.life)
 	st.pump()

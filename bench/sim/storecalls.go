@@ -18,11 +18,6 @@ func (st *store) append(a *storeproto.Append) {
 		st.w.fail(CheckWire, "%s is sent a batch that is not what it was: %v", st.name, err)
 		return
 	}
-	if st.sealed && st.core.Stream(a.Stream) == nil {
-		a.Err = errDown
-		a.Done(a)
-		return
-	}
 	st.core.Append(a)
 }
 

@@ -224,6 +224,28 @@ func (s *Store) Volumes() []VolumeInfo {
 	return out
 }
 
+// Seal keeps new streams from being created: from before a restored metad is told which there are. It
+// is not kept over a restart.
+func (s *Store) Seal() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.core.Seal()
+}
+
+// Sealed tells whether Unseal is wanted.
+func (s *Store) Sealed() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.core.Sealed()
+}
+
+// Unseal lets streams be created under these epochs of their volumes, or later ones. The store keeps the map.
+func (s *Store) Unseal(floors map[id.Volume]id.Epoch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.core.Unseal(floors)
+}
+
 // GroupBytes is the room that shards take, by placement group.
 func (s *Store) GroupBytes() map[id.PG]int64 {
 	s.mu.Lock()

@@ -34,6 +34,7 @@ func (s *server) register(ctx context.Context) error {
 		got, err := s.tryRegister(ctx)
 		if err == nil {
 			s.settings = got.Settings
+			s.unseal(got.Floors)
 			if err := s.leaveOut(got.Refused); err != nil {
 				return err
 			}
@@ -96,12 +97,18 @@ func (s *server) heartbeats(ctx context.Context) error {
 func (s *server) beat(ctx context.Context, page []pages) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*s.settings.HeartbeatInterval)
 	defer cancel()
-	reply, err := s.metad.Heartbeat(ctx, s.heartbeat(page))
+	h := s.heartbeat(page)
+	reply, err := s.metad.Heartbeat(ctx, h)
 	if errors.Is(err, errs.ErrNotFound) {
-		_, err = s.tryRegister(ctx)
+		var got client.Registered
+		got, err = s.tryRegister(ctx)
+		reply.Floors = got.Floors
 	}
 	if err != nil {
 		return err
+	}
+	if h.Sealed {
+		s.unseal(reply.Floors)
 	}
 	s.tales.taken(reply.EventsTaken)
 	s.trust.Store(&reply.TrustHash)
@@ -129,10 +136,20 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 	return nil
 }
 
+// unseal lets stores create streams again: metad answers, so it is not being restored, or no longer.
+func (s *server) unseal(floors map[id.Volume]id.Epoch) {
+	for _, st := range s.local {
+		if st.Sealed() {
+			st.Unseal(floors)
+		}
+	}
+}
+
 func (s *server) heartbeat(page []pages) client.Heartbeat {
 	use := telemetry.ReadUsage()
 	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Waits: s.storeWaits.take(), Memory: s.memory(), Events: s.tales.next(), Identity: s.identity()}
 	for i, st := range s.local {
+		h.Sealed = h.Sealed || st.Sealed()
 		u := st.Stats()
 		b := client.StoreBeat{
 			StoreRef: refOf(st), Capacity: uint64(u.CapacityBytes), Used: uint64(u.UsedBytes),

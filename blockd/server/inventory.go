@@ -48,6 +48,7 @@ func (s *server) tellInventory(ctx context.Context) {
 			if refOf(st) != w {
 				continue
 			}
+			st.Seal() // until a heartbeat is answered: what is not told now nobody learns
 			if err := s.tellStore(ctx, st, owned); err != nil {
 				s.log.Info("inventory not told yet", "store", w.Store.String(), "err", err)
 				continue

@@ -218,6 +218,7 @@ func (s *server) openStores() error {
 			return fmt.Errorf("open store %s: %w", c.Path, err)
 		}
 		s.stack.PushCloser("store "+c.Path, st.Close)
+		st.Seal() // until metad answers: it may have told a metad that is being restored in its last life
 		s.local = append(s.local, st)
 		s.stores.addLocal(st.ID(), st)
 	}

@@ -73,7 +73,7 @@ func (b *blockdService) RegisterHost(ctx context.Context, q *api.RegisterHostReq
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
 		l.Registered(now, holder)
 		cid := m.ClusterID()
-		rep.ClusterId, rep.Settings = cid[:], api.FromSettings(m.Settings())
+		rep.ClusterId, rep.Settings, rep.Floors = cid[:], api.FromSettings(m.Settings()), floorsOf(m)
 	})
 	for _, x := range c.Stores {
 		if why := res.Refused[x.Store]; why != "" {
@@ -141,6 +141,9 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 			rep.Scrubs = append(rep.Scrubs, order)
 		}
 		r.lookOrders(l, beat, rep)
+		if q.GetSealed() {
+			rep.Floors = floorsOf(m)
+		}
 		rep.Handoffs, rep.Opens = r.orders(now, m, beat.Holder.Host)
 		for _, x := range r.mu.rescues[beat.Holder.Host] {
 			if v, ok := m.Volume(x.Volume); ok && v.Epoch == x.Epoch {
@@ -165,6 +168,14 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 	top, _ := r.topology()
 	rep.TopologyVersion = top.Version
 	return rep, nil
+}
+
+// floorsOf are the epochs below which stores create no streams; see storeproto/core, Seal.
+func floorsOf(m *state.Machine) (all []*api.VolumeFloor) {
+	for _, v := range m.Volumes() {
+		all = append(all, &api.VolumeFloor{Volume: v.ID[:], Epoch: uint64(v.Epoch)})
+	}
+	return all
 }
 
 func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {

@@ -355,6 +355,7 @@ type RegisterHostReply struct {
 	// Stores that were not taken: declared lost, or live on another host. They must serve nothing.
 	Refused       []*RefusedStore `protobuf:"bytes,3,rep,name=refused,proto3" json:"refused,omitempty"`
 	Topology      *Topology       `protobuf:"bytes,4,opt,name=topology,proto3" json:"topology,omitempty"`
+	Floors        []*VolumeFloor  `protobuf:"bytes,209,rep,name=floors,proto3" json:"floors,omitempty"` // of all volumes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -413,6 +414,13 @@ func (x *RegisterHostReply) GetRefused() []*RefusedStore {
 func (x *RegisterHostReply) GetTopology() *Topology {
 	if x != nil {
 		return x.Topology
+	}
+	return nil
+}
+
+func (x *RegisterHostReply) GetFloors() []*VolumeFloor {
+	if x != nil {
+		return x.Floors
 	}
 	return nil
 }
@@ -548,7 +556,8 @@ type HeartbeatRequest struct {
 	ResidentBytes uint64                 `protobuf:"varint,6,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
 	Events        []*HostEvent           `protobuf:"bytes,40,rep,name=events,proto3" json:"events,omitempty"` // at most 32, in order of n; told again until they are taken
 	Identity      *IdentityBeat          `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
-	Waits         []*StoreWait           `protobuf:"bytes,60,rep,name=waits,proto3" json:"waits,omitempty"` // for stores here and elsewhere, since the beat before; at most 4,096
+	Waits         []*StoreWait           `protobuf:"bytes,60,rep,name=waits,proto3" json:"waits,omitempty"`     // for stores here and elsewhere, since the beat before; at most 4,096
+	Sealed        bool                   `protobuf:"varint,209,opt,name=sealed,proto3" json:"sealed,omitempty"` // stores here have told a metad that was being restored, and want floors
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -644,6 +653,13 @@ func (x *HeartbeatRequest) GetWaits() []*StoreWait {
 		return x.Waits
 	}
 	return nil
+}
+
+func (x *HeartbeatRequest) GetSealed() bool {
+	if x != nil {
+		return x.Sealed
+	}
+	return false
 }
 
 type StoreBeat struct {
@@ -1190,14 +1206,15 @@ type HeartbeatReply struct {
 	Drops           []*DropStreams         `protobuf:"bytes,4,rep,name=drops,proto3" json:"drops,omitempty"`     // streams of older epochs that are in no list any more
 	// Volumes that nobody owns and whose journal misses a store: open each, which copies
 	// it to a full ensemble, and release it unless somebody attached meanwhile. 16 bytes each.
-	Rescues       [][]byte      `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
-	EventsTaken   uint64        `protobuf:"varint,40,opt,name=events_taken,json=eventsTaken,proto3" json:"events_taken,omitempty"` // of this life: up to here they need not be told again
-	Handoffs      [][]byte      `protobuf:"bytes,42,rep,name=handoffs,proto3" json:"handoffs,omitempty"`                           // owned volumes that are to go to another host: hand each off. 16 bytes each
-	Opens         [][]byte      `protobuf:"bytes,43,rep,name=opens,proto3" json:"opens,omitempty"`                                 // volumes that another host has handed off to this one: open each, and keep it
-	TrustHash     []byte        `protobuf:"bytes,41,opt,name=trust_hash,json=trustHash,proto3" json:"trust_hash,omitempty"`        // of the CAs that the cluster trusts: if one's own differs, GetTrust; empty: never changed
-	Scrubs        []*ScrubOrder `protobuf:"bytes,20,rep,name=scrubs,proto3" json:"scrubs,omitempty"`                               // that stores of this host have not told of
-	Looks         []*LookOrder  `protobuf:"bytes,21,rep,name=looks,proto3" json:"looks,omitempty"`                                 // at volumes of this host, again until they are answered
-	Doubts        []uint64      `protobuf:"varint,22,rep,packed,name=doubts,proto3" json:"doubts,omitempty"`                       // segments that stores call stuck, for the looks; at most 4,096
+	Rescues       [][]byte       `protobuf:"bytes,5,rep,name=rescues,proto3" json:"rescues,omitempty"`
+	EventsTaken   uint64         `protobuf:"varint,40,opt,name=events_taken,json=eventsTaken,proto3" json:"events_taken,omitempty"` // of this life: up to here they need not be told again
+	Handoffs      [][]byte       `protobuf:"bytes,42,rep,name=handoffs,proto3" json:"handoffs,omitempty"`                           // owned volumes that are to go to another host: hand each off. 16 bytes each
+	Opens         [][]byte       `protobuf:"bytes,43,rep,name=opens,proto3" json:"opens,omitempty"`                                 // volumes that another host has handed off to this one: open each, and keep it
+	TrustHash     []byte         `protobuf:"bytes,41,opt,name=trust_hash,json=trustHash,proto3" json:"trust_hash,omitempty"`        // of the CAs that the cluster trusts: if one's own differs, GetTrust; empty: never changed
+	Scrubs        []*ScrubOrder  `protobuf:"bytes,20,rep,name=scrubs,proto3" json:"scrubs,omitempty"`                               // that stores of this host have not told of
+	Looks         []*LookOrder   `protobuf:"bytes,21,rep,name=looks,proto3" json:"looks,omitempty"`                                 // at volumes of this host, again until they are answered
+	Doubts        []uint64       `protobuf:"varint,22,rep,packed,name=doubts,proto3" json:"doubts,omitempty"`                       // segments that stores call stuck, for the looks; at most 4,096
+	Floors        []*VolumeFloor `protobuf:"bytes,209,rep,name=floors,proto3" json:"floors,omitempty"`                              // of all volumes, if the stores are sealed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1316,6 +1333,66 @@ func (x *HeartbeatReply) GetDoubts() []uint64 {
 	return nil
 }
 
+func (x *HeartbeatReply) GetFloors() []*VolumeFloor {
+	if x != nil {
+		return x.Floors
+	}
+	return nil
+}
+
+// VolumeFloor: who writes under an earlier epoch was granted it before metad was restored.
+type VolumeFloor struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Volume        []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VolumeFloor) Reset() {
+	*x = VolumeFloor{}
+	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VolumeFloor) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VolumeFloor) ProtoMessage() {}
+
+func (x *VolumeFloor) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VolumeFloor.ProtoReflect.Descriptor instead.
+func (*VolumeFloor) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *VolumeFloor) GetVolume() []byte {
+	if x != nil {
+		return x.Volume
+	}
+	return nil
+}
+
+func (x *VolumeFloor) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type VolumeNews struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
 	Volume                []byte                 `protobuf:"bytes,1,opt,name=volume,proto3" json:"volume,omitempty"`
@@ -1332,7 +1409,7 @@ type VolumeNews struct {
 
 func (x *VolumeNews) Reset() {
 	*x = VolumeNews{}
-	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	mi := &file_ashlar_blockd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1421,7 @@ func (x *VolumeNews) String() string {
 func (*VolumeNews) ProtoMessage() {}
 
 func (x *VolumeNews) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	mi := &file_ashlar_blockd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1434,7 @@ func (x *VolumeNews) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeNews.ProtoReflect.Descriptor instead.
 func (*VolumeNews) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{12}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VolumeNews) GetVolume() []byte {
@@ -1428,7 +1505,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_ashlar_blockd_proto_msgTypes[13]
+	mi := &file_ashlar_blockd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1517,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[13]
+	mi := &file_ashlar_blockd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1530,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{13}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Purge) GetStore() []byte {
@@ -1491,7 +1568,7 @@ type DropStreams struct {
 
 func (x *DropStreams) Reset() {
 	*x = DropStreams{}
-	mi := &file_ashlar_blockd_proto_msgTypes[14]
+	mi := &file_ashlar_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1503,7 +1580,7 @@ func (x *DropStreams) String() string {
 func (*DropStreams) ProtoMessage() {}
 
 func (x *DropStreams) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[14]
+	mi := &file_ashlar_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1516,7 +1593,7 @@ func (x *DropStreams) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropStreams.ProtoReflect.Descriptor instead.
 func (*DropStreams) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{14}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DropStreams) GetStore() []byte {
@@ -1555,7 +1632,7 @@ type WatchTopologyRequest struct {
 
 func (x *WatchTopologyRequest) Reset() {
 	*x = WatchTopologyRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[15]
+	mi := &file_ashlar_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1644,7 @@ func (x *WatchTopologyRequest) String() string {
 func (*WatchTopologyRequest) ProtoMessage() {}
 
 func (x *WatchTopologyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[15]
+	mi := &file_ashlar_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1657,7 @@ func (x *WatchTopologyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTopologyRequest.ProtoReflect.Descriptor instead.
 func (*WatchTopologyRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{15}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{16}
 }
 
 // Topology is the whole of hosts, stores and placement groups. Of two, the one
@@ -1597,7 +1674,7 @@ type Topology struct {
 
 func (x *Topology) Reset() {
 	*x = Topology{}
-	mi := &file_ashlar_blockd_proto_msgTypes[16]
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1609,7 +1686,7 @@ func (x *Topology) String() string {
 func (*Topology) ProtoMessage() {}
 
 func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[16]
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1622,7 +1699,7 @@ func (x *Topology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topology.ProtoReflect.Descriptor instead.
 func (*Topology) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{16}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Topology) GetVersion() uint64 {
@@ -1670,7 +1747,7 @@ type HostInfo struct {
 
 func (x *HostInfo) Reset() {
 	*x = HostInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +1759,7 @@ func (x *HostInfo) String() string {
 func (*HostInfo) ProtoMessage() {}
 
 func (x *HostInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +1772,7 @@ func (x *HostInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostInfo.ProtoReflect.Descriptor instead.
 func (*HostInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HostInfo) GetHost() string {
@@ -1777,7 +1854,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1866,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1879,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StoreInfo) GetRef() *StoreRef {
@@ -1875,7 +1952,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +1964,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +1977,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlacementGroup) GetNumber() uint32 {
@@ -1944,7 +2021,7 @@ type PGVersion struct {
 
 func (x *PGVersion) Reset() {
 	*x = PGVersion{}
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1956,7 +2033,7 @@ func (x *PGVersion) String() string {
 func (*PGVersion) ProtoMessage() {}
 
 func (x *PGVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1969,7 +2046,7 @@ func (x *PGVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGVersion.ProtoReflect.Descriptor instead.
 func (*PGVersion) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PGVersion) GetVersion() uint32 {
@@ -2018,7 +2095,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2107,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2120,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetVolumeRequest) GetVolume() []byte {
@@ -2077,7 +2154,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2166,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2179,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListVolumesRequest) GetAfterName() string {
@@ -2129,7 +2206,7 @@ type ListVolumesReply struct {
 
 func (x *ListVolumesReply) Reset() {
 	*x = ListVolumesReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2218,7 @@ func (x *ListVolumesReply) String() string {
 func (*ListVolumesReply) ProtoMessage() {}
 
 func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2231,7 @@ func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesReply.ProtoReflect.Descriptor instead.
 func (*ListVolumesReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListVolumesReply) GetVolumes() []*VolumeSummary {
@@ -2182,7 +2259,7 @@ type VolumeSummary struct {
 
 func (x *VolumeSummary) Reset() {
 	*x = VolumeSummary{}
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2194,7 +2271,7 @@ func (x *VolumeSummary) String() string {
 func (*VolumeSummary) ProtoMessage() {}
 
 func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2207,7 +2284,7 @@ func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSummary.ProtoReflect.Descriptor instead.
 func (*VolumeSummary) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VolumeSummary) GetVolume() []byte {
@@ -2242,7 +2319,7 @@ type AcquireVolumeRequest struct {
 
 func (x *AcquireVolumeRequest) Reset() {
 	*x = AcquireVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2254,7 +2331,7 @@ func (x *AcquireVolumeRequest) String() string {
 func (*AcquireVolumeRequest) ProtoMessage() {}
 
 func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2267,7 +2344,7 @@ func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AcquireVolumeRequest) GetVolume() []byte {
@@ -2303,7 +2380,7 @@ type AcquireVolumeReply struct {
 
 func (x *AcquireVolumeReply) Reset() {
 	*x = AcquireVolumeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2392,7 @@ func (x *AcquireVolumeReply) String() string {
 func (*AcquireVolumeReply) ProtoMessage() {}
 
 func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2405,7 @@ func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeReply.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AcquireVolumeReply) GetGranted() *VolumeRecord {
@@ -2357,7 +2434,7 @@ type AcquireRefused struct {
 
 func (x *AcquireRefused) Reset() {
 	*x = AcquireRefused{}
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2369,7 +2446,7 @@ func (x *AcquireRefused) String() string {
 func (*AcquireRefused) ProtoMessage() {}
 
 func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2382,7 +2459,7 @@ func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRefused.ProtoReflect.Descriptor instead.
 func (*AcquireRefused) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AcquireRefused) GetOwner() *Holder {
@@ -2424,7 +2501,7 @@ type ReleaseVolumeRequest struct {
 
 func (x *ReleaseVolumeRequest) Reset() {
 	*x = ReleaseVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2436,7 +2513,7 @@ func (x *ReleaseVolumeRequest) String() string {
 func (*ReleaseVolumeRequest) ProtoMessage() {}
 
 func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2449,7 +2526,7 @@ func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReleaseVolumeRequest) GetVolume() []byte {
@@ -2488,7 +2565,7 @@ type AddEnsembleRequest struct {
 
 func (x *AddEnsembleRequest) Reset() {
 	*x = AddEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2500,7 +2577,7 @@ func (x *AddEnsembleRequest) String() string {
 func (*AddEnsembleRequest) ProtoMessage() {}
 
 func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2513,7 +2590,7 @@ func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*AddEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddEnsembleRequest) GetVolume() []byte {
@@ -2582,7 +2659,7 @@ type CloseEnsembleRequest struct {
 
 func (x *CloseEnsembleRequest) Reset() {
 	*x = CloseEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +2671,7 @@ func (x *CloseEnsembleRequest) String() string {
 func (*CloseEnsembleRequest) ProtoMessage() {}
 
 func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +2684,7 @@ func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*CloseEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CloseEnsembleRequest) GetVolume() []byte {
@@ -2688,7 +2765,7 @@ type RemoveEnsemblesRequest struct {
 
 func (x *RemoveEnsemblesRequest) Reset() {
 	*x = RemoveEnsemblesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2777,7 @@ func (x *RemoveEnsemblesRequest) String() string {
 func (*RemoveEnsemblesRequest) ProtoMessage() {}
 
 func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2790,7 @@ func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEnsemblesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveEnsemblesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveEnsemblesRequest) GetVolume() []byte {
@@ -2765,7 +2842,7 @@ type ReplaceListRequest struct {
 
 func (x *ReplaceListRequest) Reset() {
 	*x = ReplaceListRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +2854,7 @@ func (x *ReplaceListRequest) String() string {
 func (*ReplaceListRequest) ProtoMessage() {}
 
 func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +2867,7 @@ func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceListRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceListRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReplaceListRequest) GetVolume() []byte {
@@ -2831,7 +2908,7 @@ type AllocRangeRequest struct {
 
 func (x *AllocRangeRequest) Reset() {
 	*x = AllocRangeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2843,7 +2920,7 @@ func (x *AllocRangeRequest) String() string {
 func (*AllocRangeRequest) ProtoMessage() {}
 
 func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2856,7 +2933,7 @@ func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeRequest.ProtoReflect.Descriptor instead.
 func (*AllocRangeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AllocRangeRequest) GetVolume() []byte {
@@ -2884,7 +2961,7 @@ type AllocRangeReply struct {
 
 func (x *AllocRangeReply) Reset() {
 	*x = AllocRangeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +2973,7 @@ func (x *AllocRangeReply) String() string {
 func (*AllocRangeReply) ProtoMessage() {}
 
 func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +2986,7 @@ func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeReply.ProtoReflect.Descriptor instead.
 func (*AllocRangeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AllocRangeReply) GetEpoch() uint64 {
@@ -2944,7 +3021,7 @@ type ForgetSpansRequest struct {
 
 func (x *ForgetSpansRequest) Reset() {
 	*x = ForgetSpansRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3033,7 @@ func (x *ForgetSpansRequest) String() string {
 func (*ForgetSpansRequest) ProtoMessage() {}
 
 func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3046,7 @@ func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSpansRequest.ProtoReflect.Descriptor instead.
 func (*ForgetSpansRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForgetSpansRequest) GetVolume() []byte {
@@ -3004,7 +3081,7 @@ type CommitCheckpointRequest struct {
 
 func (x *CommitCheckpointRequest) Reset() {
 	*x = CommitCheckpointRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3093,7 @@ func (x *CommitCheckpointRequest) String() string {
 func (*CommitCheckpointRequest) ProtoMessage() {}
 
 func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3106,7 @@ func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CommitCheckpointRequest) GetVolume() []byte {
@@ -3061,7 +3138,7 @@ type CommitCheckpointReply struct {
 
 func (x *CommitCheckpointReply) Reset() {
 	*x = CommitCheckpointReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3073,7 +3150,7 @@ func (x *CommitCheckpointReply) String() string {
 func (*CommitCheckpointReply) ProtoMessage() {}
 
 func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3086,7 +3163,7 @@ func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointReply.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 type EnsurePlacementRequest struct {
@@ -3098,7 +3175,7 @@ type EnsurePlacementRequest struct {
 
 func (x *EnsurePlacementRequest) Reset() {
 	*x = EnsurePlacementRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3110,7 +3187,7 @@ func (x *EnsurePlacementRequest) String() string {
 func (*EnsurePlacementRequest) ProtoMessage() {}
 
 func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3123,7 +3200,7 @@ func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnsurePlacementRequest.ProtoReflect.Descriptor instead.
 func (*EnsurePlacementRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EnsurePlacementRequest) GetExcludeStores() [][]byte {
@@ -3144,7 +3221,7 @@ type ReportStoreRequest struct {
 
 func (x *ReportStoreRequest) Reset() {
 	*x = ReportStoreRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3156,7 +3233,7 @@ func (x *ReportStoreRequest) String() string {
 func (*ReportStoreRequest) ProtoMessage() {}
 
 func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3169,7 +3246,7 @@ func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreRequest.ProtoReflect.Descriptor instead.
 func (*ReportStoreRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReportStoreRequest) GetReporter() string {
@@ -3201,7 +3278,7 @@ type ReportStoreReply struct {
 
 func (x *ReportStoreReply) Reset() {
 	*x = ReportStoreReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3213,7 +3290,7 @@ func (x *ReportStoreReply) String() string {
 func (*ReportStoreReply) ProtoMessage() {}
 
 func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3226,7 +3303,7 @@ func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreReply.ProtoReflect.Descriptor instead.
 func (*ReportStoreReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 type ConfirmPurgeRequest struct {
@@ -3240,7 +3317,7 @@ type ConfirmPurgeRequest struct {
 
 func (x *ConfirmPurgeRequest) Reset() {
 	*x = ConfirmPurgeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +3329,7 @@ func (x *ConfirmPurgeRequest) String() string {
 func (*ConfirmPurgeRequest) ProtoMessage() {}
 
 func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +3342,7 @@ func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConfirmPurgeRequest) GetHost() string {
@@ -3297,7 +3374,7 @@ type ConfirmPurgeReply struct {
 
 func (x *ConfirmPurgeReply) Reset() {
 	*x = ConfirmPurgeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[42]
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3386,7 @@ func (x *ConfirmPurgeReply) String() string {
 func (*ConfirmPurgeReply) ProtoMessage() {}
 
 func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[42]
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3399,7 @@ func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeReply.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 type WatchSnapshotsRequest struct {
@@ -3334,7 +3411,7 @@ type WatchSnapshotsRequest struct {
 
 func (x *WatchSnapshotsRequest) Reset() {
 	*x = WatchSnapshotsRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3346,7 +3423,7 @@ func (x *WatchSnapshotsRequest) String() string {
 func (*WatchSnapshotsRequest) ProtoMessage() {}
 
 func (x *WatchSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3359,7 +3436,7 @@ func (x *WatchSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{43}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchSnapshotsRequest) GetHolder() *Holder {
@@ -3383,7 +3460,7 @@ type SnapshotOrders struct {
 
 func (x *SnapshotOrders) Reset() {
 	*x = SnapshotOrders{}
-	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3472,7 @@ func (x *SnapshotOrders) String() string {
 func (*SnapshotOrders) ProtoMessage() {}
 
 func (x *SnapshotOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3485,7 @@ func (x *SnapshotOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOrders.ProtoReflect.Descriptor instead.
 func (*SnapshotOrders) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{44}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
@@ -3453,7 +3530,7 @@ type SnapshotOrder struct {
 
 func (x *SnapshotOrder) Reset() {
 	*x = SnapshotOrder{}
-	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3465,7 +3542,7 @@ func (x *SnapshotOrder) String() string {
 func (*SnapshotOrder) ProtoMessage() {}
 
 func (x *SnapshotOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3478,7 +3555,7 @@ func (x *SnapshotOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOrder.ProtoReflect.Descriptor instead.
 func (*SnapshotOrder) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{45}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SnapshotOrder) GetVolume() []byte {
@@ -3532,7 +3609,7 @@ type TellSnapshotRequest struct {
 
 func (x *TellSnapshotRequest) Reset() {
 	*x = TellSnapshotRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3544,7 +3621,7 @@ func (x *TellSnapshotRequest) String() string {
 func (*TellSnapshotRequest) ProtoMessage() {}
 
 func (x *TellSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3557,7 +3634,7 @@ func (x *TellSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*TellSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{46}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TellSnapshotRequest) GetHolder() *Holder {
@@ -3624,7 +3701,7 @@ type TellSnapshotReply struct {
 
 func (x *TellSnapshotReply) Reset() {
 	*x = TellSnapshotReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	mi := &file_ashlar_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +3713,7 @@ func (x *TellSnapshotReply) String() string {
 func (*TellSnapshotReply) ProtoMessage() {}
 
 func (x *TellSnapshotReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	mi := &file_ashlar_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +3726,7 @@ func (x *TellSnapshotReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellSnapshotReply.ProtoReflect.Descriptor instead.
 func (*TellSnapshotReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{47}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 var File_ashlar_blockd_proto protoreflect.FileDescriptor
@@ -3670,13 +3747,14 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\aexports\x18\t \x01(\bR\aexports\"]\n" +
 	"\rRegisterStore\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
-	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\"\xc7\x01\n" +
+	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\"\xf8\x01\n" +
 	"\x11RegisterHostReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\fR\tclusterId\x12/\n" +
 	"\bsettings\x18\x02 \x01(\v2\x13.ashlar.v1.SettingsR\bsettings\x121\n" +
 	"\arefused\x18\x03 \x03(\v2\x17.ashlar.v1.RefusedStoreR\arefused\x12/\n" +
-	"\btopology\x18\x04 \x01(\v2\x13.ashlar.v1.TopologyR\btopology\"M\n" +
+	"\btopology\x18\x04 \x01(\v2\x13.ashlar.v1.TopologyR\btopology\x12/\n" +
+	"\x06floors\x18\xd1\x01 \x03(\v2\x16.ashlar.v1.VolumeFloorR\x06floors\"M\n" +
 	"\fRefusedStore\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xb5\x01\n" +
@@ -3685,7 +3763,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\rR\x13heartbeatIntervalMs\x120\n" +
 	"\x14heartbeat_timeout_ms\x18\x03 \x01(\rR\x12heartbeatTimeoutMs\x12\x1f\n" +
 	"\vrange_count\x18\x04 \x01(\rR\n" +
-	"rangeCount\"\x97\x03\n" +
+	"rangeCount\"\xb0\x03\n" +
 	"\x10HeartbeatRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12,\n" +
 	"\x06stores\x18\x02 \x03(\v2\x14.ashlar.v1.StoreBeatR\x06stores\x12/\n" +
@@ -3695,7 +3773,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
 	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\x123\n" +
 	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\x12*\n" +
-	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\"\x9b\x05\n" +
+	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\x12\x17\n" +
+	"\x06sealed\x18\xd1\x01 \x01(\bR\x06sealed\"\x9b\x05\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
 	"\x0ecapacity_bytes\x18\x02 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
@@ -3754,7 +3833,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
 	"limitBytes\x12\x1d\n" +
 	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xc5\x03\n" +
+	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xf6\x03\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
@@ -3768,7 +3847,11 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"trust_hash\x18) \x01(\fR\ttrustHash\x12-\n" +
 	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\x12*\n" +
 	"\x05looks\x18\x15 \x03(\v2\x14.ashlar.v1.LookOrderR\x05looks\x12\x16\n" +
-	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\"\x87\x02\n" +
+	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\x12/\n" +
+	"\x06floors\x18\xd1\x01 \x03(\v2\x16.ashlar.v1.VolumeFloorR\x06floors\";\n" +
+	"\vVolumeFloor\x12\x16\n" +
+	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x87\x02\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -4002,7 +4085,7 @@ func file_ashlar_blockd_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_blockd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_ashlar_blockd_proto_goTypes = []any{
 	(VolumeState)(0),                // 0: ashlar.v1.VolumeState
 	(StoreState)(0),                 // 1: ashlar.v1.StoreState
@@ -4019,185 +4102,188 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*VolumeBeat)(nil),              // 12: ashlar.v1.VolumeBeat
 	(*MemoryUse)(nil),               // 13: ashlar.v1.MemoryUse
 	(*HeartbeatReply)(nil),          // 14: ashlar.v1.HeartbeatReply
-	(*VolumeNews)(nil),              // 15: ashlar.v1.VolumeNews
-	(*Purge)(nil),                   // 16: ashlar.v1.Purge
-	(*DropStreams)(nil),             // 17: ashlar.v1.DropStreams
-	(*WatchTopologyRequest)(nil),    // 18: ashlar.v1.WatchTopologyRequest
-	(*Topology)(nil),                // 19: ashlar.v1.Topology
-	(*HostInfo)(nil),                // 20: ashlar.v1.HostInfo
-	(*StoreInfo)(nil),               // 21: ashlar.v1.StoreInfo
-	(*PlacementGroup)(nil),          // 22: ashlar.v1.PlacementGroup
-	(*PGVersion)(nil),               // 23: ashlar.v1.PGVersion
-	(*GetVolumeRequest)(nil),        // 24: ashlar.v1.GetVolumeRequest
-	(*ListVolumesRequest)(nil),      // 25: ashlar.v1.ListVolumesRequest
-	(*ListVolumesReply)(nil),        // 26: ashlar.v1.ListVolumesReply
-	(*VolumeSummary)(nil),           // 27: ashlar.v1.VolumeSummary
-	(*AcquireVolumeRequest)(nil),    // 28: ashlar.v1.AcquireVolumeRequest
-	(*AcquireVolumeReply)(nil),      // 29: ashlar.v1.AcquireVolumeReply
-	(*AcquireRefused)(nil),          // 30: ashlar.v1.AcquireRefused
-	(*ReleaseVolumeRequest)(nil),    // 31: ashlar.v1.ReleaseVolumeRequest
-	(*AddEnsembleRequest)(nil),      // 32: ashlar.v1.AddEnsembleRequest
-	(*CloseEnsembleRequest)(nil),    // 33: ashlar.v1.CloseEnsembleRequest
-	(*RemoveEnsemblesRequest)(nil),  // 34: ashlar.v1.RemoveEnsemblesRequest
-	(*ReplaceListRequest)(nil),      // 35: ashlar.v1.ReplaceListRequest
-	(*AllocRangeRequest)(nil),       // 36: ashlar.v1.AllocRangeRequest
-	(*AllocRangeReply)(nil),         // 37: ashlar.v1.AllocRangeReply
-	(*ForgetSpansRequest)(nil),      // 38: ashlar.v1.ForgetSpansRequest
-	(*CommitCheckpointRequest)(nil), // 39: ashlar.v1.CommitCheckpointRequest
-	(*CommitCheckpointReply)(nil),   // 40: ashlar.v1.CommitCheckpointReply
-	(*EnsurePlacementRequest)(nil),  // 41: ashlar.v1.EnsurePlacementRequest
-	(*ReportStoreRequest)(nil),      // 42: ashlar.v1.ReportStoreRequest
-	(*ReportStoreReply)(nil),        // 43: ashlar.v1.ReportStoreReply
-	(*ConfirmPurgeRequest)(nil),     // 44: ashlar.v1.ConfirmPurgeRequest
-	(*ConfirmPurgeReply)(nil),       // 45: ashlar.v1.ConfirmPurgeReply
-	(*WatchSnapshotsRequest)(nil),   // 46: ashlar.v1.WatchSnapshotsRequest
-	(*SnapshotOrders)(nil),          // 47: ashlar.v1.SnapshotOrders
-	(*SnapshotOrder)(nil),           // 48: ashlar.v1.SnapshotOrder
-	(*TellSnapshotRequest)(nil),     // 49: ashlar.v1.TellSnapshotRequest
-	(*TellSnapshotReply)(nil),       // 50: ashlar.v1.TellSnapshotReply
-	(*Holder)(nil),                  // 51: ashlar.v1.Holder
-	(*StoreRef)(nil),                // 52: ashlar.v1.StoreRef
-	(*HostEvent)(nil),               // 53: ashlar.v1.HostEvent
-	(*IdentityBeat)(nil),            // 54: ashlar.v1.IdentityBeat
-	(*StoreWait)(nil),               // 55: ashlar.v1.StoreWait
-	(*Care)(nil),                    // 56: ashlar.v1.Care
-	(*ScrubProgress)(nil),           // 57: ashlar.v1.ScrubProgress
-	(*StoreTraffic)(nil),            // 58: ashlar.v1.StoreTraffic
-	(*GroupUse)(nil),                // 59: ashlar.v1.GroupUse
-	(*VolumeUsePage)(nil),           // 60: ashlar.v1.VolumeUsePage
-	(*Remain)(nil),                  // 61: ashlar.v1.Remain
-	(*EnsembleID)(nil),              // 62: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 63: ashlar.v1.Space
-	(*Cleaning)(nil),                // 64: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 65: ashlar.v1.Traffic
-	(*Lost)(nil),                    // 66: ashlar.v1.Lost
-	(*Hydration)(nil),               // 67: ashlar.v1.Hydration
-	(*ScrubOrder)(nil),              // 68: ashlar.v1.ScrubOrder
-	(*LookOrder)(nil),               // 69: ashlar.v1.LookOrder
-	(*QoS)(nil),                     // 70: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 71: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 72: ashlar.v1.Checkpoint
-	(SnapshotStep)(0),               // 73: ashlar.v1.SnapshotStep
-	(*TellEmptiedRequest)(nil),      // 74: ashlar.v1.TellEmptiedRequest
-	(*TellManifestRequest)(nil),     // 75: ashlar.v1.TellManifestRequest
-	(*RestoreWholeRequest)(nil),     // 76: ashlar.v1.RestoreWholeRequest
-	(*TellEmptiedReply)(nil),        // 77: ashlar.v1.TellEmptiedReply
-	(*TellManifestReply)(nil),       // 78: ashlar.v1.TellManifestReply
+	(*VolumeFloor)(nil),             // 15: ashlar.v1.VolumeFloor
+	(*VolumeNews)(nil),              // 16: ashlar.v1.VolumeNews
+	(*Purge)(nil),                   // 17: ashlar.v1.Purge
+	(*DropStreams)(nil),             // 18: ashlar.v1.DropStreams
+	(*WatchTopologyRequest)(nil),    // 19: ashlar.v1.WatchTopologyRequest
+	(*Topology)(nil),                // 20: ashlar.v1.Topology
+	(*HostInfo)(nil),                // 21: ashlar.v1.HostInfo
+	(*StoreInfo)(nil),               // 22: ashlar.v1.StoreInfo
+	(*PlacementGroup)(nil),          // 23: ashlar.v1.PlacementGroup
+	(*PGVersion)(nil),               // 24: ashlar.v1.PGVersion
+	(*GetVolumeRequest)(nil),        // 25: ashlar.v1.GetVolumeRequest
+	(*ListVolumesRequest)(nil),      // 26: ashlar.v1.ListVolumesRequest
+	(*ListVolumesReply)(nil),        // 27: ashlar.v1.ListVolumesReply
+	(*VolumeSummary)(nil),           // 28: ashlar.v1.VolumeSummary
+	(*AcquireVolumeRequest)(nil),    // 29: ashlar.v1.AcquireVolumeRequest
+	(*AcquireVolumeReply)(nil),      // 30: ashlar.v1.AcquireVolumeReply
+	(*AcquireRefused)(nil),          // 31: ashlar.v1.AcquireRefused
+	(*ReleaseVolumeRequest)(nil),    // 32: ashlar.v1.ReleaseVolumeRequest
+	(*AddEnsembleRequest)(nil),      // 33: ashlar.v1.AddEnsembleRequest
+	(*CloseEnsembleRequest)(nil),    // 34: ashlar.v1.CloseEnsembleRequest
+	(*RemoveEnsemblesRequest)(nil),  // 35: ashlar.v1.RemoveEnsemblesRequest
+	(*ReplaceListRequest)(nil),      // 36: ashlar.v1.ReplaceListRequest
+	(*AllocRangeRequest)(nil),       // 37: ashlar.v1.AllocRangeRequest
+	(*AllocRangeReply)(nil),         // 38: ashlar.v1.AllocRangeReply
+	(*ForgetSpansRequest)(nil),      // 39: ashlar.v1.ForgetSpansRequest
+	(*CommitCheckpointRequest)(nil), // 40: ashlar.v1.CommitCheckpointRequest
+	(*CommitCheckpointReply)(nil),   // 41: ashlar.v1.CommitCheckpointReply
+	(*EnsurePlacementRequest)(nil),  // 42: ashlar.v1.EnsurePlacementRequest
+	(*ReportStoreRequest)(nil),      // 43: ashlar.v1.ReportStoreRequest
+	(*ReportStoreReply)(nil),        // 44: ashlar.v1.ReportStoreReply
+	(*ConfirmPurgeRequest)(nil),     // 45: ashlar.v1.ConfirmPurgeRequest
+	(*ConfirmPurgeReply)(nil),       // 46: ashlar.v1.ConfirmPurgeReply
+	(*WatchSnapshotsRequest)(nil),   // 47: ashlar.v1.WatchSnapshotsRequest
+	(*SnapshotOrders)(nil),          // 48: ashlar.v1.SnapshotOrders
+	(*SnapshotOrder)(nil),           // 49: ashlar.v1.SnapshotOrder
+	(*TellSnapshotRequest)(nil),     // 50: ashlar.v1.TellSnapshotRequest
+	(*TellSnapshotReply)(nil),       // 51: ashlar.v1.TellSnapshotReply
+	(*Holder)(nil),                  // 52: ashlar.v1.Holder
+	(*StoreRef)(nil),                // 53: ashlar.v1.StoreRef
+	(*HostEvent)(nil),               // 54: ashlar.v1.HostEvent
+	(*IdentityBeat)(nil),            // 55: ashlar.v1.IdentityBeat
+	(*StoreWait)(nil),               // 56: ashlar.v1.StoreWait
+	(*Care)(nil),                    // 57: ashlar.v1.Care
+	(*ScrubProgress)(nil),           // 58: ashlar.v1.ScrubProgress
+	(*StoreTraffic)(nil),            // 59: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 60: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 61: ashlar.v1.VolumeUsePage
+	(*Remain)(nil),                  // 62: ashlar.v1.Remain
+	(*EnsembleID)(nil),              // 63: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 64: ashlar.v1.Space
+	(*Cleaning)(nil),                // 65: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 66: ashlar.v1.Traffic
+	(*Lost)(nil),                    // 67: ashlar.v1.Lost
+	(*Hydration)(nil),               // 68: ashlar.v1.Hydration
+	(*ScrubOrder)(nil),              // 69: ashlar.v1.ScrubOrder
+	(*LookOrder)(nil),               // 70: ashlar.v1.LookOrder
+	(*QoS)(nil),                     // 71: ashlar.v1.QoS
+	(*VolumeRecord)(nil),            // 72: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 73: ashlar.v1.Checkpoint
+	(SnapshotStep)(0),               // 74: ashlar.v1.SnapshotStep
+	(*TellEmptiedRequest)(nil),      // 75: ashlar.v1.TellEmptiedRequest
+	(*TellManifestRequest)(nil),     // 76: ashlar.v1.TellManifestRequest
+	(*RestoreWholeRequest)(nil),     // 77: ashlar.v1.RestoreWholeRequest
+	(*TellEmptiedReply)(nil),        // 78: ashlar.v1.TellEmptiedReply
+	(*TellManifestReply)(nil),       // 79: ashlar.v1.TellManifestReply
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
-	51, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
+	52, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
 	4,  // 1: ashlar.v1.RegisterHostRequest.stores:type_name -> ashlar.v1.RegisterStore
-	52, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
+	53, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
 	7,  // 3: ashlar.v1.RegisterHostReply.settings:type_name -> ashlar.v1.Settings
 	6,  // 4: ashlar.v1.RegisterHostReply.refused:type_name -> ashlar.v1.RefusedStore
-	19, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
-	52, // 6: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
-	51, // 7: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
-	9,  // 8: ashlar.v1.HeartbeatRequest.stores:type_name -> ashlar.v1.StoreBeat
-	12, // 9: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
-	13, // 10: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
-	53, // 11: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
-	54, // 12: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
-	55, // 13: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
-	52, // 14: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
-	11, // 15: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
-	10, // 16: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	56, // 17: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
-	57, // 18: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
-	58, // 19: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
-	59, // 20: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
-	60, // 21: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	61, // 22: ashlar.v1.StoreBeat.remains:type_name -> ashlar.v1.Remain
-	62, // 23: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
-	0,  // 24: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	63, // 25: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	64, // 26: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	65, // 27: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	66, // 28: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
-	66, // 29: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
-	67, // 30: ashlar.v1.VolumeBeat.hydration:type_name -> ashlar.v1.Hydration
-	15, // 31: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	16, // 32: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	17, // 33: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	68, // 34: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	69, // 35: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
-	70, // 36: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	62, // 37: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 38: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 39: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 40: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	52, // 41: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 42: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 43: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	52, // 44: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 45: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	51, // 46: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 47: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	71, // 48: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 49: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	51, // 50: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	51, // 51: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	62, // 52: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	52, // 53: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	62, // 54: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	62, // 55: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	72, // 56: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	52, // 57: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	52, // 58: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	51, // 59: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
-	48, // 60: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
-	73, // 61: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
-	51, // 62: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
-	73, // 63: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
-	3,  // 64: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 65: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 66: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 67: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 68: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 69: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 70: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 71: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 72: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 73: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 74: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 75: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 76: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 77: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 78: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 79: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 80: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	46, // 81: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
-	49, // 82: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
-	74, // 83: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
-	75, // 84: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
-	76, // 85: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
-	5,  // 86: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 87: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 88: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	71, // 89: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 90: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 91: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	71, // 92: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	71, // 93: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	71, // 94: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	71, // 95: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	71, // 96: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 97: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	71, // 98: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 99: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 100: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 101: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 102: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	47, // 103: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	50, // 104: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
-	77, // 105: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
-	78, // 106: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
-	71, // 107: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
-	86, // [86:108] is the sub-list for method output_type
-	64, // [64:86] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	20, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
+	15, // 6: ashlar.v1.RegisterHostReply.floors:type_name -> ashlar.v1.VolumeFloor
+	53, // 7: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
+	52, // 8: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
+	9,  // 9: ashlar.v1.HeartbeatRequest.stores:type_name -> ashlar.v1.StoreBeat
+	12, // 10: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
+	13, // 11: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
+	54, // 12: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
+	55, // 13: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
+	56, // 14: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
+	53, // 15: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	11, // 16: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
+	10, // 17: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
+	57, // 18: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
+	58, // 19: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
+	59, // 20: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	60, // 21: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	61, // 22: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	62, // 23: ashlar.v1.StoreBeat.remains:type_name -> ashlar.v1.Remain
+	63, // 24: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	0,  // 25: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
+	64, // 26: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	65, // 27: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	66, // 28: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	67, // 29: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
+	67, // 30: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
+	68, // 31: ashlar.v1.VolumeBeat.hydration:type_name -> ashlar.v1.Hydration
+	16, // 32: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	17, // 33: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	18, // 34: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	69, // 35: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	70, // 36: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
+	15, // 37: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
+	71, // 38: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	63, // 39: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	21, // 40: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	22, // 41: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	23, // 42: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	53, // 43: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 44: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	24, // 45: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	53, // 46: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	28, // 47: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	52, // 48: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 49: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	72, // 50: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	31, // 51: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	52, // 52: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	52, // 53: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	63, // 54: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	53, // 55: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	63, // 56: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	63, // 57: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	73, // 58: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	53, // 59: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	53, // 60: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 61: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	49, // 62: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	74, // 63: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
+	52, // 64: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	74, // 65: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
+	3,  // 66: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 67: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	19, // 68: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	25, // 69: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	26, // 70: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	29, // 71: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	32, // 72: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	33, // 73: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	34, // 74: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	35, // 75: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	36, // 76: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	37, // 77: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	39, // 78: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	40, // 79: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	42, // 80: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	43, // 81: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	45, // 82: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	47, // 83: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	50, // 84: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	75, // 85: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
+	76, // 86: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
+	77, // 87: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
+	5,  // 88: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 89: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	20, // 90: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	72, // 91: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	27, // 92: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	30, // 93: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	72, // 94: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	72, // 95: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	72, // 96: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	72, // 97: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	72, // 98: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	38, // 99: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	72, // 100: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	41, // 101: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	20, // 102: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	44, // 103: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	46, // 104: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	48, // 105: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	51, // 106: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	78, // 107: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
+	79, // 108: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
+	72, // 109: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
+	88, // [88:110] is the sub-list for method output_type
+	66, // [66:88] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -4221,7 +4307,7 @@ func file_ashlar_blockd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_blockd_proto_rawDesc), len(file_ashlar_blockd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -71,6 +71,9 @@ func (b *Blockd) Register(ctx context.Context, r Registration) (Registered, erro
 		}
 		out.Refused[ref.Store] = x.Reason
 	}
+	if out.Floors, err = toFloors(rep.Floors); err != nil {
+		return out, err
+	}
 	out.Topology, err = b.take(rep.Topology)
 	return out, err
 }
@@ -130,7 +133,7 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 		}
 		req.Volumes = append(req.Volumes, b)
 	}
-	req.Identity = api.FromIdentity(h.Identity)
+	req.Identity, req.Sealed = api.FromIdentity(h.Identity), h.Sealed
 	for _, e := range h.Events {
 		req.Events = append(req.Events, &api.HostEvent{N: e.N, AtUnixMs: e.At.UnixMilli(), Severity: api.Severity(e.Severity), Kind: e.Kind, About: e.About,
 			Subject: e.Subject, Text: e.Text})
@@ -144,6 +147,9 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 	out.TopologyVersion, out.EventsTaken = rep.TopologyVersion, rep.EventsTaken
 	out.TrustHash = rep.TrustHash
+	if out.Floors, err = toFloors(rep.Floors); err != nil {
+		return out, err
+	}
 	for _, x := range rep.Volumes {
 		v, err := api.VolumeID(x.Volume)
 		if err != nil {
@@ -202,6 +208,18 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 			d.Keep = append(d.Keep, e.Value())
 		}
 		out.Drops = append(out.Drops, d)
+	}
+	return out, nil
+}
+
+func toFloors(in []*api.VolumeFloor) (map[id.Volume]id.Epoch, error) {
+	out := make(map[id.Volume]id.Epoch, len(in))
+	for _, x := range in {
+		v, err := api.VolumeID(x.Volume)
+		if err != nil {
+			return nil, err
+		}
+		out[v] = id.Epoch(x.Epoch)
 	}
 	return out, nil
 }

@@ -96,6 +96,8 @@ type Registered struct {
 	// Refused stores must serve nothing; the text says why.
 	Refused  map[id.Store]string
 	Topology *cluster.Topology
+	// Floors are the epochs of all volumes: who writes under an earlier one was granted it before metad was restored, or is being replaced.
+	Floors map[id.Volume]id.Epoch
 }
 
 // Heartbeat is what a host says of itself every HeartbeatInterval.
@@ -111,6 +113,8 @@ type Heartbeat struct {
 	Events []Event
 	// Identity is the host's certificate; nil: not told.
 	Identity *cluster.Identity
+	// Sealed: stores here create no streams until they have the reply's Floors.
+	Sealed bool
 }
 
 // Severity is how much an event matters.
@@ -224,6 +228,8 @@ type HeartbeatReply struct {
 	// Handoffs are owned volumes that are to go to another host, Opens those that another
 	// has handed off to this one, which opens and keeps them.
 	Handoffs, Opens []id.Volume
+	// Floors are the epochs of all volumes, if Sealed asked for them.
+	Floors map[id.Volume]id.Epoch
 	// EventsTaken: up to this number events need not be told again.
 	EventsTaken uint64
 	// TrustHash is of the CAs that the cluster trusts: if the host's own differs it asks for

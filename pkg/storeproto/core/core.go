@@ -76,6 +76,9 @@ type Core struct {
 
 	pgs map[id.PG]uint32
 
+	sealed bool                   // see Seal
+	floors map[id.Volume]id.Epoch // see Unseal
+
 	journalBytes int64 // of unreleased journal batches, durable or admitted
 	metaFull     bool
 	shardsFull   bool

@@ -189,6 +189,9 @@ func (c *Core) checkCreate(a *storeproto.Append, vol *volume) error {
 			return fmt.Errorf("append to a stream that was dropped: %w", errs.ErrConflict)
 		}
 	}
+	if err := c.checkSeal(a); err != nil {
+		return err
+	}
 	if len(c.streams) >= c.cfg.StreamsMax {
 		return fmt.Errorf("append to a new stream, %d exist: %w", len(c.streams), errs.ErrNoSpace)
 	}
