@@ -18,6 +18,7 @@ type Allowance struct {
 
 // Always are the warnings that every cluster may log.
 var Always = []Allowance{
+	{`level=WARN msg="segment not written, another takes its place" .*, deleted: not found`, "a disk is deleted while its owner, which hears of it with its next heartbeat, packs it"},
 	{`level=WARN msg="(connection (lost|ended)|cannot connect)"`, "daemons of one cluster start and end at different moments; peers connect again"},
 	{`level=WARN msg="(failed to contact|heartbeat timeout|Election timeout|rejecting (pre-)?vote|unable to get address)`, "Raft members start and end at different moments, and a busy machine misses heartbeats"},
 }
