@@ -185,9 +185,17 @@ func (t *Tool) run(ctx context.Context, limits []string, f *os.File, out io.Writ
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case errors.As(err, &exit):
-		return fmt.Errorf("qemu-img: %s (%s): %w", said.String(), exit.ProcessState, errs.ErrInvalid)
+		return fmt.Errorf("qemu-img: %s (%s): %w", said.String(), exit.ProcessState, classOf(said.String()))
 	}
 	return fmt.Errorf("run qemu-img: %w", err)
+}
+
+// classOf tells a full disk from a file that is wrong: qemu-img has one exit code for both.
+func classOf(said string) error {
+	if strings.Contains(said, "No space left on device") {
+		return errs.ErrNoSpace
+	}
+	return errs.ErrInvalid
 }
 
 // tailWriter keeps the end of what is written.
