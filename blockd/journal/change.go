@@ -268,7 +268,7 @@ func (c *Core) join(now time.Duration, n *Ensemble, from [storeproto.Kinds]uint6
 // adoptOpening: the list may have changed by our own asks only.
 func (c *Core) adoptOpening(now time.Duration, l List, fx *Effects) {
 	o, f := c.opening, c.newest()
-	if len(l.Ensembles) == 1 && c.filled() && l.Ensembles[0].ID == f.id {
+	if l.Complete && len(l.Ensembles) == 1 && c.filled() && l.Ensembles[0].ID == f.id {
 		o.replaced = true
 		return
 	}

@@ -49,6 +49,7 @@ func newDesk(t *testing.T, stores ...byte) *desk {
 	o.Covered(d.now, 0, d.fx)
 	a = d.ask(AskReplace)
 	d.list.Version++
+	d.list.Complete = true
 	o.Answer(d.now, AskResult{Ask: a, List: d.list}, d.fx)
 	if d.fx.Opened == nil {
 		t.Fatal("a new volume does not open")

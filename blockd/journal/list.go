@@ -61,11 +61,14 @@ func (e *Ensemble) need() int {
 type List struct {
 	Version   uint64
 	Ensembles []Ensemble
+	// Complete: metad knows that the owner of its present epoch replaced the list. A list that an
+	// opening found empty has one ensemble, the opening's own, before and after that.
+	Complete bool
 }
 
 // ListOf reads the list of metad's record.
 func ListOf(v *cluster.Volume) List {
-	l := List{Version: v.ListVersion}
+	l := List{Version: v.ListVersion, Complete: v.OpenComplete}
 	for i := range v.List {
 		c := v.List[i].Clone()
 		e := Ensemble{ID: c.ID, Closed: c.Closed, Members: c.Stores, Holders: c.Holders, LossAccepted: c.LossAccepted, Found: c.Found}

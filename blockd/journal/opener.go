@@ -401,7 +401,7 @@ func (o *Opener) finish(now time.Duration, fx *Effects) {
 		done.Next[k] = c.streams[k].next
 		e.fromLSN[k] = o.runs[k].start()
 	}
-	done.List = List{Version: c.version, Ensembles: []Ensemble{n}}
+	done.List = List{Version: c.version, Ensembles: []Ensemble{n}, Complete: true}
 	done.Journal, done.Meta = o.runs[storeproto.Journal].batches, o.runs[storeproto.Meta].batches
 	for k := range o.runs {
 		for _, b := range o.runs[k].batches {

@@ -259,7 +259,7 @@ func TestHalfDoneRecoveryLeavesTheOldListInForce(t *testing.T) {
 	if d.fx.Opened != nil || len(a.Ensembles) != 1 || a.Ensembles[0].Epoch != 3 {
 		t.Fatalf("replace %+v, opened %v", a, d.fx.Opened)
 	}
-	d.list = List{Version: a.Version + 1, Ensembles: d.list.Ensembles[2:]}
+	d.list = List{Version: a.Version + 1, Ensembles: d.list.Ensembles[2:], Complete: true}
 	d.o.Answer(d.now, AskResult{Ask: a, Err: errs.ErrTimeout}, d.fx)
 	d.now += simLimits.AskAfter
 	d.o.Tick(d.now, d.fx)
@@ -269,6 +269,31 @@ func TestHalfDoneRecoveryLeavesTheOldListInForce(t *testing.T) {
 	d.o.Answer(d.now, AskResult{Ask: d.ask(AskReread), List: d.list}, d.fx)
 	if d.fx.Opened == nil || d.fx.Opened.Next[storeproto.Journal] != 9 || len(d.fx.Opened.Journal) != 1 {
 		t.Fatalf("opened %+v", d.fx.Opened)
+	}
+}
+
+// Without this the owner of a new disk would serve though metad never took its list as
+// replaced: the list looks the same before and after. Metad would refuse every checkpoint of
+// it, and what it appends would never be released.
+func TestFirstListIsReplacedOnlyWhenMetadSaysSo(t *testing.T) {
+	d := openAt(t, 1, List{}, nil)
+	d.o.Covered(d.now, 0, d.fx)
+	d.add(ens(1, 1, 1, 2, 3))
+	d.o.Answer(d.now, AskResult{Ask: d.ask(AskReplace), Err: errs.ErrTimeout}, d.fx) // it never arrives
+	d.now += simLimits.AskAfter
+	d.o.Tick(d.now, d.fx)
+	d.o.Answer(d.now, AskResult{Ask: d.ask(AskReread), List: d.list}, d.fx)
+	if d.fx.Opened != nil {
+		t.Fatal("opened, and metad was never told")
+	}
+	a := d.ask(AskReplace)
+	d.list.Version, d.list.Complete = a.Version+1, true // it lands, and the answer is lost
+	d.o.Answer(d.now, AskResult{Ask: a, Err: errs.ErrTimeout}, d.fx)
+	d.now += 2 * simLimits.AskAfter
+	d.o.Tick(d.now, d.fx)
+	d.o.Answer(d.now, AskResult{Ask: d.ask(AskReread), List: d.list}, d.fx)
+	if d.fx.Opened == nil {
+		t.Fatal("not opened, and the list is replaced")
 	}
 }
 

@@ -29,6 +29,7 @@ func (m *simMetad) takeover(p *process) {
 		m.prior = append(m.prior, m.owner.holder.Host)
 	}
 	m.epoch++
+	m.list.Complete = false
 	m.lastN = 0
 	m.owner = p
 }
@@ -70,7 +71,7 @@ func (m *simMetad) change(a Ask) error {
 		if len(a.Ensembles) != 1 || e == nil || e.Closed || e.ID.Epoch != m.epoch {
 			return errs.ErrConflict
 		}
-		l.Ensembles = []Ensemble{*e}
+		l.Ensembles, l.Complete = []Ensemble{*e}, true
 		m.prior = nil
 		m.replaces++
 	}
@@ -141,6 +142,9 @@ func (m *simMetad) choose(exclude []id.Store) []Member {
 func (m *simMetad) commitCheckpoint(e id.Epoch, position, covered id.LSN) error {
 	if e != m.epoch {
 		return errs.ErrStaleEpoch
+	}
+	if !m.list.Complete {
+		m.w.fail("%s serves, and metad never heard that its list is replaced", e)
 	}
 	if position > m.checkpoint {
 		m.checkpoint, m.covered = position, covered

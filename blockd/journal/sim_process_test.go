@@ -513,7 +513,7 @@ func (p *process) checkpoint() {
 	if p.core == nil || p.fenced || p.committing {
 		return
 	}
-	position, covered, epoch := p.core.Acked(storeproto.Meta), p.covered, p.epoch
+	position, covered, epoch := p.core.Acked(storeproto.Meta), p.covered, p.core.epoch // a paused process has not begun the next one
 	p.committing = true
 	w.after(w.between(time.Millisecond, 5*time.Millisecond), func() {
 		err := w.metad.commitCheckpoint(epoch, position, covered)

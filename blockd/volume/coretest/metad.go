@@ -209,6 +209,7 @@ func (f *Metad) Acquire(v id.Volume, by id.Holder) (*cluster.Volume, error) {
 		r.Prior = append(r.Prior, r.Owner.Host)
 	}
 	r.Epoch++
+	r.OpenComplete = false
 	r.Owner = by
 	return r.Clone(), nil
 }
@@ -318,7 +319,7 @@ func (f *Metad) ReplaceList(_ context.Context, at client.ListVersion, keep id.En
 	if !ok {
 		return nil, errs.ErrNotFound
 	}
-	r.List, r.Prior = []cluster.Ensemble{e}, nil
+	r.List, r.Prior, r.OpenComplete = []cluster.Ensemble{e}, nil, true
 	r.ListVersion++
 	return r.Clone(), nil
 }
