@@ -60,7 +60,7 @@ func (c *Core) drained(now time.Duration, fx *Effects) {
 	if c.check.running != nil || c.check.asking != nil || c.check.metaApplied != c.check.last {
 		return
 	}
-	if len(c.deletes) > 0 {
+	if c.deletesSoon() {
 		if c.drain.until == 0 {
 			c.drain.until = now + drainDeletes
 		}
@@ -75,6 +75,17 @@ func (c *Core) drained(now time.Duration, fx *Effects) {
 	}
 	c.state = stateDrained
 	fx.Drained = true
+}
+
+// deletesSoon tells whether some deletion may be confirmed soon. One that a store which is away
+// has to confirm is not waited for: nobody is served meanwhile.
+func (c *Core) deletesSoon() bool {
+	for s := range c.deletes {
+		if _, ok := c.groups.lively[s.PG()]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // farewell writes one record that says nothing to each stream: the releases

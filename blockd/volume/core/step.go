@@ -160,8 +160,12 @@ func (c *Core) hurry(now time.Duration, fx *Effects) {
 		c.seal(now, fx)
 		bareMeta = true
 	}
-	if bareMeta {
-		c.check.force = true
-		c.maybeCheckpoint(now, fx)
+	if !bareMeta {
+		return
 	}
+	c.check.force = true
+	if c.state == stateServing && c.check.asking == nil {
+		c.stir(now, fx) // the last records may be a checkpoint's own, which only a later one covers
+	}
+	c.maybeCheckpoint(now, fx)
 }
