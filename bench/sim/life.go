@@ -251,7 +251,7 @@ func (w *World) readOne(d *disk, off, n uint64) error {
 }
 
 func (w *World) again(d *disk, read func() *operation) error {
-	for range 100 {
+	for range 400 { // an owner that lets go waits for deletions for up to two seconds
 		w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
 		if w.err != nil {
 			return w.err

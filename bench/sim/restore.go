@@ -47,7 +47,7 @@ func (m *metad) silent() bool { return m.away || m.restore != nil }
 func (m *menu) restoreMetad() bool {
 	md := m.w.metad
 	rolling := slices.ContainsFunc(m.w.disks, func(d *disk) bool { return d.held || d.leaves })
-	if !m.w.cfg.Restores || md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling || m.w.rng.IntN(3) > 0 {
+	if md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling || m.w.rng.IntN(3) > 0 {
 		return false
 	}
 	x, err := state.Restore(md.backup)

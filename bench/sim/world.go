@@ -58,8 +58,6 @@ type Config struct {
 	// Calm: nothing goes wrong. Only: no other fault than this.
 	Calm bool
 	Only Kind
-	// Restores: metad may be restored from a backup, too; README.md says why not by default.
-	Restores bool
 	// Quiesce returns when every goroutine but the caller's waits: testing/synctest's Wait.
 	Quiesce func()
 	// Trace, if set, hears every line of the trace.

@@ -14,7 +14,7 @@ import (
 func run(t *testing.T, cfg Config) (w *World, err error) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		cfg.Quiesce, cfg.Restores = synctest.Wait, os.Getenv("RESTORE") != ""
+		cfg.Quiesce = synctest.Wait
 		if os.Getenv("TRACE") != "" {
 			cfg.Trace = func(s string) { t.Log(s) }
 		}
