@@ -8,7 +8,8 @@
 // do. Background classes never hold all the slots, so something that a client waits for
 // meets at most as many of them as Config.Most says.
 //
-// The journal is not here: it has the disk's log to itself, and goes before everything.
+// The journal is not here: it has the disk's log to itself, goes before everything, and has
+// turns of its own (pkg/storeproto/core).
 package share
 
 import (

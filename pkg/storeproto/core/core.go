@@ -84,6 +84,7 @@ type Core struct {
 	shardsFull   bool
 
 	queue   opList
+	turns   turns
 	out     *Group // taken and not yet durable
 	replies []Reply
 	freed   []Freed
@@ -100,6 +101,7 @@ type volume struct {
 	fence   id.Epoch // admitted; refuses lower epochs at once
 	by      id.Holder
 	naming  uint64
+	turn    uint64 // see turns
 	streams []*Stream
 	// dropped streams must not come back: their old records may still lie in the
 	// log. An entry goes once the fence is above the epoch that dropped it, since
@@ -130,7 +132,7 @@ func New(cfg Config) *Core {
 func (c *Core) volume(v id.Volume) *volume {
 	vol := c.volumes[v]
 	if vol == nil {
-		vol = &volume{id: v}
+		vol = &volume{id: v, turn: c.turns.nobody.turn} // behind what of it waits already
 		c.volumes[v] = vol
 	}
 	return vol

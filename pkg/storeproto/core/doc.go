@@ -4,15 +4,17 @@
 // and the time, carries out what it hands back, and tells it when that is
 // durable. The store on a disk, the store in memory and the simulator are shells.
 //
-// One queue. Every change of what a store promises passes through one queue in
-// the order in which the core admitted it:
+// One queue. Every change of what a store promises passes through one queue, those of
+// a volume in the order in which the core admitted them:
 //
 //	c.Append(a), c.Fence(now, f), c.Drop(d), …   decide, and enter the queue
-//	g := c.Take(…)                                the next group, in order
+//	g := c.Take(…)                                the next group
 //	(the shell writes every op of g and makes all of it durable)
 //	c.Durable(now, g)                             state moves, answers come out
 //	c.Replies(…)                                  answers to deliver, in order
 //
+// While all that waits fits in one group it goes; else volumes take turns by bytes
+// (turns.go), and what concerns all volumes passes nothing and is passed by nothing.
 // At most one group is out at a time, so groups become durable in order. An
 // answer that needs no write still waits for its turn, so that one sender's
 // requests to one stream are answered in the order of the calls.

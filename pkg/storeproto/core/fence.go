@@ -57,6 +57,7 @@ func (c *Core) Fence(now time.Duration, f *Fencing) {
 	}
 	r := &f.Req
 	vol := c.volume(r.Volume)
+	op.vol = vol
 	switch known := c.knownHolder(r.By); {
 	case r.Epoch == 0 || len(r.By.Host) > id.HostMax:
 		op.Err = fmt.Errorf("fence at %s by %q: %w", r.Epoch, r.By, errs.ErrInvalid)
@@ -207,6 +208,7 @@ func (c *Core) Release(r storeproto.Release, ctl *Control) {
 		}
 		c.answerFences()
 	}
+	op.vol = c.volumes[r.Volume]
 	c.enqueue(op)
 }
 
@@ -214,6 +216,7 @@ func (c *Core) Release(r storeproto.Release, ctl *Control) {
 func (c *Core) Drop(d storeproto.Drop, ctl *Control) {
 	if vol := c.volumes[d.Volume]; c.dead == nil && vol != nil && d.Epoch < vol.fence {
 		op := c.newOp()
+		op.vol = vol
 		op.Control, op.Err = ctl, fmt.Errorf("drop under %s, fenced at %s: %w", d.Epoch, vol.fence, errs.ErrStaleEpoch)
 		c.enqueue(op)
 		return
@@ -232,6 +235,7 @@ func (c *Core) Forget(d storeproto.Drop, ctl *Control) {
 		return
 	}
 	vol := c.volumes[d.Volume]
+	op.vol = vol
 	if vol == nil || d.Epoch == 0 {
 		c.enqueue(op)
 		return

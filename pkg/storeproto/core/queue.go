@@ -43,6 +43,11 @@ type Op struct {
 	Err     error // why it was refused; then Kind is OpAnswer
 
 	number int // of the batch in its stream
+	bytes  int // of a journal batch as written
+	vol    *volume
+	start  uint64 // see turns
+	turn   uint64
+	chosen bool
 	next   *Op
 }
 
@@ -53,6 +58,7 @@ type opList struct {
 	first, last *Op
 	n           int
 	records     int // see records
+	bytes       int // of journal batches
 }
 
 // records is what op counts for among those who wait: an append stands for as many
@@ -74,6 +80,7 @@ func (l *opList) push(op *Op) {
 	l.last = op
 	l.n++
 	l.records += op.records()
+	l.bytes += op.bytes
 }
 
 func (l *opList) pop() *Op {
@@ -85,10 +92,11 @@ func (l *opList) pop() *Op {
 	op.next = nil
 	l.n--
 	l.records -= op.records()
+	l.bytes -= op.bytes
 	return op
 }
 
-// Group is a run of the queue that becomes durable together.
+// Group is what of the queue becomes durable together.
 type Group struct {
 	ops opList
 	// Journal counts the journal batches to write, and their bytes.
@@ -96,6 +104,18 @@ type Group struct {
 	JournalBytes int
 	// Index counts the ops that change the index.
 	Index int
+}
+
+// push adds what was taken from the queue.
+func (g *Group) push(op *Op) {
+	if op.bytes > 0 {
+		g.Journal++
+		g.JournalBytes += op.bytes
+	}
+	if op.Kind != OpAnswer && (op.bytes == 0 || op.Creates) {
+		g.Index++
+	}
+	g.ops.push(op)
 }
 
 // First is the first op of the group; follow Next.
@@ -106,10 +126,6 @@ func (g *Group) Records() int { return g.ops.records }
 
 // Len is the ops in the group.
 func (g *Group) Len() int { return g.ops.n }
-
-func (op *Op) isJournal() bool {
-	return op.Kind == OpAppend && op.Append.Stream.Kind == storeproto.Journal
-}
 
 func (c *Core) newOp() *Op {
 	if op := c.freeOps; op != nil {
@@ -132,6 +148,10 @@ func (c *Core) enqueue(op *Op) {
 		c.freeOp(op)
 		return
 	}
+	if op.Kind == OpAppend && op.Append.Stream.Kind == storeproto.Journal {
+		op.bytes = storeproto.HeaderSize + op.Append.Batch.BodySize()
+	}
+	c.giveTurn(op)
 	c.queue.push(op)
 }
 
@@ -141,29 +161,19 @@ func (c *Core) Waiting() bool { return c.queue.n > 0 && c.out == nil && c.dead =
 // Queued is how much waits for a group: the records of appends, and other requests.
 func (c *Core) Queued() int { return c.queue.records }
 
-// Take gives the next group: as much of the queue as fits in both limits, at
-// least one op. It gives nil when the queue is empty or a group is out. The
-// group is valid until Durable.
+// Take gives the next group: all of the queue if it fits in both limits, else as
+// much as fits of those whose turn it is, at least one op. It gives nil when the queue is empty
+// or a group is out. The group is valid until Durable.
 func (c *Core) Take(opsMax, journalBytesMax int) *Group {
 	if !c.Waiting() {
 		return nil
 	}
 	g := &c.group
 	*g = Group{}
-	for c.queue.n > 0 && g.ops.n < opsMax {
-		op := c.queue.first
-		if op.isJournal() {
-			n := storeproto.HeaderSize + op.Append.Batch.BodySize()
-			if g.Journal > 0 && g.JournalBytes+n > journalBytesMax {
-				break
-			}
-			g.Journal++
-			g.JournalBytes += n
-		}
-		if op.Kind != OpAnswer && (!op.isJournal() || op.Creates) {
-			g.Index++
-		}
-		g.ops.push(c.queue.pop())
+	if c.queue.n <= opsMax && c.queue.bytes <= journalBytesMax {
+		c.takeAll(g)
+	} else {
+		c.takeTurns(g, opsMax, journalBytesMax)
 	}
 	c.out = g
 	return g

@@ -87,6 +87,7 @@ func (c *Core) CommitShard(h *storeproto.ShardHead, epoch id.Epoch, ctl *Control
 		c.reply(op)
 		return
 	}
+	op.vol = c.volumes[h.Volume]
 	if op.Err = c.checkShard(h, epoch); op.Err == nil {
 		op.Kind = OpShard
 	}
@@ -103,7 +104,8 @@ func (c *Core) DeleteShards(d storeproto.DeleteShards, ctl *Control) {
 		c.reply(op)
 		return
 	}
-	if vol := c.volumes[d.Volume]; vol != nil && d.Epoch < vol.fence {
+	op.vol = c.volumes[d.Volume]
+	if vol := op.vol; vol != nil && d.Epoch < vol.fence {
 		op.Err = fmt.Errorf("delete shards under %s, fenced at %s: %w", d.Epoch, vol.fence, errs.ErrStaleEpoch)
 		c.enqueue(op)
 		return
@@ -113,6 +115,7 @@ func (c *Core) DeleteShards(d storeproto.DeleteShards, ctl *Control) {
 		return
 	}
 	vol := c.volume(d.Volume)
+	op.vol = vol
 	for _, s := range d.Segments {
 		t := Tombstone{Volume: d.Volume, Epoch: d.Epoch, Segment: s.Segment, Generation: s.Generation}
 		if have, ok := vol.tombstones[s.Segment]; ok && s.Generation.Less(have.generation) {

@@ -127,6 +127,7 @@ func (c *Core) Append(a *storeproto.Append) {
 func (c *Core) admit(a *storeproto.Append, op *Op) (OpKind, error) {
 	b := a.Batch
 	vol := c.volumes[a.Stream.Volume]
+	op.vol = vol
 	if vol != nil && a.Epoch < vol.fence {
 		return OpAnswer, fmt.Errorf("append under %s, fenced at %s: %w", a.Epoch, vol.fence, errs.ErrStaleEpoch)
 	}
@@ -141,7 +142,7 @@ func (c *Core) admit(a *storeproto.Append, op *Op) (OpKind, error) {
 		s = c.addStream(Row{Stream: a.Stream, Base: b.First})
 		op.Creates = true
 	}
-	op.Stream = s
+	op.Stream, op.vol = s, s.vol
 	if a.Base && b.First != s.row.Base {
 		return OpAnswer, fmt.Errorf("append base %d to a stream of base %d: %w", b.First, s.row.Base, errs.ErrConflict)
 	}
