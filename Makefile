@@ -14,6 +14,7 @@ UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|$
 UNIT_SEQUENTIAL = $$(go list ./... | grep -E '^ashlar.dev/($(SEQUENTIAL))$$')
 
 FUZZ_SECONDS  ?= 2
+LANES         ?= 2
 CHAOS_SECONDS ?= 120
 NBD_CLIENTS   := TestNbdinfo|TestCopyThereAndBack|TestQemu|TestToolsOverTLS|TestImagesComeBack|TestDiskOverTLS|TestExporterRestartedInPlace|TestKernel
 SEED          ?=
@@ -37,8 +38,8 @@ unit: ## unit, model and crash tests with the race detector (under a minute when
 fuzz: ## a short run of every fuzzer (FUZZ_SECONDS each)
 	deploy/dev/fuzz $(FUZZ_SECONDS)
 
-e2e: build tools ## real tools against real daemons
-	go test -tags e2e -count=1 -timeout 15m ./bench/e2e/...
+e2e: build tools ## real tools against real daemons, in two lanes (LANES=1: one, which holds the marks of times)
+	deploy/dev/e2e $(LANES)
 
 s3: build tools bin/tools/versitygw ## the archive in a real S3 server over TLS (e2e runs this, too, where the server is built)
 	go test -tags e2e -count=1 -timeout 15m -run TestArchiveInS3 ./bench/e2e/

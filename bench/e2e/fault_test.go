@@ -106,11 +106,11 @@ func (p *prober) judge(uri string) {
 	}
 }
 
-// mark measures against a mark of the issue. It is only told where the machine is not ours alone.
+// mark measures against a mark of the issue. It is only told where the machine is not ours alone, or another lane of tests runs beside.
 func mark(t *testing.T, what string, got, most time.Duration) {
 	t.Helper()
 	t.Logf("%s: %s (mark %s)", what, got.Round(time.Millisecond), most)
-	if got > most && os.Getenv("CI") == "" {
+	if got > most && os.Getenv("CI") == "" && os.Getenv("E2E_BESIDE") == "" {
 		t.Errorf("%s took %s, the mark is %s", what, got, most)
 	}
 }

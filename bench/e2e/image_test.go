@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,7 +96,7 @@ func TestFilesBecomeImagesAndComeBack(t *testing.T) {
 	}
 }
 
-// startImport starts to import a file of random bytes that takes a minute, and gives the disk that it goes over.
+// startImport starts to import a file of random bytes, which would take a minute, and gives the disk that it goes over.
 func startImport(t *testing.T, c *cluster.Cluster, name string) (cmd *exec.Cmd, side string) {
 	t.Helper()
 	file := scratch(t, "random")
@@ -104,7 +105,9 @@ func startImport(t *testing.T, c *cluster.Cluster, name string) (cmd *exec.Cmd, 
 	must(t, os.WriteFile(file, b, 0o600))
 	bin, err := cluster.BinDir()
 	must(t, err)
+	path, slowed := slowedConvert(t)
 	cmd = exec.Command(filepath.Join(bin, "ashlar"), "--data", c.Dir, "image", "import", name, file)
+	cmd.Env = append(os.Environ(), "PATH="+path)
 	must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill() }) // it may be gone already
 	must(t, cluster.Wait("the import to be under way", patience, func() bool {
@@ -112,16 +115,32 @@ func startImport(t *testing.T, c *cluster.Cluster, name string) (cmd *exec.Cmd, 
 		if err := c.JSON(&all, "disk", "list"); err != nil {
 			return false
 		}
-		for _, d := range all {
-			if strings.HasPrefix(d.Name, "import-"+name+"-") {
-				side = d.Name
-				r, err := c.CLI("disk", "set", side, "--bandwidth", "1MiB")
-				return err == nil && r.Code == 0
-			}
+		i := slices.IndexFunc(all, func(d cluster.Disk) bool { return strings.HasPrefix(d.Name, "import-"+name+"-") })
+		if i < 0 {
+			return false
 		}
-		return false
+		side = all[i].Name
+		r, err := c.CLI("disk", "set", side, "--bandwidth", "1MiB")
+		return err == nil && r.Code == 0
+	}))
+	slowed()
+	must(t, cluster.Wait("qemu-img to write", patience, func() bool {
+		d, err := c.Disk(side)
+		return err == nil && d.Sessions > 0
 	}))
 	return cmd, side
+}
+
+// slowedConvert is a PATH on which qemu-img converts nothing before slowed was called.
+func slowedConvert(t *testing.T) (path string, slowed func()) {
+	t.Helper()
+	qemu, err := exec.LookPath("qemu-img")
+	must(t, err)
+	dir := t.TempDir()
+	gate := filepath.Join(dir, "gate")
+	script := fmt.Sprintf("#!/bin/sh\nif [ \"$1\" = convert ]; then while [ ! -e %s ]; do sleep 0.02; done; fi\nexec %s \"$@\"\n", gate, qemu)
+	must(t, os.WriteFile(filepath.Join(dir, "qemu-img"), []byte(script), 0o755))
+	return dir + ":" + os.Getenv("PATH"), func() { must(t, os.WriteFile(gate, nil, 0o600)) }
 }
 
 // Without this an import that was interrupted could leave half an image, or a disk that nobody asked for.

@@ -254,16 +254,15 @@ func (r *runner) drain() {
 	}
 }
 
-// ownedDisks is how many disks some blockd still has open.
+// ownedDisks is how many disks some blockd still has open, with those that are deleted and
+// stay for their snapshots.
 func ownedDisks(ctx context.Context, c *client.Cluster) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	disks, err := c.Disks(ctx)
+	hosts, err := c.Hosts(ctx)
 	n := 0
-	for _, d := range disks {
-		if d.OwnerHost != "" {
-			n++
-		}
+	for _, h := range hosts {
+		n += int(h.DisksOwned)
 	}
 	return n, err
 }
