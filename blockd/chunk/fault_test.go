@@ -225,6 +225,23 @@ func TestFullFileSystemCountsToo(t *testing.T) {
 	}
 }
 
+// Without this a store whose cleaner frees a little and packs it again would be full and not full by turns, and
+// clients get ENOSPC by turns.
+func TestFullStoreIsFullUntilThereIsRoom(t *testing.T) {
+	fs := vfs.NewCrash()
+	s := testNew(t, fs, "/store", clock.NewManual())
+	for _, c := range []struct {
+		available uint64
+		full      bool
+	}{{75, false}, {69, true}, {75, true}, {79, true}, {81, false}, {75, false}} {
+		fs.SetDiskUsage(pvfs.DiskUsage{TotalBytes: 1000 << 20, AvailBytes: c.available << 20, UsedBytes: (1000 - c.available) << 20})
+		s.checkSpace()
+		if got := s.Stats().FullShards; got != c.full {
+			t.Errorf("with %d of 1000 left: full %v", c.available, got)
+		}
+	}
+}
+
 // Without this a log that its owners do not release would end in an error of the
 // disk instead of an answer.
 func TestFullLogRefusesUntilReleased(t *testing.T) {

@@ -22,8 +22,10 @@ import (
 // is for meta appends, commits, tombstones and the index. Above metaMark no meta
 // append either: what is left is the index's own, so that it can delete. Above
 // fullMark the store calls itself full: engines take no new bytes for it, and what
-// they have taken is packed into the room between the two.
+// they have taken is packed into the room between the two. It does so until it is
+// below roomMark: what a cleaner frees and packs again must not turn it to and fro.
 const (
+	roomMark   = 920
 	fullMark   = 930
 	shardsMark = 950
 	metaMark   = 990
@@ -36,6 +38,7 @@ type counters struct {
 	deletes                                       atomic.Int64
 	indexBytes, fsAvailable, fsTotal              atomic.Int64
 	groups, groupTime                             atomic.Int64
+	callsFull                                     atomic.Bool // fullMark was passed, and roomMark not since
 	wantFile                                      chan struct{}
 }
 
@@ -84,7 +87,7 @@ func (s *Store) Stats() Stats {
 	st.ShardBytes, st.ExtentFiles = units*extent.Unit, files
 	st.CapacityBytes, st.UsedBytes, st.FreeBytes = s.capacity(), s.used(), s.free()
 	_, st.FullMeta = s.full()
-	st.FullShards = s.over(fullMark)
+	st.FullShards = s.callsFull()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.JournalBytes = s.mu.core.JournalBytes()
@@ -109,6 +112,17 @@ func (s *Store) used() int64 {
 
 // full tells which marks are passed.
 func (s *Store) full() (shards, meta bool) { return s.over(shardsMark), s.over(metaMark) }
+
+// callsFull tells whether the store calls itself full.
+func (s *Store) callsFull() bool {
+	mark := int64(fullMark)
+	if s.count.callsFull.Load() {
+		mark = roomMark
+	}
+	full := s.over(mark)
+	s.count.callsFull.Store(full)
+	return full
+}
 
 // over tells whether a mark is passed.
 func (s *Store) over(mark int64) bool {

@@ -79,7 +79,7 @@ func (r *Report) add(l Level, code, subject, format string, args ...any) {
 // Unavailable: something cannot be read or written now.
 func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member, now time.Duration) *Report {
 	r := &Report{Level: OK, Profiles: make(map[placement.Profile]*PGCounts)}
-	r.Risk.Margin = max(len(Healthy(t, nil))-2, 0) // writing needs two
+	r.Risk.Margin = max(serving(t)-2, 0) // writing needs two; a full store keeps what it has, and journals
 	r.members(members)
 	r.stores(m, t, l, now)
 	r.hosts(m, t)
@@ -89,6 +89,16 @@ func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member
 	}
 	slices.SortStableFunc(r.Reasons, func(a, b Reason) int { return cmp.Compare(b.Level, a.Level) })
 	return r
+}
+
+// serving counts the stores that are up, full or not.
+func serving(t *cluster.Topology) (n int) {
+	for _, s := range t.Stores {
+		if s.State == cluster.StoreUp {
+			n++
+		}
+	}
+	return n
 }
 
 func (r *Report) members(members []Member) {
@@ -212,7 +222,12 @@ func (r *Report) groups(m *state.Machine, t *cluster.Topology, l *Liveness) {
 	if r.Total.Reduced > 0 {
 		r.add(Degraded, "pg_reduced_margin", "", "%d placement groups have less margin than they should", r.Total.Reduced)
 	}
-	if !preferred && (len(t.PGs) > 0 || len(Healthy(t, nil)) > 1) {
+	healthy := len(Healthy(t, nil))
+	switch full := serving(t) - healthy; {
+	case preferred || len(t.PGs) == 0 && healthy < 2:
+	case full > healthy:
+		r.add(AtRisk, "cluster_full", "", "the cluster is full: writes to blocks that have no room yet fail with ENOSPC, reads go on; delete disks or snapshots, trim, or add stores")
+	default:
 		r.add(AtRisk, "no_placement", "", "no placement group can take new data; writes will wait once the journals are full")
 	}
 }

@@ -308,6 +308,15 @@ var healthCases = []healthCase{
 	{name: "one host has it all", hosts: []int{6}, want: Degraded, codes: "pg_reduced_margin"},
 	{name: "a store is full", hosts: []int{2, 2, 2}, do: func(s *scene) { s.full[ref(1, 1)] = true; s.beat(1); s.place() },
 		want: AtRisk, codes: "store_full"},
+	{name: "all stores are full", hosts: []int{2, 2, 2}, do: func(s *scene) {
+		for h := 1; h <= 3; h++ {
+			s.full[ref(h, 1)], s.full[ref(h, 2)] = true, true
+		}
+		s.beat(1, 2, 3)
+		if r := s.health(); r.Risk.Margin != 2 {
+			s.t.Errorf("%d stores more may be lost, want 2: what is stored is as safe as before", r.Risk.Margin)
+		}
+	}, want: AtRisk, codes: "cluster_full store_full"},
 	{name: "a metad is down", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}, {"m3", false}},
 		want: AtRisk, codes: "metad_down metad_no_margin"},
 	{name: "one of five metads is down", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}, {"m3", false}, {"m4", true}, {"m5", true}},

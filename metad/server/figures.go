@@ -85,11 +85,14 @@ func fillRoom(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, top
 	}
 }
 
-// code is how new bytes are coded now: k of width.
+// code is how new bytes are coded now, k of width; in a cluster too full for new bytes, how the last group is.
 func code(top *cluster.Topology) (k, width uint64) {
+	if len(top.PGs) == 0 {
+		return 0, 0
+	}
 	i := slices.IndexFunc(top.PGs, func(p cluster.PG) bool { return p.Preferred })
 	if i < 0 {
-		return 0, 0
+		i = len(top.PGs) - 1
 	}
 	v := top.PGs[i].Current()
 	return uint64(v.K), uint64(v.K) + uint64(v.M)

@@ -90,7 +90,7 @@ func (r *reign) sayStore(now time.Duration, s *cluster.Store) {
 			r.say(state.Warning, "store_full", aboutStore, name, "store on %s is full and takes no new data", s.Host)
 			return
 		}
-		r.say(state.Info, "store_up", aboutStore, name, "store on %s is up", s.Host)
+		r.say(state.Info, "store_up", aboutStore, name, "store on %s is up and takes data", s.Host)
 	case cluster.StoreDraining:
 		r.say(state.Info, "store_draining", aboutStore, name, "store on %s is being emptied", s.Host)
 	case cluster.StoreLost:
