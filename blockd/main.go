@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	lifecycle.PrivateFiles()
 	if code, is := server.Command(os.Args[1:], os.Stdout, os.Stderr); is {
 		os.Exit(code)
 	}

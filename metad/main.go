@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	lifecycle.PrivateFiles()
 	file := flag.String("config", "", "configuration `FILE` (YAML); required")
 	restore := flag.String("restore", "", "fill the empty data folder from a backup `FILE` and exit")
 	alone := flag.Bool("recover-alone", false, "the other members are lost for good: begin anew with what this one has, and exit")

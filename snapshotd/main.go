@@ -14,6 +14,7 @@ import (
 )
 
 func main() {
+	lifecycle.PrivateFiles()
 	file := flag.String("config", "", "configuration `FILE` (YAML); required")
 	version := flag.Bool("version", false, "print the version and exit")
 	flag.Parse()

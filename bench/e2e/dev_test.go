@@ -13,6 +13,20 @@ import (
 	"ashlar.dev/pkg/nbd"
 )
 
+// private: other users of the machine could else read what disks hold.
+func private(t *testing.T, dir string) {
+	t.Helper()
+	must(t, filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return nil // a file that has gone meanwhile
+		}
+		if fi, err := d.Info(); err == nil && fi.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %04o", path, fi.Mode().Perm())
+		}
+		return nil
+	}))
+}
+
 // Without this a cluster on one machine would lose its disks or its addresses at a restart,
 // leave daemons behind, or be run twice on one folder.
 func TestDevStartsAgainWithAllData(t *testing.T) {
@@ -35,6 +49,7 @@ func TestDevStartsAgainWithAllData(t *testing.T) {
 		}
 	}
 	aloneOnItsFolder(t, c)
+	private(t, filepath.Join(c.Dir, "data"))
 
 	must(t, c.Down())
 	if left, _ := filepath.Glob(filepath.Join(c.Dir, "run", "*.pid")); len(left) > 0 {

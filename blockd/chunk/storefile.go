@@ -143,7 +143,7 @@ func Format(dir string, o FormatOptions) (Identity, error) {
 	if o.FS == nil {
 		o.FS = vfs.OS
 	}
-	if err := o.FS.MkdirAll(dir, 0o755); err != nil {
+	if err := o.FS.MkdirAll(dir, 0o700); err != nil {
 		return Identity{}, fmt.Errorf("make store directory: %w", err)
 	}
 	s := o.identity(dir)
@@ -180,7 +180,7 @@ func formatParts(dir string, fs vfs.FS, s *Identity) error {
 	if err := log.Format(logOptions(dir, fs, s)); err != nil {
 		return err
 	}
-	if err := fs.MkdirAll(filepath.Join(dir, "extents"), 0o755); err != nil {
+	if err := fs.MkdirAll(filepath.Join(dir, "extents"), 0o700); err != nil {
 		return err
 	}
 	if err := formatIndex(dir, fs); err != nil {

@@ -56,6 +56,9 @@ func Format(c clock.Clock, dir string, size config.ByteSize) (chunk.Identity, er
 		o.LogFileBytes, o.LogFilesMax = 32<<20, 12
 	}
 	ident, err := chunk.Format(dir, o)
+	if err == nil {
+		err = os.Chmod(dir, 0o700) // it may have been there, as a mount is
+	}
 	if err != nil {
 		return chunk.Identity{}, fmt.Errorf("format store %s: %w", dir, err)
 	}

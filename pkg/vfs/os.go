@@ -22,7 +22,7 @@ type osFS struct{ pvfs.FS }
 func (o osFS) Unwrap() pvfs.FS { return o.FS }
 
 func (osFS) LockFile(name string) (io.Closer, error) {
-	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o644)
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -49,9 +49,9 @@ func (osFS) OpenDirect(name string, create bool) (File, error) {
 	if create {
 		flags |= unix.O_CREAT | unix.O_EXCL
 	}
-	fd, err := unix.Open(name, flags|unix.O_DIRECT, 0o644)
+	fd, err := unix.Open(name, flags|unix.O_DIRECT, 0o600)
 	if errors.Is(err, unix.EINVAL) { // a file system without direct I/O
-		fd, err = unix.Open(name, flags&^unix.O_EXCL, 0o644)
+		fd, err = unix.Open(name, flags&^unix.O_EXCL, 0o600)
 	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}

@@ -123,7 +123,7 @@ func Format(o Options) error {
 	if o.FilesMax < FilesMin || o.FileBytes%Block != 0 || o.FileBytes < 16*Block {
 		return fmt.Errorf("format log of %d files of %d bytes: %w", o.FilesMax, o.FileBytes, errs.ErrInvalid)
 	}
-	if err := o.FS.MkdirAll(o.Dir, 0o755); err != nil {
+	if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
 		return fmt.Errorf("make log directory: %w", err)
 	}
 	l := &Log{o: o}
