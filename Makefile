@@ -42,7 +42,7 @@ e2e: build tools ## real tools against real daemons, in two lanes (LANES=1: one,
 	deploy/dev/e2e $(LANES)
 
 s3: build tools bin/tools/versitygw ## the archive in a real S3 server over TLS (e2e runs this, too, where the server is built)
-	go test -tags e2e -count=1 -timeout 15m -run TestArchiveInS3 ./bench/e2e/
+	go test -tags e2e -count=1 -timeout 15m -run 'TestArchiveInS3|TestLocked' ./bench/e2e/
 
 newer: build tools bin/tools/newer ## clients of the next Debian release: QEMU 10 and libnbd 1.22, with extended headers, and Linux's own (unpacked once)
 	PATH="$(CURDIR)/bin/tools/newer/bin:$$PATH" NEWER="$(CURDIR)/bin/tools/newer" go test -tags e2e -count=1 -timeout 10m -run '$(NBD_CLIENTS)' ./bench/e2e/

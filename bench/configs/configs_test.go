@@ -4,6 +4,7 @@ import (
 	"flag"
 	"path/filepath"
 	"testing"
+	"time"
 
 	blockd "ashlar.dev/blockd/server"
 	metad "ashlar.dev/metad/server"
@@ -49,7 +50,7 @@ func blockdExample() *blockd.Config {
 
 func snapshotdExample() *snapshotd.Config {
 	return &snapshotd.Config{
-		ID: "s1", TLS: keys("snapshotd"), Metad: []string{"10.0.0.1:7100", "10.0.0.2:7100", "10.0.0.3:7100"}, DebugListen: "127.0.0.1:7390",
+		ID: "s1", TLS: keys("snapshotd"), Lock: snapshotd.LockConfig{For: config.Duration(30 * 24 * time.Hour)}, Metad: []string{"10.0.0.1:7100", "10.0.0.2:7100", "10.0.0.3:7100"}, DebugListen: "127.0.0.1:7390",
 		Archive: archive.Config{KeyFile: "/etc/ashlar/archive.key", Store: objectstore.Config{BandwidthMax: 200 * config.MiB,
 			S3: objectstore.S3Config{Endpoint: "s3.example:9000", Bucket: "ashlar", Prefix: "prod", Credentials: "/etc/ashlar/s3.credentials"}}},
 	}

@@ -49,26 +49,33 @@ func needS3(t *testing.T) string {
 	return gw
 }
 
-// serveS3 starts both for a test.
-func serveS3(t *testing.T, gw string) *bucket {
+// gateway is a versitygw that serves folder s3 in dir.
+type gateway struct {
+	dir, address, credentials string
+	cert                      string // file, to be trusted
+	roots                     *x509.CertPool
+}
+
+// startGateway starts one; args are of its posix backend.
+func startGateway(t *testing.T, gw string, args ...string) *gateway {
 	t.Helper()
-	b := &bucket{bad: make(map[string]int), stored: make(map[string]int)}
 	dir := t.TempDir()
-	b.folder, b.credentials, b.ca = filepath.Join(dir, "s3", "snaps"), filepath.Join(dir, "credentials"), filepath.Join(dir, "ca.pem")
-	must(t, os.MkdirAll(b.folder, 0o700))
-	must(t, os.WriteFile(b.credentials, []byte("access_key = tester\nsecret_key = hidden-from-logs\n"), 0o600))
+	must(t, os.MkdirAll(filepath.Join(dir, "s3"), 0o700))
+	g := &gateway{dir: dir, credentials: filepath.Join(dir, "credentials")}
+	must(t, os.WriteFile(g.credentials, []byte("access_key = tester\nsecret_key = hidden-from-logs\n"), 0o600))
 	cert, key := filepath.Join(dir, "gw.crt"), filepath.Join(dir, "gw.key")
 	run(t, "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", "-subj", "/CN=gw",
 		"-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	address := l.Addr().String()
+	g.address, g.cert = l.Addr().String(), cert
 	must(t, l.Close())
-	cmd := exec.Command(gw, "--access", "tester", "--secret", "hidden-from-logs", "--port", address, "--cert", cert, "--key", key, "--quiet", "posix", filepath.Join(dir, "s3"))
+	all := append([]string{"--access", "tester", "--secret", "hidden-from-logs", "--port", g.address, "--cert", cert, "--key", key, "--quiet", "posix"}, args...)
+	cmd := exec.Command(gw, append(all, filepath.Join(dir, "s3"))...)
 	must(t, cmd.Start())
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }) // it is ours, and has nothing to lose
 	must(t, cluster.Wait("versitygw", patience, func() bool {
-		c, err := net.DialTimeout("tcp", address, time.Second)
+		c, err := net.DialTimeout("tcp", g.address, time.Second)
 		if err == nil {
 			_ = c.Close()
 		}
@@ -76,10 +83,20 @@ func serveS3(t *testing.T, gw string) *bucket {
 	}))
 	pemText, err := os.ReadFile(cert)
 	must(t, err)
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(pemText)
-	p := &httputil.ReverseProxy{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, Rewrite: func(r *httputil.ProxyRequest) {
-		r.SetURL(&url.URL{Scheme: "https", Host: address})
+	g.roots = x509.NewCertPool()
+	g.roots.AppendCertsFromPEM(pemText)
+	return g
+}
+
+// serveS3 starts both for a test.
+func serveS3(t *testing.T, gw string) *bucket {
+	t.Helper()
+	g := startGateway(t, gw)
+	b := &bucket{bad: make(map[string]int), stored: make(map[string]int), credentials: g.credentials}
+	b.folder, b.ca = filepath.Join(g.dir, "s3", "snaps"), filepath.Join(g.dir, "ca.pem")
+	must(t, os.MkdirAll(b.folder, 0o700))
+	p := &httputil.ReverseProxy{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.roots}}, Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(&url.URL{Scheme: "https", Host: g.address})
 		r.Out.Host = r.In.Host // it is signed
 	}, ModifyResponse: func(r *http.Response) error {
 		if r.Request.Method == http.MethodPut && r.StatusCode == http.StatusOK {

@@ -903,7 +903,7 @@ type ArchiveTaskRequest struct {
 	Kind          ArchiveTaskKind        `protobuf:"varint,2,opt,name=kind,proto3,enum=ashlar.v1.ArchiveTaskKind" json:"kind,omitempty"`
 	DiskId        string                 `protobuf:"bytes,3,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"` // of a list: empty for all
 	SnapshotId    string                 `protobuf:"bytes,4,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
-	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun        bool                   `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`                   // of a gc or a deletion: only say what would happen
 	GraceSeconds  uint32                 `protobuf:"varint,6,opt,name=grace_seconds,json=graceSeconds,proto3" json:"grace_seconds,omitempty"` // of a gc: what was deleted so long ago goes
 	To            *CopyTarget            `protobuf:"bytes,7,opt,name=to,proto3" json:"to,omitempty"`                                          // of a copy
 	unknownFields protoimpl.UnknownFields
@@ -990,22 +990,28 @@ func (x *ArchiveTaskRequest) GetTo() *CopyTarget {
 }
 
 type ArchiveTaskReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TaskId        string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
-	Done          bool                   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
-	Failed        string                 `protobuf:"bytes,3,opt,name=failed,proto3" json:"failed,omitempty"`                            // why, with done
-	FailedCode    uint32                 `protobuf:"varint,4,opt,name=failed_code,json=failedCode,proto3" json:"failed_code,omitempty"` // class of that
-	DoneObjects   uint64                 `protobuf:"varint,5,opt,name=done_objects,json=doneObjects,proto3" json:"done_objects,omitempty"`
-	TotalObjects  uint64                 `protobuf:"varint,6,opt,name=total_objects,json=totalObjects,proto3" json:"total_objects,omitempty"`
-	DoneBytes     uint64                 `protobuf:"varint,7,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
-	TotalBytes    uint64                 `protobuf:"varint,8,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	Entries       []*ArchiveEntry        `protobuf:"bytes,9,rep,name=entries,proto3" json:"entries,omitempty"` // at most 10,000
-	More          bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
-	Place         string                 `protobuf:"bytes,11,opt,name=place,proto3" json:"place,omitempty"`
-	Worker        string                 `protobuf:"bytes,12,opt,name=worker,proto3" json:"worker,omitempty"`
-	FoundObjects  uint64                 `protobuf:"varint,13,opt,name=found_objects,json=foundObjects,proto3" json:"found_objects,omitempty"` // of a copy: that were there already
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	TaskId       string                 `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Done         bool                   `protobuf:"varint,2,opt,name=done,proto3" json:"done,omitempty"`
+	Failed       string                 `protobuf:"bytes,3,opt,name=failed,proto3" json:"failed,omitempty"`                            // why, with done
+	FailedCode   uint32                 `protobuf:"varint,4,opt,name=failed_code,json=failedCode,proto3" json:"failed_code,omitempty"` // class of that
+	DoneObjects  uint64                 `protobuf:"varint,5,opt,name=done_objects,json=doneObjects,proto3" json:"done_objects,omitempty"`
+	TotalObjects uint64                 `protobuf:"varint,6,opt,name=total_objects,json=totalObjects,proto3" json:"total_objects,omitempty"`
+	DoneBytes    uint64                 `protobuf:"varint,7,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	TotalBytes   uint64                 `protobuf:"varint,8,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	Entries      []*ArchiveEntry        `protobuf:"bytes,9,rep,name=entries,proto3" json:"entries,omitempty"` // at most 10,000
+	More         bool                   `protobuf:"varint,10,opt,name=more,proto3" json:"more,omitempty"`
+	Place        string                 `protobuf:"bytes,11,opt,name=place,proto3" json:"place,omitempty"`
+	Worker       string                 `protobuf:"bytes,12,opt,name=worker,proto3" json:"worker,omitempty"`
+	FoundObjects uint64                 `protobuf:"varint,13,opt,name=found_objects,json=foundObjects,proto3" json:"found_objects,omitempty"` // of a copy: that were there already
+	// Object lock. Of a gc: what stays because of it, and until when at most; of a verification: until when the manifest
+	// is locked, and how many objects it names are not for as long.
+	LockedObjects     uint64 `protobuf:"varint,240,opt,name=locked_objects,json=lockedObjects,proto3" json:"locked_objects,omitempty"`
+	LockedBytes       uint64 `protobuf:"varint,241,opt,name=locked_bytes,json=lockedBytes,proto3" json:"locked_bytes,omitempty"`
+	LockedUntilUnixMs int64  `protobuf:"varint,242,opt,name=locked_until_unix_ms,json=lockedUntilUnixMs,proto3" json:"locked_until_unix_ms,omitempty"`
+	UnlockedObjects   uint64 `protobuf:"varint,243,opt,name=unlocked_objects,json=unlockedObjects,proto3" json:"unlocked_objects,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ArchiveTaskReply) Reset() {
@@ -1129,22 +1135,51 @@ func (x *ArchiveTaskReply) GetFoundObjects() uint64 {
 	return 0
 }
 
+func (x *ArchiveTaskReply) GetLockedObjects() uint64 {
+	if x != nil {
+		return x.LockedObjects
+	}
+	return 0
+}
+
+func (x *ArchiveTaskReply) GetLockedBytes() uint64 {
+	if x != nil {
+		return x.LockedBytes
+	}
+	return 0
+}
+
+func (x *ArchiveTaskReply) GetLockedUntilUnixMs() int64 {
+	if x != nil {
+		return x.LockedUntilUnixMs
+	}
+	return 0
+}
+
+func (x *ArchiveTaskReply) GetUnlockedObjects() uint64 {
+	if x != nil {
+		return x.UnlockedObjects
+	}
+	return 0
+}
+
 type ArchiveEntry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DiskId        string                 `protobuf:"bytes,1,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
-	Disk          string                 `protobuf:"bytes,2,opt,name=disk,proto3" json:"disk,omitempty"`
-	SnapshotId    string                 `protobuf:"bytes,3,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
-	Snapshot      string                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
-	CreatedUnixMs int64                  `protobuf:"varint,5,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	SizeBytes     uint64                 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`       // of the disk
-	StoredBytes   uint64                 `protobuf:"varint,7,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"` // of its own upload
-	NeedsBytes    uint64                 `protobuf:"varint,8,opt,name=needs_bytes,json=needsBytes,proto3" json:"needs_bytes,omitempty"`    // of all objects that it names
-	Base          string                 `protobuf:"bytes,9,opt,name=base,proto3" json:"base,omitempty"`                                   // id
-	Manifest      string                 `protobuf:"bytes,10,opt,name=manifest,proto3" json:"manifest,omitempty"`
-	ClusterId     string                 `protobuf:"bytes,11,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Note          string                 `protobuf:"bytes,12,opt,name=note,proto3" json:"note,omitempty"` // what is wrong with it, or was done
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	DiskId            string                 `protobuf:"bytes,1,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
+	Disk              string                 `protobuf:"bytes,2,opt,name=disk,proto3" json:"disk,omitempty"`
+	SnapshotId        string                 `protobuf:"bytes,3,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	Snapshot          string                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	CreatedUnixMs     int64                  `protobuf:"varint,5,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	SizeBytes         uint64                 `protobuf:"varint,6,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`       // of the disk
+	StoredBytes       uint64                 `protobuf:"varint,7,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"` // of its own upload
+	NeedsBytes        uint64                 `protobuf:"varint,8,opt,name=needs_bytes,json=needsBytes,proto3" json:"needs_bytes,omitempty"`    // of all objects that it names
+	Base              string                 `protobuf:"bytes,9,opt,name=base,proto3" json:"base,omitempty"`                                   // id
+	Manifest          string                 `protobuf:"bytes,10,opt,name=manifest,proto3" json:"manifest,omitempty"`
+	ClusterId         string                 `protobuf:"bytes,11,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Note              string                 `protobuf:"bytes,12,opt,name=note,proto3" json:"note,omitempty"`                                                          // what is wrong with it, or was done
+	LockedUntilUnixMs int64                  `protobuf:"varint,240,opt,name=locked_until_unix_ms,json=lockedUntilUnixMs,proto3" json:"locked_until_unix_ms,omitempty"` // nobody can delete it before
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ArchiveEntry) Reset() {
@@ -1261,6 +1296,13 @@ func (x *ArchiveEntry) GetNote() string {
 	return ""
 }
 
+func (x *ArchiveEntry) GetLockedUntilUnixMs() int64 {
+	if x != nil {
+		return x.LockedUntilUnixMs
+	}
+	return 0
+}
+
 var File_ashlar_archive_proto protoreflect.FileDescriptor
 
 const file_ashlar_archive_proto_rawDesc = "" +
@@ -1346,7 +1388,7 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	"snapshotId\x12\x17\n" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\x12#\n" +
 	"\rgrace_seconds\x18\x06 \x01(\rR\fgraceSeconds\x12%\n" +
-	"\x02to\x18\a \x01(\v2\x15.ashlar.v1.CopyTargetR\x02to\"\x9a\x03\n" +
+	"\x02to\x18\a \x01(\v2\x15.ashlar.v1.CopyTargetR\x02to\"\xc4\x04\n" +
 	"\x10ArchiveTaskReply\x12\x17\n" +
 	"\atask_id\x18\x01 \x01(\tR\x06taskId\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\bR\x04done\x12\x16\n" +
@@ -1364,7 +1406,11 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	" \x01(\bR\x04more\x12\x14\n" +
 	"\x05place\x18\v \x01(\tR\x05place\x12\x16\n" +
 	"\x06worker\x18\f \x01(\tR\x06worker\x12#\n" +
-	"\rfound_objects\x18\r \x01(\x04R\ffoundObjects\"\xe6\x02\n" +
+	"\rfound_objects\x18\r \x01(\x04R\ffoundObjects\x12&\n" +
+	"\x0elocked_objects\x18\xf0\x01 \x01(\x04R\rlockedObjects\x12\"\n" +
+	"\flocked_bytes\x18\xf1\x01 \x01(\x04R\vlockedBytes\x120\n" +
+	"\x14locked_until_unix_ms\x18\xf2\x01 \x01(\x03R\x11lockedUntilUnixMs\x12*\n" +
+	"\x10unlocked_objects\x18\xf3\x01 \x01(\x04R\x0funlockedObjects\"\x98\x03\n" +
 	"\fArchiveEntry\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04disk\x18\x02 \x01(\tR\x04disk\x12\x1f\n" +
@@ -1382,7 +1428,8 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	" \x01(\tR\bmanifest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\v \x01(\tR\tclusterId\x12\x12\n" +
-	"\x04note\x18\f \x01(\tR\x04note*\xdf\x01\n" +
+	"\x04note\x18\f \x01(\tR\x04note\x120\n" +
+	"\x14locked_until_unix_ms\x18\xf0\x01 \x01(\x03R\x11lockedUntilUnixMs*\xdf\x01\n" +
 	"\x0fArchiveTaskKind\x12!\n" +
 	"\x1dARCHIVE_TASK_KIND_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16ARCHIVE_TASK_KIND_LIST\x10\x01\x12\x1c\n" +

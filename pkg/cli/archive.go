@@ -208,6 +208,8 @@ type verifyView struct {
 	Snapshot string `json:"snapshot"`
 	Objects  uint64 `json:"objects"`
 	Bytes    uint64 `json:"bytes"`
+	Locked   string `json:"lockedUntil,omitempty"`
+	Unlocked uint64 `json:"unlockedObjects,omitempty"` // that it needs, and that are not locked for as long
 }
 
 // Run is called by kong.
@@ -223,9 +225,15 @@ func (c *snapshotVerify) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	v := verifyView{c.Snapshot, rep.GetDoneObjects(), rep.GetDoneBytes()}
+	v := verifyView{c.Snapshot, rep.GetDoneObjects(), rep.GetDoneBytes(), rfc3339(rep.GetLockedUntilUnixMs()), rep.GetUnlockedObjects()}
 	return s.show(v, func(w io.Writer) {
 		fmt.Fprintf(w, "%s is whole: %d objects, %s, every block is right\n", c.Snapshot, v.Objects, size(v.Bytes))
+		if v.Locked != "" {
+			fmt.Fprintf(w, "it is locked until %s: nobody can delete or change it before\n", v.Locked)
+		}
+		if v.Unlocked > 0 {
+			fmt.Fprintf(w, "but %d objects that it needs are not locked for as long: somebody has put or unlocked them by other means\n", v.Unlocked)
+		}
 	})
 }
 
@@ -281,6 +289,7 @@ type archiveEntryView struct {
 	Manifest    string `json:"manifest"`
 	ClusterID   string `json:"clusterId,omitempty"`
 	Note        string `json:"note,omitempty"`
+	Locked      string `json:"lockedUntil,omitempty"` // nobody can delete it before
 }
 
 // Run is called by kong.
@@ -289,13 +298,14 @@ func (c *archiveList) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	views := []archiveEntryView{}
+	views, locks := []archiveEntryView{}, false
 	for _, e := range rep.GetEntries() {
 		if c.Disk != "" && e.GetDisk() != c.Disk && e.GetDiskId() != c.Disk {
 			continue
 		}
 		views = append(views, archiveEntryView{e.GetDisk(), e.GetDiskId(), e.GetSnapshot(), e.GetSnapshotId(), rfc3339(e.GetCreatedUnixMs()), e.GetSizeBytes(),
-			e.GetStoredBytes(), e.GetNeedsBytes(), e.GetBase(), e.GetManifest(), e.GetClusterId(), e.GetNote()})
+			e.GetStoredBytes(), e.GetNeedsBytes(), e.GetBase(), e.GetManifest(), e.GetClusterId(), e.GetNote(), rfc3339(e.GetLockedUntilUnixMs())})
+		locks = locks || e.GetLockedUntilUnixMs() != 0
 	}
 	return s.show(views, func(w io.Writer) {
 		if len(views) == 0 {
@@ -303,6 +313,10 @@ func (c *archiveList) Run(ctx context.Context, s *session) error {
 			return
 		}
 		var rows [][]string
+		heads := []string{"DISK", "SNAPSHOT", "TAKEN", "SIZE", "STORED", "NEEDS"}
+		if locks {
+			heads = append(heads, "LOCKED UNTIL")
+		}
 		for _, v := range views {
 			how := "whole"
 			if v.Base != "" {
@@ -312,9 +326,9 @@ func (c *archiveList) Run(ctx context.Context, s *session) error {
 				rows = append(rows, []string{v.Manifest, "", "", "", "", v.Note})
 				continue
 			}
-			rows = append(rows, []string{v.Disk, v.Snapshot, v.Created, size(v.SizeBytes), size(v.StoredBytes) + " " + how, size(v.NeedsBytes)})
+			rows = append(rows, []string{v.Disk, v.Snapshot, v.Created, size(v.SizeBytes), size(v.StoredBytes) + " " + how, size(v.NeedsBytes), v.Locked}[:len(heads)])
 		}
-		table(w, []string{"DISK", "SNAPSHOT", "TAKEN", "SIZE", "STORED", "NEEDS"}, rows)
+		table(w, heads, rows)
 		if rep.GetMore() {
 			fmt.Fprintln(w, "there are more")
 		}
@@ -362,6 +376,10 @@ func (c *archiveDelete) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	q := &api.ArchiveTaskRequest{Kind: api.ArchiveTaskKind_ARCHIVE_TASK_KIND_DELETE, DiskId: diskID, SnapshotId: snapshotID, DryRun: true}
+	if _, err = s.task(ctx, q); err != nil { // what is refused is refused before anything is done
+		return err
+	}
 	// The cluster forgets it first: nothing is uploaded against it from now on.
 	if err = s.with(ctx, func(ctx context.Context, cl Cluster) error {
 		_, err := cl.ArchiveSnapshot(ctx, disk, name, true)
@@ -369,7 +387,8 @@ func (c *archiveDelete) Run(ctx context.Context, s *session) error {
 	}); err != nil && !errors.Is(err, errs.ErrNotFound) {
 		return err
 	}
-	if _, err := s.task(ctx, &api.ArchiveTaskRequest{Kind: api.ArchiveTaskKind_ARCHIVE_TASK_KIND_DELETE, DiskId: diskID, SnapshotId: snapshotID}); err != nil {
+	q.DryRun = false
+	if _, err := s.task(ctx, q); err != nil {
 		return err
 	}
 	return s.show(struct {
@@ -390,7 +409,8 @@ const graceMin = time.Minute
 // Help is printed by kong below the summary.
 func (c *archiveGc) Help() string {
 	return `Deletes from the archive the objects of deleted snapshots that no other one needs, and those of uploads that were
-given up. What somebody restores from, or uploads against, stays. It is safe beside all of that.`
+given up. What somebody restores from, or uploads against, stays, and what is locked (object lock): a later
+gc takes that. It is safe beside all of it, and when it is killed the next one goes on.`
 }
 
 // gcView is what was reclaimed, in JSON.
@@ -398,6 +418,10 @@ type gcView struct {
 	DryRun  bool   `json:"dryRun"`
 	Objects uint64 `json:"objects"`
 	Bytes   uint64 `json:"bytes"`
+
+	LockedObjects uint64 `json:"lockedObjects,omitempty"` // that would have gone
+	LockedBytes   uint64 `json:"lockedBytes,omitempty"`
+	LockedUntil   string `json:"lockedUntil,omitempty"` // the last of them
 }
 
 // Run is called by kong.
@@ -409,12 +433,15 @@ func (c *archiveGc) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
-	v := gcView{c.DryRun, rep.GetDoneObjects(), rep.GetDoneBytes()}
+	v := gcView{c.DryRun, rep.GetDoneObjects(), rep.GetDoneBytes(), rep.GetLockedObjects(), rep.GetLockedBytes(), rfc3339(rep.GetLockedUntilUnixMs())}
 	return s.show(v, func(w io.Writer) {
 		what := "reclaimed"
 		if c.DryRun {
 			what = "would reclaim"
 		}
 		fmt.Fprintf(w, "%s %d objects, %s\n", what, v.Objects, size(v.Bytes))
+		if v.LockedObjects > 0 {
+			fmt.Fprintf(w, "%d objects, %s, are locked and stay, the last until %s; a later gc takes them\n", v.LockedObjects, size(v.LockedBytes), v.LockedUntil)
+		}
 	})
 }

@@ -22,10 +22,12 @@ type devCommand struct {
 	MetadConfig  string          `help:"YAML laid over each metad's config, for experiments." placeholder:"FILE" type:"existingfile"`
 	BlockdConfig string          `help:"YAML laid over each blockd's config, for experiments." placeholder:"FILE" type:"existingfile"`
 
-	SnapshotdConfig string `help:"YAML laid over the snapshotd's config, for experiments." placeholder:"FILE" type:"existingfile"`
-	S3              string `name:"s3" help:"Keep the archive in a bucket of an S3 server instead of the folder: https://HOST:PORT/BUCKET[/PREFIX]." placeholder:"URL"`
-	S3Credentials   string `name:"s3-credentials" help:"File with the lines access_key = … and secret_key = …, readable by you only." placeholder:"FILE" type:"existingfile"`
-	S3CA            string `name:"s3-ca" help:"File of certificates to trust for it instead of the system's." placeholder:"FILE" type:"existingfile"`
+	SnapshotdConfig string          `help:"YAML laid over the snapshotd's config, for experiments." placeholder:"FILE" type:"existingfile"`
+	S3              string          `name:"s3" help:"Keep the archive in a bucket of an S3 server instead of the folder: https://HOST:PORT/BUCKET[/PREFIX]." placeholder:"URL"`
+	S3Credentials   string          `name:"s3-credentials" help:"File with the lines access_key = … and secret_key = …, readable by you only." placeholder:"FILE" type:"existingfile"`
+	S3Lock          config.Duration `name:"s3-lock" help:"Lock what is archived there for so long (object lock): nobody can delete or change it before." placeholder:"30d"`
+	S3LockMode      string          `name:"s3-lock-mode" help:"governance, or compliance: that lock is taken away by nobody." placeholder:"governance"`
+	S3CA            string          `name:"s3-ca" help:"File of certificates to trust for it instead of the system's." placeholder:"FILE" type:"existingfile"`
 }
 
 // Help is the long form.
@@ -54,10 +56,12 @@ func (c *devCommand) Run(ctx context.Context, s *session) error {
 		if s3, err = devcluster.ParseS3(c.S3, c.S3Credentials, c.S3CA); err != nil {
 			return err
 		}
+	} else if c.S3Lock > 0 {
+		return &hinted{fmt.Errorf("only a bucket of S3 can lock what is in it: %w", errs.ErrInvalid), "give --s3, or leave --s3-lock out"}
 	}
 	return s.Dev(ctx, devcluster.Options{
 		Dir: s.flags.Data, Metads: c.Metad, Blockds: c.Blockd, Stores: c.Stores, StoreSize: c.StoreSize, NoRestart: c.NoRestart,
-		SyncDelay: c.SyncDelay, MetadOverlay: c.MetadConfig, BlockdOverlay: c.BlockdConfig, SnapshotdOverlay: c.SnapshotdConfig, S3: s3, Out: s.Out,
+		SyncDelay: c.SyncDelay, MetadOverlay: c.MetadConfig, BlockdOverlay: c.BlockdConfig, SnapshotdOverlay: c.SnapshotdConfig, S3: s3, Lock: devcluster.LockConfig{For: c.S3Lock, Mode: c.S3LockMode}, Out: s.Out,
 	})
 }
 

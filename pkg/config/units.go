@@ -132,11 +132,19 @@ func (b ByteSize) MarshalYAML() (any, error) { return b.String(), nil }
 // Duration is a time span as people write it: "30s", "1m30s", "250ms". It is never negative.
 type Duration time.Duration
 
-// ParseDuration reads what String writes. A number without unit is refused, but 0.
+// daysMax bounds what is written in days.
+const daysMax = 100 * 366
+
+// ParseDuration reads what String writes, and whole days, "30d". A number without unit is refused, but 0.
 func ParseDuration(text string) (Duration, error) {
+	if n, ok := strings.CutSuffix(strings.TrimSpace(text), "d"); ok {
+		if days, err := strconv.ParseUint(n, 10, 32); err == nil && days <= daysMax {
+			return Duration(days) * Duration(24*time.Hour), nil
+		}
+	}
 	d, err := time.ParseDuration(strings.TrimSpace(text))
 	if err != nil || d < 0 {
-		return 0, fmt.Errorf("duration %.40q: write it like 30s, 250ms or 1m30s: %w", text, errs.ErrInvalid)
+		return 0, fmt.Errorf("duration %.40q: write it like 30s, 250ms, 1m30s or 30d: %w", text, errs.ErrInvalid)
 	}
 	return Duration(d), nil
 }

@@ -41,6 +41,8 @@ type Options struct {
 	MetadOverlay, BlockdOverlay, SnapshotdOverlay string
 	// S3 is where the archive is; nil: in the folder.
 	S3 *S3Config
+	// Lock is how long what is archived is locked, in S3.
+	Lock LockConfig
 
 	// Tests' stand-ins for asking metad: whether it serves, and how many disks are open.
 	serves func(context.Context) (state string, ok bool)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/pki"
 )
@@ -24,7 +25,14 @@ type SnapshotdConfig struct {
 	Metad       []string      `yaml:"metad"`
 	TLS         pki.Files     `yaml:"tls"`
 	Archive     ArchiveConfig `yaml:"archive"`
+	Lock        LockConfig    `yaml:"lock,omitempty"`
 	DebugListen string        `yaml:"debug_listen,omitempty"`
+}
+
+// LockConfig says how long what is archived is locked, and how.
+type LockConfig struct {
+	For  config.Duration `yaml:"for,omitempty"`
+	Mode string          `yaml:"mode,omitempty"`
 }
 
 // ArchiveConfig is where an archive is.
@@ -76,7 +84,7 @@ func (p *Plan) ensureSnapshotd() {
 func (l layout) archiveFolder() string { return filepath.Join(l.dir, "archive") }
 
 func (l layout) snapshotd(p *Plan, o Options) SnapshotdConfig {
-	c := SnapshotdConfig{ID: p.Snapshotd.ID, TLS: l.tls(p.Snapshotd.ID), DebugListen: p.Snapshotd.Debug, Archive: ArchiveConfig{Store: l.archiveStore(o)}}
+	c := SnapshotdConfig{ID: p.Snapshotd.ID, TLS: l.tls(p.Snapshotd.ID), DebugListen: p.Snapshotd.Debug, Archive: ArchiveConfig{Store: l.archiveStore(o)}, Lock: o.Lock}
 	for _, m := range p.Metads {
 		c.Metad = append(c.Metad, m.API)
 	}

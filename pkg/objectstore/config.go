@@ -44,6 +44,8 @@ type S3Config struct {
 	CA string `yaml:"ca"`
 	// Timeout is how long the server may take to answer.
 	Timeout config.Duration `yaml:"timeout"`
+	// EveryVersion has Delete take all versions of an object away, of a bucket that keeps them because it locks.
+	EveryVersion bool `yaml:"-"`
 }
 
 // EnsureDefaults is part of package config.

@@ -52,8 +52,25 @@ func (r *retrying) Put(ctx context.Context, key string, body []byte) error {
 }
 
 func (r *retrying) PutNew(ctx context.Context, key string, body []byte) error {
+	return r.putNew(ctx, key, body, func() error { return r.Store.PutNew(ctx, key, body) })
+}
+
+func (r *retrying) PutLocked(ctx context.Context, key string, body []byte, l Lock) error {
+	return r.putNew(ctx, key, body, func() error { return r.Store.PutLocked(ctx, key, body, l) })
+}
+
+func (r *retrying) Extend(ctx context.Context, key string, l Lock) error {
+	return r.again(ctx, func(int) error { return r.Store.Extend(ctx, key, l) })
+}
+
+func (r *retrying) CanLock(ctx context.Context) error {
+	return r.again(ctx, func(int) error { return r.Store.CanLock(ctx) })
+}
+
+// putNew puts again and again what one put puts where nothing is.
+func (r *retrying) putNew(ctx context.Context, key string, body []byte, put func() error) error {
 	return r.again(ctx, func(try int) error {
-		err := r.Store.PutNew(ctx, key, body)
+		err := put()
 		if try == 0 || !errors.Is(err, errs.ErrExists) {
 			return err
 		}

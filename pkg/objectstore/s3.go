@@ -96,14 +96,16 @@ func (s *S3) bound(ctx context.Context, n int) (context.Context, context.CancelF
 
 // Put is part of Store.
 func (s *S3) Put(ctx context.Context, key string, body []byte) error {
-	return s.put(ctx, key, body, minio.PutObjectOptions{})
+	_, err := s.put(ctx, key, body, minio.PutObjectOptions{})
+	return err
 }
 
 // PutNew is part of Store.
 func (s *S3) PutNew(ctx context.Context, key string, body []byte) error {
 	var o minio.PutObjectOptions
 	o.SetMatchETagExcept("*")
-	return s.put(ctx, key, body, o)
+	_, err := s.put(ctx, key, body, o)
+	return alreadyThere(err)
 }
 
 // lentReader reads a body until it is given back. A transport may go on reading what it sends when its request is
@@ -128,9 +130,10 @@ func (l *lentReader) giveBack() {
 	l.r = nil
 }
 
-func (s *S3) put(ctx context.Context, key string, body []byte, o minio.PutObjectOptions) error {
+// put gives what the server then says of the object.
+func (s *S3) put(ctx context.Context, key string, body []byte, o minio.PutObjectOptions) (is minio.ObjectInfo, err error) {
 	if err := checkPut(key, body); err != nil {
-		return err
+		return is, err
 	}
 	ctx, cancel := s.bound(ctx, len(body))
 	defer cancel()
@@ -144,17 +147,16 @@ func (s *S3) put(ctx context.Context, key string, body []byte, o minio.PutObject
 	defer lent.giveBack()
 	info, err := s.core.PutObject(ctx, s.cfg.Bucket, s.prefix+key, lent, int64(len(body)), "", "", o)
 	if err != nil {
-		return s.fail("put", key, err)
+		return is, s.refused(ctx, "put", key, err)
 	}
-	is, err := s.core.StatObject(ctx, s.cfg.Bucket, s.prefix+key, minio.StatObjectOptions{})
-	if err != nil {
-		return s.fail("look at", key, err)
+	if is, err = s.core.StatObject(ctx, s.cfg.Bucket, s.prefix+key, minio.StatObjectOptions{}); err != nil {
+		return is, s.fail("look at", key, err)
 	}
 	if is.ETag != info.ETag || is.Size != int64(len(body)) {
-		return fmt.Errorf("put %s%s: %d bytes were stored as ETag %.64q, and %d bytes are there with ETag %.64q: %w",
+		return is, fmt.Errorf("put %s%s: %d bytes were stored as ETag %.64q, and %d bytes are there with ETag %.64q: %w",
 			s, key, len(body), info.ETag, is.Size, is.ETag, errs.ErrUnavailable)
 	}
-	return nil
+	return is, nil
 }
 
 // ReadAt is part of Store.
@@ -205,7 +207,7 @@ func (s *S3) Head(ctx context.Context, key string) (Info, error) {
 		}
 		return Info{}, err
 	}
-	return Info{Key: key, Size: is.Size, Modified: is.LastModified.UTC()}, nil
+	return Info{Key: key, Size: is.Size, Modified: is.LastModified.UTC(), Lock: lockOf(is)}, nil
 }
 
 // List is part of Store.
@@ -239,7 +241,11 @@ func (s *S3) Delete(ctx context.Context, key string) error {
 	}
 	ctx, cancel := s.bound(ctx, 0)
 	defer cancel()
-	if err := s.fail("delete", key, s.core.RemoveObject(ctx, s.cfg.Bucket, s.prefix+key, minio.RemoveObjectOptions{})); !errors.Is(err, errs.ErrNotFound) {
+	if s.cfg.EveryVersion {
+		return s.deleteVersions(ctx, key)
+	}
+	err := s.core.RemoveObject(ctx, s.cfg.Bucket, s.prefix+key, minio.RemoveObjectOptions{})
+	if err = s.refused(ctx, "delete", key, err); !errors.Is(err, errs.ErrNotFound) {
 		return err
 	}
 	return nil

@@ -26,6 +26,12 @@ type Store interface {
 	// PutNew is Put where nothing is there yet: of many at once one succeeds, the others get
 	// ErrExists. After an error of class ErrUnavailable it may be there.
 	PutNew(ctx context.Context, key string, body []byte) error
+	// PutLocked is PutNew of what is locked from the first moment on.
+	PutLocked(ctx context.Context, key string, body []byte, l Lock) error
+	// Extend locks an object that is there; one that is locked for longer stays as it is. Nothing makes a lock shorter.
+	Extend(ctx context.Context, key string, l Lock) error
+	// CanLock refuses, as ErrInvalid, where nothing can be locked.
+	CanLock(ctx context.Context) error
 	// ReadAt fills dst from offset on. An object that ends before is ErrCorrupt.
 	ReadAt(ctx context.Context, key string, dst []byte, offset int64) error
 	// Head tells of an object without reading it.
@@ -33,7 +39,7 @@ type Store interface {
 	// List gives the first objects whose keys begin with prefix and are above after, in the
 	// order of their keys; at most limit (ListMax if 0 or more). Fewer: these are all.
 	List(ctx context.Context, prefix, after string, limit int) ([]Info, error)
-	// Delete takes an object away; one that is not there is fine.
+	// Delete takes an object away; one that is not there is fine, one that is locked stays: ErrLocked, and ErrConflict.
 	Delete(ctx context.Context, key string) error
 	// String names the place, without secrets: for people, and to be compared.
 	String() string
@@ -44,6 +50,7 @@ type Info struct {
 	Key      string
 	Size     int64
 	Modified time.Time // when it was written, by the store's clock
+	Lock     Lock      // as Head tells; List does not
 }
 
 // CheckKey refuses what is no key: one to 512 letters, digits, '.', '_', '-' in parts

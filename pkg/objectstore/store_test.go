@@ -3,12 +3,9 @@ package objectstore_test
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +15,6 @@ import (
 	"time"
 
 	"ashlar.dev/pkg/clock"
-	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/objectstore"
 	"ashlar.dev/pkg/objectstore/objectstoretest"
@@ -28,15 +24,11 @@ import (
 // serve gives an S3 body on a server of the test's own, over TLS.
 func serve(t *testing.T, s *objectstoretest.S3Server, pace *objectstore.Pace) objectstore.Store {
 	t.Helper()
-	h := httptest.NewTLSServer(s)
-	t.Cleanup(h.Close)
-	roots := x509.NewCertPool()
-	roots.AddCert(h.Certificate())
-	cfg := objectstore.S3Config{Endpoint: strings.TrimPrefix(h.URL, "https://"), Bucket: "bucket", Prefix: "here/", Region: "us-east-1", Timeout: config.Duration(10 * time.Second)}
-	x, err := objectstore.NewS3(cfg, objectstore.Credentials{Access: "a", Secret: "s"}, &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, pace)
+	x, done, err := s.Open(objectstore.S3Config{Prefix: "here/"}, pace)
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(done)
 	return x
 }
 

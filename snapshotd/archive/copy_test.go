@@ -190,7 +190,7 @@ func TestGcKeepsWhatIsCopied(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The first copy is deleted, so that its objects are the second one's only.
-		if err := keeper(to, &Holds{}).Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); err != nil {
+		if err := keeper(to, &Holds{}).Delete(t.Context(), id.Volume{1}, id.Snapshot{1}, false); err != nil {
 			t.Fatal(err)
 		}
 		var mu sync.Mutex

@@ -111,21 +111,34 @@ type reclaiming struct {
 	done            *api.ArchiveTaskReply
 }
 
-// drop deletes one, as long as whoever copies waits for this gc.
+// drop deletes one, as long as whoever copies waits for this gc. One that is locked stays for a later gc.
 func (x *reclaiming) drop(ctx context.Context, i objectstore.Info) error {
+	if x.Locks {
+		until, err := x.locked(ctx, i.Key)
+		if err != nil && !errors.Is(err, errs.ErrNotFound) {
+			return err
+		}
+		if !until.IsZero() {
+			keepsLocked(x.done, i, until)
+			return nil
+		}
+	}
+	if !x.dry {
+		if err := errors.Join(x.mark.renew(ctx), x.mark.young(gcStop)); err != nil {
+			return err
+		}
+		err := x.Store.Delete(ctx, i.Key)
+		if errors.Is(err, objectstore.ErrLocked) { // by somebody else, or by the clock of the store
+			keepsLocked(x.done, i, x.Wall())
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
 	x.done.DoneObjects++
 	x.done.DoneBytes += uint64(i.Size)
-	if x.dry {
-		return nil
-	}
-	err := x.mark.renew(ctx)
-	if err == nil {
-		err = x.mark.young(gcStop)
-	}
-	if err != nil {
-		return err
-	}
-	return x.Store.Delete(ctx, i.Key)
+	return nil
 }
 
 // all deletes objects first, then records and marks of the dead, then the trash that named them: who dies in between leaves what the next one finds.

@@ -47,11 +47,11 @@ func TestBaseDeletedDuringAnIncremental(t *testing.T) {
 		bare := &objectstoretest.Faulty{Store: store.Store}
 		reclaim := func() {
 			held := &Holds{Manifests: map[string]bool{base: true}, Uploads: map[string]bool{fmt.Sprintf("%x", (id.Raw{2, 9})): true}}
-			if err := keeper(bare, held).Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); !errors.Is(err, errs.ErrConflict) {
+			if err := keeper(bare, held).Delete(t.Context(), id.Volume{1}, id.Snapshot{1}, false); !errors.Is(err, errs.ErrConflict) {
 				t.Fatalf("what is uploaded against was deleted: %v", err)
 			}
 			// It was asked for before the upload was: nothing held it then.
-			if err := keeper(bare, &Holds{}).Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); err != nil {
+			if err := keeper(bare, &Holds{}).Delete(t.Context(), id.Volume{1}, id.Snapshot{1}, false); err != nil {
 				t.Fatal(err)
 			}
 			for range 2 {
@@ -102,7 +102,7 @@ func TestGcSurvivesItsDeath(t *testing.T) {
 	for n := 1; ; n += n + 1 {
 		store := &objectstoretest.Faulty{Store: cloned(t, made)}
 		k := keeper(store, &Holds{})
-		if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); err != nil {
+		if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}, false); err != nil {
 			t.Fatal(err)
 		}
 		count := 0

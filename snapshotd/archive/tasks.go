@@ -29,6 +29,7 @@ type Keeper struct {
 	Holds func(ctx context.Context) (Holds, error)
 	Wall  func() time.Time
 	Clock clock.Clock // of this process
+	Locks bool        // what is archived is locked: it is looked at, too, until when
 }
 
 // entriesMax bounds the entries of an answer.
@@ -100,9 +101,20 @@ func (k *Keeper) List(ctx context.Context, disk string) (out []*api.ArchiveEntry
 		if err != nil && !errors.Is(err, errs.ErrNotFound) { // deleted meanwhile
 			return err
 		}
-		if err == nil {
-			out = append(out, entry(i.Key, m))
+		if err != nil {
+			return nil
 		}
+		e := entry(i.Key, m)
+		if k.Locks {
+			until, err := k.locked(ctx, i.Key)
+			if err != nil && !errors.Is(err, errs.ErrNotFound) {
+				return err
+			}
+			if !until.IsZero() {
+				e.LockedUntilUnixMs = until.UnixMilli()
+			}
+		}
+		out = append(out, e)
 		return nil
 	})
 	if errors.Is(err, errEnough) {
@@ -132,9 +144,12 @@ func (k *Keeper) Usage(ctx context.Context, p *api.ArchiveTaskReply) error {
 	})
 }
 
-// Verify reads everything that an archived snapshot needs, and checks it.
-func (k *Keeper) Verify(ctx context.Context, v id.Volume, s id.Snapshot, tell func(archive.Progress)) error {
+// Verify reads everything that an archived snapshot needs, and checks it. Into p goes what there is to say about its locks.
+func (k *Keeper) Verify(ctx context.Context, v id.Volume, s id.Snapshot, p *api.ArchiveTaskReply, tell func(archive.Progress)) error {
 	m, err := archive.ReadManifest(ctx, k.Store, archive.ManifestKey(v, s), k.Secret)
+	if err == nil && k.Locks {
+		err = k.verifyLocks(ctx, archive.ManifestKey(v, s), m, p)
+	}
 	if err != nil {
 		return err
 	}
@@ -143,8 +158,9 @@ func (k *Keeper) Verify(ctx context.Context, v id.Volume, s id.Snapshot, tell fu
 }
 
 // Delete takes a snapshot out of the archive: its manifest goes to the trash, and its objects go with a later
-// gc, those that no other manifest names. Refused while somebody restores from it or uploads against it.
-func (k *Keeper) Delete(ctx context.Context, v id.Volume, s id.Snapshot) error {
+// gc, those that no other manifest names. Refused while somebody restores from it or uploads against it, and while it is
+// locked. With dry it only says whether it would be refused.
+func (k *Keeper) Delete(ctx context.Context, v id.Volume, s id.Snapshot, dry bool) error {
 	key := archive.ManifestKey(v, s)
 	h, err := k.Holds(ctx)
 	if err != nil {
@@ -154,7 +170,10 @@ func (k *Keeper) Delete(ctx context.Context, v id.Volume, s id.Snapshot) error {
 		return fmt.Errorf("archived snapshot %s is being restored from, or uploaded against: %w", s, errs.ErrConflict)
 	}
 	is, err := k.Store.Head(ctx, key)
-	if err != nil {
+	if err == nil {
+		err = k.unlocked(key, is)
+	}
+	if err != nil || dry {
 		return err
 	}
 	b := make([]byte, is.Size)
@@ -164,5 +183,8 @@ func (k *Keeper) Delete(ctx context.Context, v id.Volume, s id.Snapshot) error {
 	if err := k.Store.Put(ctx, archive.TrashKey(key), b); err != nil {
 		return fmt.Errorf("copy manifest to trash: %w", err)
 	}
-	return k.Store.Delete(ctx, key)
+	if err = k.Store.Delete(ctx, key); errors.Is(err, objectstore.ErrLocked) { // by the clock of the store, or since just now
+		return errors.Join(err, k.Store.Delete(ctx, archive.TrashKey(key)))
+	}
+	return err
 }

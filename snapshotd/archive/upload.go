@@ -42,6 +42,7 @@ type Job struct {
 	Store      objectstore.Store
 	Secret     *archive.Secret
 	RecordPuts func(key string) // for tests; may be nil
+	Lock       Locking          // of objects and manifest
 	// SlotsPerObject cuts objects: 4,096 slots, 16 MiB, if zero. The same for all who work on one archive.
 	SlotsPerObject int
 }
@@ -70,6 +71,7 @@ type upload struct {
 type archived struct {
 	object archive.Object
 	parts  []archive.Segment
+	locked time.Time // until then at least
 }
 
 // Upload brings a snapshot into the archive, or says why not. It goes on where an earlier try of the same upload ended. When it
@@ -92,13 +94,17 @@ func Upload(ctx context.Context, j Job, src Source) (Result, error) {
 		return Result{}, err
 	}
 	m, err := u.manifest()
+	if err != nil {
+		return Result{}, err
+	}
+	lock, err := u.lock(ctx, m)
 	if err == nil {
 		err = j.StillMine(ctx)
 	}
 	if err != nil {
 		return Result{}, err
 	}
-	if err := j.Store.PutNew(ctx, key, archive.EncodeManifest(m, j.Secret)); err != nil {
+	if _, err := j.Lock.put(ctx, j.Store, key, archive.EncodeManifest(m, j.Secret), func() objectstore.Lock { return lock }); err != nil {
 		if !errors.Is(err, errs.ErrExists) {
 			return Result{}, fmt.Errorf("put manifest: %w", err)
 		}
@@ -112,6 +118,15 @@ func Upload(ctx context.Context, j Job, src Source) (Result, error) {
 		}
 	}
 	return u.result(key, m), nil
+}
+
+// lock locks what the manifest names, before it is put, and gives the lock that it is to be put with.
+func (u *upload) lock(ctx context.Context, m *archive.Manifest) (objectstore.Lock, error) {
+	known := make(map[string]time.Time)
+	for _, a := range u.parts {
+		known[a.object.Key] = a.locked
+	}
+	return u.Lock.lockObjects(ctx, u.Store, m, known)
 }
 
 // result counts what the objects of this upload take.
@@ -287,7 +302,8 @@ func (u *upload) object(ctx context.Context, n int, m *making) error {
 	if u.RecordPuts != nil {
 		u.RecordPuts(key)
 	}
-	switch err := u.Store.PutNew(ctx, key, body); {
+	lock, err := u.Lock.put(ctx, u.Store, key, body, u.Lock.object)
+	switch {
 	case errors.Is(err, errs.ErrExists):
 		found, err := u.found(ctx, n)
 		if err == nil && !found {
@@ -297,14 +313,14 @@ func (u *upload) object(ctx context.Context, n int, m *making) error {
 	case err != nil:
 		return fmt.Errorf("put object: %w", err)
 	}
-	return u.record(ctx, n, o, parts)
+	return u.record(ctx, n, archived{o, parts, lock.Until})
 }
 
 // record writes down what object n has, for whoever goes on.
-func (u *upload) record(ctx context.Context, n int, o archive.Object, parts []archive.Segment) error {
-	u.parts[n] = archived{o, parts}
+func (u *upload) record(ctx context.Context, n int, a archived) error {
+	u.parts[n] = a
 	m := u.header()
-	m.Objects, m.Segments = []archive.Object{o}, parts
+	m.Objects, m.Segments = []archive.Object{a.object}, a.parts
 	if err := u.Store.Put(ctx, recordKey(u.Upload, n), archive.EncodeManifest(m, u.Secret)); err != nil {
 		return fmt.Errorf("record object %d: %w", n, err)
 	}
@@ -324,7 +340,7 @@ func (u *upload) found(ctx context.Context, n int) (bool, error) {
 	m, err := archive.ReadManifest(ctx, u.Store, recordKey(u.Upload, n), u.Secret)
 	switch {
 	case err == nil && len(m.Objects) == 1 && m.Objects[0].Key == key && m.Objects[0].Size == uint64(is.Size) && u.fits(n, m.Segments):
-		u.parts[n] = archived{m.Objects[0], m.Segments}
+		u.parts[n] = archived{object: m.Objects[0], parts: m.Segments}
 		return true, nil
 	case err != nil && !errors.Is(err, errs.ErrNotFound):
 		return false, err
@@ -342,7 +358,7 @@ func (u *upload) found(ctx context.Context, n int) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return true, u.record(ctx, n, o, parts)
+	return true, u.record(ctx, n, archived{object: o, parts: parts})
 }
 
 // fits tells whether the parts are those that object n is to have.

@@ -345,11 +345,11 @@ func TestGcTakesWhatNothingNeeds(t *testing.T) {
 	o, store, k, h := littered(t)
 	key := archive.ManifestKey(id.Volume{1}, id.Snapshot{1})
 	h.Manifests[key] = true
-	if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); !errors.Is(err, errs.ErrConflict) {
+	if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}, false); !errors.Is(err, errs.ErrConflict) {
 		t.Fatalf("what is restored from was deleted: %v", err)
 	}
 	delete(h.Manifests, key)
-	if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}); err != nil {
+	if err := k.Delete(t.Context(), id.Volume{1}, id.Snapshot{1}, false); err != nil {
 		t.Fatal(err)
 	}
 	gc := func(dry bool) uint64 {

@@ -4,9 +4,12 @@ package server
 
 import (
 	"fmt"
+	"time"
 
 	"ashlar.dev/pkg/archive"
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/objectstore"
 	"ashlar.dev/pkg/pki"
 	"ashlar.dev/pkg/telemetry"
 )
@@ -23,6 +26,8 @@ type Config struct {
 	DataTLS string `yaml:"data_tls"`
 	// Where the archive is, and how it is encrypted.
 	Archive archive.Config `yaml:"archive"`
+	// Object lock (WORM): what is archived is kept as it is, by the S3 server, whoever wants it gone.
+	Lock LockConfig `yaml:"lock"`
 	// Snapshots uploaded at once. Default 1.
 	Uploads int `yaml:"uploads"`
 	// Objects of one snapshot that are read, compressed and uploaded at once; each takes some 40 MiB of memory. Default 4.
@@ -33,6 +38,17 @@ type Config struct {
 	Log telemetry.LogConfig `yaml:"log"`
 }
 
+// LockConfig says how long what is archived is locked. The bucket must have been made with object lock, and have no default retention.
+type LockConfig struct {
+	// How long nobody can delete or change an archived snapshot after it was put there, "30d"; 0: no lock. It is as long for all that a snapshot needs.
+	For config.Duration `yaml:"for"`
+	// governance: whom the bucket's policy allows to can take a lock away; compliance: nobody can. Default governance.
+	Mode objectstore.LockMode `yaml:"mode"`
+}
+
+// lockMax bounds locks: nobody can take back what somebody mistyped.
+const lockMax = 10 * 366 * 24 * time.Hour
+
 // EnsureDefaults is part of package config.
 func (c *Config) EnsureDefaults() {
 	if c.DataTLS == "" {
@@ -40,6 +56,9 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.Uploads == 0 {
 		c.Uploads = 1
+	}
+	if c.Lock.Mode == "" {
+		c.Lock.Mode = objectstore.Governance
 	}
 	if c.ObjectsAtOnce == 0 {
 		c.ObjectsAtOnce = 4
@@ -58,6 +77,12 @@ func (c *Config) Validate() error {
 		return refuse("data_tls", "want required or off")
 	case !c.Archive.Store.Given():
 		return refuse("archive.store", "name a directory or an S3 server")
+	case !c.Lock.Mode.Valid():
+		return refuse("lock.mode", "want governance or compliance")
+	case c.Lock.For.Std() > lockMax || c.Lock.For > 0 && c.Lock.For.Std() < time.Minute:
+		return refuse("lock.for", "want 0 (no lock), or a minute to ten years")
+	case c.Lock.For > 0 && c.Archive.Store.Directory != "":
+		return refuse("lock.for", "a directory cannot lock what is in it: name a bucket of S3 that was made with object lock, or take lock out")
 	case c.Uploads < 1 || c.Uploads > 16:
 		return refuse("uploads", "want 1 to 16")
 	case c.ObjectsAtOnce < 1 || c.ObjectsAtOnce > 64:

@@ -67,6 +67,12 @@ func (c counted) PutNew(ctx context.Context, key string, body []byte) error {
 	return c.noted(c.Store.PutNew(ctx, key, body))
 }
 
+func (c counted) PutLocked(ctx context.Context, key string, body []byte, l objectstore.Lock) error {
+	c.m.puts.Inc()
+	c.m.putBytes.Add(float64(len(body)))
+	return c.noted(c.Store.PutLocked(ctx, key, body, l))
+}
+
 func (c counted) ReadAt(ctx context.Context, key string, dst []byte, offset int64) error {
 	c.m.reads.Inc()
 	c.m.readBytes.Add(float64(len(dst)))

@@ -74,8 +74,12 @@ func (s *server) start(ctx context.Context) (err error) {
 	if me := s.creds.Self(); me.Name != s.cfg.ID || me.Role != pki.RoleSnapshotd {
 		return fmt.Errorf("certificate is of %s, id is %s: %w", me, s.cfg.ID, errs.ErrInvalid)
 	}
+	s.cfg.Archive.Store.S3.EveryVersion = s.cfg.Lock.For > 0
 	if s.store, s.secret, err = s.cfg.Archive.Open(ctx, s.clock); err != nil {
 		return fmt.Errorf("open archive: %w", err)
+	}
+	if err := s.checkLock(ctx); err != nil {
+		return err
 	}
 	if d, ok := s.store.(*objectstore.Directory); ok {
 		if err := d.Sweep(s.clock.Wall().Add(-sweepAfter)); err != nil {
@@ -104,6 +108,24 @@ func (s *server) start(ctx context.Context) (err error) {
 	s.heard.Store(int64(s.clock.Now()))
 	s.group.Go("work", s.work.run)
 	s.group.Go("identity", s.keepIdentity)
+	return nil
+}
+
+// checkLock refuses a bucket that cannot lock. One that does not answer now is believed: nothing is put there that it does not lock.
+func (s *server) checkLock(ctx context.Context) error {
+	if s.cfg.Lock.For == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, shutdownTimeout)
+	defer cancel()
+	err := s.store.CanLock(ctx)
+	if errors.Is(err, errs.ErrUnavailable) || errors.Is(err, errs.ErrTimeout) || ctx.Err() != nil {
+		s.log.Info("the archive does not say now whether it can lock", "err", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("lock what is archived: %w", err)
+	}
 	return nil
 }
 

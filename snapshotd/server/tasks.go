@@ -78,7 +78,7 @@ func (w *work) beginTask(q *api.ArchiveTaskRequest) {
 }
 
 func (w *work) keeper() *archive.Keeper {
-	return &archive.Keeper{Store: w.s.store, Secret: w.s.secret, Wall: w.s.clock.Wall, Clock: w.s.clock, Holds: func(ctx context.Context) (archive.Holds, error) {
+	return &archive.Keeper{Store: w.s.store, Secret: w.s.secret, Wall: w.s.clock.Wall, Clock: w.s.clock, Locks: w.s.cfg.Lock.For > 0, Holds: func(ctx context.Context) (archive.Holds, error) {
 		rep, err := w.s.metad.Holds(ctx)
 		h := archive.Holds{Manifests: make(map[string]bool), Uploads: make(map[string]bool)}
 		for _, m := range rep.GetManifests() {
@@ -113,12 +113,12 @@ func (w *work) task(ctx context.Context, q *api.ArchiveTaskRequest, t *tasking, 
 	}
 	switch q.GetKind() {
 	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_VERIFY:
-		return k.Verify(ctx, v, snap, func(p pkgarchive.Progress) {
+		return k.Verify(ctx, v, snap, out, func(p pkgarchive.Progress) {
 			out.DoneObjects, out.TotalObjects, out.DoneBytes, out.TotalBytes = uint64(p.Objects), uint64(p.ObjectsAll), p.Bytes, p.BytesAll
 			t.tell(out)
 		})
 	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_DELETE:
-		return k.Delete(ctx, v, snap)
+		return k.Delete(ctx, v, snap, q.GetDryRun())
 	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_COPY:
 		return w.copy(ctx, q.GetTo(), pkgarchive.ManifestKey(v, snap), t, out)
 	}

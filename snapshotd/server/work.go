@@ -205,7 +205,8 @@ func (w *work) job(x *uploading, clusterID []byte) (archive.Job, error) {
 		return archive.Job{}, fmt.Errorf("metad's order: %w", errors.Join(err, errs.ErrInvalid))
 	}
 	j := archive.Job{Cluster: [16]byte(clusterID), Volume: v, Disk: u.GetDisk(), Snapshot: x.id, Name: u.GetName(), Created: time.UnixMilli(u.GetCreatedUnixMs()).UTC(),
-		Upload: id.Raw(u.GetUpload()), Again: true, AtOnce: w.s.cfg.ObjectsAtOnce, Store: w.s.store, Secret: w.s.secret}
+		Upload: id.Raw(u.GetUpload()), Again: true, AtOnce: w.s.cfg.ObjectsAtOnce, Store: w.s.store, Secret: w.s.secret,
+		Lock: archive.Locking{For: w.s.cfg.Lock.For.Std(), Mode: w.s.cfg.Lock.Mode, Wall: w.s.clock.Wall}}
 	if len(u.GetBase()) == 16 {
 		j.Base = id.Snapshot(u.GetBase())
 	}

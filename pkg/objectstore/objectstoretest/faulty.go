@@ -21,7 +21,7 @@ func NewMemory() objectstore.Store {
 
 // Op is one request to a store.
 type Op struct {
-	Name   string // "put", "putnew", "readat", "head", "list", "delete"
+	Name   string // "put", "putnew", "readat", "head", "list", "delete", "extend"
 	Key    string // prefix, of a list
 	Offset int64
 	Body   []byte // of a put
@@ -89,6 +89,16 @@ func (f *Faulty) Put(ctx context.Context, key string, body []byte) error {
 // PutNew is part of objectstore.Store.
 func (f *Faulty) PutNew(ctx context.Context, key string, body []byte) error {
 	return f.do(Op{Name: "putnew", Key: key, Body: body}, func() error { return f.Store.PutNew(ctx, key, body) })
+}
+
+// PutLocked is part of objectstore.Store: a "putnew", too.
+func (f *Faulty) PutLocked(ctx context.Context, key string, body []byte, l objectstore.Lock) error {
+	return f.do(Op{Name: "putnew", Key: key, Body: body}, func() error { return f.Store.PutLocked(ctx, key, body, l) })
+}
+
+// Extend is part of objectstore.Store.
+func (f *Faulty) Extend(ctx context.Context, key string, l objectstore.Lock) error {
+	return f.do(Op{Name: "extend", Key: key}, func() error { return f.Store.Extend(ctx, key, l) })
 }
 
 // ReadAt is part of objectstore.Store.

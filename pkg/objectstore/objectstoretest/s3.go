@@ -21,6 +21,8 @@ type S3Server struct {
 	// Fault is asked about each request; nil: all is well. Set it before use.
 	Fault func(*http.Request) Fault
 	Clock func() time.Time // nil: the beginning of time
+	// Locks: the bucket has object lock, and keeps no versions. Forgets: it takes locks and forgets them.
+	Locks, LocksByDefault, Forgets bool
 
 	mu      sync.Mutex
 	objects map[string]s3Object
@@ -42,6 +44,8 @@ type Fault struct {
 type s3Object struct {
 	body     []byte
 	modified time.Time
+	mode     string
+	until    time.Time // locked
 }
 
 func (o s3Object) etag() string {
@@ -93,6 +97,7 @@ func (s *S3Server) serve(w http.ResponseWriter, r *http.Request, f Fault) {
 	switch {
 	case bucket != s.Bucket:
 		s3Error(w, http.StatusNotFound, "NoSuchBucket")
+	case s.locks(w, r, key):
 	case key == "" && r.Method == http.MethodHead:
 		w.WriteHeader(http.StatusOK)
 	case key == "" && r.Method == http.MethodGet:
@@ -102,8 +107,12 @@ func (s *S3Server) serve(w http.ResponseWriter, r *http.Request, f Fault) {
 		s.put(w, r, key, f)
 	case r.Method == http.MethodDelete:
 		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.objects[key].locked(s.now()) {
+			s3Error(w, http.StatusForbidden, "AccessDenied")
+			return
+		}
 		delete(s.objects, key)
-		s.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
 	default:
 		s.get(w, r, key, f)
@@ -125,9 +134,16 @@ func (s *S3Server) put(w http.ResponseWriter, r *http.Request, key string, f Fau
 		s3Error(w, http.StatusPreconditionFailed, "PreconditionFailed")
 		return
 	}
-	o := s3Object{body: body, modified: time.Unix(0, 0)}
-	if s.Clock != nil {
-		o.modified = s.Clock()
+	o := s3Object{body: body, modified: s.now()}
+	switch o.mode, o.until = lockOf(r.Header); {
+	case s.objects[key].locked(s.now()):
+		s3Error(w, http.StatusForbidden, "AccessDenied")
+		return
+	case o.mode != "" && !s.Locks && !s.Forgets:
+		s3Error(w, http.StatusBadRequest, "InvalidRequest")
+		return
+	case s.Forgets:
+		o.mode, o.until = "", time.Time{}
 	}
 	s.objects[key] = o
 	w.Header().Set("ETag", o.etag())
@@ -149,6 +165,10 @@ func (s *S3Server) get(w http.ResponseWriter, r *http.Request, key string, f Fau
 		w.Header().Set("ETag", f.ETag)
 	}
 	w.Header().Set("Last-Modified", o.modified.UTC().Format(http.TimeFormat))
+	if o.mode != "" {
+		w.Header().Set(lockMode, o.mode)
+		w.Header().Set(lockUntil, o.until.UTC().Format(time.RFC3339))
+	}
 	body, status := o.body, http.StatusOK
 	var from, to int
 	if n, _ := fmt.Sscanf(r.Header.Get("Range"), "bytes=%d-%d", &from, &to); n == 2 {

@@ -1,0 +1,184 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+	"github.com/minio/minio-go/v7/pkg/credentials"
+
+	"ashlar.dev/bench/e2e/cluster"
+	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/objectstore"
+)
+
+// plainClient is somebody with the credentials of the bucket, and no Ashlar; it makes bucket snaps with object lock, and plain without.
+func (g *gateway) plainClient(t *testing.T) *minio.Client {
+	t.Helper()
+	c, err := minio.New(g.address, &minio.Options{Creds: credentials.NewStaticV4("tester", "hidden-from-logs", ""), Secure: true, Region: "us-east-1",
+		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.roots}}})
+	must(t, err)
+	must(t, c.MakeBucket(t.Context(), "snaps", minio.MakeBucketOptions{ObjectLocking: true}))
+	must(t, c.MakeBucket(t.Context(), "plain", minio.MakeBucketOptions{}))
+	return c
+}
+
+// withVersions is how a server is started that keeps versions, as S3 itself does of buckets that lock.
+func withVersions(t *testing.T, gw string) *gateway {
+	t.Helper()
+	return startGateway(t, gw, "--versioning-dir", t.TempDir())
+}
+
+// Without this locks would be what our own test server makes of them, and not what a real one does, be it one that keeps versions or not.
+func TestLockedObjectsInS3(t *testing.T) {
+	gw := needS3(t)
+	for name, g := range map[string]*gateway{"versions": withVersions(t, gw), "no versions": startGateway(t, gw)} {
+		c := g.plainClient(t)
+		open := func(bucket string) *objectstore.S3 {
+			s, err := objectstore.NewS3(objectstore.S3Config{Endpoint: g.address, Bucket: bucket, Prefix: "here", Region: "us-east-1", Timeout: config.Duration(patience), EveryVersion: true},
+				objectstore.Credentials{Access: "tester", Secret: "hidden-from-logs"}, &tls.Config{RootCAs: g.roots}, nil)
+			must(t, err)
+			return s
+		}
+		is := func(what string, err, class error) {
+			t.Helper()
+			if !errors.Is(err, class) {
+				t.Errorf("%s: %s: %v, want %v", name, what, err, class)
+			}
+		}
+		ctx, s, until := t.Context(), open("snaps"), time.Now().Add(time.Hour)
+		is("can lock", s.CanLock(ctx), nil)
+		is("cannot lock", open("plain").CanLock(ctx), errs.ErrInvalid)
+		is("no bucket", open("nobody").CanLock(ctx), errs.ErrInvalid)
+		is("put where nothing is locked", open("plain").PutLocked(ctx, "a", []byte("x"), objectstore.Lock{Until: until, Mode: objectstore.Governance}), errs.ErrInvalid)
+		is("put", s.PutLocked(ctx, "a", []byte("one"), objectstore.Lock{Until: until, Mode: objectstore.Governance}), nil)
+		is("put again", s.PutLocked(ctx, "a", []byte("two"), objectstore.Lock{Until: until, Mode: objectstore.Governance}), errs.ErrExists)
+		is("put anew", s.PutNew(ctx, "a", []byte("two")), errs.ErrExists)
+		is("delete", s.Delete(ctx, "a"), objectstore.ErrLocked)
+		is("extend by nothing", s.Extend(ctx, "a", objectstore.Lock{Until: until.Add(-time.Minute), Mode: objectstore.Governance}), nil)
+		is("extend", s.Extend(ctx, "a", objectstore.Lock{Until: until.Add(time.Hour), Mode: objectstore.Compliance}), nil)
+		if i, err := s.Head(ctx, "a"); err != nil || i.Lock.Until.Before(until.Add(time.Hour)) || i.Lock.Mode != objectstore.Governance {
+			t.Errorf("%s: %+v %v", name, i, err)
+		}
+		for _, body := range []string{"one", "two"} {
+			is("put a mark", s.Put(ctx, "mark", []byte(body)), nil)
+		}
+		is("delete a mark", s.Delete(ctx, "mark"), nil)
+		for v := range c.ListObjectsIter(ctx, "snaps", minio.ListObjectsOptions{Prefix: "here/mark", WithVersions: true, Recursive: true}) {
+			t.Errorf("%s: a version of the mark is left: %+v", name, v)
+		}
+	}
+}
+
+// Without this a stolen key of the bucket, or a mistake, would be the end of the archive: what is locked is there whatever a plain client does.
+func TestLockedArchiveInS3(t *testing.T) {
+	needTools(t, "qemu-io", "openssl")
+	g := withVersions(t, needS3(t))
+	plain := g.plainClient(t)
+	c, err := cluster.Start(cluster.Options{Allowed: cluster.Faults, Args: []string{"--metad", "1", "--blockd", "2", "--store-size", "1GiB", "--s3", "https://" + g.address + "/snaps/here", "--s3-credentials", g.credentials, "--s3-ca", g.cert, "--s3-lock", "1h"}})
+	must(t, err)
+	t.Cleanup(func() { must(t, c.Stop(t.Failed())) })
+	disk(t, c, "kept", "16MiB")
+	file := scratch(t, "image")
+	b := make([]byte, 4<<20)
+	_, err = rand.Read(b)
+	must(t, err)
+	must(t, os.WriteFile(file, b, 0o600))
+	for i, name := range []string{"one", "two"} {
+		run(t, "qemu-io", "-f", "raw", "-c", "write -s "+file+" "+[]string{"0 4M", "8M 1M"}[i], endpoints(t, c, "kept").Unix)
+		snapshot(t, c, "kept", name)
+		ashlar(t, c, "snapshot", "archive", "kept@"+name, "--wait")
+	}
+	t.Logf("archive list:\n%s", ashlar(t, c, "archive", "list"))
+	if text := ashlar(t, c, "snapshot", "verify", "kept@two"); !strings.Contains(text, "locked until") || strings.Contains(text, "not locked for as long") {
+		t.Errorf("verify says: %s", text)
+	}
+	refusedToDelete(t, c)
+	vandal(t, plain)
+	ashlar(t, c, "archive", "gc", "--grace", "1m")
+	for _, name := range []string{"one", "two"} {
+		ashlar(t, c, "snapshot", "verify", "kept@"+name)
+	}
+	refusedToStart(t, c, g)
+	dropSnapshots(t, c, "kept")
+}
+
+// refusedToDelete asks for what is locked to be deleted: nothing is done, neither there nor in the cluster.
+func refusedToDelete(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	r, err := c.CLI("archive", "delete", "kept@one")
+	must(t, err)
+	if r.Code == 0 || !strings.Contains(string(r.Stderr), "locked until") {
+		t.Errorf("what is locked is deleted: %d %s", r.Code, r.Stderr)
+	}
+	var x struct{ State string }
+	if must(t, c.JSON(&x, "snapshot", "archive", "kept@one")); x.State != "archived" {
+		t.Errorf("after the refusal the snapshot is %q", x.State)
+	}
+}
+
+// vandal deletes and overwrites everything, as far as the server lets it, and then takes what hides the true versions away.
+func vandal(t *testing.T, c *minio.Client) {
+	t.Helper()
+	ctx, locked := t.Context(), 0
+	versions := func(f func(minio.ObjectInfo)) {
+		for v := range c.ListObjectsIter(ctx, "snaps", minio.ListObjectsOptions{Prefix: "here/", WithVersions: true, Recursive: true}) {
+			must(t, v.Err)
+			if strings.HasPrefix(v.Key, "here/data/") || strings.HasPrefix(v.Key, "here/manifests/") {
+				f(v)
+			}
+		}
+	}
+	versions(func(v minio.ObjectInfo) {
+		if c.RemoveObject(ctx, "snaps", v.Key, minio.RemoveObjectOptions{VersionID: v.VersionID}) == nil {
+			t.Errorf("%s was deleted", v.Key)
+		}
+		locked++
+	})
+	if locked < 4 {
+		t.Errorf("%d objects and manifests", locked)
+	}
+	mine := make(map[string]bool)
+	versions(func(v minio.ObjectInfo) {
+		i, err := c.PutObject(ctx, "snaps", v.Key, bytes.NewReader([]byte("spoilt")), 6, minio.PutObjectOptions{})
+		must(t, err)
+		must(t, c.RemoveObject(ctx, "snaps", v.Key, minio.RemoveObjectOptions{}))
+		mine[v.Key+i.VersionID] = true
+	})
+	versions(func(v minio.ObjectInfo) {
+		if v.IsDeleteMarker || mine[v.Key+v.VersionID] {
+			must(t, c.RemoveObject(ctx, "snaps", v.Key, minio.RemoveObjectOptions{VersionID: v.VersionID}))
+		}
+	})
+}
+
+// refusedToStart starts a snapshotd whose bucket cannot lock.
+func refusedToStart(t *testing.T, c *cluster.Cluster, g *gateway) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(c.Dir, "config", "s1.yaml"))
+	must(t, err)
+	file := filepath.Join(g.dir, "other.yaml")
+	must(t, os.WriteFile(file, []byte(strings.Replace(string(text), "bucket: snaps", "bucket: plain", 1)), 0o600))
+	bin, err := cluster.BinDir()
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, filepath.Join(bin, "snapshotd"), "-config", file).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "has no object lock") {
+		t.Errorf("a snapshotd whose bucket cannot lock: %v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+}
