@@ -32,6 +32,7 @@ var plans = map[string]plan{
 	"quick": {Name: "quick", Rounds: 1, Job: 2 * time.Second, DiskMiB: 1024, CacheMiB: 48, CachedMiB: 16, BufferMiB: 512,
 		SteadyFill: 15 * time.Second, Steady: 10 * time.Second, Settle: 3 * time.Second},
 	"aging": {Name: "aging", DiskMiB: 4096, CacheMiB: 96, BufferMiB: 512},
+	"map":   {Name: "map", DiskMiB: 1 << 20, MapMiB: 256},
 }
 
 func main() {
@@ -51,7 +52,7 @@ func run(ctx context.Context) (err error) {
 	}
 	p, ok := plans[name]
 	if !ok {
-		return fmt.Errorf("BENCH=%s: want full, quick or aging", name)
+		return fmt.Errorf("BENCH=%s: want full, quick, aging or map", name)
 	}
 	root, err := os.Getwd()
 	if err != nil {
@@ -72,8 +73,11 @@ func run(ctx context.Context) (err error) {
 	b := &bench{plan: p, root: root, dir: dir, disk: diskOf(dir)}
 	defer b.stop() // before its folder goes
 	measure := b.measure
-	if name == "aging" {
+	switch name {
+	case "aging":
 		measure = b.aging
+	case "map":
+		measure = b.bigMap
 	}
 	if err := measure(ctx); err != nil {
 		logs, _ := filepath.Glob(filepath.Join(dir, "c/log/*.log"))

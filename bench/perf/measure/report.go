@@ -20,6 +20,7 @@ type report struct {
 	Results []result      `json:"results"`
 	Steady  *steadyResult `json:"steady,omitempty"`
 	Aging   *agingResult  `json:"aging,omitempty"`
+	Map     *mapResult    `json:"map,omitempty"`
 }
 
 // write puts the JSON into results/ and replaces this plan's part of RESULTS.md; what
@@ -62,8 +63,11 @@ func replace(page, name, part string) string {
 }
 
 func (r *report) markdown() string {
-	if r.Aging != nil {
+	switch {
+	case r.Aging != nil:
 		return r.agingMarkdown()
+	case r.Map != nil:
+		return r.mapMarkdown()
 	}
 	var w strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&w, format+"\n", args...) }

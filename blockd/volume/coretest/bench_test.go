@@ -110,7 +110,7 @@ func BenchmarkReadMapHit(b *testing.B) {
 	}
 	var op core.Op
 	l := uint64(1)
-	t.e.leased(b)
+	t.e.lend()
 	b.ReportAllocs()
 	b.ResetTimer()
 	for b.Loop() {
@@ -125,15 +125,5 @@ func BenchmarkReadMapHit(b *testing.B) {
 			op.Pieces[i].Buf.Release()
 		}
 		t.fx.Reset()
-	}
-}
-
-// leased gets the engine its grants, which last as long as the clock stands still.
-func (e *Engine) leased(b *testing.B) {
-	e.w.cfg.Leases = true
-	for range 20 {
-		e.w.pass(20 * time.Millisecond)
-		for e.w.happen() {
-		}
 	}
 }

@@ -28,7 +28,8 @@ type Config struct {
 	Blocks  block.LBA
 	Limits  core.Limits
 	Journal journal.Limits
-	Memory  *core.Memory // shared with other worlds; nil: none
+	Memory  *core.Memory     // shared with other worlds; nil: none
+	Budget  *blockmap.Budget // of its map; nil: 64 pages
 	// Leases: reads go without a round trip. An engine is then killed before another
 	// takes over: on one host the older life is known to be dead.
 	Leases bool
@@ -106,6 +107,9 @@ func New(cfg Config) *World {
 	w := &World{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 11)), clock: clock.NewManual(), volume: id.Volume{1}, Metad: NewMetad(),
 		budget: blockmap.NewBudget(64), Model: NewModel(), sent: make(map[*journal.Send]*storeproto.Batch),
+	}
+	if cfg.Budget != nil {
+		w.budget = cfg.Budget
 	}
 	w.segments = &segments{w: w, at: make(map[id.Segment]map[id.Generation]*kept), tombs: make(map[id.Segment]id.Generation), of: make(map[id.Segment]id.Volume)}
 	w.kin = []*World{w}
