@@ -267,7 +267,7 @@ func (h *host) beat() {
 	w.net.ask(h, "heartbeat", func() (err error) {
 		rescues, err = m.beat(b)
 		if err == nil {
-			top, news, leftovers, purges = m.refresh(), m.news(b), m.leftovers(streams), m.purges(b)
+			top, news, leftovers, purges = m.lately(), m.news(b), m.leftovers(streams), m.purges(b)
 		}
 		return err
 	}, func(err error) {

@@ -15,7 +15,7 @@ import (
 )
 
 // watchEvery is how often everything is counted again.
-const watchEvery = 400 * time.Millisecond
+const watchEvery = 600 * time.Millisecond
 
 // Live runs the world to its end: it works while things go wrong, until there was enough
 // of both; then all that passes is healed and everything that was promised is demanded.
@@ -92,22 +92,22 @@ func (w *World) heal() {
 	}
 	// A cleaner that met a full store leaves it alone for half a minute, and codes nothing anew.
 	w.waits = true
-	w.demand(CheckHeal, 2*time.Minute, "everything is whole and served", func() bool {
+	w.demand(CheckHeal, 2*time.Minute, "everything is whole and served", w.paced(func() bool {
 		if w.menu.leaves != nil {
 			w.menu.left()
 		}
 		return w.menu.leaves == nil && w.whole() && w.served()
-	})
+	}))
 	w.demand(CheckDeleted, time.Minute, "disks that are to be deleted are", func() bool {
 		return !slices.ContainsFunc(w.disks, func(d *disk) bool { return d.leaves })
 	})
-	w.demand(CheckHeal, 30*time.Second, "wrong shards are mended", func() bool {
+	w.demand(CheckHeal, 30*time.Second, "wrong shards are mended", w.paced(func() bool {
 		return !slices.ContainsFunc(w.allStores(), func(st *store) bool { return !st.img.right() })
-	})
+	}))
 	w.run(4 * heartbeatInterval) // until then owners may have heard of stores that were full
 	w.menu.filled = false
-	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
-	w.demand(CheckHeal, time.Minute, "journals are on as many hosts as there are, and nowhere else", func() bool { return w.spread() && w.whole() })
+	w.demand(CheckHeal, time.Minute, "everything is whole and served", w.paced(func() bool { return w.whole() && w.served() }))
+	w.demand(CheckHeal, time.Minute, "journals are on as many hosts as there are, and nowhere else", w.paced(func() bool { return w.spread() && w.whole() }))
 	w.waits = false
 	w.idle()
 	w.checkReachable()
@@ -133,6 +133,18 @@ func (w *World) spread() bool {
 		}
 	}
 	return true
+}
+
+// paced asks cond, which is dear, once in some milliseconds only.
+func (w *World) paced(cond func() bool) func() bool {
+	var next time.Duration
+	return func() bool {
+		if w.now() < next {
+			return false
+		}
+		next = w.now() + 3*time.Millisecond
+		return cond()
+	}
 }
 
 // served tells whether every disk has an owner that serves it under its newest epoch, and
@@ -286,7 +298,7 @@ func (w *World) loseAllPower() {
 
 // giveBack trims and drains everything: the space must come back.
 func (w *World) giveBack() {
-	w.demand(CheckHeal, time.Minute, "everything is whole and served", func() bool { return w.whole() && w.served() })
+	w.demand(CheckHeal, time.Minute, "everything is whole and served", w.paced(func() bool { return w.whole() && w.served() }))
 	w.endClones()
 	w.dropAll()
 	for _, d := range w.disks {

@@ -47,6 +47,7 @@ type metad struct {
 	rescues  map[id.Host][]reconcile.Rescue
 	top      *cluster.Topology
 	counter  uint64
+	seen     uint64 // index of the commands that top knows
 	healthy  []cluster.StoreRef
 	settleAt time.Duration
 }
@@ -143,7 +144,17 @@ func (m *metad) tick() {
 	}
 }
 
+// lately is refresh for those who need not know what the last tick's few milliseconds have changed
+// by mere passing.
+func (m *metad) lately() *cluster.Topology {
+	if m.seen == m.index && m.top != nil {
+		return m.top
+	}
+	return m.refresh()
+}
+
 func (m *metad) refresh() *cluster.Topology {
+	m.seen = m.index
 	next := reconcile.Topology(m.m, m.live, m.now())
 	if all, due := m.rescuer.Plan(m.now(), m.m, m.live, next); due {
 		m.rescues = all

@@ -3,6 +3,7 @@ package sim
 import (
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -51,6 +52,7 @@ const unitSeeds = 1
 // Without this no interplay of engines, stores, metad, repair and cleaning under faults
 // would be tried as a whole: each room's own world believes the others.
 func TestWorlds(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(300)) // what a world keeps is small beside what it throws away
 	first, n := setting(t, "FROM", 1), setting(t, "SEEDS", unitSeeds)
 	if s := setting(t, "SEED", 0); s > 0 {
 		first, n = s, 1
