@@ -31,6 +31,8 @@ type Config struct {
 	Workers, LongWorkers int
 	// PutTimeout is how long a store may take over one shard. 0: 6 s.
 	PutTimeout time.Duration
+	// Delay, for tests: a job that no client waits for begins as much later.
+	Delay time.Duration
 }
 
 // Block is one slot: its header entry, the CRC-32C of its bytes, and its bytes (4 KiB).
@@ -158,6 +160,10 @@ func (p *Packer) work(ctx context.Context, jobs chan *Job) error {
 			return nil
 		case <-t.C():
 		case j := <-jobs:
+			if !j.Long && p.cfg.Delay > 0 && p.cfg.Clock.Sleep(ctx, p.cfg.Delay) != nil {
+				j.Done(j, Result{Err: errClosed})
+				return nil
+			}
 			r := p.run(ctx, t, j)
 			if r.Err != nil {
 				p.stats.failed.Add(1)

@@ -175,3 +175,31 @@ func BenchmarkPackSegment(b *testing.B) {
 		}
 	}
 }
+
+// Without this nobody could see on a fast machine what a full journal costs: packing would keep up.
+func TestDelayedPackingWaits(t *testing.T) {
+	b := newBench(t, time.Minute)
+	held := clock.NewManual()
+	b.packer = packer.New(context.Background(), packer.Config{Stores: b, Topology: b.topo.Load, Workers: 1, Clock: held, Delay: time.Hour})
+	t.Cleanup(func() { _ = b.packer.Close() })
+	o := b.submit(3)
+	if err := held.AwaitPending(t.Context(), 4); err != nil { // three workers' tickers, and the delay
+		t.Fatal(err)
+	}
+	select {
+	case r := <-o.done:
+		t.Fatalf("packed at once: %+v", r)
+	default:
+	}
+	held.Advance(time.Hour)
+	if r := <-o.done; r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	o = b.submit(3)
+	if err := b.packer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-o.done; !errors.Is(r.Err, errs.ErrClosed) {
+		t.Errorf("a job that waits when the packer closes ends with %v", r.Err)
+	}
+}

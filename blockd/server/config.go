@@ -97,6 +97,8 @@ type VolumeLimits struct {
 	SealIdle config.Duration `yaml:"seal_idle"`
 	// A write of as many bytes goes straight into a segment; 0 takes the default of 256KiB.
 	LongWrite config.ByteSize `yaml:"long_write"`
+	// For tests: writing a segment behind begins as much later, so journals fill up.
+	PackDelay config.Duration `yaml:"pack_delay"`
 }
 
 // EnsureDefaults fills what is not set.

@@ -245,7 +245,7 @@ func (s *server) startEngine() {
 	ctx := context.Background()
 	s.cache = reader.NewCache(s.cfg.Memory.BlockCache.Int64())
 	s.reader = reader.New(reader.Config{Stores: s.stores, Topology: s.metad.Topology, Cache: s.cache, Clock: s.clock, Took: s.storeWaits.took})
-	s.packer = packer.New(ctx, packer.Config{Stores: s.stores, Topology: s.metad.Topology})
+	s.packer = packer.New(ctx, packer.Config{Stores: s.stores, Topology: s.metad.Topology, Delay: s.cfg.Volume.PackDelay.Std()})
 	s.stack.PushCloser("packer", s.packer.Close)
 	s.budget = blockmap.NewBudget(int(s.cfg.Memory.MapCache / blockmap.PageSize))
 	s.buffers = core.NewMemory(s.cfg.Memory.WriteBuffer.Int64())

@@ -4,24 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
-
-	"ashlar.dev/bench/chaos/load"
-	"ashlar.dev/pkg/nbd"
 )
 
 // agingResult is what a disk that lives for long costs.
 type agingResult struct {
-	Worn     wearResult       `json:"worn"`
-	Thin     wearResult       `json:"thin"`
-	Recovery []recoveryResult `json:"recovery"`
+	Worn wearResult `json:"worn"`
+	Thin wearResult `json:"thin"`
 }
 
 // wearResult is what random overwriting cost, cleaning and checkpoints included.
@@ -38,26 +29,44 @@ type wearResult struct {
 	StoredEnd   float64 `json:"stored_per_live_byte"`
 	StoredWorst float64 `json:"stored_per_live_byte_worst"`
 	MemoryMiB   float64 `json:"owner_memory_mib"` // resident, at most
+	// What clients waited: before anything was worth cleaning, and all the time after.
+	Calm    waits `json:"calm"`
+	Cleaned waits `json:"cleaned"`
 }
 
-// recoveryResult is one death of the owner under full load.
-type recoveryResult struct {
-	UnpackedMiB float64 `json:"unpacked_mib"`
-	Open        float64 `json:"open_s"`   // from epoch to serving, as the log says
-	Silence     float64 `json:"silent_s"` // from the SIGKILL to the next answer; ashlar dev's pause, 1 s and then twice as long each time, is in it
+// waits is a job's latency, and what was cleaned and how much was written meanwhile.
+type waits struct {
+	IOPS       float64 `json:"iops"`
+	P50        float64 `json:"p50_us"`
+	P99        float64 `json:"p99_us"`
+	P999       float64 `json:"p999_us"`
+	CleanedMiB float64 `json:"cleaned_mib"`
+}
+
+// calmTime is how long the disk is overwritten before the rest: so little is dead after
+// it that the cleaner has nothing to do yet.
+const calmTime = 20 * time.Second
+
+// waiting runs random writes and tells what they waited for.
+func (b *bench) waiting(ctx context.Context, c *cluster, j job, d time.Duration) (waits, *fioOutput, error) {
+	cleaned := c.target.metrics()["blockd_volume_cleaned_bytes_total"]
+	out, err := b.fio(ctx, c.target, j, d)
+	if err != nil {
+		return waits{}, nil, err
+	}
+	r := summarize(out)
+	return waits{r.IOPS, r.P50, r.P99, r.P999, (c.target.metrics()["blockd_volume_cleaned_bytes_total"] - cleaned) / (1 << 20)}, out, nil
 }
 
 const (
-	wornPasses   = 3
-	mapCacheMiB  = 16
-	thinGiB      = 256
-	recoveryRuns = 5
-	recoveryFill = 15 * time.Second
-	agingSettle  = 90 * time.Second
+	wornPasses  = 3
+	mapCacheMiB = 16
+	thinGiB     = 256
+	agingSettle = 90 * time.Second
 )
 
 // aging writes a disk three times over at random, then far and wide over a thin disk whose
-// map is larger than its cache, then kills the owner with full buffers.
+// map is larger than its cache.
 func (b *bench) aging(ctx context.Context) error {
 	b.report.Plan, b.report.Machine, b.report.Started = b.plan, machine(b.root, b.dir), time.Now()
 	a := &agingResult{}
@@ -77,10 +86,11 @@ func (b *bench) aging(ctx context.Context) error {
 	c.quiet(ctx)
 	size := float64(b.plan.DiskMiB) / 1024
 	a.Worn = wearResult{DiskGiB: size, MapMiB: 256, LiveGiB: size}
-	if err := b.wear(ctx, c, &a.Worn, empty, fmt.Sprintf("--io_size=%dM", wornPasses*b.plan.DiskMiB)); err != nil {
+	if a.Worn.Calm, _, err = b.waiting(ctx, c, randWrite32, calmTime); err != nil {
 		return err
 	}
-	if err := b.recoveries(ctx, c, a); err != nil {
+	c.quiet(ctx)
+	if err := b.wear(ctx, c, &a.Worn, empty, fmt.Sprintf("--io_size=%dM", wornPasses*b.plan.DiskMiB)); err != nil {
 		return err
 	}
 	if _, err := c.ashlar(ctx, "disk", "delete", diskName, "--force"); err != nil {
@@ -128,7 +138,7 @@ func (b *bench) wear(ctx context.Context, c *cluster, w *wearResult, empty float
 		j := randWrite32
 		j.once, j.extra = true, []string{size, "--norandommap", "--randrepeat=0"}
 		var err error
-		out, err = b.fio(ctx, c.target, j, 10*time.Minute)
+		w.Cleaned, out, err = b.waiting(ctx, c, j, 10*time.Minute)
 		done <- err
 	}()
 	look := func() error {
@@ -164,82 +174,6 @@ func (b *bench) wear(ctx context.Context, c *cluster, w *wearResult, empty float
 	w.Media = float64(after.written-before.written) / side.Bytes
 	say("  %.0f IOPS, %.1f µs/IO, media %.2f per byte, stored %.2f per live byte (%.2f at worst), %.0f MiB resident at most", w.IOPS, w.CPU, w.Media, w.StoredEnd, w.StoredWorst, w.MemoryMiB)
 	return nil
-}
-
-// recoveries kill the owner with full buffers and wait for the next answer.
-func (b *bench) recoveries(ctx context.Context, c *cluster, a *agingResult) error {
-	say("recovery: the owner dies by SIGKILL with full buffers, %d times", recoveryRuns)
-	for range recoveryRuns {
-		r, err := b.recovery(ctx, c)
-		if err != nil {
-			return err
-		}
-		say("  %.0f MiB unpacked: open in %.2f s, silent for %.2f s", r.UnpackedMiB, r.Open, r.Silence)
-		a.Recovery = append(a.Recovery, *r)
-	}
-	return nil
-}
-
-func (b *bench) recovery(ctx context.Context, c *cluster) (*recoveryResult, error) {
-	owner, uri, err := c.owner(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c.target.engine = []string{"--ioengine=nbd", "--uri=" + uri}
-	writing, stop := context.WithCancel(ctx)
-	defer stop()
-	go func() { _, _ = b.fio(writing, c.target, randWrite32, time.Minute) }() // the kill ends it
-	r := &recoveryResult{}
-	limit := min(float64(b.plan.BufferMiB)/4, 128)
-	_ = await(ctx, recoveryFill, func() bool { // where packing keeps up it is what there is
-		m := c.target.metrics()
-		r.UnpackedMiB = m["blockd_volume_unpacked_bytes"] / (1 << 20)
-		return r.UnpackedMiB >= 0.9*limit || m["blockd_volume_waiting_writes"] > 0
-	})
-	pid, err := os.ReadFile(filepath.Join(c.dir, "run", owner+".pid"))
-	if err != nil {
-		return nil, err
-	}
-	n, err := strconv.Atoi(strings.TrimSpace(string(pid)))
-	if err != nil {
-		return nil, err
-	}
-	at := time.Now()
-	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
-		return nil, fmt.Errorf("kill %s: %w", owner, err)
-	}
-	stop()
-	err = load.Retry(ctx, func(ctx context.Context) error {
-		client, err := nbd.Dial(ctx, uri, nbd.ClientOptions{})
-		if err != nil {
-			return err
-		}
-		defer client.Hangup()
-		_, err = client.WriteAt(make([]byte, 4096), 0)
-		return err
-	})
-	r.Silence = time.Since(at).Seconds()
-	if err == nil {
-		r.Open, err = c.opened(owner)
-	}
-	c.quiet(ctx)
-	return r, err
-}
-
-var openTook = regexp.MustCompile(`msg="disk open".* took=(\S+)`)
-
-// opened is how long the last opening of a disk took at a blockd, as its log says, in seconds.
-func (c *cluster) opened(host string) (float64, error) {
-	text, err := os.ReadFile(filepath.Join(c.dir, "log", host+".log"))
-	if err != nil {
-		return 0, err
-	}
-	all := openTook.FindAllStringSubmatch(string(text), -1)
-	if len(all) == 0 {
-		return 0, fmt.Errorf("%s's log tells of no disk that was opened", host)
-	}
-	d, err := time.ParseDuration(all[len(all)-1][1])
-	return d.Seconds(), err
 }
 
 // used is what all stores hold, in bytes.
@@ -320,12 +254,14 @@ func (r *report) agingMarkdown() string {
 	for _, x := range []wearResult{a.Worn, a.Thin} {
 		p("| %.0f GiB | %.0f MiB | %.1f GiB | %.0f | %.0f µs | %.2f | %.2f | %.2f | %.0f MiB |", x.DiskGiB, x.MapMiB, x.ClientGiB, x.IOPS, x.CPU, x.Media, x.StoredEnd, x.StoredWorst, x.MemoryMiB)
 	}
-	var open []float64
-	for _, x := range a.Recovery {
-		open = append(open, x.Open)
+	p("\nWhat clients of the first disk waited, µs, in the %.0f s before, in which hardly anything was cleaned, and while it was worn:\n", calmTime.Seconds())
+	p("| | cleaned, MiB | IOPS | p50 | p99 | p99.9 |\n|---|--:|--:|--:|--:|--:|")
+	for _, x := range []struct {
+		what string
+		waits
+	}{{"nothing to clean", a.Worn.Calm}, {"beside cleaning", a.Worn.Cleaned}} {
+		p("| %s | %.0f | %.0f | %.0f | %.0f | %.0f |", x.what, x.CleanedMiB, x.IOPS, x.P50, x.P99, x.P999)
 	}
-	o, _ := median(open)
-	p("\nThe owner killed by SIGKILL under random writes, %.0f MiB of them not packed, %d times: the disk opens in %.2f s (median, %.2f at most; mark 1 s).", a.Recovery[0].UnpackedMiB, len(open), o, slices.Max(open))
-	p("The JSON has how long clients waited in all; `ashlar dev` starts a daemon that died again after 1 s, and after twice as long each time.")
+	p("\np99 beside cleaning is %.2f of that without.", a.Worn.Cleaned.P99/a.Worn.Calm.P99)
 	return w.String() + "\n"
 }

@@ -60,6 +60,9 @@ func (c *cluster) writeOverlay(tls bool) error {
 	if c.b.plan.MapMiB > 0 {
 		text = strings.Replace(text, "memory:\n", fmt.Sprintf("memory:\n  map_cache: %dMiB\n", c.b.plan.MapMiB), 1)
 	}
+	if c.b.plan.PackDelay > 0 {
+		text += fmt.Sprintf("  pack_delay: %s\n", c.b.plan.PackDelay)
+	}
 	if !tls {
 		text += "data_tls: \"off\"\n"
 	}

@@ -23,6 +23,7 @@ type plan struct {
 	SteadyFill time.Duration // longest wait for full buffers
 	Steady     time.Duration // window after that
 	Settle     time.Duration // longest wait for quiet servers between jobs
+	PackDelay  time.Duration // that packing is held up
 	MapMiB     int           // map cache of each blockd; 0: what blockd takes by itself
 }
 
@@ -31,8 +32,9 @@ var plans = map[string]plan{
 		SteadyFill: 60 * time.Second, Steady: 60 * time.Second, Settle: 6 * time.Second},
 	"quick": {Name: "quick", Rounds: 1, Job: 2 * time.Second, DiskMiB: 1024, CacheMiB: 48, CachedMiB: 16, BufferMiB: 512,
 		SteadyFill: 15 * time.Second, Steady: 10 * time.Second, Settle: 3 * time.Second},
-	"aging": {Name: "aging", DiskMiB: 4096, CacheMiB: 96, BufferMiB: 512},
-	"map":   {Name: "map", DiskMiB: 1 << 20, MapMiB: 256},
+	"aging":    {Name: "aging", DiskMiB: 4096, CacheMiB: 96, BufferMiB: 512},
+	"recovery": {Name: "recovery", DiskMiB: 1024, CacheMiB: 48, BufferMiB: 512, PackDelay: 10 * time.Minute},
+	"map":      {Name: "map", DiskMiB: 1 << 20, MapMiB: 256},
 }
 
 func main() {
@@ -52,7 +54,7 @@ func run(ctx context.Context) (err error) {
 	}
 	p, ok := plans[name]
 	if !ok {
-		return fmt.Errorf("BENCH=%s: want full, quick, aging or map", name)
+		return fmt.Errorf("BENCH=%s: want full, quick, aging, recovery or map", name)
 	}
 	root, err := os.Getwd()
 	if err != nil {
@@ -76,6 +78,8 @@ func run(ctx context.Context) (err error) {
 	switch name {
 	case "aging":
 		measure = b.aging
+	case "recovery":
+		measure = b.recoveries
 	case "map":
 		measure = b.bigMap
 	}

@@ -13,14 +13,15 @@ import (
 
 // report is everything a run showed; it is kept as JSON too.
 type report struct {
-	Machine machineFacts  `json:"machine"`
-	Plan    plan          `json:"plan"`
-	Started time.Time     `json:"started"`
-	Took    float64       `json:"took_s"`
-	Results []result      `json:"results"`
-	Steady  *steadyResult `json:"steady,omitempty"`
-	Aging   *agingResult  `json:"aging,omitempty"`
-	Map     *mapResult    `json:"map,omitempty"`
+	Machine  machineFacts     `json:"machine"`
+	Plan     plan             `json:"plan"`
+	Started  time.Time        `json:"started"`
+	Took     float64          `json:"took_s"`
+	Results  []result         `json:"results"`
+	Steady   *steadyResult    `json:"steady,omitempty"`
+	Aging    *agingResult     `json:"aging,omitempty"`
+	Map      *mapResult       `json:"map,omitempty"`
+	Recovery []recoveryResult `json:"recovery,omitempty"`
 }
 
 // write puts the JSON into results/ and replaces this plan's part of RESULTS.md; what
@@ -66,6 +67,8 @@ func (r *report) markdown() string {
 	switch {
 	case r.Aging != nil:
 		return r.agingMarkdown()
+	case len(r.Recovery) > 0:
+		return r.recoveryMarkdown()
 	case r.Map != nil:
 		return r.mapMarkdown()
 	}
