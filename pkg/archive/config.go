@@ -1,7 +1,6 @@
 package archive
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"os/exec"
@@ -18,7 +17,8 @@ type Config struct {
 	Store objectstore.Config `yaml:"store"`
 	// KeyFile has the key for encryption, 64 hexadecimal digits; readable by its owner only. What is lost with it cannot be read again.
 	KeyFile string `yaml:"key_file"`
-	// KeyCommand is a program and its arguments that prints the key, instead of a file.
+	// KeyCommand is a program and its arguments that prints the key, instead of a file: 64 hexadecimal digits, within 30 seconds, each time the
+	// daemon starts. So the key can be in a KMS or a vault.
 	KeyCommand []string `yaml:"key_command"`
 }
 
@@ -33,6 +33,19 @@ func (c *Config) Validate() error {
 // keyCommandMax bounds how long the command may take.
 const keyCommandMax = 30 * time.Second
 
+// keyWriter takes what a command prints, as long as that may be a key.
+type keyWriter struct{ text []byte }
+
+const keyTextMax = 4096
+
+func (w *keyWriter) Write(p []byte) (int, error) {
+	if len(w.text)+len(p) > keyTextMax {
+		return 0, fmt.Errorf("it prints more than a key: %w", errs.ErrInvalid)
+	}
+	w.text = append(w.text, p...)
+	return len(p), nil
+}
+
 // Secret reads the key, or has it printed; nil if there is none.
 func (c *Config) Secret(ctx context.Context) (*Secret, error) {
 	var text []byte
@@ -44,12 +57,17 @@ func (c *Config) Secret(ctx context.Context) (*Secret, error) {
 		ctx, cancel := context.WithTimeout(ctx, keyCommandMax)
 		defer cancel()
 		cmd := exec.CommandContext(ctx, c.KeyCommand[0], c.KeyCommand[1:]...)
-		var out bytes.Buffer
-		cmd.Stdout = &out // what it says on stderr may be anything, a key too: it is not shown
-		if err = cmd.Run(); err != nil {
-			err = fmt.Errorf("key command %s: %w: %w", c.KeyCommand[0], errs.ErrUnavailable, err)
+		var out keyWriter
+		cmd.Stdout = &out           // what it says on stderr may be anything, a key too: it is not shown
+		cmd.WaitDelay = time.Second // it may have started others, which have its output open
+		err = cmd.Run()
+		switch {
+		case ctx.Err() != nil:
+			err = fmt.Errorf("key command %s did not end in time, and was killed (it has %s): %w", c.KeyCommand[0], keyCommandMax, errs.ErrTimeout)
+		case err != nil:
+			err = fmt.Errorf("key command %s: %w: %w (what it says on stderr is not shown, it may be a key: run it by hand)", c.KeyCommand[0], errs.ErrUnavailable, err)
 		}
-		text = out.Bytes()
+		text = out.text
 	default:
 		return nil, nil
 	}

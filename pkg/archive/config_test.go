@@ -1,11 +1,13 @@
 package archive_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"ashlar.dev/pkg/archive"
 	"ashlar.dev/pkg/errs"
@@ -36,6 +38,14 @@ func TestKeyComesFromAFileOrACommand(t *testing.T) {
 		if _, err := (&archive.Config{KeyCommand: cmd}).Secret(ctx); err == nil || strings.Contains(err.Error(), key[1:]) {
 			t.Errorf("%v", err)
 		}
+	}
+	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	if _, err := (&archive.Config{KeyCommand: []string{"sh", "-c", "sleep 60; true"}}).Secret(short); !errors.Is(err, errs.ErrTimeout) {
+		t.Errorf("a command that hangs, and whose child has its output: %v", err)
+	}
+	if _, err := (&archive.Config{KeyCommand: []string{"yes"}}).Secret(ctx); !errors.Is(err, errs.ErrUnavailable) {
+		t.Errorf("a command that prints without end: %v", err)
 	}
 	if s, err := (&archive.Config{}).Secret(ctx); s != nil || err != nil {
 		t.Error(s, err)

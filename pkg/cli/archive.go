@@ -275,6 +275,13 @@ type archiveList struct {
 	Disk string `arg:"" optional:"" help:"Name or id of a disk; all if not given."`
 }
 
+// Help is printed by kong below the summary.
+func (c *archiveList) Help() string {
+	return `STORED is what a snapshot's own upload put there, whole or changes only; NEEDS what is read to restore it. Each stands by
+itself: whichever is deleted, the others stay whole. -o json shows manifests, by which any cluster that reaches this archive
+makes a disk: ashlar disk create NAME --from-archive MANIFEST.`
+}
+
 // archiveEntryView is what is in the archive, in JSON.
 type archiveEntryView struct {
 	Disk        string `json:"disk"`
@@ -364,6 +371,13 @@ func (c *archiveUsage) Run(ctx context.Context, s *session) error {
 
 type archiveDelete struct {
 	Snapshot string `arg:"" help:"DISK@NAME; ids for what is not here any more." placeholder:"DISK@NAME"`
+}
+
+// Help is printed by kong below the summary.
+func (c *archiveDelete) Help() string {
+	return `Only what is in the archive goes; the snapshot on the cluster, if it is there still, stays. Others in the archive stay whole,
+also those that were archived against this one. Refused, and nothing is done, while somebody restores from it or uploads
+against it, and while it is locked (object lock): the answer says until when.`
 }
 
 // Run is called by kong.

@@ -328,10 +328,13 @@ func newTerminal(t *testing.T) *terminal {
 	return &terminal{t: t, fake: &fake{clock: m}}
 }
 
-func (x *terminal) run(line string) int {
+func (x *terminal) run(line string) int { return x.runUntil(context.Background(), line) }
+
+// runUntil is run that is interrupted when ctx ends.
+func (x *terminal) runUntil(ctx context.Context, line string) int {
 	x.out.Reset()
 	x.err.Reset()
-	return Run(context.Background(), strings.Fields(line), Surroundings{
+	return Run(ctx, strings.Fields(line), Surroundings{
 		Out: &x.out, Err: &x.err, Clock: x.fake.clock,
 		Connect:   func(string) (Cluster, error) { return x.fake, nil },
 		DiskFiles: func() (DiskFiles, error) { return x.tool, nil },

@@ -35,11 +35,23 @@ var classes = []struct {
 	{errs.ErrStaleEpoch, codeConflict, "something changed meanwhile; try again"},
 	{errs.ErrDenied, codeDenied, "this certificate may not do that; use the operator's (tls in cluster.yaml)"},
 	{errs.ErrNoSpace, codeNoSpace, "free space by deleting disks, or add stores; see ashlar store list"},
+	{context.Canceled, codeFailed, "what was asked of the cluster may go on there: look with ashlar status"},
 	{errs.ErrTimeout, codeUnavailable, "the outcome is unknown; look with ashlar status, then try again (or give --timeout)"},
 	{context.DeadlineExceeded, codeUnavailable, "the outcome is unknown; look with ashlar status, then try again (or give --timeout)"},
 	{errs.ErrUnavailable, codeUnavailable, "is the cluster running? ashlar dev --data DIR starts it; a restarted one needs some seconds"},
 	{errs.ErrClosed, codeUnavailable, "it is shutting down; try again when it is back"},
 	{errs.ErrCorrupt, codeFailed, "do not delete anything; keep the logs and see ashlar status"},
+}
+
+// errInterrupted is of what was stopped from the keyboard, or by a signal, and has cleaned up behind itself.
+var errInterrupted = errors.New("interrupted; nothing was left behind")
+
+// cleaned is the error of what left nothing behind: that it was interrupted, if so, and not how that looked from inside.
+func cleaned(ctx context.Context, err error) error {
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return errInterrupted
+	}
+	return err
 }
 
 // hinted is an error with the advice that fits it.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"ashlar.dev/pkg/api"
@@ -154,7 +155,7 @@ func (c *imageImport) Run(ctx context.Context, s *session) error {
 		return &hinted{err, "disk " + disk + " is left; ashlar disk delete " + disk + " --force deletes it"}
 	}
 	if err != nil {
-		return explainImage(err, c.Name)
+		return explainImage(cleaned(ctx, err), c.Name)
 	}
 	return s.show(viewImage(m), func(w io.Writer) { printMade(w, m) })
 }
@@ -266,12 +267,22 @@ func (c *exportFlags) write(ctx context.Context, s *session, disk, snapshot, fil
 	switch {
 	case errors.Is(err, errs.ErrExists):
 		return &hinted{err, "choose another name, or take its place with --force"}
+	case errors.Is(err, errs.ErrNoSpace) || errors.Is(err, syscall.ENOSPC):
+		return &hinted{fmt.Errorf("export to %s: %w: %w", baseName(file), errs.ErrNoSpace, err), noSpaceFor(file)}
 	case err != nil:
-		return fmt.Errorf("export to %s: %w", baseName(file), err)
+		return fmt.Errorf("export to %s: %w", baseName(file), cleaned(ctx, err))
 	}
 	return s.show(out, func(w io.Writer) {
 		fmt.Fprintf(w, "wrote %s: %s of disk in %s, %s\n", file, size(all), size(out.FileBytes), out.Format)
 	})
+}
+
+// noSpaceFor says where an export found no space: the cluster's stores have nothing to do with it.
+func noSpaceFor(file string) string {
+	if isRemote(file) {
+		return "free space where the bucket is, or in " + os.TempDir() + " of this machine (TMPDIR names another place), where the file is made before it is sent; nothing was left behind"
+	}
+	return "free space on the disk that " + filepath.Dir(file) + " is on, or write the file elsewhere (--compress makes a qcow2 smaller); nothing was left behind"
 }
 
 // whole has a file written beside its place, syncs it and moves it there; what fails leaves nothing.

@@ -19,6 +19,8 @@ type fakeTool struct {
 	t    *testing.T
 	fail error
 	uris []string
+
+	before func() // it works; may be nil
 }
 
 func (f *fakeTool) Inspect(context.Context, *os.File, diskfile.Format) (uint64, error) {
@@ -27,12 +29,18 @@ func (f *fakeTool) Inspect(context.Context, *os.File, diskfile.Format) (uint64, 
 
 func (f *fakeTool) ToNBD(_ context.Context, _ *os.File, _ diskfile.Format, uri string, p diskfile.Progress) error {
 	f.uris = append(f.uris, uri)
+	if f.before != nil {
+		f.before()
+	}
 	p(50_000)
 	return f.fail
 }
 
 func (f *fakeTool) FromNBD(_ context.Context, uri, path string, as diskfile.Format, compress bool, p diskfile.Progress) error {
 	f.uris = append(f.uris, uri)
+	if f.before != nil {
+		f.before()
+	}
 	p(50_000)
 	if err := os.WriteFile(path, fmt.Appendf(nil, "%s %v", as, compress), 0o600); err != nil {
 		f.t.Error(err)
@@ -145,5 +153,34 @@ func TestExportTakesNobodysPlace(t *testing.T) {
 	})
 	if b, e := os.ReadFile(path); !errors.Is(err, errs.ErrExists) || e != nil || !bytes.Equal(b, []byte("theirs")) {
 		t.Errorf("%v, %s %v", err, b, e)
+	}
+}
+
+// Without this whoever stops an import or an export would be told what that is called inside, and not what became of it; and whose own disk
+// is full would be sent to the stores.
+func TestStoppedAndFullSayWhatBecameOfIt(t *testing.T) {
+	x := newTerminal(t)
+	tool := x.withTool()
+	file := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(file, make([]byte, 5000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	x.must("disk create d --size 4GiB")
+	x.must("image create deb --from-disk d")
+	tool.fail = context.Canceled
+	for _, line := range []string{"image import new " + file, "image export deb " + file + ".qcow2"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		tool.before = cancel
+		code := x.runUntil(ctx, line)
+		if text := x.err.String(); code != codeFailed || !strings.Contains(text, "interrupted; nothing was left behind") || strings.Contains(text, "context") {
+			t.Errorf("%s: %d %s", line, code, text)
+		}
+	}
+	tool.before, tool.fail = nil, errs.ErrNoSpace
+	if code := x.run("image export deb " + file + ".qcow2"); code != codeNoSpace || strings.Contains(x.err.String(), "store") || !strings.Contains(x.err.String(), filepath.Dir(file)) {
+		t.Errorf("%d %s", code, x.err.String())
+	}
+	if len(x.disksNow()) != 1 {
+		t.Errorf("left behind: %v", x.disksNow())
 	}
 }
