@@ -68,7 +68,10 @@ func (s *S3) fail(act, key string, err error) error {
 	}
 	var r minio.ErrorResponse
 	class, hint := errs.ErrUnavailable, ""
-	if errors.As(err, &r) {
+	const away = " (does the server run, is its address right, and is it quick enough?)"
+	if !errors.As(err, &r) {
+		hint = away
+	} else {
 		switch {
 		case r.Code == minio.NoSuchBucket || r.Code == minio.InvalidBucketName:
 			class, hint = errs.ErrInvalid, " (make the bucket, or name another one)"
@@ -78,12 +81,18 @@ func (s *S3) fail(act, key string, err error) error {
 			class = errs.ErrExists
 		case r.StatusCode == http.StatusForbidden || r.StatusCode == http.StatusUnauthorized:
 			class, hint = errs.ErrDenied, " (look at the credentials and the bucket's policy)"
+		case r.StatusCode == http.StatusTooManyRequests || r.StatusCode == http.StatusServiceUnavailable:
+			hint = " (the server is overloaded: wait, or lower objects_at_once or bandwidth_max)"
 		case r.StatusCode == http.StatusRequestedRangeNotSatisfiable:
 			class = errs.ErrCorrupt
 		case r.StatusCode == http.StatusInsufficientStorage:
 			class = errs.ErrNoSpace
 		case r.StatusCode == http.StatusBadRequest || r.StatusCode == http.StatusMethodNotAllowed:
 			class = errs.ErrInvalid
+		case r.StatusCode == 0:
+			hint = away
+		case r.StatusCode >= http.StatusInternalServerError:
+			hint = " (the trouble is the server's: its log says more)"
 		}
 	}
 	return fmt.Errorf("%s %s%s%s: %w: %w", act, s, key, hint, class, err)

@@ -157,6 +157,9 @@ func (u *upload) readBase(ctx context.Context) error {
 	if errors.Is(err, errs.ErrNotFound) || errors.Is(err, errs.ErrDenied) {
 		return nil
 	}
+	if errors.Is(err, errs.ErrCorrupt) {
+		return fmt.Errorf("what this is archived against is damaged: take it out (ashlar archive delete) and ask again, this is then archived whole: %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("base of the upload: %w", err)
 	}

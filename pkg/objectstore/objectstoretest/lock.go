@@ -19,7 +19,10 @@ func (s *S3Server) Open(cfg objectstore.S3Config, pace *objectstore.Pace) (store
 	h := httptest.NewTLSServer(s)
 	roots := x509.NewCertPool()
 	roots.AddCert(h.Certificate())
-	cfg.Endpoint, cfg.Bucket, cfg.Region, cfg.Timeout = strings.TrimPrefix(h.URL, "https://"), s.Bucket, "us-east-1", config.Duration(10*time.Second)
+	cfg.Endpoint, cfg.Bucket, cfg.Region = strings.TrimPrefix(h.URL, "https://"), s.Bucket, "us-east-1"
+	if cfg.Timeout == 0 {
+		cfg.Timeout = config.Duration(10 * time.Second)
+	}
 	store, err = objectstore.NewS3(cfg, objectstore.Credentials{Access: "a", Secret: "s"}, &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, pace)
 	return store, h.Close, err
 }
