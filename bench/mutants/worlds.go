@@ -91,8 +91,8 @@ var InWorlds = append(taken(
 	},
 	{
 		Name: "purge a deleted disk whose snapshots are needed", File: "metad/state/kept.go",
-		Old: "	if v.Kept == nil || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {",
-		New: "	if v.Kept == nil {",
+		Old: "	if v.Kept == nil || v.Trashed() || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {",
+		New: "	if v.Kept == nil || v.Trashed() {",
 	},
 	{
 		Name: "forget of a deleted disk only what older owners left", File: "pkg/storeproto/core/shard.go",

@@ -12,8 +12,8 @@ import (
 // and kept for them. When it returns nil that is durable, and the space comes back behind.
 // After an error it is to be asked again.
 func (v *Volume) Empty(ctx context.Context) error {
-	if !v.Deleted() {
-		return fmt.Errorf("empty volume %s: it is not deleted: %w", v.id, errs.ErrConflict)
+	if !v.Deleted() || v.cfg.Record.Trashed() {
+		return fmt.Errorf("empty volume %s: it is not deleted for good: %w", v.id, errs.ErrConflict)
 	}
 	done := make(chan error, 1)
 	v.Submit(nbd.NewRequest(nbd.OpTrim, 0, 0, v.SizeBytes(), nil, nbd.CompleterFunc(func(r *nbd.Request, err error) {

@@ -22,7 +22,7 @@ const (
 // being gone. A host that is asked to open one copies the journal to a full ensemble. One
 // whose owner stays away is opened too: it is packed and let go, as its owner would have done.
 // So is one of which stores have something that is to be coded anew, or of which something lies
-// in an archive: only an owner does that.
+// in an archive: only an owner does that. And one that was put into the trash while somebody had it.
 // The zero value is ready.
 type Rescuer struct {
 	down   map[cluster.StoreRef]time.Duration // since when
@@ -47,13 +47,13 @@ func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clus
 	r.round++
 	missing, absent, remain := r.missing(now, t), r.absent(now, t), remainOf(l, t)
 	hosts := exporters(t)
-	restoring := m.HeldManifests()
-	if len(missing) == 0 && len(absent) == 0 && len(remain) == 0 && len(restoring) == 0 || len(hosts) == 0 {
+	restoring, thrown := m.HeldManifests(), slices.ContainsFunc(m.Trashed(), (*state.Volume).Unsettled)
+	if len(missing) == 0 && len(absent) == 0 && len(remain) == 0 && len(restoring) == 0 && !thrown || len(hosts) == 0 {
 		return nil, true
 	}
 	var needy []*state.Volume
 	for _, v := range m.Volumes() {
-		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host] || remain[v.ID] || v.Restored != nil) {
+		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host] || remain[v.ID] || v.Restored != nil || v.Unsettled()) {
 			needy = append(needy, v)
 		}
 	}

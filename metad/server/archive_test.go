@@ -73,7 +73,7 @@ func TestUploadsAreHandedOut(t *testing.T) {
 	if again := ask(s1, "s1", "a"); len(again) != 1 || again[0].GetEpoch() != 1 {
 		t.Fatalf("it was taken from who has it: %v", again)
 	}
-	if _, err := ops.DeleteSnapshot(g.ctx(), "d", "one"); !errors.Is(err, errs.ErrConflict) {
+	if _, err := ops.DeleteSnapshot(g.ctx(), "d", "one", true); !errors.Is(err, errs.ErrConflict) {
 		t.Fatalf("a snapshot on its way was deleted: %v", err)
 	}
 	h, err := s1.Holds(g.ctx())

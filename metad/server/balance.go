@@ -22,9 +22,14 @@ func (c *clusterService) SetCluster(ctx context.Context, q *api.SetClusterReques
 		c.s.note(state.Info, kind, aboutRepair, "", caller(ctx).String(), "%s", what)
 		c.s.log.Info("balancing changed", "paused", q.GetBalancingPaused(), "by", caller(ctx).String())
 	}
+	if q.TrashSeconds != nil {
+		if err := c.setTrash(ctx, q.GetTrashSeconds()); err != nil {
+			return nil, err
+		}
+	}
 	rep := &api.ClusterSettings{}
 	return rep, c.look(ctx, func(_ *reconcile.Liveness, m *state.Machine, _ time.Duration) {
-		rep.BalancingPaused = m.BalancingPaused()
+		rep.BalancingPaused, rep.TrashSeconds = m.BalancingPaused(), uint64(m.TrashTime()/time.Second)
 	})
 }
 

@@ -126,7 +126,7 @@ func (c *clusterService) CloneDisk(ctx context.Context, q *api.CloneDiskRequest)
 // and makes the command of it but for the origin.
 func (c *clusterService) cloneCommand(v *state.Volume, q *api.CloneDiskRequest) (*state.CreateClone, cluster.Snapshot, error) {
 	s, ok := v.FindSnapshot(q.GetFromSnapshot())
-	if !ok || s.State == cluster.SnapshotHidden {
+	if !ok || !s.Listed() {
 		return nil, s, fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetFromSnapshot(), v.Name, errs.ErrNotFound)
 	}
 	cmd, err := c.cloneOf(v, s, q)
@@ -142,7 +142,7 @@ func (c *clusterService) cloneOf(v *state.Volume, s cluster.Snapshot, q *api.Clo
 	raw, err := id.NewRaw(c.s.clock.Wall(), c.s.random)
 	switch {
 	case err != nil:
-	case s.State != cluster.SnapshotReady && s.State != cluster.SnapshotHidden:
+	case s.State != cluster.SnapshotReady && s.Listed():
 		err = fmt.Errorf("snapshot %s of disk %s is %s: %w", s.Name, v.Name, s.State, errs.ErrConflict)
 	case len(q.GetRequestId()) > state.NameMax:
 		err = fmt.Errorf("request id of %d bytes, at most %d: %w", len(q.GetRequestId()), state.NameMax, errs.ErrInvalid)

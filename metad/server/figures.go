@@ -74,7 +74,7 @@ func fillRoom(rep *api.StatusReply, m *state.Machine, l *reconcile.Liveness, top
 			rep.Cleaning.Problem = b.Cleaning.Problem
 		}
 	}
-	rep.Kept = keptRoom(m, l, top)
+	rep.Kept, rep.Trash = keptRoom(m, l, top), trashRoom(m, l, top)
 	paced(rep.Cleaning, pace)
 	rep.Traffic = api.FromTraffic(traffic)
 	if k, width := code(top); width > 0 {

@@ -288,7 +288,7 @@ func TestOwnershipAndTakeover(t *testing.T) {
 
 // purge deletes the disk and confirms for all stores.
 func purge(t *testing.T, g *group, ops *client.Cluster, v id.Volume, hosts ...*host) {
-	_, err := ops.DeleteDisk(g.ctx(), v.String(), client.Deletion{Force: true})
+	_, err := ops.DeleteDisk(g.ctx(), v.String(), client.Deletion{Force: true, Purge: true})
 	must(t, err)
 	if _, err := ops.Disk(g.ctx(), "disk"); !errors.Is(err, errs.ErrNotFound) {
 		t.Fatalf("the name is still there: %v", err)

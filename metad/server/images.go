@@ -92,7 +92,7 @@ func (i *imageService) snapshotFor(ctx context.Context, v *state.Volume, c *stat
 		return cluster.Snapshot{ID: c.Image.Snapshot, Name: "image-" + c.Image.ID.String(), Size: v.Size}, err
 	}
 	s, ok := v.FindSnapshot(q.GetFromSnapshot())
-	if !ok || s.State == cluster.SnapshotHidden {
+	if !ok || !s.Listed() {
 		return s, i.c.s.fail(fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetFromSnapshot(), v.Name, errs.ErrNotFound))
 	}
 	if s.State != cluster.SnapshotReady {

@@ -80,7 +80,7 @@ func TestImagesHoldTheirSnapshots(t *testing.T) {
 	must(t, err)
 	_, err = ops.CreateImage(g.ctx(), client.NewImage{Name: "b", Disk: "d", Snapshot: "s"})
 	must(t, err)
-	_, err = ops.DeleteSnapshot(g.ctx(), "d", "s")
+	_, err = ops.DeleteSnapshot(g.ctx(), "d", "s", true)
 	must(t, err)
 	for _, x := range []string{"a", "b"} {
 		d, err := ops.CreateDiskFromImage(g.ctx(), "of-"+x, x, 16<<20, cluster.QoS{})
@@ -112,11 +112,11 @@ func TestImagesHoldTheirSnapshots(t *testing.T) {
 		t.Errorf("of a deleted image: %v", err)
 	}
 	for _, x := range []string{"of-a", "of-b"} {
-		_, err = ops.DeleteDisk(g.ctx(), x, client.Deletion{Force: true})
+		_, err = ops.DeleteDisk(g.ctx(), x, client.Deletion{Force: true, Purge: true})
 		must(t, err)
 	}
 	g.until("the disk to be without snapshots, the hidden ones too", func() bool {
-		_, err := ops.DeleteDisk(g.ctx(), "d", client.Deletion{Force: true})
+		_, err := ops.DeleteDisk(g.ctx(), "d", client.Deletion{Force: true, Purge: true})
 		return err == nil
 	})
 }

@@ -36,27 +36,40 @@ func (c *clusterService) DeleteDisk(ctx context.Context, q *api.DeleteDiskReques
 	}
 	mode, err := snapshotsOfDeleted(q.GetSnapshots())
 	if err == nil && !q.GetForce() {
-		err = r.idle(v)
+		v, err = r.releasable(ctx, v, mode)
 	}
 	if err != nil {
 		return nil, c.s.fail(err)
 	}
-	var cmd state.Command = &state.DeleteVolume{Volume: v.ID, Epoch: v.Epoch, Forced: q.GetForce()}
-	c.s.node.View(func(m *state.Machine) {
-		if m.Level() >= state.LevelImages {
-			cmd = &state.RetireVolume{Volume: v.ID, Epoch: v.Epoch, Forced: q.GetForce(), Snapshots: mode, NowMS: c.s.clock.Wall().UnixMilli()}
-		}
-	})
-	res, err := c.s.commit(ctx, cmd)
+	var res state.Result
+	var until int64
+	if !q.GetPurge() && c.s.trashing() {
+		res, until, err = c.putInTrash(ctx, r, &state.PutInTrash{Volume: v.ID, Epoch: v.Epoch, Forced: q.GetForce(), Snapshots: mode})
+	} else {
+		res, err = c.s.commit(ctx, c.deletion(v, q.GetForce(), mode))
+	}
 	if err != nil {
 		return nil, err
 	}
 	r.with(func(l *reconcile.Liveness, _ *state.Machine, _ time.Duration) { l.Forget(v.ID) })
 	r.tellSnapped()
 	kept := keptText(res.Volume)
+	if until != 0 {
+		kept = ", into the trash"
+	}
 	c.s.note(state.Info, "disk_deleted", aboutDisk, v.Name, caller(ctx).String(), "disk %s of %d bytes deleted%s", v.ID, v.Size, kept)
 	c.s.log.Info("disk deleted", "volume", v.ID.String(), "name", v.Name, "forced", q.GetForce(), "kept", kept, "by", caller(ctx).String())
-	return &api.DeleteDiskReply{DiskId: v.ID.String()}, nil
+	return &api.DeleteDiskReply{DiskId: v.ID.String(), TrashedUntilUnixMs: until}, nil
+}
+
+// deletion is the command that deletes a disk for good, as all members know it.
+func (c *clusterService) deletion(v *state.Volume, force bool, mode state.SnapshotsOfDeleted) (cmd state.Command) {
+	c.s.node.View(func(m *state.Machine) {
+		if cmd = (&state.DeleteVolume{Volume: v.ID, Epoch: v.Epoch, Forced: force}); m.Level() >= state.LevelImages {
+			cmd = &state.RetireVolume{Volume: v.ID, Epoch: v.Epoch, Forced: force, Snapshots: mode, NowMS: c.s.clock.Wall().UnixMilli()}
+		}
+	})
+	return cmd
 }
 
 // keptText says what of a deleted disk is kept; nothing: it says nothing.
@@ -123,6 +136,9 @@ func (c *clusterService) kept(nameOrID string) (v *state.Volume, err error) {
 func keptRoom(m *state.Machine, l *reconcile.Liveness, top *cluster.Topology) *api.KeptRoom {
 	out := &api.KeptRoom{}
 	for _, v := range m.Kept() {
+		if v.Trashed() {
+			continue // trashRoom has it
+		}
 		out.Disks++
 		out.UsedBytes += l.Used(top, v.ID)
 	}

@@ -37,7 +37,7 @@ func TestDeletedDiskIsEmptiedAndItsSnapshotsAreFound(t *testing.T) {
 		x, err := ops.CreateSnapshot(g.ctx(), "d", "one")
 		return err == nil && x.State == "ready"
 	})
-	stay := client.Deletion{Force: true, Snapshots: api.SnapshotsOfDeleted_SNAPSHOTS_OF_DELETED_STAY}
+	stay := client.Deletion{Force: true, Purge: true, Snapshots: api.SnapshotsOfDeleted_SNAPSHOTS_OF_DELETED_STAY}
 	g.until("the group to delete disks with snapshots", func() bool {
 		_, err := ops.DeleteDisk(g.ctx(), "d", stay)
 		return err == nil
@@ -59,10 +59,10 @@ func TestDeletedDiskIsEmptiedAndItsSnapshotsAreFound(t *testing.T) {
 	if err != nil || st.GetKept().GetDisks() != 1 || st.GetCounts().GetDisks() != 1 {
 		t.Errorf("status says %v %v: %v", st.GetKept(), st.GetCounts(), err)
 	}
-	if _, err := ops.DeleteSnapshot(g.ctx(), "d", "one"); !errors.Is(err, errs.ErrNotFound) {
+	if _, err := ops.DeleteSnapshot(g.ctx(), "d", "one", true); !errors.Is(err, errs.ErrNotFound) {
 		t.Errorf("the snapshot of another disk of the name: %v", err)
 	}
-	_, err = ops.DeleteSnapshot(g.ctx(), d.DiskId, "one")
+	_, err = ops.DeleteSnapshot(g.ctx(), d.DiskId, "one", true)
 	must(t, err)
 	if _, err := hosts[0].FindKept(g.ctx(), d.DiskId); !errors.Is(err, errs.ErrNotFound) {
 		t.Errorf("nobody needs it and it is there: %v", err)

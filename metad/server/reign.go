@@ -52,6 +52,7 @@ type reign struct {
 		forgetAt  time.Duration
 		policies  map[id.Raw]bool // on which something works
 		policyAt  time.Duration
+		trash     trashTime
 		counter   uint64
 		healthy   []cluster.StoreRef
 		settleAt  time.Duration
@@ -177,6 +178,7 @@ func (r *reign) run() bool {
 		r.mend()
 		r.forgetGroups()
 		r.runPolicies()
+		r.passTrash()
 	}
 }
 

@@ -21,7 +21,7 @@ func (c *clusterService) RollbackDisk(ctx context.Context, q *api.RollbackDiskRe
 		return nil, err
 	}
 	s, ok := v.FindSnapshot(q.GetSnapshot())
-	if !ok || s.State == cluster.SnapshotHidden {
+	if !ok || !s.Listed() {
 		return nil, c.s.fail(fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetSnapshot(), v.Name, errs.ErrNotFound))
 	}
 	now := c.s.clock.Wall()

@@ -250,7 +250,7 @@ func (c *clusterService) ListSnapshots(ctx context.Context, q *api.ListSnapshots
 	out := &api.ListSnapshotsReply{}
 	add := func(m *state.Machine, v *state.Volume) {
 		for _, s := range v.Snapshots {
-			if s.State == cluster.SnapshotHidden {
+			if !s.Listed() {
 				continue
 			}
 			if out.More = len(out.Snapshots) >= snapshotsMax; out.More {
@@ -286,10 +286,16 @@ func (c *clusterService) DeleteSnapshot(ctx context.Context, q *api.DeleteSnapsh
 		return nil, err
 	}
 	s, ok := v.FindSnapshot(q.GetSnapshot())
-	if !ok || s.State == cluster.SnapshotHidden {
+	if !ok || !s.Listed() {
 		return nil, c.s.fail(fmt.Errorf("snapshot %.140q of disk %s: %w", q.GetSnapshot(), v.Name, errs.ErrNotFound))
 	}
-	res, err := c.s.commit(ctx, &state.DeleteSnapshot{Volume: v.ID, ID: s.ID})
+	var res state.Result
+	var until int64
+	if !q.GetPurge() && c.s.trashing() {
+		res, until, err = c.putInTrash(ctx, r, &state.PutInTrash{Volume: v.ID, Snapshot: s.ID})
+	} else {
+		res, err = c.s.commit(ctx, &state.DeleteSnapshot{Volume: v.ID, ID: s.ID})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -298,9 +304,14 @@ func (c *clusterService) DeleteSnapshot(ctx context.Context, q *api.DeleteSnapsh
 	if now, ok := res.Volume.FindSnapshot(s.ID.String()); ok {
 		s.State = now.State // hidden, where clones need it
 	}
-	c.s.note(state.Info, "snapshot_deleted", aboutDisk, v.Name, caller(ctx).String(), "snapshot %s (%s) is to go", s.Name, s.ID)
+	what := "is to go"
+	if until != 0 {
+		what = "is in the trash"
+	}
+	c.s.note(state.Info, "snapshot_deleted", aboutDisk, v.Name, caller(ctx).String(), "snapshot %s (%s) %s", s.Name, s.ID, what)
 	c.s.log.Info("snapshot deleted", "volume", v.ID.String(), "snapshot", s.ID.String(), "by", caller(ctx).String())
 	out := describeSnapshot(v, s)
+	out.TrashedUntilUnixMs = until
 	c.s.node.View(func(m *state.Machine) { out.Disk = m.Called(v) })
 	return out, nil
 }

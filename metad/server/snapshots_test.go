@@ -58,13 +58,13 @@ func TestSnapshotIsTakenByTheOwner(t *testing.T) {
 	if s, ok := rec.FindSnapshot("one"); !ok || s.ID.String() != all[0].SnapshotId {
 		t.Errorf("hosts see %+v", rec.Snapshots)
 	}
-	_, err = ops.DeleteSnapshot(g.ctx(), "d", "one")
+	_, err = ops.DeleteSnapshot(g.ctx(), "d", "one", true)
 	must(t, err)
 	g.until("the snapshot to be gone", func() bool {
 		all, _, err := ops.Snapshots(g.ctx(), "d")
 		return err == nil && len(all) == 0
 	})
-	if _, err := ops.DeleteSnapshot(g.ctx(), "d", "one"); !errors.Is(err, errs.ErrNotFound) {
+	if _, err := ops.DeleteSnapshot(g.ctx(), "d", "one", true); !errors.Is(err, errs.ErrNotFound) {
 		t.Errorf("again: %v", err)
 	}
 }

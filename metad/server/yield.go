@@ -47,12 +47,15 @@ func (r *reign) yield(v id.Volume, asked int) {
 
 // unused waits until a disk that nobody has open has no owner either, and gives it as it is then;
 // its epoch tells whether that still holds. A disk whose owner is dead is given as it is: its
-// clients went with the owner. It fails with ErrConflict when clients have the disk open.
+// clients went with the owner. It fails with ErrConflict when clients have the disk open, by a heartbeat
+// that came since: who has just detached need not wait and ask again.
 func (r *reign) unused(ctx context.Context, v *state.Volume) (*state.Volume, error) {
 	ctx, cancel := context.WithTimeout(ctx, yieldTime)
 	defer cancel()
 	r.yield(v.ID, 1)
 	defer r.yield(v.ID, -1)
+	var stale time.Duration
+	r.s.node.View(func(m *state.Machine) { stale = r.s.clock.Now() + 2*m.Settings().HeartbeatInterval })
 	t := r.s.clock.NewTicker(yieldLook)
 	defer t.Stop()
 	for {
@@ -64,7 +67,7 @@ func (r *reign) unused(ctx context.Context, v *state.Volume) (*state.Volume, err
 			return v, nil
 		}
 		err := r.idle(v)
-		if errs.CodeOf(err) == errs.Conflict {
+		if errs.CodeOf(err) == errs.Conflict && r.s.clock.Now() > stale {
 			return nil, err
 		}
 		select {

@@ -75,7 +75,7 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	case *RemoveStore:
 		return m.removeStore(c)
 	}
-	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyPolicies, m.applyLineage, m.applyImages, m.applyHealing, m.applyRestored, m.applyArchive, m.applyKept} {
+	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyPolicies, m.applyLineage, m.applyImages, m.applyHealing, m.applyRestored, m.applyArchive, m.applyKept, m.applyTrash} {
 		if r, ok := apply(c); ok {
 			return r
 		}
@@ -133,6 +133,7 @@ func (m *Machine) count(v *Volume, present bool) {
 		delete(m.deleted, v.ID)
 	}
 	m.countKept(v, present)
+	m.countTrash(v, present)
 	m.countSnapshots(v, present)
 	m.countArchives(v, present)
 	m.countChildren(v, present)
@@ -222,6 +223,7 @@ func (m *Machine) release(c *Release) Result {
 		return refuseWith(v, errs.ErrConflict, "volume %s is owned by %s", c.Volume, v.Owner)
 	}
 	v = v.clone()
+	v.settle()
 	v.Owner, v.OpenComplete = id.Holder{}, false
 	return m.put(v)
 }

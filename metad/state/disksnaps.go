@@ -98,7 +98,7 @@ func (m *Machine) countSnapshots(v *Volume, present bool) {
 	work := func(s cluster.Snapshot) bool {
 		return s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotGrouped || s.State == cluster.SnapshotDeleting
 	}
-	if present && !v.Deleted && (v.Rollback != nil || v.Kept != nil && !v.Kept.Emptied || slices.ContainsFunc(v.Snapshots, work)) {
+	if present && !v.Deleted && (v.Rollback != nil || v.toEmpty() || slices.ContainsFunc(v.Snapshots, work)) {
 		m.snapWork[v.ID] = struct{}{}
 	} else {
 		delete(m.snapWork, v.ID)
@@ -129,7 +129,7 @@ func (m *Machine) createSnapshot(c *CreateSnapshot) Result {
 		return refuse(errs.ErrConflict, "disk %s is being rolled back", v.Name)
 	}
 	if len(v.Snapshots) >= cluster.SnapshotsMax || c.ID.IsZero() {
-		return refuse(errs.ErrConflict, "disk %s has %d snapshots, as many as it may; delete one first", v.Name, len(v.Snapshots))
+		return Result{Err: v.tooMany()}
 	}
 	v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: c.ID, Name: name, Size: v.Size, Created: time.UnixMilli(c.NowMS).UTC(), State: cluster.SnapshotCreating, Branch: v.Branch})
 	return m.put(v)
@@ -152,17 +152,27 @@ func (m *Machine) deleteSnapshot(c *DeleteSnapshot) Result {
 	if i < 0 {
 		return refuse(errs.ErrNotFound, "snapshot %s of disk %s", c.ID, c.Volume)
 	}
-	if s := &v.Snapshots[i]; s.Archived.Pending() {
-		return refuse(errs.ErrConflict, "snapshot %s of disk %s is on its way into the archive; wait, or give it up first (ashlar snapshot archive --cancel)", s.Name, v.Name)
-	}
-	if v.rolling(c.ID) {
-		return refuse(errs.ErrConflict, "disk %s is being rolled back with snapshot %s", v.Name, v.Snapshots[i].Name)
+	if err := v.mayDelete(&v.Snapshots[i]); err != nil {
+		return Result{Err: err}
 	}
 	v.Snapshots[i].State = cluster.SnapshotDeleting
 	if m.Held(c.ID) {
 		hide(&v.Snapshots[i])
 	}
 	return m.putOrUnlink(v)
+}
+
+// mayDelete refuses to delete a snapshot that something counts on.
+func (v *Volume) mayDelete(s *cluster.Snapshot) error {
+	switch {
+	case s.Archived.Pending():
+		return refuse(errs.ErrConflict, "snapshot %s of disk %s is on its way into the archive; wait, or give it up first (ashlar snapshot archive --cancel)", s.Name, v.Name).Err
+	case v.rolling(s.ID):
+		return refuse(errs.ErrConflict, "disk %s is being rolled back with snapshot %s", v.Name, s.Name).Err
+	case s.State == cluster.SnapshotTrashed:
+		return refuse(errs.ErrConflict, "snapshot %s of disk %s is in the trash", s.Name, v.Name).Err
+	}
+	return nil
 }
 
 func (m *Machine) snapshotGone(c *SnapshotGone) Result {
@@ -235,8 +245,8 @@ func readSnapshots(r *codec.Reader, v *Volume) {
 		var s cluster.Snapshot
 		r.Fill(s.ID[:])
 		s.Name, s.Size, s.Created, s.State = r.String(NameMax), r.U64(), readTime(r), cluster.SnapshotState(r.U8())
-		if s.State < cluster.SnapshotCreating || s.State > cluster.SnapshotGrouped {
-			r.Fail("state of a snapshot", uint64(cluster.SnapshotGrouped), uint64(s.State))
+		if s.State < cluster.SnapshotCreating || s.State > cluster.SnapshotTrashed {
+			r.Fail("state of a snapshot", uint64(cluster.SnapshotTrashed), uint64(s.State))
 		}
 		v.Snapshots = append(v.Snapshots, s)
 	}

@@ -70,12 +70,15 @@ type Machine struct {
 	balancingPaused bool
 	policies        map[string]*Policy
 	images          map[id.Image]*Image
+	trash           trash
 	// Kept beside the records, by put alone: which are deleted, and in how many open
 	// ensembles each memory is.
 	deleted map[id.Volume]struct{}
 	// kept are the deleted disks of which there are snapshots, and keptNames how many had a name.
 	kept      map[id.Volume]struct{}
 	keptNames map[string]int
+	// trashed are disks that are in the trash, or have snapshots there.
+	trashed map[id.Volume]struct{}
 	// snapWork are disks with snapshots to be taken or to go.
 	snapWork map[id.Volume]struct{}
 	// archiveWork are disks with snapshots on their way into the archive.
@@ -147,7 +150,7 @@ func New() *Machine {
 		cordons:  make(map[id.Host]struct{}),
 		policies: make(map[string]*Policy),
 		deleted:  make(map[id.Volume]struct{}),
-		kept:     make(map[id.Volume]struct{}), keptNames: make(map[string]int),
+		kept:     make(map[id.Volume]struct{}), keptNames: make(map[string]int), trashed: make(map[id.Volume]struct{}),
 		snapWork: make(map[id.Volume]struct{}), archiveWork: make(map[id.Volume]struct{}),
 		children: make(map[id.Snapshot]int),
 		images:   make(map[id.Image]*Image), imaged: make(map[id.Snapshot]int),

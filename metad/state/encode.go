@@ -214,6 +214,9 @@ func appendVolume(b []byte, v *Volume, version uint16) []byte {
 	if version >= 6 {
 		b = appendKeptDisk(b, v)
 	}
+	if version >= 7 {
+		b = appendTrashed(b, v)
+	}
 	return b
 }
 
@@ -256,6 +259,9 @@ func readVolume(r *codec.Reader, version uint16) *Volume {
 	}
 	if version >= 6 {
 		readKeptDisk(r, v)
+	}
+	if version >= 7 {
+		readTrashed(r, v)
 	}
 	return v
 }

@@ -17,7 +17,7 @@ import (
 // long as somebody needs one of them. Its epoch rises and nobody owns it, as in a rollback, so
 // that whoever opens it next knows from the record that no client may; that one gives back what
 // only the disk had. When no snapshot is needed any more the whole of it is purged at
-// once: nothing has to be looked for of what nobody reads.
+// once: nothing has to be looked for of what nobody reads. Before that it may be in the trash; see trash.go.
 
 // RetireVolume deletes a disk that has snapshots, as nobody was attached to it at Epoch, or by force.
 type RetireVolume struct {
@@ -78,23 +78,15 @@ func (m *Machine) applyKept(c Command) (Result, bool) {
 }
 
 func (m *Machine) retireVolume(c *RetireVolume) Result {
-	v, ok := m.volumes[c.Volume]
-	switch {
-	case !ok || !v.Live():
-		return refuse(errs.ErrNotFound, "disk %s", c.Volume)
-	case !c.Forced && c.Epoch != v.Epoch:
-		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)
-	case c.Snapshots >= snapshotsModes:
-		return refuse(errs.ErrInvalid, "what is to become of snapshots: %d", c.Snapshots)
-	}
-	if err := cmp.Or(v.unprotected(), v.mayRetire(c.Snapshots)); err != nil {
-		return Result{Err: err}
+	v, err := m.mayDeleteDisk(c.Volume, c.Epoch, c.Forced, c.Snapshots)
+	if err != nil {
+		return Result{Err: err, Volume: v}
 	}
 	v = v.clone()
 	for i := range v.Snapshots {
 		s := &v.Snapshots[i]
 		switch {
-		case c.Snapshots == SnapshotsStay || s.State == cluster.SnapshotHidden:
+		case c.Snapshots == SnapshotsStay || !s.Listed(): // what is in the trash has its time
 		case m.Held(s.ID):
 			hide(s)
 		default:
@@ -105,6 +97,25 @@ func (m *Machine) retireVolume(c *RetireVolume) Result {
 	v.Kept = &cluster.Kept{Since: time.UnixMilli(c.NowMS).UTC()}
 	v.putAside()
 	return m.putOrUnlink(v)
+}
+
+// mayDeleteDisk finds a disk that may be deleted now, or refuses.
+func (m *Machine) mayDeleteDisk(x id.Volume, e id.Epoch, forced bool, mode SnapshotsOfDeleted) (*Volume, error) {
+	v, ok := m.volumes[x]
+	switch {
+	case !ok || !v.Live():
+		return nil, refuse(errs.ErrNotFound, "disk %s", x).Err
+	case !forced && e != v.Epoch:
+		return nil, refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name).Err
+	case mode >= snapshotsModes:
+		return nil, refuse(errs.ErrInvalid, "what is to become of snapshots: %d", mode).Err
+	}
+	return v, v.MayDelete(mode)
+}
+
+// MayDelete refuses to delete a disk that is protected, or of which that would lose a snapshot that somebody counts on.
+func (v *Volume) MayDelete(mode SnapshotsOfDeleted) error {
+	return cmp.Or(v.unprotected(), v.mayRetire(mode))
 }
 
 // mayRetire refuses what would lose a snapshot that somebody waits for or did not think of.
@@ -132,7 +143,7 @@ func (v *Volume) mayRetire(mode SnapshotsOfDeleted) error {
 
 // putOrUnlink is put; a deleted disk of which nobody needs a snapshot any more is purged.
 func (m *Machine) putOrUnlink(v *Volume) Result {
-	if v.Kept == nil || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {
+	if v.Kept == nil || v.Trashed() || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {
 		return m.put(v)
 	}
 	return m.unlink(v)
@@ -143,8 +154,8 @@ func (m *Machine) volumeEmptied(c *VolumeEmptied) Result {
 	switch {
 	case v == nil:
 		return r
-	case v.Kept == nil:
-		return refuseWith(v, errs.ErrConflict, "disk %s is not deleted", v.Name)
+	case v.Live() || v.Trashed():
+		return refuseWith(v, errs.ErrConflict, "disk %s is not deleted for good", v.Name)
 	}
 	v = v.clone()
 	v.Kept.Emptied = true
@@ -176,14 +187,14 @@ func (m *Machine) FindKept(nameOrID string) (*Volume, bool) {
 		return v, true
 	}
 	if x, err := id.ParseVolume(nameOrID); err == nil {
-		if v, ok := m.volumes[x]; ok && !v.Deleted {
+		if v, ok := m.volumes[x]; ok && !v.Deleted && !v.unseen() {
 			return v, true
 		}
 		return nil, false
 	}
 	if m.keptNames[nameOrID] == 1 {
 		for x := range m.kept {
-			if v := m.volumes[x]; v.Name == nameOrID {
+			if v := m.volumes[x]; v.Name == nameOrID && !v.unseen() {
 				return v, true
 			}
 		}

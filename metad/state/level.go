@@ -23,7 +23,8 @@ const (
 	LevelSnapshots uint16 = 5 // snapshots of disks
 	LevelTime      uint16 = 6 // clones, balancing of stores, disks made from archives
 	LevelImages    uint16 = 7 // images, disks kept after their deletion, hooks of policies
-	LevelNewest           = LevelImages
+	LevelTrash     uint16 = 8 // the trash
+	LevelNewest           = LevelTrash
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
@@ -43,6 +44,8 @@ func Needs(c Command) uint16 {
 		return LevelImages
 	case *SetPolicyHook:
 		return LevelImages
+	case *SetTrash, *PutInTrash, *TakeFromTrash, *EmptyTrash, *PassTrash:
+		return LevelTrash
 	case *AddEnsemble:
 		if c.Better {
 			return LevelEvents
@@ -107,6 +110,9 @@ func (m *Machine) appendLater(b []byte) []byte {
 	if m.level >= LevelImages {
 		b = m.appendHooks(m.appendImages(b))
 	}
+	if m.level >= LevelTrash {
+		b = m.appendTrash(b)
+	}
 	return b
 }
 
@@ -132,6 +138,9 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	if r.Err() == nil && m.level >= LevelImages {
 		m.readImages(r)
 		m.readHooks(r)
+	}
+	if r.Err() == nil && m.level >= LevelTrash {
+		m.readTrash(r)
 	}
 	return nil
 }

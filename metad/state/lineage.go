@@ -75,7 +75,7 @@ func (m *Machine) createCloneOf(c *CreateClone, hidden bool) Result {
 	switch {
 	case i < 0:
 		return refuse(errs.ErrNotFound, "snapshot %s of disk %s", o.Snapshot, o.Volume)
-	case v.Snapshots[i].State != cluster.SnapshotReady && !(hidden && v.Snapshots[i].State == cluster.SnapshotHidden):
+	case v.Snapshots[i].State != cluster.SnapshotReady && !(hidden && !v.Snapshots[i].Listed()):
 		return refuse(errs.ErrConflict, "snapshot %s of disk %s is %s", v.Snapshots[i].Name, v.Name, v.Snapshots[i].State)
 	case c.Size < v.Snapshots[i].Size:
 		return refuse(errs.ErrInvalid, "snapshot %s of disk %s has %d bytes, a clone of it cannot have %d", v.Snapshots[i].Name, v.Name, v.Snapshots[i].Size, c.Size)

@@ -85,7 +85,7 @@ func TestSnapshotWithClonesIsHiddenUntilTheLastIsGone(t *testing.T) {
 }
 
 // restored is the machine after its own snapshot.
-func restored(t *testing.T, m *Machine) *Machine {
+func restored(t testing.TB, m *Machine) *Machine {
 	t.Helper()
 	m, err := Restore(m.Snapshot())
 	if err != nil {

@@ -93,7 +93,9 @@ func (s *script) later() Command {
 	if s.pick("of lineage", 4) == 0 {
 		return s.lineage(v)
 	}
-	switch s.pick("of a snapshot", 21) {
+	switch s.pick("of a snapshot", 25) {
+	case 21, 22, 23, 24:
+		return s.ofTrash(v, n)
 	case 15, 16, 17:
 		return s.ofImages(v, n)
 	case 18, 19:
@@ -338,7 +340,7 @@ func needed(t *rapid.T, m *Machine, v *Volume) {
 			t.Fatalf("the snapshot that volume %s reads is %s", v.ID, s.State)
 		}
 	}
-	if v.Kept != nil && !v.Deleted && !slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {
+	if v.Kept != nil && !v.Deleted && !v.Trashed() && !slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.Needed() }) {
 		t.Fatalf("volume %s is kept for nobody", v.ID)
 	}
 }
@@ -430,7 +432,7 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 
 // The golden log covers every command; its snapshot is the format's witness.
 func goldenLog() []Command {
-	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept())
+	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept(), goldenTrash())
 }
 
 // goldenFirst is the part before LevelTime.

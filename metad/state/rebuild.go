@@ -315,6 +315,7 @@ func (m *Machine) raise(v *Volume, s *seen, first id.Sequence) {
 		v.Checkpoint = c
 	}
 	m.takeLineage(v)
+	m.bringBack(v)
 	v.leaveBranch()
 	if v.Rollback != nil {
 		v.endRollback() // it may be done, and the disk written since: it is not to happen again

@@ -51,7 +51,7 @@ func (m *Machine) rollbackVolume(c *RollbackVolume) Result {
 	case c.Epoch != v.Epoch:
 		return refuse(errs.ErrConflict, "disk %s was opened meanwhile", v.Name)
 	case len(v.Snapshots) >= cluster.SnapshotsMax || c.Safety.IsZero():
-		return refuse(errs.ErrConflict, "disk %s has %d snapshots, as many as it may; delete one first, for a rollback takes another", v.Name, len(v.Snapshots))
+		return refuse(errs.ErrConflict, "a rollback takes another snapshot: %v", v.tooMany())
 	}
 	name := c.Name
 	if _, taken := v.FindSnapshot(name); taken || CheckSnapshotName(name) != nil {

@@ -100,7 +100,7 @@ func (m *Machine) createSnapshots(c *CreateSnapshots) Result {
 		case v.Rollback != nil:
 			return refuse(errs.ErrConflict, "disk %s is being rolled back", v.Name)
 		case len(v.Snapshots) >= cluster.SnapshotsMax || x.ID.IsZero():
-			return refuse(errs.ErrConflict, "disk %s has %d snapshots, as many as it may; delete one first", v.Name, len(v.Snapshots))
+			return Result{Err: v.tooMany()}
 		}
 		v.Snapshots = append(v.Snapshots, cluster.Snapshot{ID: x.ID, Name: x.ID.String(), Size: v.Size, Created: time.UnixMilli(c.NowMS).UTC(), State: cluster.SnapshotGrouped, Branch: v.Branch})
 		all = append(all, v)

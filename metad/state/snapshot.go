@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 6 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins and nothing in archives, 5 no deleted disks that are kept
+	snapshotVersion = 7 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins and nothing in archives, 5 no deleted disks that are kept, 6 no trash
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.
@@ -59,11 +59,13 @@ func (m *Machine) Snapshot() []byte {
 }
 
 // snapshotVersion is the one that all members read: at level 1 some may know version 2 only,
-// below LevelSnapshots version 3, below LevelTime version 4, below LevelImages version 5.
+// below LevelSnapshots version 3, below LevelTime version 4, below LevelImages version 5, below LevelTrash version 6.
 func (m *Machine) snapshotVersion() uint16 {
 	switch {
-	case m.level >= LevelImages:
+	case m.level >= LevelTrash:
 		return snapshotVersion
+	case m.level >= LevelImages:
+		return 6
 	case m.level >= LevelTime:
 		return 5
 	case m.level >= LevelSnapshots:

@@ -214,7 +214,8 @@ type StatusReply struct {
 	Traffic       *Traffic               `protobuf:"bytes,44,opt,name=traffic,proto3" json:"traffic,omitempty"` // of all open disks; it falls when one is closed
 	Balance       *Balance               `protobuf:"bytes,60,opt,name=balance,proto3" json:"balance,omitempty"`
 	Recoding      *Recoding              `protobuf:"bytes,61,opt,name=recoding,proto3" json:"recoding,omitempty"`
-	Kept          *KeptRoom              `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"` // of deleted disks; its bytes are among the used ones
+	Kept          *KeptRoom              `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`   // of deleted disks; its bytes are among the used ones
+	Trash         *TrashRoom             `protobuf:"bytes,220,opt,name=trash,proto3" json:"trash,omitempty"` // its bytes are among the used ones
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +407,13 @@ func (x *StatusReply) GetRecoding() *Recoding {
 func (x *StatusReply) GetKept() *KeptRoom {
 	if x != nil {
 		return x.Kept
+	}
+	return nil
+}
+
+func (x *StatusReply) GetTrash() *TrashRoom {
+	if x != nil {
+		return x.Trash
 	}
 	return nil
 }
@@ -2184,6 +2192,7 @@ type DeleteDiskRequest struct {
 	NameOrId      string                 `protobuf:"bytes,1,opt,name=name_or_id,json=nameOrId,proto3" json:"name_or_id,omitempty"`
 	Force         bool                   `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
 	Snapshots     SnapshotsOfDeleted     `protobuf:"varint,192,opt,name=snapshots,proto3,enum=ashlar.v1.SnapshotsOfDeleted" json:"snapshots,omitempty"`
+	Purge         bool                   `protobuf:"varint,220,opt,name=purge,proto3" json:"purge,omitempty"` // not into the trash
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2239,11 +2248,19 @@ func (x *DeleteDiskRequest) GetSnapshots() SnapshotsOfDeleted {
 	return SnapshotsOfDeleted_SNAPSHOTS_OF_DELETED_STOP
 }
 
+func (x *DeleteDiskRequest) GetPurge() bool {
+	if x != nil {
+		return x.Purge
+	}
+	return false
+}
+
 type DeleteDiskReply struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DiskId        string                 `protobuf:"bytes,1,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	DiskId             string                 `protobuf:"bytes,1,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
+	TrashedUntilUnixMs int64                  `protobuf:"varint,220,opt,name=trashed_until_unix_ms,json=trashedUntilUnixMs,proto3" json:"trashed_until_unix_ms,omitempty"` // 0: it is not in the trash
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *DeleteDiskReply) Reset() {
@@ -2281,6 +2298,13 @@ func (x *DeleteDiskReply) GetDiskId() string {
 		return x.DiskId
 	}
 	return ""
+}
+
+func (x *DeleteDiskReply) GetTrashedUntilUnixMs() int64 {
+	if x != nil {
+		return x.TrashedUntilUnixMs
+	}
+	return 0
 }
 
 type DiskEndpointsRequest struct {
@@ -2785,18 +2809,19 @@ func (x *MoveDiskRequest) GetHost() string {
 }
 
 type Snapshot struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SnapshotId    string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	DiskId        string                 `protobuf:"bytes,3,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
-	Disk          string                 `protobuf:"bytes,4,opt,name=disk,proto3" json:"disk,omitempty"`
-	SizeBytes     uint64                 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // that the disk had
-	CreatedUnixMs int64                  `protobuf:"varint,6,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
-	State         string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`                                   // "creating", "ready", "deleting"
-	Archive       string                 `protobuf:"bytes,20,opt,name=archive,proto3" json:"archive,omitempty"`                              // empty, "queued", "uploading", "archived", "failed: …"
-	DiskDeleted   bool                   `protobuf:"varint,192,opt,name=disk_deleted,json=diskDeleted,proto3" json:"disk_deleted,omitempty"` // disk is its name, or its id where another one has that name by now
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	SnapshotId         string                 `protobuf:"bytes,1,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
+	Name               string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	DiskId             string                 `protobuf:"bytes,3,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
+	Disk               string                 `protobuf:"bytes,4,opt,name=disk,proto3" json:"disk,omitempty"`
+	SizeBytes          uint64                 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"` // that the disk had
+	CreatedUnixMs      int64                  `protobuf:"varint,6,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	State              string                 `protobuf:"bytes,7,opt,name=state,proto3" json:"state,omitempty"`                                                            // "creating", "ready", "deleting"
+	Archive            string                 `protobuf:"bytes,20,opt,name=archive,proto3" json:"archive,omitempty"`                                                       // empty, "queued", "uploading", "archived", "failed: …"
+	DiskDeleted        bool                   `protobuf:"varint,192,opt,name=disk_deleted,json=diskDeleted,proto3" json:"disk_deleted,omitempty"`                          // disk is its name, or its id where another one has that name by now
+	TrashedUntilUnixMs int64                  `protobuf:"varint,220,opt,name=trashed_until_unix_ms,json=trashedUntilUnixMs,proto3" json:"trashed_until_unix_ms,omitempty"` // in the answer to a deletion; 0: it is not in the trash
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Snapshot) Reset() {
@@ -2890,6 +2915,13 @@ func (x *Snapshot) GetDiskDeleted() bool {
 		return x.DiskDeleted
 	}
 	return false
+}
+
+func (x *Snapshot) GetTrashedUntilUnixMs() int64 {
+	if x != nil {
+		return x.TrashedUntilUnixMs
+	}
+	return 0
 }
 
 type CreateSnapshotRequest struct {
@@ -3052,6 +3084,7 @@ type DeleteSnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Disk          string                 `protobuf:"bytes,1,opt,name=disk,proto3" json:"disk,omitempty"`         // name or id
 	Snapshot      string                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // name or id
+	Purge         bool                   `protobuf:"varint,220,opt,name=purge,proto3" json:"purge,omitempty"`    // not into the trash
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3100,11 +3133,18 @@ func (x *DeleteSnapshotRequest) GetSnapshot() string {
 	return ""
 }
 
+func (x *DeleteSnapshotRequest) GetPurge() bool {
+	if x != nil {
+		return x.Purge
+	}
+	return false
+}
+
 var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\x1a\x12ashlar_trash.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3112,7 +3152,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xb3\a\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xe0\a\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -3140,7 +3180,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\atraffic\x18, \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12,\n" +
 	"\abalance\x18< \x01(\v2\x12.ashlar.v1.BalanceR\abalance\x12/\n" +
 	"\brecoding\x18= \x01(\v2\x13.ashlar.v1.RecodingR\brecoding\x12(\n" +
-	"\x04kept\x18\xc0\x01 \x01(\v2\x13.ashlar.v1.KeptRoomR\x04kept\"\x97\x02\n" +
+	"\x04kept\x18\xc0\x01 \x01(\v2\x13.ashlar.v1.KeptRoomR\x04kept\x12+\n" +
+	"\x05trash\x18\xdc\x01 \x01(\v2\x14.ashlar.v1.TrashRoomR\x05trash\"\x97\x02\n" +
 	"\x04Room\x12%\n" +
 	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
@@ -3326,14 +3367,16 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05_iopsB\r\n" +
 	"\v_iops_burstB\x13\n" +
 	"\x11_bytes_per_secondB\x0e\n" +
-	"\f_burst_bytes\"\x85\x01\n" +
+	"\f_burst_bytes\"\x9c\x01\n" +
 	"\x11DeleteDiskRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x14\n" +
 	"\x05force\x18\x02 \x01(\bR\x05force\x12<\n" +
-	"\tsnapshots\x18\xc0\x01 \x01(\x0e2\x1d.ashlar.v1.SnapshotsOfDeletedR\tsnapshots\"*\n" +
+	"\tsnapshots\x18\xc0\x01 \x01(\x0e2\x1d.ashlar.v1.SnapshotsOfDeletedR\tsnapshots\x12\x15\n" +
+	"\x05purge\x18\xdc\x01 \x01(\bR\x05purge\"^\n" +
 	"\x0fDeleteDiskReply\x12\x17\n" +
-	"\adisk_id\x18\x01 \x01(\tR\x06diskId\"4\n" +
+	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x122\n" +
+	"\x15trashed_until_unix_ms\x18\xdc\x01 \x01(\x03R\x12trashedUntilUnixMs\"4\n" +
 	"\x14DiskEndpointsRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\"\x93\x01\n" +
@@ -3370,7 +3413,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x0fMoveDiskRequest\x12\x1c\n" +
 	"\n" +
 	"name_or_id\x18\x01 \x01(\tR\bnameOrId\x12\x12\n" +
-	"\x04host\x18\x02 \x01(\tR\x04host\"\x87\x02\n" +
+	"\x04host\x18\x02 \x01(\tR\x04host\"\xbb\x02\n" +
 	"\bSnapshot\x12\x1f\n" +
 	"\vsnapshot_id\x18\x01 \x01(\tR\n" +
 	"snapshotId\x12\x12\n" +
@@ -3382,7 +3425,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x0fcreated_unix_ms\x18\x06 \x01(\x03R\rcreatedUnixMs\x12\x14\n" +
 	"\x05state\x18\a \x01(\tR\x05state\x12\x18\n" +
 	"\aarchive\x18\x14 \x01(\tR\aarchive\x12\"\n" +
-	"\fdisk_deleted\x18\xc0\x01 \x01(\bR\vdiskDeleted\"`\n" +
+	"\fdisk_deleted\x18\xc0\x01 \x01(\bR\vdiskDeleted\x122\n" +
+	"\x15trashed_until_unix_ms\x18\xdc\x01 \x01(\x03R\x12trashedUntilUnixMs\"`\n" +
 	"\x15CreateSnapshotRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -3392,16 +3436,17 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\"[\n" +
 	"\x12ListSnapshotsReply\x121\n" +
 	"\tsnapshots\x18\x01 \x03(\v2\x13.ashlar.v1.SnapshotR\tsnapshots\x12\x12\n" +
-	"\x04more\x18\x02 \x01(\bR\x04more\"G\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\"^\n" +
 	"\x15DeleteSnapshotRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot*p\n" +
+	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x15\n" +
+	"\x05purge\x18\xdc\x01 \x01(\bR\x05purge*p\n" +
 	"\x06Health\x12\x16\n" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\x8a\x11\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\xd9\x12\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3446,7 +3491,11 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
 	"LostRanges\x12\x1c.ashlar.v1.LostRangesRequest\x1a\x1a.ashlar.v1.LostRangesReply\x12F\n" +
 	"\n" +
-	"SetCluster\x12\x1c.ashlar.v1.SetClusterRequest\x1a\x1a.ashlar.v1.ClusterSettingsB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"SetCluster\x12\x1c.ashlar.v1.SetClusterRequest\x1a\x1a.ashlar.v1.ClusterSettings\x12C\n" +
+	"\tListTrash\x12\x1b.ashlar.v1.ListTrashRequest\x1a\x19.ashlar.v1.ListTrashReply\x12E\n" +
+	"\fRestoreTrash\x12\x1e.ashlar.v1.RestoreTrashRequest\x1a\x15.ashlar.v1.TrashEntry\x12A\n" +
+	"\n" +
+	"EmptyTrash\x12\x1c.ashlar.v1.EmptyTrashRequest\x1a\x15.ashlar.v1.TrashEntryB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_cluster_proto_rawDescOnce sync.Once
@@ -3509,33 +3558,39 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*Balance)(nil),                 // 43: ashlar.v1.Balance
 	(*Recoding)(nil),                // 44: ashlar.v1.Recoding
 	(*KeptRoom)(nil),                // 45: ashlar.v1.KeptRoom
-	(*Care)(nil),                    // 46: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 47: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 48: ashlar.v1.Space
-	(*QoS)(nil),                     // 49: ashlar.v1.QoS
-	(*Hydration)(nil),               // 50: ashlar.v1.Hydration
-	(*DiskOrigin)(nil),              // 51: ashlar.v1.DiskOrigin
-	(SnapshotsOfDeleted)(0),         // 52: ashlar.v1.SnapshotsOfDeleted
-	(*CloneDiskRequest)(nil),        // 53: ashlar.v1.CloneDiskRequest
-	(*RollbackDiskRequest)(nil),     // 54: ashlar.v1.RollbackDiskRequest
-	(*RestoreDiskRequest)(nil),      // 55: ashlar.v1.RestoreDiskRequest
-	(*SetHydrateRequest)(nil),       // 56: ashlar.v1.SetHydrateRequest
-	(*SetProtectionRequest)(nil),    // 57: ashlar.v1.SetProtectionRequest
-	(*CreateSnapshotsRequest)(nil),  // 58: ashlar.v1.CreateSnapshotsRequest
-	(*SetPolicyRequest)(nil),        // 59: ashlar.v1.SetPolicyRequest
-	(*DeletePolicyRequest)(nil),     // 60: ashlar.v1.DeletePolicyRequest
-	(*ApplyPolicyRequest)(nil),      // 61: ashlar.v1.ApplyPolicyRequest
-	(*ListPoliciesRequest)(nil),     // 62: ashlar.v1.ListPoliciesRequest
-	(*ListEventsRequest)(nil),       // 63: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 64: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 65: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 66: ashlar.v1.SetClusterRequest
-	(*Policy)(nil),                  // 67: ashlar.v1.Policy
-	(*ListPoliciesReply)(nil),       // 68: ashlar.v1.ListPoliciesReply
-	(*ListEventsReply)(nil),         // 69: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 70: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 71: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 72: ashlar.v1.ClusterSettings
+	(*TrashRoom)(nil),               // 46: ashlar.v1.TrashRoom
+	(*Care)(nil),                    // 47: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 48: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 49: ashlar.v1.Space
+	(*QoS)(nil),                     // 50: ashlar.v1.QoS
+	(*Hydration)(nil),               // 51: ashlar.v1.Hydration
+	(*DiskOrigin)(nil),              // 52: ashlar.v1.DiskOrigin
+	(SnapshotsOfDeleted)(0),         // 53: ashlar.v1.SnapshotsOfDeleted
+	(*CloneDiskRequest)(nil),        // 54: ashlar.v1.CloneDiskRequest
+	(*RollbackDiskRequest)(nil),     // 55: ashlar.v1.RollbackDiskRequest
+	(*RestoreDiskRequest)(nil),      // 56: ashlar.v1.RestoreDiskRequest
+	(*SetHydrateRequest)(nil),       // 57: ashlar.v1.SetHydrateRequest
+	(*SetProtectionRequest)(nil),    // 58: ashlar.v1.SetProtectionRequest
+	(*CreateSnapshotsRequest)(nil),  // 59: ashlar.v1.CreateSnapshotsRequest
+	(*SetPolicyRequest)(nil),        // 60: ashlar.v1.SetPolicyRequest
+	(*DeletePolicyRequest)(nil),     // 61: ashlar.v1.DeletePolicyRequest
+	(*ApplyPolicyRequest)(nil),      // 62: ashlar.v1.ApplyPolicyRequest
+	(*ListPoliciesRequest)(nil),     // 63: ashlar.v1.ListPoliciesRequest
+	(*ListEventsRequest)(nil),       // 64: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 65: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 66: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 67: ashlar.v1.SetClusterRequest
+	(*ListTrashRequest)(nil),        // 68: ashlar.v1.ListTrashRequest
+	(*RestoreTrashRequest)(nil),     // 69: ashlar.v1.RestoreTrashRequest
+	(*EmptyTrashRequest)(nil),       // 70: ashlar.v1.EmptyTrashRequest
+	(*Policy)(nil),                  // 71: ashlar.v1.Policy
+	(*ListPoliciesReply)(nil),       // 72: ashlar.v1.ListPoliciesReply
+	(*ListEventsReply)(nil),         // 73: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 74: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 75: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 76: ashlar.v1.ClusterSettings
+	(*ListTrashReply)(nil),          // 77: ashlar.v1.ListTrashReply
+	(*TrashEntry)(nil),              // 78: ashlar.v1.TrashEntry
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3555,92 +3610,99 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	43, // 14: ashlar.v1.StatusReply.balance:type_name -> ashlar.v1.Balance
 	44, // 15: ashlar.v1.StatusReply.recoding:type_name -> ashlar.v1.Recoding
 	45, // 16: ashlar.v1.StatusReply.kept:type_name -> ashlar.v1.KeptRoom
-	12, // 17: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	6,  // 18: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	46, // 19: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	47, // 20: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
-	10, // 21: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	13, // 22: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	48, // 23: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	41, // 24: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	42, // 25: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	49, // 26: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	50, // 27: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
-	51, // 28: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	49, // 29: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 30: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	52, // 31: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
-	29, // 32: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 33: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 34: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 35: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 36: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 37: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	53, // 38: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	54, // 39: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
-	55, // 40: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
-	56, // 41: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
-	57, // 42: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
-	20, // 43: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 44: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 45: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 46: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 47: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 48: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 49: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 50: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 51: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 52: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 53: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	58, // 54: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	59, // 55: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
-	60, // 56: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
-	61, // 57: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
-	62, // 58: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
-	38, // 59: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 60: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	63, // 61: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	64, // 62: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 63: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	65, // 64: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	66, // 65: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	3,  // 66: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 67: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 68: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 69: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 70: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 71: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	18, // 72: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
-	18, // 73: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
-	18, // 74: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
-	21, // 75: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 76: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 77: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 78: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 79: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 80: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 81: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 82: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 83: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 84: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 85: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 86: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	67, // 87: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
-	67, // 88: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
-	67, // 89: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
-	68, // 90: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
-	39, // 91: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 92: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	69, // 93: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	70, // 94: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 95: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	71, // 96: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	72, // 97: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	66, // [66:98] is the sub-list for method output_type
-	34, // [34:66] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	46, // 17: ashlar.v1.StatusReply.trash:type_name -> ashlar.v1.TrashRoom
+	12, // 18: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	6,  // 19: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	47, // 20: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	48, // 21: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 22: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	13, // 23: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	49, // 24: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	41, // 25: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	42, // 26: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	50, // 27: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	51, // 28: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
+	52, // 29: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	50, // 30: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 31: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	53, // 32: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
+	29, // 33: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 34: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 35: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 36: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 37: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 38: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	54, // 39: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	55, // 40: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
+	56, // 41: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
+	57, // 42: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
+	58, // 43: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
+	20, // 44: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 45: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 46: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 47: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 48: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 49: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 50: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 51: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 52: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 53: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 54: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	59, // 55: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	60, // 56: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
+	61, // 57: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
+	62, // 58: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
+	63, // 59: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
+	38, // 60: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 61: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	64, // 62: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	65, // 63: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 64: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	66, // 65: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	67, // 66: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	68, // 67: ashlar.v1.Cluster.ListTrash:input_type -> ashlar.v1.ListTrashRequest
+	69, // 68: ashlar.v1.Cluster.RestoreTrash:input_type -> ashlar.v1.RestoreTrashRequest
+	70, // 69: ashlar.v1.Cluster.EmptyTrash:input_type -> ashlar.v1.EmptyTrashRequest
+	3,  // 70: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 71: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 72: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 73: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 74: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 75: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 76: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 77: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	18, // 78: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
+	21, // 79: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 80: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 81: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 82: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 83: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 84: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 85: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 86: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 87: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 88: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 89: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 90: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	71, // 91: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
+	71, // 92: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
+	71, // 93: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
+	72, // 94: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
+	39, // 95: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 96: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	73, // 97: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	74, // 98: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 99: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	75, // 100: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	76, // 101: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	77, // 102: ashlar.v1.Cluster.ListTrash:output_type -> ashlar.v1.ListTrashReply
+	78, // 103: ashlar.v1.Cluster.RestoreTrash:output_type -> ashlar.v1.TrashEntry
+	78, // 104: ashlar.v1.Cluster.EmptyTrash:output_type -> ashlar.v1.TrashEntry
+	70, // [70:105] is the sub-list for method output_type
+	35, // [35:70] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3659,6 +3721,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_lost_proto_init()
 	file_ashlar_restore_proto_init()
 	file_ashlar_kept_proto_init()
+	file_ashlar_trash_proto_init()
 	file_ashlar_cluster_proto_msgTypes[23].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

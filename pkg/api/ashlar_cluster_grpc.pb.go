@@ -53,6 +53,9 @@ const (
 	Cluster_CordonHost_FullMethodName       = "/ashlar.v1.Cluster/CordonHost"
 	Cluster_LostRanges_FullMethodName       = "/ashlar.v1.Cluster/LostRanges"
 	Cluster_SetCluster_FullMethodName       = "/ashlar.v1.Cluster/SetCluster"
+	Cluster_ListTrash_FullMethodName        = "/ashlar.v1.Cluster/ListTrash"
+	Cluster_RestoreTrash_FullMethodName     = "/ashlar.v1.Cluster/RestoreTrash"
+	Cluster_EmptyTrash_FullMethodName       = "/ashlar.v1.Cluster/EmptyTrash"
 )
 
 // ClusterClient is the client API for Cluster service.
@@ -128,6 +131,10 @@ type ClusterClient interface {
 	LostRanges(ctx context.Context, in *LostRangesRequest, opts ...grpc.CallOption) (*LostRangesReply, error)
 	// SetCluster changes settings of the whole cluster.
 	SetCluster(ctx context.Context, in *SetClusterRequest, opts ...grpc.CallOption) (*ClusterSettings, error)
+	// The trash. RestoreTrash may be asked again; what went for good stays so.
+	ListTrash(ctx context.Context, in *ListTrashRequest, opts ...grpc.CallOption) (*ListTrashReply, error)
+	RestoreTrash(ctx context.Context, in *RestoreTrashRequest, opts ...grpc.CallOption) (*TrashEntry, error)
+	EmptyTrash(ctx context.Context, in *EmptyTrashRequest, opts ...grpc.CallOption) (*TrashEntry, error)
 }
 
 type clusterClient struct {
@@ -458,6 +465,36 @@ func (c *clusterClient) SetCluster(ctx context.Context, in *SetClusterRequest, o
 	return out, nil
 }
 
+func (c *clusterClient) ListTrash(ctx context.Context, in *ListTrashRequest, opts ...grpc.CallOption) (*ListTrashReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTrashReply)
+	err := c.cc.Invoke(ctx, Cluster_ListTrash_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) RestoreTrash(ctx context.Context, in *RestoreTrashRequest, opts ...grpc.CallOption) (*TrashEntry, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TrashEntry)
+	err := c.cc.Invoke(ctx, Cluster_RestoreTrash_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) EmptyTrash(ctx context.Context, in *EmptyTrashRequest, opts ...grpc.CallOption) (*TrashEntry, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TrashEntry)
+	err := c.cc.Invoke(ctx, Cluster_EmptyTrash_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ClusterServer is the server API for Cluster service.
 // All implementations must embed UnimplementedClusterServer
 // for forward compatibility.
@@ -531,6 +568,10 @@ type ClusterServer interface {
 	LostRanges(context.Context, *LostRangesRequest) (*LostRangesReply, error)
 	// SetCluster changes settings of the whole cluster.
 	SetCluster(context.Context, *SetClusterRequest) (*ClusterSettings, error)
+	// The trash. RestoreTrash may be asked again; what went for good stays so.
+	ListTrash(context.Context, *ListTrashRequest) (*ListTrashReply, error)
+	RestoreTrash(context.Context, *RestoreTrashRequest) (*TrashEntry, error)
+	EmptyTrash(context.Context, *EmptyTrashRequest) (*TrashEntry, error)
 	mustEmbedUnimplementedClusterServer()
 }
 
@@ -636,6 +677,15 @@ func (UnimplementedClusterServer) LostRanges(context.Context, *LostRangesRequest
 }
 func (UnimplementedClusterServer) SetCluster(context.Context, *SetClusterRequest) (*ClusterSettings, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetCluster not implemented")
+}
+func (UnimplementedClusterServer) ListTrash(context.Context, *ListTrashRequest) (*ListTrashReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTrash not implemented")
+}
+func (UnimplementedClusterServer) RestoreTrash(context.Context, *RestoreTrashRequest) (*TrashEntry, error) {
+	return nil, status.Error(codes.Unimplemented, "method RestoreTrash not implemented")
+}
+func (UnimplementedClusterServer) EmptyTrash(context.Context, *EmptyTrashRequest) (*TrashEntry, error) {
+	return nil, status.Error(codes.Unimplemented, "method EmptyTrash not implemented")
 }
 func (UnimplementedClusterServer) mustEmbedUnimplementedClusterServer() {}
 func (UnimplementedClusterServer) testEmbeddedByValue()                 {}
@@ -1234,6 +1284,60 @@ func _Cluster_SetCluster_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Cluster_ListTrash_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTrashRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).ListTrash(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_ListTrash_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).ListTrash(ctx, req.(*ListTrashRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_RestoreTrash_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RestoreTrashRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).RestoreTrash(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_RestoreTrash_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).RestoreTrash(ctx, req.(*RestoreTrashRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_EmptyTrash_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EmptyTrashRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).EmptyTrash(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_EmptyTrash_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).EmptyTrash(ctx, req.(*EmptyTrashRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Cluster_ServiceDesc is the grpc.ServiceDesc for Cluster service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -1368,6 +1472,18 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetCluster",
 			Handler:    _Cluster_SetCluster_Handler,
+		},
+		{
+			MethodName: "ListTrash",
+			Handler:    _Cluster_ListTrash_Handler,
+		},
+		{
+			MethodName: "RestoreTrash",
+			Handler:    _Cluster_RestoreTrash_Handler,
+		},
+		{
+			MethodName: "EmptyTrash",
+			Handler:    _Cluster_EmptyTrash_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

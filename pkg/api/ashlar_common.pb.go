@@ -716,7 +716,8 @@ func (x *VolumeRecord) GetKept() *Kept {
 type Kept struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SinceUnixMs   int64                  `protobuf:"varint,1,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`
-	Emptied       bool                   `protobuf:"varint,2,opt,name=emptied,proto3" json:"emptied,omitempty"` // what only the disk itself had is given back
+	Emptied       bool                   `protobuf:"varint,2,opt,name=emptied,proto3" json:"emptied,omitempty"`   // what only the disk itself had is given back
+	Trashed       bool                   `protobuf:"varint,220,opt,name=trashed,proto3" json:"trashed,omitempty"` // it is in the trash: nothing of it is given back
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -761,6 +762,13 @@ func (x *Kept) GetSinceUnixMs() int64 {
 func (x *Kept) GetEmptied() bool {
 	if x != nil {
 		return x.Emptied
+	}
+	return false
+}
+
+func (x *Kept) GetTrashed() bool {
+	if x != nil {
+		return x.Trashed
 	}
 	return false
 }
@@ -1136,10 +1144,11 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\vrollback_to\x18= \x01(\fR\n" +
 	"rollbackTo\x12'\n" +
 	"\x0frollback_safety\x18> \x01(\fR\x0erollbackSafety\x12$\n" +
-	"\x04kept\x18\xc0\x01 \x01(\v2\x0f.ashlar.v1.KeptR\x04kept\"D\n" +
+	"\x04kept\x18\xc0\x01 \x01(\v2\x0f.ashlar.v1.KeptR\x04kept\"_\n" +
 	"\x04Kept\x12\"\n" +
 	"\rsince_unix_ms\x18\x01 \x01(\x03R\vsinceUnixMs\x12\x18\n" +
-	"\aemptied\x18\x02 \x01(\bR\aemptied\"\x9d\x01\n" +
+	"\aemptied\x18\x02 \x01(\bR\aemptied\x12\x19\n" +
+	"\atrashed\x18\xdc\x01 \x01(\bR\atrashed\"\x9d\x01\n" +
 	"\x0eSnapshotRecord\x12\x1a\n" +
 	"\bsnapshot\x18\x01 \x01(\fR\bsnapshot\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +

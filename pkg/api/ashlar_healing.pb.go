@@ -266,6 +266,7 @@ func (x *Recoding) GetSecondsLeft() uint64 {
 type SetClusterRequest struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	BalancingPaused *bool                  `protobuf:"varint,1,opt,name=balancing_paused,json=balancingPaused,proto3,oneof" json:"balancing_paused,omitempty"`
+	TrashSeconds    *uint64                `protobuf:"varint,220,opt,name=trash_seconds,json=trashSeconds,proto3,oneof" json:"trash_seconds,omitempty"` // how long what is deleted from now on can be brought back; 0: not at all
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -307,9 +308,17 @@ func (x *SetClusterRequest) GetBalancingPaused() bool {
 	return false
 }
 
+func (x *SetClusterRequest) GetTrashSeconds() uint64 {
+	if x != nil && x.TrashSeconds != nil {
+		return *x.TrashSeconds
+	}
+	return 0
+}
+
 type ClusterSettings struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	BalancingPaused bool                   `protobuf:"varint,1,opt,name=balancing_paused,json=balancingPaused,proto3" json:"balancing_paused,omitempty"`
+	TrashSeconds    uint64                 `protobuf:"varint,220,opt,name=trash_seconds,json=trashSeconds,proto3" json:"trash_seconds,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -351,6 +360,13 @@ func (x *ClusterSettings) GetBalancingPaused() bool {
 	return false
 }
 
+func (x *ClusterSettings) GetTrashSeconds() uint64 {
+	if x != nil {
+		return x.TrashSeconds
+	}
+	return 0
+}
+
 var File_ashlar_healing_proto protoreflect.FileDescriptor
 
 const file_ashlar_healing_proto_rawDesc = "" +
@@ -376,12 +392,15 @@ const file_ashlar_healing_proto_rawDesc = "" +
 	"\n" +
 	"bytes_left\x18\x02 \x01(\x04R\tbytesLeft\x12(\n" +
 	"\x10bytes_per_second\x18\x03 \x01(\x04R\x0ebytesPerSecond\x12!\n" +
-	"\fseconds_left\x18\x04 \x01(\x04R\vsecondsLeft\"X\n" +
+	"\fseconds_left\x18\x04 \x01(\x04R\vsecondsLeft\"\x95\x01\n" +
 	"\x11SetClusterRequest\x12.\n" +
-	"\x10balancing_paused\x18\x01 \x01(\bH\x00R\x0fbalancingPaused\x88\x01\x01B\x13\n" +
-	"\x11_balancing_paused\"<\n" +
+	"\x10balancing_paused\x18\x01 \x01(\bH\x00R\x0fbalancingPaused\x88\x01\x01\x12)\n" +
+	"\rtrash_seconds\x18\xdc\x01 \x01(\x04H\x01R\ftrashSeconds\x88\x01\x01B\x13\n" +
+	"\x11_balancing_pausedB\x10\n" +
+	"\x0e_trash_seconds\"b\n" +
 	"\x0fClusterSettings\x12)\n" +
-	"\x10balancing_paused\x18\x01 \x01(\bR\x0fbalancingPausedB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\x10balancing_paused\x18\x01 \x01(\bR\x0fbalancingPaused\x12$\n" +
+	"\rtrash_seconds\x18\xdc\x01 \x01(\x04R\ftrashSecondsB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_healing_proto_rawDescOnce sync.Once

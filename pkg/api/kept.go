@@ -11,7 +11,7 @@ func FromKept(k *cluster.Kept) *Kept {
 	if k == nil {
 		return nil
 	}
-	return &Kept{SinceUnixMs: k.Since.UnixMilli(), Emptied: k.Emptied}
+	return &Kept{SinceUnixMs: k.Since.UnixMilli(), Emptied: k.Emptied, Trashed: k.Until != 0}
 }
 
 // Value reads the message; nil gives nil.
@@ -19,5 +19,9 @@ func (x *Kept) Value() *cluster.Kept {
 	if x == nil {
 		return nil
 	}
-	return &cluster.Kept{Since: time.UnixMilli(x.SinceUnixMs).UTC(), Emptied: x.Emptied}
+	k := &cluster.Kept{Since: time.UnixMilli(x.SinceUnixMs).UTC(), Emptied: x.Emptied}
+	if x.Trashed {
+		k.Until = 1 // when, only metad's state knows
+	}
+	return k
 }

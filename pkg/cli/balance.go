@@ -12,6 +12,7 @@ import (
 
 type clusterSet struct {
 	Rebalance string `help:"on or off: whether what older stores have moves to newer, emptier ones." enum:"on,off,-" default:"-" placeholder:"on|off"`
+	Trash     string `help:"How long what is deleted from now on can be brought back: 7d, 12h, 4w; 0: not at all. By itself a day." placeholder:"TIME"`
 }
 
 // Help is printed by kong below the summary.
@@ -19,30 +20,49 @@ func (clusterSet) Help() string {
 	return `When stores were added, places of older placement groups move to them, until all stores are about
 equally full: it begins when two are ten points apart and ends at three. It never costs margin, goes on only while
 nothing is missing, and is as considerate of clients as a repair. --rebalance off pauses it: what is under way (at most
-two groups) is finished, nothing new begins. ashlar status shows it.`
+two groups) is finished, nothing new begins. ashlar status shows it.
+
+Deleted disks and snapshots stay in the trash for a day (ashlar trash list), and hold their space until then. --trash
+sets another time for what is deleted from then on; what is in the trash keeps the time it was promised.`
 }
 
 type clusterSettingsView struct {
-	Rebalance bool `json:"rebalance"`
+	Rebalance    bool   `json:"rebalance"`
+	TrashSeconds uint64 `json:"trashSeconds"`
 }
 
 // Run is called by kong.
 func (c *clusterSet) Run(ctx context.Context, s *session) error {
-	if c.Rebalance == "-" {
-		return &hinted{fmt.Errorf("nothing to set: %w", errs.ErrInvalid), "ashlar cluster set --help shows what there is"}
+	q := &api.SetClusterRequest{}
+	if c.Rebalance != "-" {
+		q.BalancingPaused = new(c.Rebalance == "off")
 	}
-	paused := c.Rebalance == "off"
-	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		r, err := cl.SetCluster(ctx, &api.SetClusterRequest{BalancingPaused: &paused})
+	if c.Trash != "" {
+		keep, err := readTrash(c.Trash)
 		if err != nil {
 			return err
 		}
-		return s.show(clusterSettingsView{!r.BalancingPaused}, func(w io.Writer) {
-			if r.BalancingPaused {
+		q.TrashSeconds = &keep
+	}
+	if q.BalancingPaused == nil && q.TrashSeconds == nil {
+		return &hinted{fmt.Errorf("nothing to set: %w", errs.ErrInvalid), "ashlar cluster set --help shows what there is"}
+	}
+	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
+		r, err := cl.SetCluster(ctx, q)
+		if err != nil {
+			return err
+		}
+		return s.show(clusterSettingsView{!r.BalancingPaused, r.TrashSeconds}, func(w io.Writer) {
+			switch {
+			case q.BalancingPaused == nil:
+			case r.BalancingPaused:
 				fmt.Fprintln(w, "stores are not balanced until ashlar cluster set --rebalance on")
-				return
+			default:
+				fmt.Fprintln(w, "stores are balanced when they are ten points apart")
 			}
-			fmt.Fprintln(w, "stores are balanced when they are ten points apart")
+			if q.TrashSeconds != nil {
+				fmt.Fprintf(w, "trash: %s; what is in it keeps its time\n", trashText(r.TrashSeconds))
+			}
 		})
 	})
 }

@@ -10,8 +10,13 @@ import (
 
 // SetCluster changes f.status.
 func (f *fake) SetCluster(_ context.Context, q *api.SetClusterRequest) (*api.ClusterSettings, error) {
-	f.status.Balance.Paused = q.GetBalancingPaused()
-	return &api.ClusterSettings{BalancingPaused: f.status.Balance.Paused}, nil
+	if q.BalancingPaused != nil {
+		f.status.Balance.Paused = q.GetBalancingPaused()
+	}
+	if q.TrashSeconds != nil {
+		f.keep = q.GetTrashSeconds()
+	}
+	return &api.ClusterSettings{BalancingPaused: f.status.GetBalance().GetPaused(), TrashSeconds: f.keep}, nil
 }
 
 // What moves for the room's sake, how far it is, and why it does not, is seen at a glance.

@@ -28,6 +28,7 @@ import (
 type Cluster interface {
 	images
 	freezes
+	bin
 	Status(ctx context.Context, withLists bool) (*api.StatusReply, error)
 	Stores(ctx context.Context) ([]*api.Store, error)
 	RollbackDisk(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
@@ -40,12 +41,12 @@ type Cluster interface {
 	Disks(ctx context.Context) ([]*api.Disk, error)
 	Disk(ctx context.Context, nameOrID string) (*api.Disk, error)
 	ResizeDisk(ctx context.Context, nameOrID string, sizeBytes uint64) (*api.Disk, error)
-	DeleteDisk(ctx context.Context, nameOrID string, d client.Deletion) (string, error)
+	DeleteDisk(ctx context.Context, nameOrID string, d client.Deletion) (client.Deleted, error)
 	DiskEndpoints(ctx context.Context, nameOrID string) (*api.DiskEndpointsReply, error)
 	CreateSnapshot(ctx context.Context, disk, name string) (*api.Snapshot, error)
 	CreateSnapshots(ctx context.Context, disks []string, name string) ([]*api.Snapshot, error)
 	Snapshots(ctx context.Context, disk string) (all []*api.Snapshot, more bool, err error)
-	DeleteSnapshot(ctx context.Context, disk, snapshot string) (*api.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, disk, snapshot string, purge bool) (*api.Snapshot, error)
 	SetPolicy(ctx context.Context, name string, rules *api.PolicyRules, change bool) (*api.Policy, error)
 	DeletePolicy(ctx context.Context, name string) (*api.Policy, error)
 	ApplyPolicy(ctx context.Context, name string, disks []string, off bool) (*api.Policy, error)
@@ -96,6 +97,7 @@ type grammar struct {
 	Events   eventsCommand    `cmd:"" help:"Show what happened: to stores, disks, repairs, hosts, metads, certificates."`
 	Disk     diskCommands     `cmd:"" help:"Create, list, grow, delete and attach disks."`
 	Snapshot snapshotCommands `cmd:"" help:"Keep disks as they are at a moment."`
+	Trash    trashCommands    `cmd:"" help:"Bring deleted disks and snapshots back, or delete them for good."`
 	Image    imageCommands    `cmd:"" help:"Keep what disks are made of: images."`
 	Policy   policyCommands   `cmd:"" help:"Take snapshots at times of the day, and delete them when they have had their time."`
 	Archive  archiveCommands  `cmd:"" help:"Look after the archive of snapshots."`

@@ -42,6 +42,8 @@ type fake struct {
 	loss     id.Ensemble
 	events   []*api.Event
 	clock    clock.Clock
+	trash    []*api.TrashEntry
+	keep     uint64            // seconds
 	scrubs   []*api.ScrubReply // answers, in order
 	scrubbed []string          // what was asked
 	losts    []*api.LostRangesReply
@@ -152,7 +154,7 @@ func (f *fake) Snapshots(_ context.Context, disk string) ([]*api.Snapshot, bool,
 	return f.snapshots, false, f.err
 }
 
-func (f *fake) DeleteSnapshot(_ context.Context, disk, snapshot string) (*api.Snapshot, error) {
+func (f *fake) DeleteSnapshot(_ context.Context, disk, snapshot string, _ bool) (*api.Snapshot, error) {
 	for i, x := range f.snapshots {
 		if x.Disk == disk && x.Name == snapshot {
 			f.snapshots = slices.Delete(f.snapshots, i, i+1)
@@ -251,19 +253,19 @@ func (f *fake) SetProtection(_ context.Context, name string, on bool) (*api.Disk
 	return d, nil
 }
 
-func (f *fake) DeleteDisk(_ context.Context, name string, x client.Deletion) (string, error) {
+func (f *fake) DeleteDisk(_ context.Context, name string, x client.Deletion) (client.Deleted, error) {
 	d, err := f.find(name)
 	if err != nil {
-		return "", err
+		return client.Deleted{}, err
 	}
 	if d.IsProtected {
-		return "", fmt.Errorf("delete disk %s: it is protected: %w", name, errs.ErrConflict)
+		return client.Deleted{}, fmt.Errorf("delete disk %s: it is protected: %w", name, errs.ErrConflict)
 	}
 	if d.Sessions > 0 && !x.Force {
-		return "", fmt.Errorf("delete disk %s: %d clients are attached: %w", name, d.Sessions, errs.ErrConflict)
+		return client.Deleted{}, fmt.Errorf("delete disk %s: %d clients are attached: %w", name, d.Sessions, errs.ErrConflict)
 	}
 	f.disks = slices.DeleteFunc(f.disks, func(x *api.Disk) bool { return x == d })
-	return d.DiskId, nil
+	return f.thrown(d, x.Purge), nil
 }
 
 func (f *fake) DiskEndpoints(_ context.Context, name string) (*api.DiskEndpointsReply, error) {

@@ -15,13 +15,24 @@ import (
 type diskDelete struct {
 	Disk  string `arg:"" help:"Name or id."`
 	Force bool   `help:"Also while clients are attached; they are cut off."`
+	Purge bool   `help:"For good: it does not go into the trash, and its space comes back at once."`
 	Keep  bool   `name:"keep-snapshots" xor:"snapshots" help:"Its snapshots stay, and can be read, cloned, archived and deleted one by one."`
 	With  bool   `name:"with-snapshots" xor:"snapshots" help:"Its snapshots are deleted, too."`
 }
 
+// Help is printed by kong below the summary.
+func (diskDelete) Help() string {
+	return `The disk goes into the trash, where ashlar trash list shows it, and can be brought back with ashlar trash restore until
+its time is over: a day, or what ashlar cluster set --trash says. Its name is free at once, and its space comes
+back when it goes for good. It is refused while a client is attached; who attaches in this moment keeps the disk.
+
+A disk with snapshots needs a word on them: with --with-snapshots they go with it, and come back with it; with
+--keep-snapshots they stay, as long as you like. What clones and images read stays in any case, unseen.`
+}
+
 // how is what the flags ask for.
 func (c *diskDelete) how() client.Deletion {
-	d := client.Deletion{Force: c.Force}
+	d := client.Deletion{Force: c.Force, Purge: c.Purge}
 	switch {
 	case c.Keep:
 		d.Snapshots = api.SnapshotsOfDeleted_SNAPSHOTS_OF_DELETED_STAY
@@ -34,22 +45,27 @@ func (c *diskDelete) how() client.Deletion {
 // Run is called by kong.
 func (c *diskDelete) Run(ctx context.Context, s *session) error {
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		diskID, err := cl.DeleteDisk(ctx, c.Disk, c.how())
+		gone, err := cl.DeleteDisk(ctx, c.Disk, c.how())
 		if errors.Is(err, errs.ErrConflict) {
 			return c.refused(ctx, cl, err)
 		}
 		if err != nil {
 			return explain(err, c.Disk)
 		}
-		kept, e := keptOf(ctx, cl, diskID)
+		kept, e := keptOf(ctx, cl, gone.DiskID)
 		if e != nil {
-			return fmt.Errorf("disk %s is deleted; its snapshots: %w", diskID, e)
+			return fmt.Errorf("disk %s is deleted; its snapshots: %w", gone.DiskID, e)
+		}
+		until := int64(0)
+		if !gone.Until.IsZero() {
+			until = gone.Until.UnixMilli()
 		}
 		return s.show(struct {
 			DiskID string   `json:"diskId"`
 			Kept   []string `json:"keptSnapshots"`
-		}{diskID, kept}, func(w io.Writer) {
-			fmt.Fprintf(w, "deleted disk %s (%s)\n", c.Disk, diskID)
+			Until  string   `json:"restorableUntil,omitempty"` // from the trash
+		}{gone.DiskID, kept, rfc3339(until)}, func(w io.Writer) {
+			fmt.Fprintf(w, "deleted disk %s (%s)\n%s", c.Disk, gone.DiskID, undoText(c.Disk, until, s.Clock.Wall()))
 			if len(kept) > 0 {
 				fmt.Fprintf(w, "  its snapshots are kept: %s\n", brieflyAll(kept))
 			}

@@ -81,7 +81,7 @@ func (s *session) drop(ctx context.Context, disk string) error {
 	return s.hold(func(cl Cluster) error {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanPatience)
 		defer cancel()
-		_, err := cl.DeleteDisk(ctx, disk, client.Deletion{Force: true})
+		_, err := cl.DeleteDisk(ctx, disk, client.Deletion{Force: true, Purge: true})
 		if errors.Is(err, errs.ErrNotFound) {
 			return nil
 		}

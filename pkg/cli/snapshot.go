@@ -36,7 +36,8 @@ type snapshotView struct {
 	Created    string `json:"created,omitempty"`
 	// DiskDeleted: disk is the name that it had, or its id where another disk has that name by now.
 	DiskDeleted bool   `json:"diskDeleted,omitempty"`
-	Export      string `json:"export"` // the name under which every blockd serves it
+	Export      string `json:"export"`                    // the name under which every blockd serves it
+	Until       string `json:"restorableUntil,omitempty"` // from the trash, of one that is deleted
 }
 
 func viewSnapshot(x *api.Snapshot) snapshotView {
@@ -209,6 +210,14 @@ func (c *snapshotShow) Run(ctx context.Context, s *session) error {
 
 type snapshotDelete struct {
 	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+	Purge    bool   `help:"For good: it does not go into the trash."`
+}
+
+// Help is printed by kong below the summary.
+func (snapshotDelete) Help() string {
+	return `The snapshot goes into the trash, and can be brought back with ashlar trash restore until its time is over: a day, or what
+ashlar cluster set --trash says. Meanwhile it cannot be read, its name is free, and it counts among the 256 that a
+disk may have. What clones and images read of it stays in any case, unseen.`
 }
 
 // Run is called by kong.
@@ -218,14 +227,20 @@ func (c *snapshotDelete) Run(ctx context.Context, s *session) error {
 		return err
 	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
-		x, err := cl.DeleteSnapshot(ctx, disk, name)
+		x, err := cl.DeleteSnapshot(ctx, disk, name, c.Purge)
 		if errors.Is(err, errs.ErrNotFound) {
 			return &hinted{err, "ashlar snapshot list shows them all"}
 		}
 		if err != nil {
 			return err
 		}
-		return s.show(viewSnapshot(x), func(w io.Writer) {
+		v := viewSnapshot(x)
+		v.Until = rfc3339(x.TrashedUntilUnixMs)
+		return s.show(v, func(w io.Writer) {
+			if x.TrashedUntilUnixMs != 0 {
+				fmt.Fprintf(w, "snapshot %s@%s is in the trash\n%s", x.Disk, x.Name, undoText(x.Disk+"@"+x.Name, x.TrashedUntilUnixMs, s.Clock.Wall()))
+				return
+			}
 			if x.State == "hidden" {
 				fmt.Fprintf(w, "snapshot %s@%s is deleted; clones or images still need what it has, so its space comes back with the last of them\n", x.Disk, x.Name)
 				return

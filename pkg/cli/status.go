@@ -39,6 +39,7 @@ type statusView struct {
 	Summary       string        `json:"summary"` // the health in words: what, how much, which margin is left
 	Room          roomView      `json:"room"`
 	Kept          keptView      `json:"kept"`
+	Trash         trashRoomView `json:"trash"`
 	Cleaning      cleaningView  `json:"cleaning"`
 	Risk          riskView      `json:"risk"`
 }
@@ -114,7 +115,7 @@ func viewStatus(r *api.StatusReply) statusView {
 	v := statusView{
 		Cluster: r.ClusterId, Health: healthWord(r.Health), Reasons: []reasonView{}, ReasonsTotal: r.ReasonsTotal,
 		CapacityBytes: r.CapacityBytes, UsedBytes: r.UsedBytes, UnpackedBytes: r.UnpackedBytes, Repair: viewRepair(r.Repair), Balance: viewBalance(r.Balance), Recoding: viewRecoding(r.Recoding),
-		Summary: r.Summary, Room: viewRoom(r.Room), Kept: viewKept(r.Kept), Cleaning: viewCleaning(r.Cleaning), Risk: viewRisk(r.Risk),
+		Summary: r.Summary, Room: viewRoom(r.Room), Kept: viewKept(r.Kept), Trash: viewTrashRoom(r.Trash), Cleaning: viewCleaning(r.Cleaning), Risk: viewRisk(r.Risk),
 		Counts: countsView{
 			Metads: c.GetMetads(), MetadsUp: c.GetMetadsUp(), Blockds: c.GetHosts(), BlockdsUp: c.GetHostsUp(),
 			Stores: c.GetStores(), StoresUp: c.GetStoresUp(), StoresLost: c.GetStoresLost(),
@@ -215,6 +216,7 @@ func (c *statusCommand) print(w io.Writer, r *api.StatusReply) {
 	fmt.Fprintln(w)
 	printRoom(w, r.GetRoom())
 	printKept(w, r.GetKept())
+	printTrash(w, r.GetTrash())
 	for _, p := range r.Profiles {
 		fmt.Fprintf(w, "groups  %d+%d: %d%s\n", p.K, p.M, p.Pgs, margins(p))
 	}

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"time"
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/cluster"
@@ -27,31 +28,42 @@ func (b *Blockd) TellEmptied(ctx context.Context, by id.Holder, v id.Volume, e i
 // Deletion says how a disk is deleted.
 type Deletion struct {
 	Force     bool // also while clients are attached
+	Purge     bool // not into the trash
 	Snapshots api.SnapshotsOfDeleted
 }
 
-// DeleteDisk deletes a disk and gives its id. ErrConflict while clients are attached,
+// Deleted is a disk that was deleted.
+type Deleted struct {
+	DiskID string
+	// Until is when it cannot be brought back from the trash any more; zero: it cannot be now, or the answer was lost.
+	Until time.Time
+}
+
+// DeleteDisk deletes a disk, into the trash if there is one. ErrConflict while clients are attached,
 // unless forced, and where it has snapshots and d does not say what is to become of them.
 // After a lost answer it asks again by the id, so that a new disk of
 // the same name is safe; that the disk is gone then counts as success.
-func (c *Cluster) DeleteDisk(ctx context.Context, nameOrID string, d Deletion) (string, error) {
+func (c *Cluster) DeleteDisk(ctx context.Context, nameOrID string, d Deletion) (Deleted, error) {
 	disk, err := c.Disk(ctx, nameOrID)
 	if err != nil {
-		return "", err
+		return Deleted{}, err
 	}
-	asked := 0
+	asked, out := 0, Deleted{DiskID: disk.DiskId}
 	err = c.p.call(ctx, retryAlways, func(ctx context.Context, conn *target) error {
 		asked++
-		_, err := conn.cluster.DeleteDisk(ctx, &api.DeleteDiskRequest{NameOrId: disk.DiskId, Force: d.Force, Snapshots: d.Snapshots})
+		r, err := conn.cluster.DeleteDisk(ctx, &api.DeleteDiskRequest{NameOrId: disk.DiskId, Force: d.Force, Snapshots: d.Snapshots, Purge: d.Purge})
+		if ms := r.GetTrashedUntilUnixMs(); ms != 0 {
+			out.Until = time.UnixMilli(ms)
+		}
 		if _, class := api.FromStatus(err); asked > 1 && errs.CodeOf(class) == errs.NotFound {
 			return nil
 		}
 		return err
 	})
 	if err != nil {
-		return "", err
+		return Deleted{}, err
 	}
-	return disk.DiskId, nil
+	return out, nil
 }
 
 // SetProtection protects a disk against deletion, or lets it be deleted again.

@@ -115,9 +115,10 @@ func (c *Cluster) Snapshots(ctx context.Context, disk string) (all []*api.Snapsh
 	return r.GetSnapshots(), r.GetMore(), err
 }
 
-// DeleteSnapshot lets a snapshot, named or by its id, go. Its space comes back behind.
-func (c *Cluster) DeleteSnapshot(ctx context.Context, disk, snapshot string) (*api.Snapshot, error) {
-	q := &api.DeleteSnapshotRequest{Disk: disk, Snapshot: snapshot}
+// DeleteSnapshot lets a snapshot, named or by its id, go, into the trash if there is one and it is not to be purged. Its
+// space comes back behind.
+func (c *Cluster) DeleteSnapshot(ctx context.Context, disk, snapshot string, purge bool) (*api.Snapshot, error) {
+	q := &api.DeleteSnapshotRequest{Disk: disk, Snapshot: snapshot, Purge: purge}
 	return ask(ctx, c, q, func(x api.ClusterClient, ctx context.Context, r *api.DeleteSnapshotRequest) (*api.Snapshot, error) {
 		return x.DeleteSnapshot(ctx, r)
 	})

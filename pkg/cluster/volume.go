@@ -100,6 +100,8 @@ const (
 	SnapshotHidden
 	// SnapshotGrouped is one that is being taken with others: all of them become ready, or none.
 	SnapshotGrouped
+	// SnapshotTrashed is one that is in the trash.
+	SnapshotTrashed
 )
 
 func (s SnapshotState) String() string {
@@ -112,6 +114,8 @@ func (s SnapshotState) String() string {
 		return "deleting"
 	case SnapshotHidden:
 		return "hidden"
+	case SnapshotTrashed:
+		return "in the trash"
 	}
 	return "unknown"
 }
@@ -127,6 +131,8 @@ type Snapshot struct {
 	Branch uint32
 	// Archived says how far it is on its way into the archive.
 	Archived Archived
+	// Trash is not nil in the trash. It is not changed.
+	Trash *Trashed
 }
 
 // Rollback says to which of its snapshots a disk goes back, and which one keeps what it was before.

@@ -76,7 +76,7 @@ func BinDir() (string, error) {
 	return "", errors.New("find binaries: not inside the tree")
 }
 
-// Start starts a cluster and returns when it serves.
+// Start starts a cluster and returns when it serves. What is deleted there is gone: its trash is off.
 func Start(o Options) (*Cluster, error) {
 	var err error
 	bin := o.Bin
@@ -92,7 +92,14 @@ func Start(o Options) (*Cluster, error) {
 		}
 		c.own = true
 	}
-	return c, c.Restart()
+	if err := c.Restart(); err != nil {
+		return c, err
+	}
+	// Tests wait for the space of what they deleted. A program from before the trash does not know the flag.
+	return c, Wait("the trash to be off", readyTimeout, func() bool {
+		r, err := c.CLI("cluster", "set", "--trash", "0")
+		return err == nil && (r.Code == 0 || r.Code == 2)
+	})
 }
 
 // Restart starts ashlar dev again after it ended.

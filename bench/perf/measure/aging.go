@@ -93,7 +93,7 @@ func (b *bench) aging(ctx context.Context) error {
 	if err := b.wear(ctx, c, &a.Worn, empty, fmt.Sprintf("--io_size=%dM", wornPasses*b.plan.DiskMiB)); err != nil {
 		return err
 	}
-	if _, err := c.ashlar(ctx, "disk", "delete", diskName, "--force"); err != nil {
+	if _, err := c.ashlar(ctx, "disk", "delete", diskName, "--force", "--purge"); err != nil {
 		return err
 	}
 	return b.thin(ctx, c, a)

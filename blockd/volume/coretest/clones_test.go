@@ -363,7 +363,14 @@ func (w *World) breed(how int) error {
 	if how == 2 && w.from != nil && w.childless() && w.rng.IntN(2) == 0 {
 		return w.finish()
 	}
-	if how == 2 && w.retired == nil {
+	switch {
+	case w.retired != nil && w.retired.trash:
+		w.Untrash(w.rng.IntN(2) == 0)
+		return w.settleAll()
+	case how == 2 && w.retired == nil && w.rng.IntN(4) == 0:
+		w.Trash()
+		return nil
+	case how == 2 && w.retired == nil:
 		return w.Retire(w.rng.IntN(2) == 0)
 	}
 	if how == 0 && w.retired == nil && !w.Needed() {

@@ -7,6 +7,7 @@ import (
 // retirement is the deletion of a disk of which snapshots are kept, or read by clones: nobody uses
 // it, and its owner is told to make all of it zeros until that is done.
 type retirement struct {
+	trash   bool // it is not emptied, and may come back
 	emptied bool
 	trim    *Request
 }
@@ -43,7 +44,7 @@ func (w *World) Needed() bool {
 // askEmpty is what a shell does that was told by metad.
 func (e *Engine) askEmpty() {
 	w, x := e.w, e.w.retired
-	if x == nil || x.emptied || e != w.Owner() || !e.Opened || e.Ended {
+	if x == nil || x.trash || x.emptied || e != w.Owner() || !e.Opened || e.Ended {
 		return
 	}
 	switch t := x.trim; {
@@ -60,7 +61,7 @@ func (e *Engine) askEmpty() {
 func (w *World) Bury() error {
 	for i := 0; i < len(w.kin); i++ {
 		x := w.kin[i]
-		if x.retired == nil || x.from == nil || x.Needed() {
+		if x.retired == nil || x.retired.trash || x.from == nil || x.Needed() {
 			continue
 		}
 		if err := x.Purge(); err != nil {
