@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"ashlar.dev/bench/e2e/cluster"
+	"ashlar.dev/pkg/nbd"
 )
 
 // machine is a host of a cluster as if it were alone: an address, a folder of configs and
@@ -239,13 +240,50 @@ func TestMachinesJoinAreReplacedAndRestored(t *testing.T) {
 	for _, m := range []*machine{a, b, d} {
 		m.lose()
 	}
-	rebuild(t, a, backup)
+	rebuild(t, a, "--restore", backup)
 	a.holds("early", early)
 	a.holds("recovered-"+lateID, late)
 	b.addTo(a)
 	a.end("metad", os.Kill)
 	a.start("metad")
 	a.holds("early", early)
+	d.addTo(a)
+	majorityLost(t, a, b, d, early)
+	a.holds("recovered-"+lateID, late)
+}
+
+// majorityLost takes two of three metads away for good. Without --recover-alone the one that is left could
+// do nothing with all it knows; and if it did so beside another that lives, the cluster would have two truths.
+func majorityLost(t *testing.T, a, b, d *machine, early []byte) {
+	t.Helper()
+	n, err := nbd.Dial(t.Context(), a.unix("early"), nbd.ClientOptions{})
+	must(t, err)
+	defer n.Hangup()
+	b.lose()
+	a.end("metad", os.Interrupt)
+	cmd := a.start("metad", "--recover-alone")
+	delete(a.daemons, "metad")
+	if err := cmd.Wait(); err == nil {
+		t.Fatal("a member began anew beside another that has data and answers")
+	}
+	a.start("metad")
+	must(t, cluster.Wait("two of three to serve", patience, func() bool { _, code := a.try("", "disk", "create", "two", "--size", "1MiB"); return code == 0 }))
+	d.lose()
+	copy(early[2<<20:], pattern(4, 1))
+	_, err = n.WriteAt(early[2<<20:3<<20], 2<<20)
+	must(t, err)
+	a.end("metad", os.Interrupt)
+	rebuild(t, a, "--recover-alone")
+	if members := membersOf(a); len(members) != 1 || !members["a"] {
+		t.Errorf("members %v, want one that began anew", members)
+	}
+	a.holds("early", early)
+	a.ashlar("disk", "show", "two")
+	b.addTo(a)
+	d.addTo(a)
+	if members := membersOf(a); len(members) != 3 {
+		t.Errorf("members %v, want three again", members)
+	}
 }
 
 func membersOf(m *machine) map[string]bool {
@@ -271,11 +309,11 @@ func storesUp(t *testing.T, m *machine, n int) {
 	}))
 }
 
-// rebuild restores a backup on m, and ends the rebuilding when all stores have told.
-func rebuild(t *testing.T, m *machine, backup string) {
+// rebuild begins anew on m, as the flags say, and ends the rebuilding when all stores have told.
+func rebuild(t *testing.T, m *machine, flags ...string) {
 	t.Helper()
 	start := time.Now()
-	cmd := m.start("metad", "--restore", backup)
+	cmd := m.start("metad", flags...)
 	delete(m.daemons, "metad")
 	must(t, cmd.Wait())
 	m.start("metad")
