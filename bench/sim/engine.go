@@ -23,7 +23,7 @@ const memoryBytes = 3 << 20
 var engineLimits = core.Limits{
 	UnpackedBytesMax: 1 << 20, SealBlocks: 48, SealBytes: 400 << 10, SealIdle: 300 * time.Millisecond, LongBlocksMin: 24,
 	CheckpointBytes: 1 << 20, CheckpointDead: 512 << 10, CheckpointMeta: 64 << 10, CheckpointDirty: 64, CheckpointDeadMin: 256 << 10,
-	CleanPercent: 3, CleanSlack: 1, CleanRate: 1 << 40, MergeBelow: 12, ReadPatience: 4 * time.Second, ReapRetry: time.Second,
+	CleanPercent: 3, CleanSlack: 1, PagesPercent: 1, CleanRate: 1 << 40, MergeBelow: 12, ReadPatience: 4 * time.Second, ReapRetry: time.Second,
 }
 
 var journalLimits = journal.Limits{ReplaceAfter: 150 * time.Millisecond, RetryAfter: 4 * time.Millisecond, AskAfter: 10 * time.Millisecond,

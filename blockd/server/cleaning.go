@@ -22,7 +22,7 @@ func (x *cleaning) add(st *core.Stats) {
 	}
 	x.rewritten += float64(st.SegmentsRewritten)
 	x.merged += float64(st.SegmentsMerged)
-	x.cleaned += float64(st.BlocksCleaned) * block.Size
+	x.cleaned += float64(st.BlocksCleaned+st.PagesRenewed) * block.Size
 }
 
 func (x *cleaning) put(put func(string, prometheus.ValueType, float64, ...string)) {

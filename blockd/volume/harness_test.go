@@ -57,7 +57,7 @@ func newRig(t *testing.T, hosts, perHost int, k, m uint8) *rig {
 	r.metad.Profile(k, m)
 	r.limits = core.Limits{
 		UnpackedBytesMax: 1 << 20, SealBlocks: 64, SealBytes: 512 << 10, CheckpointBytes: 2 << 20, CheckpointDead: 256 << 10, LongBlocksMin: 32,
-		CleanPercent: 3, CleanSlack: 1, CleanRate: 1 << 40, MergeBelow: 16,
+		CleanPercent: 3, CleanSlack: 1, PagesPercent: 1, CleanRate: 1 << 40, MergeBelow: 16,
 	}
 	return r
 }

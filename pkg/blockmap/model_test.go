@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -103,6 +104,8 @@ type model struct {
 	blocks   block.LBA                 // and the size
 	written  []id.Location
 	displace map[block.LBA]id.Location
+
+	renewed, renewing []id.Location // since the freeze, and before it
 }
 
 // lateFill is a page that was read once and may come again at any time.
@@ -292,10 +295,43 @@ func (s *model) same(t *rapid.T, m *Map, truth map[block.LBA]id.Location) {
 	}
 }
 
+// renew has a page written again that the committed tree has, or asks for one that it has not there.
+func (s *model) renew(t *rapid.T) {
+	all := s.store.reachable(t, s.committed)
+	if len(all) == 0 {
+		t.Skip("no pages")
+	}
+	loc := rapid.SampledFrom(slices.Sorted(maps.Keys(all))).Draw(t, "page")
+	p := all[loc]
+	if rapid.IntRange(0, 5).Draw(t, "wrong") == 0 {
+		p.Index += uint64(rapid.IntRange(1, 600).Draw(t, "off"))
+	}
+	dirty := s.m.dirty
+	for range 10 {
+		renewed, miss := s.m.Renew(p, loc)
+		if !miss.None() {
+			s.fill(t, miss)
+			continue
+		}
+		if renewed != (s.m.dirty > dirty) || renewed && p != all[loc] {
+			t.Fatalf("renewed %v: page %v, %d pages are dirty, %d before", renewed, p, s.m.dirty, dirty)
+		}
+		if again, _ := s.m.Renew(p, loc); again {
+			t.Fatalf("page %v is renewed twice", p)
+		}
+		if renewed {
+			s.renewed = append(s.renewed, loc)
+		}
+		return
+	}
+	t.Fatalf("page %v is still missing", p)
+}
+
 func (s *model) freeze(t *rapid.T) {
 	if s.f != nil {
 		t.Skip("one is in progress")
 	}
+	s.renewing, s.renewed = s.renewed, nil
 	s.f, s.asOf, s.blocks = s.m.Freeze(), maps.Clone(s.truth), s.m.Blocks()
 	s.written = nil
 	for i, p := range s.f.Pages() {
@@ -325,6 +361,11 @@ func (s *model) commit(t *rapid.T) {
 	before := s.store.reachable(t, s.committed)
 	root := s.f.Root()
 	after := s.store.reachable(t, root)
+	for _, loc := range s.renewing {
+		if p, stays := after[loc]; stays {
+			t.Fatalf("page %v was renewed and is still at %s", p, loc)
+		}
+	}
 	gone := map[id.Location]bool{}
 	s.m.Commit(s.f, func(loc id.Location) {
 		if gone[loc] {
@@ -374,6 +415,7 @@ func (s *model) abandon(t *rapid.T) {
 		t.Skip("no freeze")
 	}
 	s.m.Abandon(s.f)
+	s.renewed, s.renewing = append(s.renewed, s.renewing...), nil
 	for _, loc := range s.written {
 		delete(s.store.pages, loc)
 	}
@@ -480,7 +522,7 @@ func TestMapIsAnArray(t *testing.T) {
 		s.m = m
 		t.Repeat(map[string]func(*rapid.T){
 			"insert": s.insert, "insert more": s.insert, "clear": s.clear, "lookup": s.lookup, "walk": s.walk,
-			"freeze": s.freeze, "write": s.write, "commit": s.commit, "abandon": s.abandon,
+			"freeze": s.freeze, "renew": s.renew, "write": s.write, "commit": s.commit, "abandon": s.abandon,
 			"reload": s.reload, "grow": s.grow, "fill late": s.fillLate, "shrink": func(*rapid.T) { s.m.Shrink() }, "": s.check,
 		})
 		if s.f != nil {

@@ -172,16 +172,7 @@ func (m *Map) mark(n *node) {
 // write makes a leaf ready to be changed: dirty, up to the root, and its own.
 func (m *Map) write(leaf *node) {
 	if !leaf.dirty {
-		l := first(0, leaf.index)
-		for n := m.root; n.level > 0; {
-			if !n.dirty {
-				m.mark(n)
-			}
-			j := slot(l, n.level)
-			n.inner.dirty[j/64] |= 1 << (j % 64)
-			n = n.inner.kids[j]
-		}
-		m.mark(leaf)
+		m.markPath(leaf)
 	}
 	m.own(leaf)
 }

@@ -134,6 +134,7 @@ func (c *Core) cut(now time.Duration, fx *Effects) {
 		c.table.Put(j.Segment, e)
 	}
 	st.dead = c.deadNow()
+	c.clean.renewed, c.usage.known = 0, false
 	k.deadBytes = 0 // of pages that died just now, too
 	st.table = c.table.Freeze()
 	st.tableJobs = c.pageJobs(now, st, segment.TablePage, st.table, fx)

@@ -25,6 +25,9 @@ type cleanState struct {
 	number uint32        // of the newest generation made in this epoch by rewriting
 	shy    map[id.Segment]time.Duration
 	older  []older
+	// renewed counts the dead slots of segments of pages that the next checkpoint will empty.
+	renewed   uint64
+	lastPages bool // the last job was one of these
 }
 
 // older is a generation that another has replaced. Its shards go when metad has a
@@ -99,10 +102,18 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 	allowed, share, _ := c.cleanPace()
 	space := c.usage.Slots-c.usage.Live > allowed
 	clean, recode := space || c.usage.Small >= mergeMin, c.recodeDue(now)
-	if !clean && !recode || !c.takeClean(now) {
+	pages := c.pagesDue()
+	if !clean && !recode && !pages || !c.takeClean(now) {
 		return
 	}
 	var job *CleanJob
+	if pages && (!clean && !recode || !c.clean.lastPages) {
+		job = c.pickPages(now)
+	}
+	if s.lastPages = job != nil; job != nil {
+		s.job, fx.CleanList = job, job
+		return
+	}
 	if recode && (!clean || !c.recode.justDid) {
 		job = c.pickRecode(now)
 	}

@@ -23,6 +23,8 @@ type CleanJob struct {
 	Rewrite bool
 	recode  bool // what it writes is coded otherwise than before
 	whole   bool // all that there is is kept, nobody is asked
+	pages   bool // the victim's pages are renewed (cleanpages.go)
+	wanted  pageKey
 	Victims []*Victim
 	// Blocks is what lives, in the order in which it is put. The shell reads each into
 	// its Data and notes the CRC-32C of that.
@@ -95,6 +97,8 @@ func (c *Core) cleanOn(now time.Duration, fx *Effects) {
 	j := c.clean.job
 	switch {
 	case j == nil || c.state != stateServing && c.state != stateDraining:
+	case j.phase == cleanJudging && j.pages:
+		c.renewPages(now, j, fx)
 	case j.phase == cleanJudging && now >= c.pageRetryAt:
 		c.judge(now, j, fx)
 	case j.phase == cleanDurable:

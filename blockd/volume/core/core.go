@@ -132,6 +132,7 @@ type Stats struct {
 	// Cleaning: a job is under way. Counts since the volume was opened; BlocksCleaned were written for it.
 	Cleaning           bool
 	SegmentsRecoded    uint64 // of those rewritten
+	PagesRenewed       uint64 // moved by a checkpoint, so that their segments die
 	SegmentsRewritten  uint64
 	SegmentsMerged     uint64
 	BlocksCleaned      uint64

@@ -50,6 +50,8 @@ type Limits struct {
 	MergeBelow   int
 	CleanSlack   int64
 	CleanRate    int64
+	// PagesPercent, and CleanSlack, is how much may be dead beside living pages of the map.
+	PagesPercent int
 	// HydrateRate is the bytes a second that are brought in from an archive at most.
 	HydrateRate int64
 }
@@ -94,6 +96,7 @@ func (l *Limits) EnsureDefaults() {
 	defInt(&l.CleanPercent, 30)
 	defInt(&l.MergeBelow, id.SlotsMax/8)
 	def(&l.CleanSlack, 32<<20)
+	defInt(&l.PagesPercent, pagesPercent)
 	def(&l.CleanRate, 32<<20)
 	def(&l.HydrateRate, hydrateRate)
 	if l.CheckpointIdle == 0 {

@@ -19,7 +19,10 @@ type usage struct {
 	Dead      int    // segments of data or pages with nothing live
 	DeadSlots uint64 // kept in these
 	Pages     uint64 // slots of segments of pages that have something live
-	newest    id.Sequence
+	// PagesStored and PagesLive are the same of segments that no snapshot has anything in.
+	PagesStored uint64
+	PagesLive   uint64
+	newest      id.Sequence
 }
 
 // measureEvery is the pause between two looks at the table, for each measureSegments
@@ -44,6 +47,10 @@ func (c *Core) measure(now time.Duration) {
 			u.DeadSlots += uint64(e.Stored())
 		case e.Flags&blockmap.Pages != 0:
 			u.Pages += uint64(e.Stored())
+			if !c.shared(s) {
+				u.PagesStored += uint64(e.Stored())
+				u.PagesLive += uint64(e.Live)
+			}
 		default:
 			u.Segments++
 			u.Slots += uint64(e.Stored())

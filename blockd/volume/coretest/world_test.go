@@ -20,7 +20,7 @@ func small(seed uint64) Config {
 		Limits: core.Limits{
 			UnpackedBytesMax: 2 << 20, SealBlocks: 48, SealBytes: 512 << 10, SealIdle: 2 * time.Second, LongBlocksMin: 24,
 			CheckpointBytes: 1 << 20, CheckpointDead: 512 << 10, CheckpointMeta: 64 << 10, CheckpointDirty: 64,
-			CleanPercent: 3, CleanSlack: 1, CleanRate: 1 << 40, MergeBelow: 12,
+			CleanPercent: 3, CleanSlack: 1, PagesPercent: 1, CleanRate: 1 << 40, MergeBelow: 12,
 		},
 		Journal:    journal.Limits{ReplaceAfter: 300 * time.Millisecond},
 		Leases:     seed%3 == 0,
