@@ -50,7 +50,7 @@ func (r *runner) replace(targets []string) error {
 	for _, id := range targets {
 		member := slices.Contains(r.fleet.Metads(), id)
 		if member {
-			if err := r.command("metad", "remove", id); err != nil {
+			if err := r.command("metad", "remove", id, "--sure"); err != nil {
 				return err
 			}
 		}

@@ -80,7 +80,7 @@ func (r *Report) add(l Level, code, subject, format string, args ...any) {
 func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member, now time.Duration) *Report {
 	r := &Report{Level: OK, Profiles: make(map[placement.Profile]*PGCounts)}
 	r.Risk.Margin = max(serving(t)-2, 0) // writing needs two; a full store keeps what it has, and journals
-	r.members(members)
+	r.members(members, len(t.Hosts))
 	r.stores(m, t, l, now)
 	r.hosts(m, t)
 	r.groups(m, t, l)
@@ -101,7 +101,10 @@ func serving(t *cluster.Topology) (n int) {
 	return n
 }
 
-func (r *Report) members(members []Member) {
+// membersSafe is how many metads there should be where there are that many hosts.
+const membersSafe = 3
+
+func (r *Report) members(members []Member, hosts int) {
 	up := 0
 	for _, x := range members {
 		if x.Up {
@@ -113,6 +116,8 @@ func (r *Report) members(members []Member) {
 	// The group answers, so it has its majority; without one I/O would go on, but no disk could be opened.
 	if spare := up - (len(members)/2 + 1); spare <= 0 && up < len(members) {
 		r.add(AtRisk, "metad_no_margin", "", "%d of %d metads are up: if one more stops, no disk can be opened or changed (I/O goes on)", up, len(members))
+	} else if n := len(members); n > 0 && n < membersSafe && hosts >= membersSafe { // fewer hosts cannot do better
+		r.add(Degraded, "metad_few", "", "metads: %d, hosts: %d; if a metad stops, no disk can be opened or changed (I/O goes on); three metads survive the loss of one: ashlar metad add", n, hosts)
 	}
 }
 

@@ -321,7 +321,9 @@ var healthCases = []healthCase{
 		want: AtRisk, codes: "metad_down metad_no_margin"},
 	{name: "one of five metads is down", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}, {"m3", false}, {"m4", true}, {"m5", true}},
 		want: Degraded, codes: "metad_down"},
-	{name: "a single metad", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}}, want: OK},
+	{name: "a single metad of two hosts", hosts: []int{3, 3}, peers: []Member{{"m1", true}}, want: OK},
+	{name: "a single metad of three hosts", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}}, want: Degraded, codes: "metad_few"},
+	{name: "two metads of three hosts", hosts: []int{2, 2, 2}, peers: []Member{{"m1", true}, {"m2", true}}, want: Degraded, codes: "metad_few"},
 	{name: "a disk is open", hosts: []int{2, 2, 2}, do: func(s *scene) { s.disk("d", 1) }, want: OK},
 	{name: "a disk is stuck", hosts: []int{2, 2, 2}, do: func(s *scene) {
 		v := s.disk("d", 1)

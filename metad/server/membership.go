@@ -121,7 +121,11 @@ func (m *membershipService) RemoveMember(ctx context.Context, q *api.RemoveMembe
 	if !slices.ContainsFunc(members, func(x consensus.Member) bool { return x.ID == id }) {
 		return nil, m.s.fail(fmt.Errorf("metad %q is no member: %w", id, errs.ErrNotFound))
 	}
-	if err := mayGo(id, members, m.s.describeAll(ctx, members)); err != nil {
+	err := mayGo(id, members, m.s.describeAll(ctx, members))
+	if err == nil && !q.GetSure() {
+		err = wouldWeaken(id, members)
+	}
+	if err != nil {
 		return nil, m.s.fail(err)
 	}
 	if id == m.s.node.ID() {
@@ -165,6 +169,28 @@ func mayGo(id string, members []consensus.Member, answer map[string]*api.Describ
 		return fmt.Errorf("without %s only %d of %d voters answer, which is no majority; bring one back or add one first: %w", id, alive, voters, errs.ErrConflict)
 	}
 	return nil
+}
+
+// votersSafe is how many members a group has at least that survives the loss of one.
+const votersSafe = 3
+
+// wouldWeaken refuses to take out a voter if the group would survive fewer losses without it, or none. Replacing one
+// is adding the new one first.
+func wouldWeaken(id string, members []consensus.Member) error {
+	voters, voter := 0, false
+	for _, x := range members {
+		if x.Voter {
+			voters++
+			voter = voter || x.ID == id
+		}
+	}
+	survives := func(n int) int { return (n - 1) / 2 }
+	left := voters - 1
+	if !voter || left >= votersSafe && survives(left) == survives(voters) {
+		return nil
+	}
+	return fmt.Errorf("without %s the group has %d voters, of which %d may be lost (now %d of %d); add another first, or say that you are sure: %w",
+		id, left, survives(left), survives(voters), voters, errs.ErrConflict)
 }
 
 // promote gives members that have caught up their vote. Who was let in is meant to vote.

@@ -85,7 +85,7 @@ func TestMemberIsReplaced(t *testing.T) {
 	must(t, m.Add(g.ctx(), p.ID, p.API, p.Raft))
 	must(t, m.Add(g.ctx(), p.ID, p.API, p.Raft)) // harmless
 	g.votes(m, "m4")
-	must(t, m.Remove(g.ctx(), gone))
+	must(t, m.Remove(g.ctx(), gone, true))
 	all, err := m.List(g.ctx())
 	must(t, err)
 	if len(all) != 3 {
@@ -137,7 +137,7 @@ func TestMemberComesBackUnderItsName(t *testing.T) {
 	g.kill(gone)
 	must(t, os.RemoveAll(g.dirs[gone]))
 	g.until("its silence to be noticed", func() bool { return up() == 2 })
-	must(t, m.Remove(g.ctx(), gone))
+	must(t, m.Remove(g.ctx(), gone, true))
 	var p Peer
 	for _, x := range g.peers {
 		if x.ID == gone {
@@ -155,7 +155,7 @@ func TestRemovedLeaderHandsOverFirst(t *testing.T) {
 	g := newGroup(t, 3)
 	m := g.members()
 	leader := g.leader()
-	must(t, m.Remove(g.ctx(), leader))
+	must(t, m.Remove(g.ctx(), leader, true))
 	all, err := m.List(g.ctx())
 	must(t, err)
 	for _, x := range all {
@@ -167,8 +167,8 @@ func TestRemovedLeaderHandsOverFirst(t *testing.T) {
 		t.Fatal("the member that was taken out leads")
 	}
 	// Two are left of which both live: one can go, the last cannot.
-	must(t, m.Remove(g.ctx(), all[0].Id))
-	if err := m.Remove(g.ctx(), all[1].Id); !errors.Is(err, errs.ErrConflict) {
+	must(t, m.Remove(g.ctx(), all[0].Id, true))
+	if err := m.Remove(g.ctx(), all[1].Id, true); !errors.Is(err, errs.ErrConflict) {
 		t.Fatalf("the only voter was taken out: %v", err)
 	}
 }
@@ -190,12 +190,12 @@ func TestRemovalThatLosesTheMajorityIsRefused(t *testing.T) {
 		}
 	}
 	g.kill(down)
-	if err := m.Remove(g.ctx(), up); !errors.Is(err, errs.ErrConflict) {
+	if err := m.Remove(g.ctx(), up, true); !errors.Is(err, errs.ErrConflict) {
 		t.Fatalf("want a refusal, got %v", err)
 	}
-	must(t, m.Remove(g.ctx(), down))
-	must(t, m.Remove(g.ctx(), up))
-	if err := m.Remove(g.ctx(), "nobody"); !errors.Is(err, errs.ErrNotFound) {
+	must(t, m.Remove(g.ctx(), down, true))
+	must(t, m.Remove(g.ctx(), up, true))
+	if err := m.Remove(g.ctx(), "nobody", true); !errors.Is(err, errs.ErrNotFound) {
 		t.Fatalf("want not found, got %v", err)
 	}
 }
@@ -300,4 +300,59 @@ func TestNewMemberCatchesUpFromASnapshotUnderLoad(t *testing.T) {
 		joined.node.View(func(x *state.Machine) { _, has = x.Find("x") })
 		return has && !joined.node.Joining()
 	})
+}
+
+// Without this a typing error would be told as done: whoever is asked first and does not lead has done nothing.
+func TestRemovalOfNobodyIsSaid(t *testing.T) {
+	g := newGroup(t, 3)
+	leader := g.leader()
+	m := g.members()
+	for range 3 { // whichever is asked first
+		if err := m.Remove(g.ctx(), "nobody", false); !errors.Is(err, errs.ErrNotFound) {
+			t.Fatalf("want not found, got %v", err)
+		}
+	}
+	for _, p := range g.peers {
+		if p.ID == leader {
+			continue
+		}
+		one, err := client.NewMembers(client.Options{Addresses: []string{p.API}, TLS: g.creds(pki.RoleOperator, "ann").Client(pki.Expect{Roles: []pki.Role{pki.RoleMetad}})})
+		must(t, err)
+		if err := one.Remove(g.ctx(), "nobody", false); !errors.Is(err, errs.ErrNotFound) {
+			t.Errorf("asked of one that does not lead: want not found, got %v", err)
+		}
+		must(t, one.Close())
+	}
+}
+
+// Without this a group could be made one that survives no loss by a command that does not say so.
+func TestRemovalThatWeakensMustBeMeant(t *testing.T) {
+	group := func(voters int) (out []consensus.Member) {
+		for i := range voters {
+			out = append(out, consensus.Member{Peer: consensus.Peer{ID: string(rune('a' + i))}, Voter: true})
+		}
+		return append(out, consensus.Member{Peer: consensus.Peer{ID: "late"}})
+	}
+	for voters, refused := range map[int]bool{2: true, 3: true, 4: false, 5: true, 6: false, 7: true} {
+		if err := wouldWeaken("a", group(voters)); errors.Is(err, errs.ErrConflict) != refused {
+			t.Errorf("one of %d: %v", voters, err)
+		}
+		if err := wouldWeaken("late", group(voters)); err != nil {
+			t.Errorf("one that has no vote: %v", err)
+		}
+	}
+	g := newGroup(t, 3)
+	leader, m := g.leader(), g.members()
+	for _, p := range g.peers {
+		if p.ID == leader {
+			continue
+		}
+		if err := m.Remove(g.ctx(), p.ID, false); !errors.Is(err, errs.ErrConflict) {
+			t.Fatalf("one of three was taken out: %v", err)
+		}
+	}
+	all, err := m.List(g.ctx())
+	if err != nil || len(all) != 3 {
+		t.Fatal(ids(all), err)
+	}
 }

@@ -612,6 +612,7 @@ func (*AddMemberReply) Descriptor() ([]byte, []int) {
 type RemoveMemberRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Sure          bool                   `protobuf:"varint,260,opt,name=sure,proto3" json:"sure,omitempty"` // though fewer than three voters are left, or fewer losses are survived then
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -651,6 +652,13 @@ func (x *RemoveMemberRequest) GetId() string {
 		return x.Id
 	}
 	return ""
+}
+
+func (x *RemoveMemberRequest) GetSure() bool {
+	if x != nil {
+		return x.Sure
+	}
+	return false
 }
 
 type RemoveMemberReply struct {
@@ -2198,9 +2206,10 @@ const file_ashlar_member_proto_rawDesc = "" +
 	"\vapi_address\x18\x02 \x01(\tR\n" +
 	"apiAddress\x12!\n" +
 	"\fraft_address\x18\x03 \x01(\tR\vraftAddress\"\x10\n" +
-	"\x0eAddMemberReply\"%\n" +
+	"\x0eAddMemberReply\":\n" +
 	"\x13RemoveMemberRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x13\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x13\n" +
+	"\x04sure\x18\x84\x02 \x01(\bR\x04sure\"\x13\n" +
 	"\x11RemoveMemberReply\"\xa7\x01\n" +
 	"\x0fAddTokenRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1f\n" +

@@ -235,7 +235,8 @@ type MembershipClient interface {
 	ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersReply, error)
 	// Lets a member in: it takes entries at once and votes when it has caught up. Idempotent.
 	AddMember(ctx context.Context, in *AddMemberRequest, opts ...grpc.CallOption) (*AddMemberReply, error)
-	// Takes a member out. Conflict when those left would have no majority that lives.
+	// Takes a member out. Conflict when those left would have no majority that lives, or, unless that is
+	// said to be meant, when fewer losses were survived than now or fewer than three members left.
 	// A leader that is to go hands over first and answers that another leads.
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberReply, error)
 	AddToken(ctx context.Context, in *AddTokenRequest, opts ...grpc.CallOption) (*AddTokenReply, error)
@@ -391,7 +392,8 @@ type MembershipServer interface {
 	ListMembers(context.Context, *ListMembersRequest) (*ListMembersReply, error)
 	// Lets a member in: it takes entries at once and votes when it has caught up. Idempotent.
 	AddMember(context.Context, *AddMemberRequest) (*AddMemberReply, error)
-	// Takes a member out. Conflict when those left would have no majority that lives.
+	// Takes a member out. Conflict when those left would have no majority that lives, or, unless that is
+	// said to be meant, when fewer losses were survived than now or fewer than three members left.
 	// A leader that is to go hands over first and answers that another leads.
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberReply, error)
 	AddToken(context.Context, *AddTokenRequest) (*AddTokenReply, error)

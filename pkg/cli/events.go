@@ -16,7 +16,7 @@ import (
 type eventsCommand struct {
 	Follow bool     `short:"f" help:"Go on and print what happens, until interrupted. It waits for metad when metad is away."`
 	Since  string   `help:"Only what happened since then: a duration back, such as 2h, or a time such as 2026-01-02T15:04:05Z." placeholder:"WHEN"`
-	Last   int      `short:"n" help:"Only the last so many of what is kept; 0: all." default:"50"`
+	Last   int      `short:"n" help:"Only the last so many of what is kept; 0: all, with --follow none." default:"50"`
 	About  []string `help:"Only about these: store, disk, repair, host, member, cluster or identity; may be given again." enum:"store,disk,repair,host,member,cluster,identity"`
 	Of     string   `help:"Only of this store, disk (by name), host or member." placeholder:"NAME"`
 }
@@ -53,6 +53,9 @@ func (c *eventsCommand) Run(ctx context.Context, s *session) error {
 	if err != nil {
 		return err
 	}
+	if c.Last < 0 {
+		return &hinted{fmt.Errorf("-n %d: %w", c.Last, errs.ErrInvalid), "give how many to show, or 0"}
+	}
 	var kept []*api.Event
 	last := uint64(0)
 	err = s.with(ctx, func(ctx context.Context, cl Cluster) error {
@@ -75,7 +78,7 @@ func (c *eventsCommand) Run(ctx context.Context, s *session) error {
 	if err != nil && !(c.Follow && unreachable(err)) {
 		return err
 	}
-	if c.Last > 0 && len(kept) > c.Last {
+	if len(kept) > c.Last && (c.Last > 0 || c.Follow) {
 		kept = kept[len(kept)-c.Last:]
 	}
 	if c.Follow {

@@ -18,7 +18,7 @@ import (
 type Members interface {
 	List(ctx context.Context) ([]*api.GroupMember, error)
 	Add(ctx context.Context, id, apiAddress, raftAddress string) error
-	Remove(ctx context.Context, id string) error
+	Remove(ctx context.Context, id string, sure bool) error
 	AddToken(ctx context.Context, t client.NewToken) (joinAddresses []string, expiresUnixMS int64, err error)
 	Tokens(ctx context.Context) ([]*api.JoinToken, error)
 	RevokeToken(ctx context.Context, token string) error
@@ -135,14 +135,24 @@ func (c *metadAdd) Run(ctx context.Context, s *session) error {
 }
 
 type metadRemove struct {
-	ID string `arg:"" help:"Name of the metad."`
+	ID   string `arg:"" help:"Name of the metad."`
+	Sure bool   `help:"Also if fewer than three are left, or the group survives fewer losses without it."`
+}
+
+// Help is printed by kong below the summary.
+func (c *metadRemove) Help() string {
+	return `To replace a member, lost or not, add the new one first (ashlar metad add): the group is never weaker then. What would
+leave those that answer without a majority is refused in any case.`
 }
 
 // Run is called by kong.
 func (c *metadRemove) Run(ctx context.Context, s *session) error {
 	return s.withMembers(ctx, func(ctx context.Context, m Members) error {
-		if err := m.Remove(ctx, c.ID); err != nil {
-			if errors.Is(err, errs.ErrConflict) {
+		if err := m.Remove(ctx, c.ID, c.Sure); err != nil {
+			switch {
+			case errors.Is(err, errs.ErrConflict) && !c.Sure:
+				return &hinted{err, "see ashlar metad list; --sure takes it out though fewer losses are survived then"}
+			case errors.Is(err, errs.ErrConflict) || errors.Is(err, errs.ErrNotFound):
 				return &hinted{err, "see ashlar metad list"}
 			}
 			return err

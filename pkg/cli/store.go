@@ -119,10 +119,10 @@ func (c *storeList) Run(ctx context.Context, s *session) error {
 				if x.Full {
 					state += ", full"
 				}
-				rows = append(rows, []string{x.StoreId, x.Host, dash(x.Zone), state, size(x.UsedBytes), size(x.CapacityBytes), percent(x.UsedBytes, x.CapacityBytes),
+				rows = append(rows, []string{x.StoreId, x.Host, dash(x.Zone), state, size(x.UsedBytes), size(x.CapacityBytes), percent(x.UsedBytes, x.CapacityBytes), size(x.FreeBytes),
 					percent(x.LogUsedBytes, x.LogCapacityBytes), strconv.Itoa(int(x.Pgs)), strings.Join(strings.Fields(moving(x)+" "+x.Problem+" "+found(x.Care)), " ")})
 			}
-			table(w, []string{"STORE", "BLOCKD", "ZONE", "STATE", "USED", "SIZE", "", "JOURNAL", "GROUPS", ""}, rows)
+			table(w, []string{"STORE", "BLOCKD", "ZONE", "STATE", "USED", "SIZE", "", "FREE", "JOURNAL", "GROUPS", ""}, rows)
 		})
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/errs"
 )
 
 type topCommand struct {
@@ -189,7 +190,10 @@ func (c *topCommand) order(v *topView) {
 
 // Run is called by kong.
 func (c *topCommand) Run(ctx context.Context, s *session) error {
-	every := max(c.Every, everyMin)
+	every := c.Every
+	if every < everyMin {
+		return &hinted{fmt.Errorf("--every %s: %w", every, errs.ErrInvalid), "metad is asked each time: give at least " + everyMin.String()}
+	}
 	return s.hold(func(cl Cluster) error {
 		before, err := look(ctx, s, cl)
 		if err != nil {

@@ -55,16 +55,17 @@ func (m *Members) Add(ctx context.Context, id, apiAddress, raftAddress string) e
 	return err
 }
 
-// Remove takes a member out. ErrConflict when the others would have no majority that
-// lives. That it is gone after an answer was lost counts as success.
-func (m *Members) Remove(ctx context.Context, id string) error {
-	asked := 0
+// Remove takes a member out. ErrConflict when the others would have no majority that lives, or, unless sure, survive
+// fewer losses. That it is gone after an answer was lost counts as success.
+func (m *Members) Remove(ctx context.Context, id string, sure bool) error {
+	unsure := false // whether one that was asked may have done it
 	return m.p.call(ctx, retryAlways, func(ctx context.Context, conn *target) error {
-		asked++
-		_, err := api.NewMembershipClient(conn.conn).RemoveMember(ctx, &api.RemoveMemberRequest{Id: id})
-		if _, class := api.FromStatus(err); asked > 1 && errs.CodeOf(class) == errs.NotFound {
+		_, err := api.NewMembershipClient(conn.conn).RemoveMember(ctx, &api.RemoveMemberRequest{Id: id, Sure: sure})
+		detail, class := api.FromStatus(err)
+		if unsure && errs.CodeOf(class) == errs.NotFound {
 			return nil
 		}
+		unsure = unsure || err != nil && !detail.GetNotLeader()
 		return err
 	})
 }
