@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"ashlar.dev/bench/e2e/cluster"
+	metadata "ashlar.dev/pkg/cluster"
 )
 
 // archived is what ashlar archive list tells of a snapshot.
@@ -193,5 +194,24 @@ func TestArchiveFollowsRollbacksAndClones(t *testing.T) {
 			r, err := c.CLI("disk", "delete", name, "--force")
 			return err == nil && r.Code == 0
 		}))
+	}
+}
+
+// Without this the archive would have no backup of metad, or one that no metad can begin with.
+func TestBackupOfMetadIsInTheArchive(t *testing.T) {
+	c := mortal(t)
+	file := scratch(t, "state")
+	var b struct {
+		Cluster string `json:"cluster"`
+		Entry   uint64 `json:"entry"`
+	}
+	must(t, cluster.Wait("a backup in the archive", patience, func() bool { return c.JSON(&b, "metad", "backups", "fetch", file) == nil }))
+	bytes, err := os.ReadFile(file)
+	must(t, err)
+	if x, err := metadata.DecodeBackup(bytes); err != nil || x.Cluster != b.Cluster || b.Entry == 0 || len(x.State) == 0 {
+		t.Errorf("%+v: %v", b, err)
+	}
+	if out := ashlar(t, c, "status"); !strings.Contains(out, "\nbackup  of metad ") {
+		t.Errorf("status does not say so: %s", out)
 	}
 }

@@ -117,5 +117,8 @@ func (n *Node) change(ctx context.Context, what, id string, f raft.Future) error
 // CommitIndex is the highest entry that this member knows to be committed.
 func (n *Node) CommitIndex() uint64 { return n.raft.CommitIndex() }
 
+// AppliedIndex is the last entry of the log that the machine has for certain.
+func (n *Node) AppliedIndex() uint64 { return n.raft.AppliedIndex() }
+
 // ID is this member's name.
 func (n *Node) ID() string { return n.o.ID }

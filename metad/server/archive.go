@@ -37,6 +37,8 @@ type worker struct {
 	life  string
 	heard time.Duration
 	place string
+	// backup is what it said last of the backups of the state in its archive.
+	backup *api.BackupReport
 }
 
 // archiver serves both services of the archive.
@@ -69,7 +71,7 @@ func (a *archives) hear(q *api.ArchiveWorkRequest, now time.Duration) error {
 		w = &worker{}
 		a.workers[q.GetWorker()] = w
 	}
-	w.life, w.heard, w.place = q.GetLife(), now, q.GetPlace()
+	w.life, w.heard, w.place, w.backup = q.GetLife(), now, q.GetPlace(), q.GetBackup()
 	for _, p := range q.GetUploads() {
 		if s, err := api.SnapshotID(p.GetSnapshot()); err == nil {
 			a.progress[s] = p
@@ -112,12 +114,13 @@ func (x *archiver) Work(ctx context.Context, q *api.ArchiveWorkRequest) (*api.Ar
 	if err == nil {
 		err = mustBe(ctx, id.Host(q.GetWorker()))
 	}
-	if err == nil && (len(q.GetLife()) == 0 || len(holderOf(q)) > id.HostMax || len(q.GetUploads()) > 64) {
+	if err == nil && (len(q.GetLife()) == 0 || len(holderOf(q)) > id.HostMax || len(q.GetUploads()) > 64 || !backupFits(q.GetBackup())) {
 		err = fmt.Errorf("worker without life, or with too much: %w", errs.ErrInvalid)
 	}
 	a := (*archives)(nil)
 	if err == nil {
 		a = r.archivesOf()
+		x.s.noteBackup(q.GetWorker(), a.backupOf(q.GetWorker()), q.GetBackup())
 		err = a.hear(q, x.s.clock.Now())
 	}
 	if err != nil {

@@ -28,6 +28,7 @@ var roles = map[string][]pki.Role{
 	api.Membership_ServiceDesc.ServiceName: {pki.RoleOperator},
 	api.Identity_ServiceDesc.ServiceName:   {pki.RoleMetad, pki.RoleBlockd, pki.RoleSnapshotd, pki.RoleOperator},
 	api.Archiver_ServiceDesc.ServiceName:   {pki.RoleSnapshotd},
+	api.Backups_ServiceDesc.ServiceName:    {pki.RoleSnapshotd},
 	api.Archives_ServiceDesc.ServiceName:   {pki.RoleOperator},
 	api.Images_ServiceDesc.ServiceName:     {pki.RoleOperator},
 	api.Hooks_ServiceDesc.ServiceName:      {pki.RoleBlockd},

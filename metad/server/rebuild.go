@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"google.golang.org/grpc"
 
@@ -23,19 +24,14 @@ func (m *membershipService) Backup(_ *api.BackupRequest, stream grpc.ServerStrea
 	if err := m.ruling(stream.Context()); err != nil {
 		return err
 	}
-	b := &cluster.Backup{Cluster: m.s.creds.Self().Cluster, Taken: m.s.clock.Wall(), Member: m.s.node.ID(), Term: m.s.node.Term()}
-	var rebuilding bool
-	m.s.node.View(func(x *state.Machine) { b.State, rebuilding = x.Snapshot(), x.Rebuilding() })
-	if rebuilding {
-		return m.s.fail(fmt.Errorf("the state is being rebuilt; what it has now is less than the backup it came from: %w", errs.ErrConflict))
+	file, _, err := m.s.backupFile()
+	if err != nil {
+		return m.s.fail(err)
 	}
-	file := b.Encode()
-	for len(file) > 0 {
-		n := min(len(file), backupPartBytes)
-		if err := stream.Send(&api.BackupPart{Data: file[:n]}); err != nil {
+	for part := range slices.Chunk(file, backupPartBytes) {
+		if err := stream.Send(&api.BackupPart{Data: part}); err != nil {
 			return err
 		}
-		file = file[n:]
 	}
 	m.s.log.Info("backup given", "by", caller(stream.Context()).String())
 	return nil

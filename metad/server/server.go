@@ -140,6 +140,7 @@ func (s *Server) open(o Options) error {
 	api.RegisterIdentityServer(s.grpc, &identityService{s: s})
 	api.RegisterArchiverServer(s.grpc, &archiver{s: s})
 	api.RegisterArchivesServer(s.grpc, &archiver{s: s})
+	api.RegisterBackupsServer(s.grpc, &backupService{s: s})
 	api.RegisterImagesServer(s.grpc, &imageService{c: &clusterService{s: s}})
 	api.RegisterHooksServer(s.grpc, &hookService{s: s})
 	api.RegisterFreezesServer(s.grpc, &freezeService{c: &clusterService{s: s}})

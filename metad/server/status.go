@@ -30,6 +30,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		return nil, c.s.fail(err)
 	}
 	rep := &api.StatusReply{AtUnixMs: c.s.clock.Wall().UnixMilli(), Counts: &api.Counts{}}
+	rep.Backup = r.archivesOf().backup(c.s.clock.Wall())
 	members := c.s.node.Members()
 	var known []reconcile.Member
 	for _, m := range members {
@@ -48,6 +49,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		rep.ClusterId = clusterName(m.ClusterID())
 		health := reconcile.Health(m, top, l, known, now)
 		c.s.sayCertificates(health, l, m)
+		sayBackup(health, rep.Backup)
 		fillHealth(rep, health)
 		rep.Hosts = hosts(m, l, top, now)
 		stores := stores(m, l, top, now)

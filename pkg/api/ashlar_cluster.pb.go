@@ -214,8 +214,9 @@ type StatusReply struct {
 	Traffic       *Traffic               `protobuf:"bytes,44,opt,name=traffic,proto3" json:"traffic,omitempty"` // of all open disks; it falls when one is closed
 	Balance       *Balance               `protobuf:"bytes,60,opt,name=balance,proto3" json:"balance,omitempty"`
 	Recoding      *Recoding              `protobuf:"bytes,61,opt,name=recoding,proto3" json:"recoding,omitempty"`
-	Kept          *KeptRoom              `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`   // of deleted disks; its bytes are among the used ones
-	Trash         *TrashRoom             `protobuf:"bytes,220,opt,name=trash,proto3" json:"trash,omitempty"` // its bytes are among the used ones
+	Kept          *KeptRoom              `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`     // of deleted disks; its bytes are among the used ones
+	Trash         *TrashRoom             `protobuf:"bytes,220,opt,name=trash,proto3" json:"trash,omitempty"`   // its bytes are among the used ones
+	Backup        *BackupStatus          `protobuf:"bytes,260,opt,name=backup,proto3" json:"backup,omitempty"` // in the archive; missing: no snapshotd was heard
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,6 +415,13 @@ func (x *StatusReply) GetKept() *KeptRoom {
 func (x *StatusReply) GetTrash() *TrashRoom {
 	if x != nil {
 		return x.Trash
+	}
+	return nil
+}
+
+func (x *StatusReply) GetBackup() *BackupStatus {
+	if x != nil {
+		return x.Backup
 	}
 	return nil
 }
@@ -3144,7 +3152,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\x1a\x12ashlar_trash.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_backup.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\x1a\x12ashlar_trash.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3152,7 +3160,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xe0\a\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\x92\b\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -3181,7 +3189,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\abalance\x18< \x01(\v2\x12.ashlar.v1.BalanceR\abalance\x12/\n" +
 	"\brecoding\x18= \x01(\v2\x13.ashlar.v1.RecodingR\brecoding\x12(\n" +
 	"\x04kept\x18\xc0\x01 \x01(\v2\x13.ashlar.v1.KeptRoomR\x04kept\x12+\n" +
-	"\x05trash\x18\xdc\x01 \x01(\v2\x14.ashlar.v1.TrashRoomR\x05trash\"\x97\x02\n" +
+	"\x05trash\x18\xdc\x01 \x01(\v2\x14.ashlar.v1.TrashRoomR\x05trash\x120\n" +
+	"\x06backup\x18\x84\x02 \x01(\v2\x17.ashlar.v1.BackupStatusR\x06backup\"\x97\x02\n" +
 	"\x04Room\x12%\n" +
 	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
@@ -3559,38 +3568,39 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*Recoding)(nil),                // 44: ashlar.v1.Recoding
 	(*KeptRoom)(nil),                // 45: ashlar.v1.KeptRoom
 	(*TrashRoom)(nil),               // 46: ashlar.v1.TrashRoom
-	(*Care)(nil),                    // 47: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 48: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 49: ashlar.v1.Space
-	(*QoS)(nil),                     // 50: ashlar.v1.QoS
-	(*Hydration)(nil),               // 51: ashlar.v1.Hydration
-	(*DiskOrigin)(nil),              // 52: ashlar.v1.DiskOrigin
-	(SnapshotsOfDeleted)(0),         // 53: ashlar.v1.SnapshotsOfDeleted
-	(*CloneDiskRequest)(nil),        // 54: ashlar.v1.CloneDiskRequest
-	(*RollbackDiskRequest)(nil),     // 55: ashlar.v1.RollbackDiskRequest
-	(*RestoreDiskRequest)(nil),      // 56: ashlar.v1.RestoreDiskRequest
-	(*SetHydrateRequest)(nil),       // 57: ashlar.v1.SetHydrateRequest
-	(*SetProtectionRequest)(nil),    // 58: ashlar.v1.SetProtectionRequest
-	(*CreateSnapshotsRequest)(nil),  // 59: ashlar.v1.CreateSnapshotsRequest
-	(*SetPolicyRequest)(nil),        // 60: ashlar.v1.SetPolicyRequest
-	(*DeletePolicyRequest)(nil),     // 61: ashlar.v1.DeletePolicyRequest
-	(*ApplyPolicyRequest)(nil),      // 62: ashlar.v1.ApplyPolicyRequest
-	(*ListPoliciesRequest)(nil),     // 63: ashlar.v1.ListPoliciesRequest
-	(*ListEventsRequest)(nil),       // 64: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 65: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 66: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 67: ashlar.v1.SetClusterRequest
-	(*ListTrashRequest)(nil),        // 68: ashlar.v1.ListTrashRequest
-	(*RestoreTrashRequest)(nil),     // 69: ashlar.v1.RestoreTrashRequest
-	(*EmptyTrashRequest)(nil),       // 70: ashlar.v1.EmptyTrashRequest
-	(*Policy)(nil),                  // 71: ashlar.v1.Policy
-	(*ListPoliciesReply)(nil),       // 72: ashlar.v1.ListPoliciesReply
-	(*ListEventsReply)(nil),         // 73: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 74: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 75: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 76: ashlar.v1.ClusterSettings
-	(*ListTrashReply)(nil),          // 77: ashlar.v1.ListTrashReply
-	(*TrashEntry)(nil),              // 78: ashlar.v1.TrashEntry
+	(*BackupStatus)(nil),            // 47: ashlar.v1.BackupStatus
+	(*Care)(nil),                    // 48: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 49: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 50: ashlar.v1.Space
+	(*QoS)(nil),                     // 51: ashlar.v1.QoS
+	(*Hydration)(nil),               // 52: ashlar.v1.Hydration
+	(*DiskOrigin)(nil),              // 53: ashlar.v1.DiskOrigin
+	(SnapshotsOfDeleted)(0),         // 54: ashlar.v1.SnapshotsOfDeleted
+	(*CloneDiskRequest)(nil),        // 55: ashlar.v1.CloneDiskRequest
+	(*RollbackDiskRequest)(nil),     // 56: ashlar.v1.RollbackDiskRequest
+	(*RestoreDiskRequest)(nil),      // 57: ashlar.v1.RestoreDiskRequest
+	(*SetHydrateRequest)(nil),       // 58: ashlar.v1.SetHydrateRequest
+	(*SetProtectionRequest)(nil),    // 59: ashlar.v1.SetProtectionRequest
+	(*CreateSnapshotsRequest)(nil),  // 60: ashlar.v1.CreateSnapshotsRequest
+	(*SetPolicyRequest)(nil),        // 61: ashlar.v1.SetPolicyRequest
+	(*DeletePolicyRequest)(nil),     // 62: ashlar.v1.DeletePolicyRequest
+	(*ApplyPolicyRequest)(nil),      // 63: ashlar.v1.ApplyPolicyRequest
+	(*ListPoliciesRequest)(nil),     // 64: ashlar.v1.ListPoliciesRequest
+	(*ListEventsRequest)(nil),       // 65: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 66: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 67: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 68: ashlar.v1.SetClusterRequest
+	(*ListTrashRequest)(nil),        // 69: ashlar.v1.ListTrashRequest
+	(*RestoreTrashRequest)(nil),     // 70: ashlar.v1.RestoreTrashRequest
+	(*EmptyTrashRequest)(nil),       // 71: ashlar.v1.EmptyTrashRequest
+	(*Policy)(nil),                  // 72: ashlar.v1.Policy
+	(*ListPoliciesReply)(nil),       // 73: ashlar.v1.ListPoliciesReply
+	(*ListEventsReply)(nil),         // 74: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 75: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 76: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 77: ashlar.v1.ClusterSettings
+	(*ListTrashReply)(nil),          // 78: ashlar.v1.ListTrashReply
+	(*TrashEntry)(nil),              // 79: ashlar.v1.TrashEntry
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3611,98 +3621,99 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	44, // 15: ashlar.v1.StatusReply.recoding:type_name -> ashlar.v1.Recoding
 	45, // 16: ashlar.v1.StatusReply.kept:type_name -> ashlar.v1.KeptRoom
 	46, // 17: ashlar.v1.StatusReply.trash:type_name -> ashlar.v1.TrashRoom
-	12, // 18: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	6,  // 19: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	47, // 20: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	48, // 21: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
-	10, // 22: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	13, // 23: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	49, // 24: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	41, // 25: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	42, // 26: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	50, // 27: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	51, // 28: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
-	52, // 29: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	50, // 30: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 31: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	53, // 32: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
-	29, // 33: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 34: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 35: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 36: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 37: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 38: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	54, // 39: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	55, // 40: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
-	56, // 41: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
-	57, // 42: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
-	58, // 43: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
-	20, // 44: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 45: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 46: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 47: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 48: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 49: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 50: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 51: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 52: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 53: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 54: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	59, // 55: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	60, // 56: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
-	61, // 57: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
-	62, // 58: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
-	63, // 59: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
-	38, // 60: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 61: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	64, // 62: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	65, // 63: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 64: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	66, // 65: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	67, // 66: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	68, // 67: ashlar.v1.Cluster.ListTrash:input_type -> ashlar.v1.ListTrashRequest
-	69, // 68: ashlar.v1.Cluster.RestoreTrash:input_type -> ashlar.v1.RestoreTrashRequest
-	70, // 69: ashlar.v1.Cluster.EmptyTrash:input_type -> ashlar.v1.EmptyTrashRequest
-	3,  // 70: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 71: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 72: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 73: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 74: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 75: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	18, // 76: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
-	18, // 77: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
-	18, // 78: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
-	21, // 79: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 80: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 81: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 82: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 83: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 84: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 85: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 86: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 87: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 88: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 89: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 90: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	71, // 91: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
-	71, // 92: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
-	71, // 93: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
-	72, // 94: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
-	39, // 95: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 96: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	73, // 97: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	74, // 98: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 99: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	75, // 100: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	76, // 101: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	77, // 102: ashlar.v1.Cluster.ListTrash:output_type -> ashlar.v1.ListTrashReply
-	78, // 103: ashlar.v1.Cluster.RestoreTrash:output_type -> ashlar.v1.TrashEntry
-	78, // 104: ashlar.v1.Cluster.EmptyTrash:output_type -> ashlar.v1.TrashEntry
-	70, // [70:105] is the sub-list for method output_type
-	35, // [35:70] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	47, // 18: ashlar.v1.StatusReply.backup:type_name -> ashlar.v1.BackupStatus
+	12, // 19: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	6,  // 20: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	48, // 21: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	49, // 22: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 23: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	13, // 24: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	50, // 25: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	41, // 26: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	42, // 27: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	51, // 28: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	52, // 29: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
+	53, // 30: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	51, // 31: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 32: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	54, // 33: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
+	29, // 34: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 35: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 36: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 37: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 38: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 39: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	55, // 40: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	56, // 41: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
+	57, // 42: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
+	58, // 43: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
+	59, // 44: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
+	20, // 45: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 46: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 47: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 48: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 49: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 50: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 51: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 52: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 53: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 54: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 55: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	60, // 56: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	61, // 57: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
+	62, // 58: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
+	63, // 59: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
+	64, // 60: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
+	38, // 61: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 62: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	65, // 63: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	66, // 64: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 65: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	67, // 66: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	68, // 67: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	69, // 68: ashlar.v1.Cluster.ListTrash:input_type -> ashlar.v1.ListTrashRequest
+	70, // 69: ashlar.v1.Cluster.RestoreTrash:input_type -> ashlar.v1.RestoreTrashRequest
+	71, // 70: ashlar.v1.Cluster.EmptyTrash:input_type -> ashlar.v1.EmptyTrashRequest
+	3,  // 71: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 72: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 73: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 74: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 75: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 76: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 77: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 78: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	18, // 79: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
+	21, // 80: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 81: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 82: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 83: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 84: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 85: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 86: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 87: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 88: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 89: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 90: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 91: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	72, // 92: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
+	72, // 93: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
+	72, // 94: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
+	73, // 95: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
+	39, // 96: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 97: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	74, // 98: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	75, // 99: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 100: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	76, // 101: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	77, // 102: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	78, // 103: ashlar.v1.Cluster.ListTrash:output_type -> ashlar.v1.ListTrashReply
+	79, // 104: ashlar.v1.Cluster.RestoreTrash:output_type -> ashlar.v1.TrashEntry
+	79, // 105: ashlar.v1.Cluster.EmptyTrash:output_type -> ashlar.v1.TrashEntry
+	71, // [71:106] is the sub-list for method output_type
+	36, // [36:71] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3713,6 +3724,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_policy_proto_init()
 	file_ashlar_snapgroup_proto_init()
 	file_ashlar_care_proto_init()
+	file_ashlar_backup_proto_init()
 	file_ashlar_common_proto_init()
 	file_ashlar_events_proto_init()
 	file_ashlar_figures_proto_init()

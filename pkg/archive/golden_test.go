@@ -111,7 +111,7 @@ func TestGolden(t *testing.T) {
 
 // Without this a store's bytes could make a reader crash, loop or swell.
 func FuzzDecode(f *testing.F) {
-	for _, name := range []string{"object", "object-sealed", "manifest", "manifest-sealed"} {
+	for _, name := range []string{"object", "object-sealed", "manifest", "manifest-sealed", "backup-sealed"} {
 		f.Add(readGolden(f, name+".golden"), false)
 	}
 	f.Add(appendManifest(nil, goldenManifest(nil)), true)
@@ -128,6 +128,7 @@ func FuzzDecode(f *testing.F) {
 		for _, s := range []*Secret{nil, goldenSecret()} {
 			_, _, _ = ParseObject("fuzz", b, s, nil)
 			_, _ = DecodeManifest("fuzz", b, s)
+			_, _, _ = DecodeBackup("fuzz", b, s)
 			if len(b) > partFixed {
 				// A table that passes its checksum.
 				b := bytes.Clone(b)

@@ -50,6 +50,7 @@ type metadCommands struct {
 	Add     metadAdd     `cmd:"" help:"Let a metad that has joined into the group."`
 	Remove  metadRemove  `cmd:"" help:"Take a member out of the group."`
 	Backup  metadBackup  `cmd:"" help:"Write metad's state to a file."`
+	Backups metadBackups `cmd:"" help:"Find the backups that snapshotds have put into the archive."`
 	Rebuild metadRebuild `cmd:"" help:"After metad --restore or --recover-alone: see which stores have told what they have, and end it."`
 }
 

@@ -42,6 +42,7 @@ type statusView struct {
 	Trash         trashRoomView `json:"trash"`
 	Cleaning      cleaningView  `json:"cleaning"`
 	Risk          riskView      `json:"risk"`
+	Backup        *backupsView  `json:"backup,omitempty"` // of metad's state, in the archive
 }
 
 type reasonView struct {
@@ -115,7 +116,7 @@ func viewStatus(r *api.StatusReply) statusView {
 	v := statusView{
 		Cluster: r.ClusterId, Health: healthWord(r.Health), Reasons: []reasonView{}, ReasonsTotal: r.ReasonsTotal,
 		CapacityBytes: r.CapacityBytes, UsedBytes: r.UsedBytes, UnpackedBytes: r.UnpackedBytes, Repair: viewRepair(r.Repair), Balance: viewBalance(r.Balance), Recoding: viewRecoding(r.Recoding),
-		Summary: r.Summary, Room: viewRoom(r.Room), Kept: viewKept(r.Kept), Trash: viewTrashRoom(r.Trash), Cleaning: viewCleaning(r.Cleaning), Risk: viewRisk(r.Risk),
+		Summary: r.Summary, Room: viewRoom(r.Room), Kept: viewKept(r.Kept), Trash: viewTrashRoom(r.Trash), Cleaning: viewCleaning(r.Cleaning), Risk: viewRisk(r.Risk), Backup: viewBackups(r.Backup),
 		Counts: countsView{
 			Metads: c.GetMetads(), MetadsUp: c.GetMetadsUp(), Blockds: c.GetHosts(), BlockdsUp: c.GetHostsUp(),
 			Stores: c.GetStores(), StoresUp: c.GetStoresUp(), StoresLost: c.GetStoresLost(),
@@ -225,6 +226,7 @@ func (c *statusCommand) print(w io.Writer, r *api.StatusReply) {
 	printBalance(w, r.GetBalance())
 	printCleaning(w, r.GetCleaning())
 	fmt.Fprintf(w, "disks   %d, %d attached%s, %s not packed yet\n", n.GetDisks(), n.GetDisksAttached(), oddDisks(n), size(r.UnpackedBytes))
+	printBackup(w, r.GetBackup(), r.AtUnixMs)
 	c.printHosts(w, r.Hosts)
 }
 

@@ -4,8 +4,12 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
 
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 )
 
@@ -48,6 +52,33 @@ func (a *Archiver) Holds(ctx context.Context) (rep *api.ArchiveHoldsReply, err e
 		return err
 	})
 	return rep, err
+}
+
+// TakeBackup gives metad's state as of now, in the form of a file, whole, and the entry of its log that is in it.
+func (a *Archiver) TakeBackup(ctx context.Context) (file []byte, entry uint64, err error) {
+	err = a.p.call(ctx, retryUnknown, func(ctx context.Context, conn *target) error {
+		file = nil
+		stream, err := api.NewBackupsClient(conn.conn).TakeBackup(ctx, &api.TakeBackupRequest{})
+		if err != nil {
+			return err
+		}
+		for {
+			part, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			if entry, file = part.GetEntry(), append(file, part.GetData()...); len(file) > cluster.BackupBytesMax {
+				return fmt.Errorf("backup of over %d bytes: %w", cluster.BackupBytesMax, errs.ErrInvalid)
+			}
+		}
+	})
+	if err == nil {
+		_, err = cluster.DecodeBackup(file)
+	}
+	return file, entry, err
 }
 
 // ArchiveSnapshot has a snapshot archived, or gives that up. It returns when this is committed.

@@ -28,6 +28,8 @@ type Config struct {
 	Archive archive.Config `yaml:"archive"`
 	// Object lock (WORM): what is archived is kept as it is, by the S3 server, whoever wants it gone.
 	Lock LockConfig `yaml:"lock"`
+	// Backups of metad's state in the archive.
+	Backup BackupConfig `yaml:"backup"`
 	// Snapshots uploaded at once. Default 1.
 	Uploads int `yaml:"uploads"`
 	// Objects of one snapshot that are read, compressed and uploaded at once; each takes some 40 MiB of memory. Default 4.

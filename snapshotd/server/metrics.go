@@ -10,7 +10,7 @@ import (
 
 // metrics count what goes to and from the archive.
 type metrics struct {
-	uploads            prometheus.Gauge
+	uploads, backup    prometheus.Gauge
 	archived, failed   prometheus.Counter
 	puts, putBytes     prometheus.Counter
 	reads, readBytes   prometheus.Counter
@@ -36,7 +36,8 @@ func newMetrics(r *prometheus.Registry) metrics {
 		blocks:     counter("snapshotd_uploaded_block_bytes_total", "Bytes of blocks uploaded, before compression."),
 		storedSize: counter("snapshotd_uploaded_stored_bytes_total", "Bytes that archived snapshots took."),
 	}
-	r.MustRegister(m.uploads)
+	m.backup = prometheus.NewGauge(prometheus.GaugeOpts{Name: "snapshotd_metad_backup_timestamp_seconds", Help: "When this snapshotd put metad's state into the archive last; 0: not in this life."})
+	r.MustRegister(m.uploads, m.backup)
 	return m
 }
 

@@ -32,6 +32,7 @@ type server struct {
 	secret   *archive.Secret
 	peers    *peers
 	work     *work
+	backup   *backupKeeper
 	clock    clock.Clock
 	log      *slog.Logger
 	registry *prometheus.Registry
@@ -103,11 +104,15 @@ func (s *server) start(ctx context.Context) (err error) {
 	s.stack.PushCloser("metad", s.metad.Close)
 	s.peers = &peers{s: s}
 	s.stack.PushCloser("peers", s.peers.close)
+	s.backup = newBackupKeeper(s)
 	s.work = newWork(s)
 	s.stack.PushCloser("work", s.group.Close)
 	s.heard.Store(int64(s.clock.Now()))
 	s.group.Go("work", s.work.run)
 	s.group.Go("identity", s.keepIdentity)
+	if !s.cfg.Backup.Disabled {
+		s.group.Go("backup", s.backup.run)
+	}
 	return nil
 }
 

@@ -97,7 +97,7 @@ func (w *work) step(ctx context.Context) error {
 
 // report says how far everything is.
 func (w *work) report() *api.ArchiveWorkRequest {
-	q := &api.ArchiveWorkRequest{Worker: w.s.cfg.ID, Life: w.s.life, UploadsMax: uint32(w.s.cfg.Uploads), Place: w.s.store.String()}
+	q := &api.ArchiveWorkRequest{Worker: w.s.cfg.ID, Life: w.s.life, UploadsMax: uint32(w.s.cfg.Uploads), Place: w.s.store.String(), Backup: w.s.backup.report()}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, u := range w.uploads {
