@@ -74,10 +74,11 @@ type Filler struct {
 // pageRecord is a page and, before it, where it lies.
 const pageRecord = 8 + blockmap.PageSize
 
-// NewFiller gives a volume of zeros. The cleaner is off: what is filled has nothing to clean.
+// NewFiller gives a volume of zeros. The cleaner is off, for data and for pages: a store that keeps
+// no data has nothing to clean, and time stands still.
 func NewFiller(cfg FillConfig) (*Filler, error) {
 	budget := blockmap.NewBudget(cfg.CachePages)
-	w := New(Config{Seed: 1, Stores: 3, Blocks: cfg.Blocks, Budget: budget, Limits: core.Limits{LongBlocksMin: -1, CleanPercent: -1}})
+	w := New(Config{Seed: 1, Stores: 3, Blocks: cfg.Blocks, Budget: budget, Limits: core.Limits{LongBlocksMin: -1, CleanPercent: -1, PagesPercent: -1}})
 	e := w.open()
 	if err := w.Settle(); err != nil {
 		return nil, err
@@ -250,8 +251,8 @@ func (f *Filler) written(fx *core.Effects) {
 		f.facts.Writes++
 		f.facts.Blocks += uint64(op.Extent.Count)
 	}
-	if fx.Broken != nil || fx.Fenced || fx.AskPlace {
-		f.err = fmt.Errorf("the volume does not go on: broken %w, fenced %t, without a group %t", fx.Broken, fx.Fenced, fx.AskPlace)
+	if fx.Broken != nil || fx.Fenced || fx.AskPlace || fx.CleanList != nil {
+		f.err = fmt.Errorf("the volume does not go on: broken %v, fenced %t, without a group %t, cleaning %t", fx.Broken, fx.Fenced, fx.AskPlace, fx.CleanList != nil)
 	}
 }
 
