@@ -130,3 +130,28 @@ func TestSilentWorkersLoseTheirUploads(t *testing.T) {
 		}
 	}
 }
+
+// Without this whoever waits for a task whose worker was killed would wait ten seconds more than its next life needs to come back.
+func TestNextLifeOfAWorkerTakesItsTasksAtOnce(t *testing.T) {
+	a := &archives{tasks: map[string]*archiveTask{"gc": {req: &api.ArchiveTaskRequest{TaskId: "gc"}, reply: &api.ArchiveTaskReply{}}}}
+	given := func(worker, life string, now time.Duration) int {
+		return len(a.tasksFor(&api.ArchiveWorkRequest{Worker: worker, Life: life}, now))
+	}
+	for i, c := range []struct {
+		worker, life string
+		now          time.Duration
+		want         int
+	}{
+		{"s1", "a", time.Second, 1},
+		{"s2", "x", 2 * time.Second, 0},
+		{"s10", "x", 2 * time.Second, 0},
+		{"s", "x", 2 * time.Second, 0},
+		{"s1", "b", 3 * time.Second, 1},
+		{"s2", "x", 4*time.Second + workerSilent, 1},
+		{"s1", "b", 5*time.Second + workerSilent, 0},
+	} {
+		if got := given(c.worker, c.life, c.now); got != c.want {
+			t.Errorf("%d: %+v was given %d", i, c, got)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"ashlar.dev/pkg/api"
@@ -43,7 +44,7 @@ func (a *archives) tasksFor(q *api.ArchiveWorkRequest, now time.Duration) (out [
 		case t.reply.GetDone():
 		case t.worker == me:
 			out = append(out, t.req)
-		case t.worker == "" || now-t.given > workerSilent:
+		case t.worker == "" || strings.HasPrefix(t.worker, q.GetWorker()+"#") || now-t.given > workerSilent: // nobody's, of an earlier life of who asks, or of who is gone
 			t.worker, t.given = me, now
 			out = append(out, t.req)
 		}
