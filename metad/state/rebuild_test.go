@@ -210,6 +210,35 @@ func TestRestoredStateKnowsTheGroupsThatShardsWereCodedUnder(t *testing.T) {
 	}
 }
 
+// Schedule: a slot of a group had moved and the older version was forgotten when the backup was
+// taken; shards that were coded under it keep its number, and continue in the oldest version that
+// is kept. Were it taken back, it would be a version of the few stores that tell of such shards,
+// and once these are lost nobody could say that it is whole: the group would never be.
+func TestRestoredStateDoesNotTakeBackForgottenVersions(t *testing.T) {
+	w := newWorld(t, 4, 2)
+	var all []cluster.StoreRef
+	for _, s := range w.Stores() {
+		all = append(all, s.StoreRef)
+	}
+	w.ok(&EnsurePlacement{Healthy: all[:6], Seed: 1})
+	g := w.PGs()[0]
+	v1 := g.Current()
+	next := slices.Clone(v1.Stores)
+	next[2] = all[7]
+	w.ok(&MoveGroup{PG: g.Number, At: v1.Version, Stores: next})
+	v2 := w.PGs()[0].Current()
+	w.ok(&ForgetVersions{PG: g.Number, At: v2.Version})
+	r := w.behind(w.Snapshot())
+	for i, s := range v2.Stores {
+		r.ok(&TellInventory{Store: s, Last: true, Groups: []GroupSighting{{PG: g.Number, Version: v1.Version, K: v1.K, M: v1.M, Index: uint8(i)}},
+			Known: []KnownGroup{{PG: g.Number, Version: v1}}}) // and its host slept meanwhile
+	}
+	r.ok(&FinishRebuild{Without: []id.Store{v1.Stores[2].Store, all[6].Store}})
+	if got := r.PGs()[0].Versions; len(got) != 1 || got[0].Version != v2.Version {
+		t.Errorf("versions %+v, want %+v alone", got, v2)
+	}
+}
+
 // Schedule: after the backup a slot of a group was repaired onto another store, and all
 // hosts were restarted: nobody knows the new version, but its shards are there. Were their
 // holder not found again, a slot more than the code can spare could be missing.

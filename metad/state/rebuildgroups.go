@@ -18,6 +18,10 @@ func compareGroupVersions(a, b groupVersion) int {
 // that slot of some version, where readers and repair look for it (cluster.PG.Holders).
 func (m *Machine) takeGroups() {
 	keys := slices.SortedFunc(maps.Keys(m.rebuild.groups), compareGroupVersions)
+	before := m.pgs
+	keys = slices.DeleteFunc(keys, func(k groupVersion) bool {
+		return k.layer == known && forgottenBefore(before, k.pg, m.rebuild.groups[k])
+	})
 	m.pgs = slices.Clone(m.pgs)
 	for _, k := range keys {
 		if k.layer == known {
@@ -25,7 +29,7 @@ func (m *Machine) takeGroups() {
 		}
 	}
 	for _, k := range keys {
-		if k.layer == 0 {
+		if k.layer == 0 && !forgottenBefore(before, k.pg, m.rebuild.groups[k]) {
 			m.takeVersion(k.pg, m.filled(k.pg, *m.rebuild.groups[k]))
 		}
 	}
@@ -37,6 +41,17 @@ func (m *Machine) takeGroups() {
 		m.takeHolders(keys[:n])
 		keys = keys[n:]
 	}
+}
+
+// forgottenBefore tells whether the backup knows that all of a version was elsewhere: shards keep its
+// number, and the oldest version that is kept continues it. Taken back it would wait for stores
+// of its own, which may be long gone.
+func forgottenBefore(before []PG, pg id.PG, v *cluster.PGVersion) bool {
+	at, ok := slices.BinarySearchFunc(before, pg, func(p PG, n id.PG) int { return cmp.Compare(p.Number, n) })
+	if !ok || v.Version >= before[at].Versions[0].Version {
+		return false
+	}
+	return slices.ContainsFunc(before[at].Versions, func(x cluster.PGVersion) bool { return x.K == v.K && x.M == v.M })
 }
 
 // takeVersion adds v to a group, unless it has that version.
