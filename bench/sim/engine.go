@@ -298,7 +298,7 @@ func (e *engine) carry(fx *core.Effects) {
 		e.release()
 	}
 	switch {
-	case fx.Broken != nil:
+	case fx.Broken != nil && !e.disk.gone: // what is deleted may be found gone while it is being opened
 		e.w.fail(CheckReads, "%s: %v", e.name, fx.Broken)
 	case fx.Fenced && !e.dead:
 		e.end(errs.ErrStaleEpoch)

@@ -217,7 +217,7 @@ func (w *World) withoutMetad() {
 				return false
 			}
 		}
-		return true
+		return w.informed()
 	})
 	w.metad.away = true
 	var before []id64
@@ -234,6 +234,21 @@ func (w *World) withoutMetad() {
 	}
 	w.metad.away = false
 	w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
+}
+
+// informed tells whether every host knows who is there: one that believes a store away does not ask it.
+func (w *World) informed() bool {
+	for _, h := range w.hosts {
+		for _, st := range w.allStores() {
+			if h.top == nil {
+				return false
+			}
+			if s, ok := h.top.Store(st.ref.Store); !ok || !s.State.Serves() {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 type id64 struct {
