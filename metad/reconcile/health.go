@@ -151,7 +151,7 @@ func (r *Report) stores(m *state.Machine, t *cluster.Topology, l *Liveness, now 
 		switch {
 		case s.State != cluster.StoreUp:
 		case s.Full:
-			r.add(AtRisk, "store_full", s.Store.String(), "store %s on %s is full and takes no new data: delete or trim, or add a store%s", s.Store, s.Host, trash)
+			r.add(AtRisk, "store_full", s.Store.String(), "store %s on %s is full and takes no new data: trim, delete for good (--purge), or add a store%s", s.Store, s.Host, trash)
 		case s.Capacity > 0 && float64(s.Used) >= storeNearFull*float64(s.Capacity):
 			r.add(Degraded, "store_nearly_full", s.Store.String(), "store %s on %s is %d%% full%s", s.Store, s.Host, s.Used*100/s.Capacity, trash)
 		}
