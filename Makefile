@@ -8,7 +8,8 @@ VERSION := $(shell git describe --always --dirty 2>/dev/null || echo devel)
 LDFLAGS := -s -w -X ashlar.dev/pkg/telemetry.productVersion=$(VERSION)
 
 # Tests that start real daemons or measure are run by targets of their own. Rooms and worlds
-# in which one goroutine does everything gain nothing from the race detector.
+# in which one goroutine does everything gain nothing from the race detector; with it the crash tests
+# of a store cut the power before few syncs, without it before each.
 SEQUENTIAL   := bench/sim|blockd/volume/coretest|metad/(state|placement|reconcile)|pkg/(layers|segment|record|codec|storeproto/core)
 UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|$(SEQUENTIAL))(/|$$)')
 UNIT_SEQUENTIAL = $$(go list ./... | grep -E '^ashlar.dev/($(SEQUENTIAL))$$')
@@ -34,6 +35,7 @@ build: ## build ashlar, metad, blockd and snapshotd into ./bin
 unit: ## unit, model and crash tests with the race detector (under a minute when warm)
 	go test -race -timeout 10m $(UNIT_PACKAGES)
 	go test -timeout 10m $(UNIT_SEQUENTIAL)
+	go test -timeout 10m -run TestCrash ./blockd/chunk
 
 fuzz: ## a short run of every fuzzer (FUZZ_SECONDS each)
 	deploy/dev/fuzz $(FUZZ_SECONDS)

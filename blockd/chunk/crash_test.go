@@ -436,8 +436,9 @@ func crashFormat(fs vfs.FS) FormatOptions {
 }
 
 // Without this an acknowledged write could vanish in a power loss, or what nobody
-// wrote appear: the power is cut before syncs chosen by seed, and what is left
-// must hold every promise made up to then.
+// wrote appear: the power is cut before every sync of the first seed and one in twelve of the others (before one
+// in 36 under the race detector, which makes an open too slow for more), and what is left must
+// hold every promise made up to then.
 func TestCrashKeepsEveryPromise(t *testing.T) {
 	carried := int64(0)
 	for _, seed := range seeds(t, 4) {
@@ -468,7 +469,7 @@ func crashOnce(t *testing.T, seed uint64) (carried int64) {
 	fs.OnSync(func(n int) {
 		mu.Lock()
 		defer mu.Unlock()
-		if pick.IntN(12) != 0 || raceDetector && pick.IntN(3) != 0 {
+		if raceDetector && pick.IntN(36) != 0 || seed > 1 && pick.IntN(12) != 0 {
 			return
 		}
 		p := run.snapshot()
