@@ -9,6 +9,7 @@ import (
 
 	"ashlar.dev/blockd/server"
 	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/telemetry"
 )
@@ -28,13 +29,13 @@ func main() {
 	}
 	if err := run(*file); err != nil {
 		fmt.Fprintln(os.Stderr, "blockd:", err)
-		os.Exit(1)
+		os.Exit(lifecycle.ExitCode(err))
 	}
 }
 
 func run(file string) error {
 	if file == "" {
-		return fmt.Errorf("no configuration; say blockd --config FILE")
+		return fmt.Errorf("no configuration; say blockd --config FILE: %w", errs.ErrInvalid)
 	}
 	var cfg server.Config
 	if err := config.Load(file, &cfg); err != nil {

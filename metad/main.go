@@ -9,6 +9,7 @@ import (
 
 	"ashlar.dev/metad/server"
 	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/telemetry"
 )
@@ -27,13 +28,13 @@ func main() {
 	}
 	if err := run(*file, *restore, *alone); err != nil {
 		fmt.Fprintln(os.Stderr, "metad:", err)
-		os.Exit(1)
+		os.Exit(lifecycle.ExitCode(err))
 	}
 }
 
 func run(file, restore string, alone bool) error {
 	if file == "" {
-		return fmt.Errorf("no configuration; say metad --config FILE")
+		return fmt.Errorf("no configuration; say metad --config FILE: %w", errs.ErrInvalid)
 	}
 	var cfg server.Config
 	if err := config.Load(file, &cfg); err != nil {

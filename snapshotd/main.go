@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"ashlar.dev/pkg/config"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/telemetry"
 	"ashlar.dev/snapshotd/server"
@@ -25,13 +26,13 @@ func main() {
 	}
 	if err := run(*file); err != nil {
 		fmt.Fprintln(os.Stderr, "snapshotd:", err)
-		os.Exit(1)
+		os.Exit(lifecycle.ExitCode(err))
 	}
 }
 
 func run(file string) error {
 	if file == "" {
-		return fmt.Errorf("no configuration; say snapshotd --config FILE")
+		return fmt.Errorf("no configuration; say snapshotd --config FILE: %w", errs.ErrInvalid)
 	}
 	var cfg server.Config
 	if err := config.Load(file, &cfg); err != nil {

@@ -19,6 +19,7 @@ const (
 	codeFine   = 0
 	codeFailed = 1 // a check found something; anything else failed
 	codeCannot = 2 // it was not possible to look, or wrong usage
+	codeThere  = 5 // as of the command ashlar: something is in the way
 )
 
 // Command carries out what blockd does beside serving: "store format" and "check". False:
@@ -28,6 +29,13 @@ func Command(args []string, out, errOut io.Writer) (code int, is bool) {
 	case len(args) > 1 && args[0] == "store" && args[1] == "format":
 		if err := FormatStore(args[2:], out); err != nil {
 			fmt.Fprintln(errOut, "blockd:", err)
+			switch {
+			case errors.Is(err, errs.ErrInvalid):
+				return codeCannot, true
+			case errors.Is(err, errs.ErrExists), errors.Is(err, errs.ErrConflict):
+				fmt.Fprintln(errOut, "  it is left as it is; blockd check says what is in it")
+				return codeThere, true
+			}
 			return codeFailed, true
 		}
 		return codeFine, true

@@ -42,8 +42,14 @@ func (s *server) formatIfEmpty(c Store) error {
 // smallStore is the size up to which a store gets a small journal log.
 const smallStore = 64 << 30
 
+// storeSizeMin: the journal's log takes half of the smallest store.
+const storeSizeMin = 768 * config.MiB
+
 // Format makes an empty store in dir, of the given size or all that its disk has.
 func Format(c clock.Clock, dir string, size config.ByteSize) (chunk.Identity, error) {
+	if size != 0 && size < storeSizeMin {
+		return chunk.Identity{}, fmt.Errorf("a store of %s: want at least %s: %w", size, storeSizeMin, errs.ErrInvalid)
+	}
 	raw, err := id.NewRaw(c.Wall(), rand.Reader)
 	if err != nil {
 		return chunk.Identity{}, fmt.Errorf("format store %s: %w", dir, err)

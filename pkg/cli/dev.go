@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
@@ -12,9 +13,9 @@ import (
 )
 
 type devCommand struct {
-	Metad     int             `help:"Members of the metadata group, an odd number (first run only)." placeholder:"3"`
-	Blockd    int             `help:"Storage daemons (first run only)." placeholder:"3"`
-	Stores    int             `help:"Stores of each (first run only)." placeholder:"2"`
+	Metad     *int            `help:"Members of the metadata group, an odd number (first run only)." placeholder:"3"`
+	Blockd    *int            `help:"Storage daemons (first run only)." placeholder:"3"`
+	Stores    *int            `help:"Stores of each (first run only)." placeholder:"2"`
 	StoreSize config.ByteSize `help:"Size of each store (first run only)." placeholder:"10GiB"`
 	NoRestart bool            `help:"Leave a daemon that died dead."`
 
@@ -59,10 +60,28 @@ func (c *devCommand) Run(ctx context.Context, s *session) error {
 	} else if c.S3Lock > 0 {
 		return &hinted{fmt.Errorf("only a bucket of S3 can lock what is in it: %w", errs.ErrInvalid), "give --s3, or leave --s3-lock out"}
 	}
-	return s.Dev(ctx, devcluster.Options{
-		Dir: s.flags.Data, Metads: c.Metad, Blockds: c.Blockd, Stores: c.Stores, StoreSize: c.StoreSize, NoRestart: c.NoRestart,
+	o := devcluster.Options{
+		Dir: s.flags.Data, StoreSize: c.StoreSize, NoRestart: c.NoRestart,
 		SyncDelay: c.SyncDelay, MetadOverlay: c.MetadConfig, BlockdOverlay: c.BlockdConfig, SnapshotdOverlay: c.SnapshotdConfig, S3: s3, Lock: devcluster.LockConfig{For: c.S3Lock, Mode: c.S3LockMode}, Out: s.Out,
-	})
+	}
+	for _, x := range []struct {
+		flag  string
+		given *int
+		to    *int
+	}{{"--metad", c.Metad, &o.Metads}, {"--blockd", c.Blockd, &o.Blockds}, {"--stores", c.Stores, &o.Stores}} {
+		if x.given == nil {
+			continue
+		}
+		if *x.given < 1 {
+			return fmt.Errorf("%s %d: want at least one: %w", x.flag, *x.given, errs.ErrInvalid)
+		}
+		*x.to = *x.given
+	}
+	err := s.Dev(ctx, o)
+	if errors.Is(err, errs.ErrConflict) {
+		return &hinted{err, "it serves already: ashlar --data " + o.Dir + " status; another cluster needs another --data"}
+	}
+	return err
 }
 
 type versionCommand struct{}

@@ -24,3 +24,13 @@ func TestDevTakesABucket(t *testing.T) {
 		}
 	}
 }
+
+// Without this somebody who asks for no metad would be given three.
+func TestDevWithoutDaemonsIsRefused(t *testing.T) {
+	x := newTerminal(t)
+	for _, line := range []string{"dev --metad 0", "dev --blockd=-1", "dev --stores 0"} {
+		if code := x.run(line); code != codeUsage {
+			t.Errorf("%s: exit code %d", line, code)
+		}
+	}
+}

@@ -102,7 +102,7 @@ func (c *diskCreate) Run(ctx context.Context, s *session) error {
 	case c.Hydrate.value != nil && c.Archive == "":
 		return &hinted{fmt.Errorf("--hydrate is for disks made with --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
 	case c.From == "" && c.Image == "" && c.Archive == "" && c.Size == 0:
-		return &hinted{fmt.Errorf("a disk needs --size, or --from-snapshot, or --from-image, or --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
+		return &hinted{fmt.Errorf("a disk needs a --size above 0, or --from-snapshot, or --from-image, or --from-archive: %w", errs.ErrInvalid), "see ashlar disk create --help"}
 	case c.Size != 0:
 		if err := checkSize(c.Size); err != nil {
 			return err
