@@ -500,6 +500,9 @@ func (e *Engine) pack(j *core.PackJob) {
 		}
 	}
 	count(1)
+	if w.watch != nil {
+		w.watch(j)
+	}
 	name, entry := j.Segment, j.Entry
 	what := e.name
 	if j.Lane == core.LaneClean {

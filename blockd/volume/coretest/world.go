@@ -65,7 +65,8 @@ type World struct {
 	archive  *archive // nil: the volume was not made from one
 
 	// Hold, if set, keeps back what its name matches; names begin with the engine's.
-	Hold func(name string) bool
+	Hold  func(name string) bool
+	watch func(*core.PackJob) // sees what is packed
 	// MayFail: requests may end with other errors than that of a fence.
 	MayFail  bool
 	links    []*link
