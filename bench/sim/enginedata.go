@@ -129,7 +129,7 @@ func (e *engine) pack(j *core.PackJob) {
 	e.jobs++
 	seq := e.jobs
 	w := &packer.Job{Volume: e.disk.id, Epoch: e.epoch, Segment: j.Segment, Generation: j.Entry.Generation, PGVersion: j.Entry.PGVersion,
-		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Encode: j.Encode, Blocks: j.Blocks, Slots: j.Slots}
+		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Room: j.Room, Encode: j.Encode, Blocks: j.Blocks, Slots: j.Slots}
 	segment := j.Segment
 	w.Freed = func(*packer.Job) { e.back("freed", seq, func() { e.core.PackFreed(j) }) }
 	w.Done = func(_ *packer.Job, r packer.Result) {
@@ -139,7 +139,7 @@ func (e *engine) pack(j *core.PackJob) {
 				e.w.note(fmt.Sprintf("%s packed %s: %s", e.name, segment, errClass(r.Err)))
 			}
 			e.force(func(now time.Duration, fx *core.Effects) {
-				e.core.PackDone(now, j, core.PackResult{Err: r.Err, Suspects: r.Suspects, Held: r.Held}, fx)
+				e.core.PackDone(now, j, core.PackResult{Err: r.Err, Suspects: r.Suspects, Full: r.Full, Held: r.Held}, fx)
 			})
 		})
 	}

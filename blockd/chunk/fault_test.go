@@ -193,7 +193,7 @@ func TestFullDiskRefusesShardsNotDeletions(t *testing.T) {
 		err = storetest.Put(s, storetest.Shard(id.MakeSegment(n, 1), gen, 0, 100, 1))
 	}
 	want(t, "put on a full store", err, errs.ErrNoSpace)
-	if st := s.Stats(); st.UsedBytes > st.CapacityBytes/1000*shardsMark || n < 10 {
+	if st := s.Stats(); st.UsedBytes > st.CapacityBytes/1000*packMark || n < 10 {
 		t.Errorf("%d shards, %d of %d bytes used", n, st.UsedBytes, st.CapacityBytes)
 	}
 	_, err = storetest.Next(s, storetest.Stream(3, 1, storeproto.Meta), storetest.Batch(3, 1, 1, 0, 0))

@@ -120,6 +120,9 @@ func (p *puts) busy() int {
 func (s *Store) PutShard(req *storeproto.PutShard) {
 	req.Err = checkPut(req)
 	if req.Err == nil {
+		req.Err = s.admitRoom(req)
+	}
+	if req.Err == nil {
 		if req.Err = s.enter(); req.Err == nil {
 			req.Err = s.mu.core.AdmitShard(req.Head, req.Epoch)
 			s.mu.Unlock()
@@ -187,7 +190,7 @@ func (s *Store) put(q *putting) {
 	h := q.req.Head
 	q.row.head = *h
 	q.row.head.Entries, q.row.head.Sums = nil, nil
-	q.row.place, err = s.allocate(int64(h.Blocks) * storeproto.BlockSize)
+	q.row.place, err = s.allocate(int64(h.Blocks)*storeproto.BlockSize, q.req.Room)
 	if err != nil {
 		s.finishPut(q, fmt.Errorf("put shard of %s: %w", h.Segment, err))
 		return

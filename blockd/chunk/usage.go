@@ -10,35 +10,21 @@ import (
 
 	"ashlar.dev/blockd/chunk/extent"
 	"ashlar.dev/blockd/chunk/log"
-	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/core"
 	"ashlar.dev/pkg/vfs"
 )
 
-// Marks of a full disk, in parts of a thousand of the capacity or of the file
-// system, whichever is tighter. Above shardsMark no shard is taken: what is left
-// is for meta appends, commits, tombstones and the index. Above metaMark no meta
-// append either: what is left is the index's own, so that it can delete. Above
-// fullMark the store calls itself full: engines take no new bytes for it, and what
-// they have taken is packed into the room between the two. It does so until it is
-// below roomMark: what a cleaner frees and packs again must not turn it to and fro.
-const (
-	roomMark   = 920
-	fullMark   = 930
-	shardsMark = 950
-	metaMark   = 990
-	keeperTick = time.Second
-)
+const keeperTick = time.Second
 
 type counters struct {
 	fs                                            vfs.Counter
 	reads, cacheMisses, badBlocks, puts, putBytes atomic.Int64
 	deletes                                       atomic.Int64
 	indexBytes, fsAvailable, fsTotal              atomic.Int64
-	groups, groupTime                             atomic.Int64
-	callsFull                                     atomic.Bool // fullMark was passed, and roomMark not since
+	groups, groupTime, streams                    atomic.Int64
+	callsFull                                     atomic.Bool // it did when it was asked last
 	wantFile                                      chan struct{}
 }
 
@@ -77,7 +63,7 @@ func (s *Store) GroupTime() (groups uint64, total time.Duration) {
 
 // Stats tells where the store stands.
 func (s *Store) Stats() Stats {
-	st := Stats{Log: s.jlog.Stats(), JournalBytesMax: log.LiveBytesMax(s.ident.LogFileBytes, s.ident.LogFilesMax),
+	st := Stats{Log: s.jlog.Stats(), JournalBytesMax: s.journalBytesMax(),
 		IndexBytes: s.count.indexBytes.Load(), Syncs: s.count.fs.Syncs.Load(), Writes: s.count.fs.Writes.Load(),
 		WriteBytes: s.count.fs.WriteBytes.Load(), ReadOps: s.count.fs.Reads.Load(), ReadBytes: s.count.fs.ReadBytes.Load(),
 		ShardReads: s.count.reads.Load(), SumCacheMisses: s.count.cacheMisses.Load(), BadBlocks: s.count.badBlocks.Load(),
@@ -86,7 +72,7 @@ func (s *Store) Stats() Stats {
 	units, files := s.ext.alloc.Used()
 	st.ShardBytes, st.ExtentFiles = units*extent.Unit, files
 	st.CapacityBytes, st.UsedBytes, st.FreeBytes = s.capacity(), s.used(), s.free()
-	_, st.FullMeta = s.full()
+	st.FullMeta = s.over(metaMark)
 	st.FullShards = s.callsFull()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -96,6 +82,10 @@ func (s *Store) Stats() Stats {
 		st.Shards += u.shards
 	}
 	return st
+}
+
+func (s *Store) journalBytesMax() int64 {
+	return log.LiveBytesMax(s.ident.LogFileBytes, s.ident.LogFilesMax)
 }
 
 func (s *Store) capacity() int64 {
@@ -110,38 +100,6 @@ func (s *Store) used() int64 {
 	return int64(s.ident.LogFilesMax)*s.ident.LogFileBytes + s.count.indexBytes.Load() + units*extent.Unit
 }
 
-// full tells which marks are passed.
-func (s *Store) full() (shards, meta bool) { return s.over(shardsMark), s.over(metaMark) }
-
-// callsFull tells whether the store calls itself full.
-func (s *Store) callsFull() bool {
-	mark := int64(fullMark)
-	if s.count.callsFull.Load() {
-		mark = roomMark
-	}
-	full := s.over(mark)
-	s.count.callsFull.Store(full)
-	return full
-}
-
-// over tells whether a mark is passed.
-func (s *Store) over(mark int64) bool {
-	if c := s.capacity(); c > 0 && s.used() > c/1000*mark {
-		return true
-	}
-	total := s.count.fsTotal.Load()
-	return total > 0 && total-s.count.fsAvailable.Load() > total/1000*mark && s.count.fsAvailable.Load() < total/1000*(1000-mark)
-}
-
-// free is what is left below the mark of a full store, by its own capacity and by the disk's.
-func (s *Store) free() int64 {
-	left := s.capacity()/1000*fullMark - s.used()
-	if total := s.count.fsTotal.Load(); total > 0 {
-		left = min(left, s.count.fsAvailable.Load()-total/1000*(1000-fullMark))
-	}
-	return max(left, 0)
-}
-
 // checkSpace looks at the disk and tells the core.
 func (s *Store) checkSpace() {
 	if u, err := s.fs.GetDiskUsage(s.dir); err == nil {
@@ -150,25 +108,13 @@ func (s *Store) checkSpace() {
 		s.count.fsTotal.Store(int64(u.UsedBytes + u.AvailBytes))
 	}
 	s.count.indexBytes.Store(int64(s.index.db.Metrics().DiskSpaceUsage()))
-	shards, meta := s.full()
+	shards, meta := s.over(pagesMark), s.over(metaMark)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	streams := int64(0)
+	s.mu.core.Streams(func(*core.Stream) { streams++ })
+	s.count.streams.Store(streams)
 	s.mu.core.SetFull(meta, shards)
-}
-
-// allocate gives room for a shard below the mark.
-func (s *Store) allocate(bytes int64) (extent.Place, error) {
-	room := int64(1) << 40 / s.ext.bytes
-	if c := s.capacity(); c > 0 {
-		left := c/1000*shardsMark - s.used()
-		if left < bytes {
-			return nil, fmt.Errorf("room for %d bytes, %d of %d used: %w", bytes, s.used(), c, errs.ErrNoSpace)
-		}
-		units, _ := s.ext.alloc.Used()
-		// Enough files for all that may be used, and one to spare for the fragments.
-		room = (left+units*extent.Unit+s.ext.bytes-1)/s.ext.bytes + 1
-	}
-	return s.ext.allocate(bytes, room)
 }
 
 // keeper looks after space and log files in the background.

@@ -49,6 +49,7 @@ type Job struct {
 	K, M       uint8
 	Long       bool
 	Class      storeproto.Class
+	Room       storeproto.Room
 	Blocks     []Block
 	// Slots, if set, are the entries of all slots of the segment, of which Blocks are
 	// those that are not empty: a generation that keeps only these.
@@ -61,10 +62,12 @@ type Job struct {
 	Freed func(*Job)
 }
 
-// Result of a job: Err nil means that all shards are durable. Suspects failed to put theirs.
+// Result of a job: Err nil means that all shards are durable. Suspects failed to put theirs;
+// those of Full have no room for it.
 type Result struct {
 	Err      error
 	Suspects []id.Store
+	Full     []id.Store
 	Held     bool
 }
 

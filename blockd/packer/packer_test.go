@@ -126,7 +126,7 @@ func TestJobDoesNotWaitForAStoreThatIsDown(t *testing.T) {
 	<-o.freed
 }
 
-// Without this a store that only knows a newer epoch or group would be shunned.
+// Without this a store that only knows a newer epoch or group would be shunned, and one that is full taken for broken.
 func TestStoreThatKnowsBetterIsNoSuspect(t *testing.T) {
 	b := newBench(t, time.Second)
 	b.stores[2].SetFault(func(c memstore.Call) memstore.Fault { return memstore.Fault{Err: errs.ErrStaleEpoch} })
@@ -136,7 +136,7 @@ func TestStoreThatKnowsBetterIsNoSuspect(t *testing.T) {
 	}
 	b.stores[2].SetFault(func(c memstore.Call) memstore.Fault { return memstore.Fault{Err: errs.ErrNoSpace} })
 	r = <-b.submit(10).done
-	if !errors.Is(r.Err, errs.ErrNoSpace) || len(r.Suspects) != 1 {
+	if !errors.Is(r.Err, errs.ErrNoSpace) || len(r.Suspects) != 0 || len(r.Full) != 1 {
 		t.Fatalf("%+v", r)
 	}
 }

@@ -136,7 +136,7 @@ func (q *put) fill(i int) {
 	if s.req.Done == nil {
 		s.req.Done = func(*storeproto.PutShard) { q.answered(s) }
 	}
-	s.req.Head, s.req.Epoch, s.req.Class, s.req.Data, s.req.Err = &s.head, j.Epoch, j.Class, s.data, nil
+	s.req.Head, s.req.Epoch, s.req.Class, s.req.Room, s.req.Data, s.req.Err = &s.head, j.Epoch, j.Class, j.Room, s.data, nil
 }
 
 var zeroBlock = buf.Get(storeproto.BlockSize).Bytes()
@@ -249,7 +249,11 @@ func (q *put) resultLocked(late error) Result {
 		}
 		ref := q.stores[i].ref
 		r.Err = errors.Join(r.Err, fmt.Errorf("put shard %d of %s on %s: %w", i, q.j.Segment, ref.Store, err))
-		if !errors.Is(err, errs.ErrStaleEpoch) && !errors.Is(err, errs.ErrClosed) {
+		switch {
+		case errors.Is(err, errs.ErrStaleEpoch), errors.Is(err, errs.ErrClosed):
+		case errors.Is(err, errs.ErrNoSpace):
+			r.Full = append(r.Full, ref.Store)
+		default:
 			r.Suspects = append(r.Suspects, ref.Store)
 		}
 	}

@@ -312,7 +312,7 @@ func (w *Worker) read(x source, s lack, first, n uint16, dst []byte) error {
 
 func (w *Worker) put(head *storeproto.ShardHead, data []byte) error {
 	done := make(chan struct{})
-	q := storeproto.PutShard{Head: head, Epoch: storeproto.RepairEpoch, Class: storeproto.ClassRepair, Data: [][]byte{data}, Done: func(*storeproto.PutShard) { close(done) }}
+	q := storeproto.PutShard{Head: head, Epoch: storeproto.RepairEpoch, Class: storeproto.ClassRepair, Room: storeproto.RoomReserve, Data: [][]byte{data}, Done: func(*storeproto.PutShard) { close(done) }}
 	w.cfg.Local.PutShard(&q)
 	<-done
 	return q.Err

@@ -214,7 +214,7 @@ func classOf(l core.Lane) storeproto.Class {
 func (v *Volume) pack(j *core.PackJob) {
 	w := &packer.Job{
 		Volume: v.id, Epoch: v.epoch, Segment: j.Segment, Generation: j.Entry.Generation, PGVersion: j.Entry.PGVersion,
-		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Class: classOf(j.Lane), Encode: j.Encode, Blocks: j.Blocks, Slots: j.Slots,
+		K: j.Entry.K, M: j.Entry.M, Long: j.Lane == core.LaneLong, Class: classOf(j.Lane), Room: j.Room, Encode: j.Encode, Blocks: j.Blocks, Slots: j.Slots,
 		Freed: func(*packer.Job) {
 			v.mu.Lock()
 			v.core.PackFreed(j)
@@ -223,12 +223,16 @@ func (v *Volume) pack(j *core.PackJob) {
 	}
 	segment := j.Segment
 	w.Done = func(_ *packer.Job, r packer.Result) {
-		if r.Err != nil && !errors.Is(r.Err, errs.ErrClosed) {
+		switch {
+		case r.Err == nil || errors.Is(r.Err, errs.ErrClosed):
+		case len(r.Full) > 0 && len(r.Suspects) == 0 && !r.Held:
+			v.log.Info("segment not written where stores are full, another takes its place", "segment", segment.String(), "err", r.Err)
+		default:
 			v.log.Warn("segment not written, another takes its place", "segment", segment.String(), "err", r.Err)
 		}
 		fx := effects.Get().(*core.Effects)
 		v.mu.Lock()
-		v.core.PackDone(v.cfg.Clock.Now(), j, core.PackResult{Err: r.Err, Suspects: r.Suspects, Held: r.Held}, fx)
+		v.core.PackDone(v.cfg.Clock.Now(), j, core.PackResult{Err: r.Err, Suspects: r.Suspects, Full: r.Full, Held: r.Held}, fx)
 		v.unlock(fx)
 	}
 	if !v.cfg.Packer.Submit(w) {

@@ -46,11 +46,13 @@ func BlockSum(crc uint32, s id.Segment, index uint8, place uint16) uint32 {
 // without a copy. Putting the same shard again is harmless; another content
 // under the same name is ErrConflict; a name with a tombstone is ErrNotFound; a
 // PG version below the newest the store knows, or an epoch below the volume's
-// fence, is ErrStaleEpoch. Epoch is that of the sender.
+// fence, is ErrStaleEpoch. Where the store is fuller than Room allows it is ErrNoSpace.
+// Epoch is that of the sender.
 type PutShard struct {
 	Head  *ShardHead
 	Epoch id.Epoch
 	Class Class
+	Room  Room
 	Data  [][]byte
 
 	Err  error

@@ -222,6 +222,7 @@ func (c *Core) cleanPack(now time.Duration, j *CleanJob, fx *Effects) bool {
 	if !c.cleanPlace(now, j, p, fx) {
 		return false
 	}
+	p.Room = c.roomOf(p)
 	j.pack, j.phase = p, cleanPacking
 	fx.Packs = append(fx.Packs, p)
 	return true

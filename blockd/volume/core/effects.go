@@ -107,6 +107,7 @@ type PackJob struct {
 	Entry   blockmap.Entry // generation, version of the group, k, m, slots
 	Blocks  []PackBlock
 	Lane    Lane
+	Room    storeproto.Room // how far it may fill the stores
 
 	// Encode, if set, writes the block of slot i; its Sum is then the shell's to compute.
 	// It may run beside other steps of the core.
@@ -122,6 +123,7 @@ type PackJob struct {
 	clean   *CleanJob
 	hydrate *HydrateJob
 	failed  int
+	refused bool   // stores had no room for it
 	marks   uint64 // of snapshots that were taken when it got its name
 }
 
@@ -144,12 +146,14 @@ type PackBlock struct {
 	Data  []byte // nil where the job has Encode
 }
 
-// PackResult is what became of a job. Suspects are the stores that failed it.
+// PackResult is what became of a job. Suspects are the stores that failed it,
+// Full those that have no room for it.
 // Held: a store that did not answer in time may still read the blocks; the shell
 // calls Core.PackFreed when none does any more.
 type PackResult struct {
 	Err      error
 	Suspects []id.Store
+	Full     []id.Store
 	Held     bool
 }
 

@@ -37,6 +37,7 @@ type groupView struct {
 	suspects map[id.Store]time.Duration // until when
 	down     map[id.Store]bool
 	short    bool            // others only: stores are full
+	roomy    bool            // and not all of these
 	lively   map[id.PG]group // every store lives
 	fill     int             // percent, of the fullest store that lives
 	asked    bool
@@ -44,6 +45,10 @@ type groupView struct {
 	pause    time.Duration
 	stuck    bool // metad was asked and had none: others will do
 	version  uint64
+
+	last     *cluster.Topology // the newest
+	refused  map[id.Store]refusal
+	relentAt time.Duration // when the next refusal is over; 0: never
 }
 
 // group is the current version of one placement group.
@@ -60,7 +65,7 @@ func (c *Core) Topology(now time.Duration, t *cluster.Topology, fx *Effects) {
 	if t.Version < g.version {
 		return
 	}
-	g.take(t)
+	g.take(now, t)
 	c.recode.looked, c.recode.next = false, 0
 	if g.full() {
 		c.refuseRoom(fx)
@@ -69,8 +74,11 @@ func (c *Core) Topology(now time.Duration, t *cluster.Topology, fx *Effects) {
 	c.absorb(now, fx)
 }
 
-func (g *groupView) take(t *cluster.Topology) {
-	g.version, g.fill = t.Version, 0
+func (g *groupView) take(now time.Duration, t *cluster.Topology) {
+	if t == nil {
+		return
+	}
+	g.version, g.last, g.fill, g.relentAt, g.roomy = t.Version, t, 0, 0, false
 	clear(g.lively)
 	for i := range t.Stores {
 		s := &t.Stores[i]
@@ -112,12 +120,14 @@ func (g *groupView) take(t *cluster.Topology) {
 		if usable {
 			g.lively[p.Number] = x
 		}
+		refusing := g.refusing(now, v.Stores)
 		switch {
-		case p.Preferred && p.Healthy:
+		case p.Preferred && p.Healthy && !refusing:
 			g.groups = append(g.groups, x)
 		case usable:
 			g.others = append(g.others, x)
-			g.short = g.short || full
+			g.short = g.short || full || refusing
+			g.roomy = g.roomy || p.Healthy && !refusing
 		}
 	}
 }
@@ -146,10 +156,8 @@ func (g *groupView) forCleaning(now time.Duration) (group, bool) {
 }
 
 // full tells that new bytes have no place: no group is healthy, and there are some
-// that only lack room. What is buffered already is packed into these: the
-// difference between the mark at which a store calls itself full and the one at
-// which it refuses is the reserve for that.
-func (g *groupView) full() bool { return len(g.groups) == 0 && g.short }
+// that only lack room. What is buffered already is packed into these, see room.go.
+func (g *groupView) full() bool { return len(g.groups) == 0 && g.short && !g.roomy }
 
 // refuseRoom ends the writes that wait for memory: there is no space for them either.
 func (c *Core) refuseRoom(fx *Effects) {

@@ -330,6 +330,7 @@ func (c *Core) hydratePack(now time.Duration, j *HydrateJob, fx *Effects) bool {
 			p.Slots[j.Blocks[i].Slot] = j.Blocks[i].Entry
 		}
 	}
+	p.Room = c.roomOf(p)
 	j.pack, j.phase = p, hydratePacking
 	fx.Packs = append(fx.Packs, p)
 	return true

@@ -338,6 +338,7 @@ func (c *Core) replayOne(now time.Duration, j *record.Journal, b *storeproto.Bat
 		c.seal(now, fx)
 	}
 	m := c.active
+	m.recovered = true
 	switch j.Kind {
 	case record.Write:
 		m.keep(payload)

@@ -94,6 +94,12 @@ func (c *Core) longDone(now time.Duration, run *longRun, err error, fx *Effects)
 	c.long.running--
 	for _, op := range run.ops {
 		freed := int64(0)
+		if err != nil && c.groups.full() {
+			c.finish(op, errFull, fx) // it was not acknowledged, and there is no room to pack it later
+			c.unlock(now, op, fx)
+			c.roomFreed(now, op.bytes, fx)
+			continue
+		}
 		if err != nil {
 			op.journalled = true
 		} else {

@@ -23,7 +23,8 @@ type memtable struct {
 	direct      map[id.Segment]direct // segments of long writes that it mentions
 	bufs        []*buf.Buffer         // payload of recovered records
 
-	mark *mark // of a snapshot: its last record
+	mark      *mark // of a snapshot: its last record
+	recovered bool  // from the journal of an earlier owner
 
 	// Once sealed:
 	jobs    []*PackJob // its segments on their way

@@ -9,6 +9,7 @@ import (
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/segment"
+	"ashlar.dev/pkg/storeproto"
 )
 
 // sealIfFull ends the active memtable when it is worth a segment.
@@ -63,10 +64,12 @@ func (c *Core) startPacks(now time.Duration, fx *Effects) {
 	c.startLongs(now, fx)
 	c.maybeCheckpoint(now, fx)
 	for len(c.retry) > 0 && now >= c.retryAt {
-		if !c.issue(now, c.retry[0], fx) {
+		j := c.retry[0]
+		c.retry = slices.Delete(c.retry, 0, 1)
+		if !c.retryPack(now, j, fx) {
+			c.retry = slices.Insert(c.retry, 0, j)
 			return
 		}
-		c.retry = slices.Delete(c.retry, 0, 1)
 	}
 	for _, m := range c.sealed {
 		if c.snaps.passing != nil || !m.packing && c.packs >= c.cfg.Limits.PacksInFlight {
@@ -137,11 +140,15 @@ func (c *Core) prepare(now time.Duration, j *PackJob, fx *Effects) bool {
 	seq, _ := c.ids.take()
 	j.Segment, j.marks = id.MakeSegment(seq, g.pg), c.snaps.taken
 	j.Entry = g.entry(id.Generation{Epoch: c.cfg.Epoch, N: 1}, len(j.Blocks))
+	j.Room = c.roomOf(j)
 	if j.table != nil {
 		j.table.holds++
 	}
 	return true
 }
+
+// dataLBA is the place of a block that a memtable had.
+func dataLBA(b PackBlock) block.LBA { return segment.Entry(b.Entry).LBA() }
 
 // PackFreed: no store reads the blocks any more of a job whose PackDone said Held, or
 // is about to say it.
@@ -186,9 +193,13 @@ func (c *Core) PackDone(now time.Duration, j *PackJob, r PackResult, fx *Effects
 	if err != nil {
 		c.stats.PackRetries++
 		c.groups.suspect(now, r.Suspects)
+		c.noRoom(now, j, r, fx)
 		c.abandon(j, fx)
 		c.packFailed(now, j, err, fx)
 	} else {
+		if j.Room == storeproto.RoomFresh {
+			c.groups.took(now, j.Segment.PG())
+		}
 		c.packed(now, j, fx)
 	}
 	c.startPacks(now, fx)
@@ -244,10 +255,10 @@ func (c *Core) packFailed(now time.Duration, j *PackJob, err error, fx *Effects)
 		return
 	}
 	j.failed++
-	if errs.CodeOf(err) == errs.NoSpace || j.failed > 1 {
+	if errs.CodeOf(err) == errs.NoSpace && j.Room != storeproto.RoomFresh || j.failed > 1 {
 		c.retryAt = now + retryAfter // do not spin while the cluster is full or broken
 	}
-	if now < c.retryAt || len(c.retry) > 0 || !c.issue(now, j, fx) {
+	if now < c.retryAt || len(c.retry) > 0 || !c.retryPack(now, j, fx) {
 		c.retry = append(c.retry, j)
 	}
 }

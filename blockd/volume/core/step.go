@@ -97,6 +97,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	if !c.active.empty() && (idle >= c.cfg.Limits.SealIdle || idle >= freeSealIdle && c.freesMuch()) {
 		c.seal(now, fx)
 	}
+	c.groups.relent(now)
 	c.hurry(now, fx)
 	c.unpark(now, fx)
 	if c.cfg.Memory.scarce() && len(c.sealed) == 0 && c.active.journalled > 0 {

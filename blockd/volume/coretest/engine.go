@@ -523,7 +523,9 @@ func (e *Engine) pack(j *core.PackJob) {
 		if len(e.suspects) > 0 {
 			r.Err, r.Suspects, e.suspects = errAway, e.suspects, nil
 		}
-		if r.Err == nil || w.chance(0.5) {
+		if err := w.admit(j); err != nil {
+			r.Err, r.Full = err, w.fullStores()
+		} else if r.Err == nil || w.chance(0.5) {
 			if err := w.segments.put(e.epoch, name, entry, j); err != nil && r.Err == nil {
 				r.Err = err
 			}

@@ -30,6 +30,7 @@ type Config struct {
 	Journal journal.Limits
 	Memory  *core.Memory     // shared with other worlds; nil: none
 	Budget  *blockmap.Budget // of its map; nil: 64 pages
+	Room    *Room            // of the stores, shared with other worlds; nil: no end of it
 	// Leases: reads go without a round trip. An engine is then killed before another
 	// takes over: on one host the older life is known to be dead.
 	Leases bool
@@ -123,6 +124,9 @@ func New(cfg Config) *World {
 	}
 	w.Metad.Create(w.volume, uint64(cfg.Blocks.Offset()))
 	w.Metad.Profile(1, 1)
+	if cfg.Room != nil {
+		cfg.Room.worlds = append(cfg.Room.worlds, w)
+	}
 	if len(cfg.Archived) > 0 {
 		w.archive = newArchive(w)
 	}

@@ -16,6 +16,7 @@ import (
 type classy struct {
 	storeproto.Store
 	reads, puts []storeproto.Class
+	rooms       []storeproto.Room
 }
 
 func (c *classy) Incarnation() id.Incarnation { return storeInc }
@@ -27,7 +28,7 @@ func (c *classy) ReadShard(q *storeproto.ReadShard) {
 }
 
 func (c *classy) PutShard(p *storeproto.PutShard) {
-	c.puts = append(c.puts, p.Class)
+	c.puts, c.rooms = append(c.puts, p.Class), append(c.rooms, p.Room)
 	p.Done(p)
 }
 
@@ -83,6 +84,44 @@ func TestClassIsChecked(t *testing.T) {
 		err := decode("test", []byte{b}, func(r *codec.Reader) { readClass(r) })
 		if good != (err == nil) {
 			t.Errorf("class %d: %v", b, err)
+		}
+	}
+}
+
+// Without this a store could not keep room back for what gives space back; one that does not know of it is
+// told nothing, and takes all as before.
+func TestRoomTravels(t *testing.T) {
+	for _, version := range []uint16{0, 2} {
+		w := rpctest.NewWorld(t)
+		store := &classy{}
+		s := serve(t, w, rpctest.Transports[0], ServiceConfig{Lookup: lookup(store), versionMax: version}, patient)
+		peer := s.peer("a", nil).Store(storeID, storeInc)
+		askAll(t, peer) // the first request waits for the connection
+		for room := range storeproto.Room(storeproto.Rooms) {
+			done := make(chan error)
+			p := storetest.Shard(id.MakeSegment(5, 2), id.Generation{Epoch: 3, N: 1}, 4, 2, 9)
+			p.Class, p.Room, p.Done = storeproto.ClassPack, room, func(p *storeproto.PutShard) { done <- p.Err }
+			peer.PutShard(p)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			wanted := room
+			if version == 2 {
+				wanted = storeproto.RoomPack
+			}
+			if got := store.rooms[len(store.rooms)-1]; got != wanted || store.puts[len(store.puts)-1] != storeproto.ClassPack {
+				t.Errorf("version %d: room for %s arrived as %s", version, room, got)
+			}
+		}
+	}
+}
+
+// One message has one encoding, and nothing that nobody knows is taken for something.
+func TestUseIsChecked(t *testing.T) {
+	for b, good := range map[byte]bool{0: false, 1: true, 0x10: true, 0x34: true, 0x05: false, 0x40: false, 255: false} {
+		err := decode("test", []byte{b}, func(r *codec.Reader) { readUse(r) })
+		if good != (err == nil) {
+			t.Errorf("use %#x: %v", b, err)
 		}
 	}
 }

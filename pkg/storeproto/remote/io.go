@@ -221,7 +221,7 @@ func (s *store) PutShard(p *storeproto.PutShard) {
 	c := putCalls.Get().(*putCall)
 	c.store, c.p, c.Caller = s, p, c
 	c.Op, c.Timeout, c.Payload = opPutShard, s.peer.timeouts.Put, p.Data
-	c.Head = appendClass(appendPut(append(c.Head[:0], s.ref[:]...), p), s.peer.class(opPutShard, p.Class))
+	c.Head = appendUse(appendPut(append(c.Head[:0], s.ref[:]...), p), s.peer.class(opPutShard, p.Class), s.peer.room(p.Room))
 	s.peer.client(opPutShard).Start(&c.Call)
 }
 

@@ -13,10 +13,12 @@ import (
 
 // Version is the newest version of the protocol, VersionMin the oldest still spoken.
 const (
-	Version    = 2
+	Version    = 3
 	VersionMin = 1
 	// versionClass is the first in which puts and reads have a class.
 	versionClass = 2
+	// versionRoom is the first in which puts say how far they may fill a store.
+	versionRoom = 3
 )
 
 // The operations. Values are those of the wire.
@@ -377,12 +379,33 @@ func readPut(r *codec.Reader) (e id.Epoch, h *storeproto.ShardHead) {
 	return e, h
 }
 
-// appendClass ends the head of a put or a read. Demand is not said: it is what version 1 has.
+// appendClass ends the head of a read. Demand is not said: it is what version 1 has.
 func appendClass(b []byte, c storeproto.Class) []byte {
 	if c == storeproto.ClassDemand {
 		return b
 	}
 	return append(b, byte(c))
+}
+
+// appendUse ends the head of a put: class and room in one byte, not said if both are zero.
+func appendUse(b []byte, c storeproto.Class, room storeproto.Room) []byte {
+	if c == storeproto.ClassDemand && room == storeproto.RoomPack {
+		return b
+	}
+	return append(b, byte(room)<<4|byte(c))
+}
+
+func readUse(r *codec.Reader) (storeproto.Class, storeproto.Room) {
+	if r.Left() == 0 {
+		return storeproto.ClassDemand, storeproto.RoomPack
+	}
+	u := r.U8()
+	c, room := u&15, u>>4
+	if u == 0 || c >= storeproto.Classes || room >= storeproto.Rooms {
+		r.Fail("class and room", storeproto.Classes-1, uint64(u))
+		return storeproto.ClassDemand, storeproto.RoomPack
+	}
+	return storeproto.Class(c), storeproto.Room(room)
 }
 
 func readClass(r *codec.Reader) storeproto.Class {

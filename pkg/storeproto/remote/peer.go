@@ -160,4 +160,12 @@ func (p *Peer) class(op uint16, c storeproto.Class) storeproto.Class {
 	return c
 }
 
+// room is what the peer is told of r: nothing if it does not know steps.
+func (p *Peer) room(r storeproto.Room) storeproto.Room {
+	if r != storeproto.RoomPack && p.client(opPutShard).Version() < versionRoom {
+		return storeproto.RoomPack
+	}
+	return r
+}
+
 func (p *Peer) client(op uint16) *rpc.Client { return p.clients[classOf(op)] }

@@ -171,7 +171,7 @@ type putting struct {
 
 func preparePut(r *rpc.Request, target storeproto.Store) error {
 	p := &putting{r: r, store: target}
-	if err := args(r, func(d *codec.Reader) { p.p.Epoch, p.p.Head = readPut(d); p.p.Class = readClass(d) }); err != nil {
+	if err := args(r, func(d *codec.Reader) { p.p.Epoch, p.p.Head = readPut(d); p.p.Class, p.p.Room = readUse(d) }); err != nil {
 		return err
 	}
 	want := int(p.p.Head.Blocks) * storeproto.BlockSize
