@@ -318,6 +318,11 @@ func (m *metad) release(v id.Volume, e id.Epoch, by id.Holder) error {
 	return m.apply(&state.Release{Volume: v, Epoch: e, By: by}).Err
 }
 
+// VolumeFlattened is part of volume.Metad.
+func (m *metad) VolumeFlattened(_ context.Context, v id.Volume, e id.Epoch) error {
+	return m.apply(&state.VolumeFlattened{Volume: v, Epoch: e}).Err
+}
+
 // RestoreWhole is part of volume.Metad.
 func (m *metad) RestoreWhole(_ context.Context, v id.Volume, e id.Epoch) error {
 	return m.apply(&state.RestoreWhole{Volume: v, Epoch: e}).Err

@@ -370,6 +370,7 @@ func (x *Exports) News(n client.VolumeNews) {
 	if n.Owned && n.Epoch == vol.Epoch() {
 		gate.throttle.Set(n.QoS)
 		vol.SetHydrateRate(n.HydrateRate)
+		vol.SetFlatten(n.Flatten)
 		if n.NoRollback { // else one whose end metad knows, and never answered, would keep clients out for ever
 			vol.Thaw()
 		}

@@ -13,7 +13,7 @@ import (
 // Rescue opens a disk that nobody owns, which copies its journal to a full ensemble,
 // codes anew what is in groups that were given a better code, and hands it off again
 // unless clients came meanwhile, or something of it lies in an archive, which is brought in
-// while it is open. It does nothing while another
+// while it is open, or it is a clone that is being flattened. It does nothing while another
 // rescue of the disk is under way, or when another host has it by now.
 func (x *Exports) Rescue(ctx context.Context, v id.Volume) error {
 	d, err := x.disk(v)
@@ -28,7 +28,7 @@ func (x *Exports) Rescue(ctx context.Context, v id.Volume) error {
 	if err != nil {
 		return fmt.Errorf("rescue disk %s: %w", v, err)
 	}
-	if refused != nil || vol.ArchiveLeft() > 0 {
+	if refused != nil || vol.ArchiveLeft() > 0 || vol.Flattening() {
 		return nil
 	}
 	x.awaitRecoding(ctx, d, vol)

@@ -175,7 +175,7 @@ func (s *server) heartbeat(page []pages) client.Heartbeat {
 		if st.Problem != "" {
 			b.State = client.VolumeStuck
 		}
-		b.Hydration = hydrationOf(v, &st)
+		b.Hydration, b.Flattening = hydrationOf(v, &st), v.FlattenState(&st)
 		s.looks.tell(&b)
 		h.Volumes = append(h.Volumes, b)
 	})

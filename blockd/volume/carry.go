@@ -46,6 +46,7 @@ func (v *Volume) carry(fx *core.Effects) {
 	}
 	v.carryClean(fx)
 	v.carryHydrate(fx)
+	v.carryFlatten(fx)
 	if len(fx.Deletes) > 0 {
 		v.dead.add(fx.Deletes)
 	}
@@ -203,7 +204,7 @@ func classOf(l core.Lane) storeproto.Class {
 	switch l {
 	case core.LaneLong:
 		return storeproto.ClassDemand
-	case core.LaneClean, core.LaneHydrate:
+	case core.LaneClean, core.LaneHydrate, core.LaneFlatten:
 		return storeproto.ClassClean
 	}
 	return storeproto.ClassPack

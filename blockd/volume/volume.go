@@ -43,6 +43,7 @@ type Metad interface {
 	EnsurePlacement(ctx context.Context, exclude []id.Store) (*cluster.Topology, error)
 	ReportStore(ctx context.Context, by id.Host, s cluster.StoreRef, problem string) error
 	RestoreWhole(ctx context.Context, v id.Volume, e id.Epoch) error
+	VolumeFlattened(ctx context.Context, v id.Volume, e id.Epoch) error
 }
 
 // Config has what a volume needs. All fields but the limits, Memory and Ended are required.
@@ -94,6 +95,7 @@ type Volume struct {
 	gone    map[id.Raw]chan struct{} // closed when nothing of that snapshot is left
 	frozen  bool                     // see Frozen
 	archive *restore.Disk            // nil: nothing was read there yet
+	flatten bool                     // as metad has it
 
 	opened  chan struct{} // closed when it serves
 	drained chan struct{} // closed when a drain is done
@@ -126,6 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	if x := rec.Restored; x != nil {
 		k.SetHydrateRate(int64(min(x.Rate, 1<<62)))
 	}
+	v.SetFlatten(rec.Flatten)
 	cfg.Leases.add(v)
 	v.dead.init()
 	v.group.Go("volume", v.run)

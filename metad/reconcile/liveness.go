@@ -59,7 +59,8 @@ type VolumeBeat struct {
 	Lost     *cluster.Lost  // the sum of the last look; nil: nobody looked
 	Looks    []cluster.Lost // answers to looks that were asked for
 
-	Hydration *cluster.Hydration // nil: nothing lies in an archive
+	Hydration  *cluster.Hydration  // nil: nothing lies in an archive
+	Flattening *cluster.Flattening // nil: it is not to be flattened
 }
 
 // VolumeState is how an owned volume fares; the numbers are those of the wire.

@@ -48,12 +48,12 @@ func (r *Rescuer) Plan(now time.Duration, m *state.Machine, l *Liveness, t *clus
 	missing, absent, remain := r.missing(now, t), r.absent(now, t), remainOf(l, t)
 	hosts := exporters(t)
 	restoring, thrown := m.HeldManifests(), slices.ContainsFunc(m.Trashed(), (*state.Volume).Unsettled)
-	if len(missing) == 0 && len(absent) == 0 && len(remain) == 0 && len(restoring) == 0 && !thrown || len(hosts) == 0 {
+	if len(missing) == 0 && len(absent) == 0 && len(remain) == 0 && len(restoring) == 0 && !thrown && !m.Flattening() || len(hosts) == 0 {
 		return nil, true
 	}
 	var needy []*state.Volume
 	for _, v := range m.Volumes() {
-		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host] || remain[v.ID] || v.Restored != nil || v.Unsettled()) {
+		if !v.Deleted && unowned(now, m, l, v) && needs(t, missing, v, absent[v.Owner.Host] || remain[v.ID] || v.Restored != nil || v.Unsettled() || v.Flatten != nil) {
 			needy = append(needy, v)
 		}
 	}

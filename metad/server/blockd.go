@@ -217,8 +217,12 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 		if err != nil {
 			return beat, err
 		}
+		flat, err := flattening(x.Flattening)
+		if err != nil {
+			return beat, err
+		}
 		beat.Volumes = append(beat.Volumes, reconcile.VolumeBeat{Lost: lost, Looks: looks, Volume: v, Epoch: id.Epoch(x.Epoch), Unpacked: x.UnpackedBytes,
-			Sessions: x.Sessions, State: reconcile.VolumeState(x.State), Problem: firstBytes(x.Problem, 256), Space: x.Space.Value(), Cleaning: x.Cleaning.Value(), Traffic: x.Traffic.Value(), Hydration: hydration(x.Hydration)})
+			Sessions: x.Sessions, State: reconcile.VolumeState(x.State), Problem: firstBytes(x.Problem, 256), Space: x.Space.Value(), Cleaning: x.Cleaning.Value(), Traffic: x.Traffic.Value(), Hydration: hydration(x.Hydration), Flattening: flat})
 	}
 	var err error
 	if beat.Waits, err = api.StoreWaits(q.Waits); err != nil {
@@ -273,7 +277,7 @@ func volumeNews(m *state.Machine, beat reconcile.Beat) []*api.VolumeNews {
 			out = append(out, &api.VolumeNews{Volume: x.Volume[:], Epoch: uint64(x.Epoch) + 1, Deleted: true})
 		case v.Epoch >= x.Epoch: // else we are behind the owner, and know nothing new
 			out = append(out, &api.VolumeNews{Volume: x.Volume[:], Epoch: uint64(v.Epoch), Owned: v.Owner == beat.Holder && v.Epoch == x.Epoch,
-				SizeBytes: v.Size, Deleted: v.Deleted, Qos: api.FromQoS(v.QoS), HydrateBytesPerSecond: hydrateRate(v), NoRollback: v.Rollback == nil})
+				SizeBytes: v.Size, Deleted: v.Deleted, Qos: api.FromQoS(v.QoS), HydrateBytesPerSecond: hydrateRate(v), Flatten: api.FromFlatten(v.Flatten), NoRollback: v.Rollback == nil})
 		}
 	}
 	return out

@@ -46,7 +46,7 @@ func describe(l *reconcile.Liveness, v *state.Volume, top *cluster.Topology, now
 		d.LostBytes, d.AwayBytes = b.Lost.Bytes, b.Lost.Away
 	}
 	fillFigures(d, l, v, top, &b)
-	d.Hydration = describeHydration(v, &b)
+	d.Hydration, d.Flattening = describeHydration(v, &b), describeFlattening(v, &b)
 	switch {
 	case !v.Live():
 		d.State = "deleting"

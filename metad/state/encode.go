@@ -216,6 +216,7 @@ func appendVolume(b []byte, v *Volume, version uint16) []byte {
 	}
 	if version >= 7 {
 		b = appendTrashed(b, v)
+		b = appendFlatten(b, v)
 	}
 	return b
 }
@@ -262,6 +263,7 @@ func readVolume(r *codec.Reader, version uint16) *Volume {
 	}
 	if version >= 7 {
 		readTrashed(r, v)
+		readFlatten(r, v)
 	}
 	return v
 }

@@ -94,6 +94,7 @@ func (m *Machine) retireVolume(c *RetireVolume) Result {
 		}
 	}
 	delete(m.names, v.Name)
+	v.Flatten = nil
 	v.Kept = &cluster.Kept{Since: time.UnixMilli(c.NowMS).UTC()}
 	v.putAside()
 	return m.putOrUnlink(v)

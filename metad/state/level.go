@@ -23,7 +23,7 @@ const (
 	LevelSnapshots uint16 = 5 // snapshots of disks
 	LevelTime      uint16 = 6 // clones, balancing of stores, disks made from archives
 	LevelImages    uint16 = 7 // images, disks kept after their deletion, hooks of policies
-	LevelTrash     uint16 = 8 // the trash
+	LevelTrash     uint16 = 8 // the trash, clones that are flattened
 	LevelNewest           = LevelTrash
 )
 
@@ -44,7 +44,7 @@ func Needs(c Command) uint16 {
 		return LevelImages
 	case *SetPolicyHook:
 		return LevelImages
-	case *SetTrash, *PutInTrash, *TakeFromTrash, *EmptyTrash, *PassTrash:
+	case *SetTrash, *PutInTrash, *TakeFromTrash, *EmptyTrash, *PassTrash, *FlattenVolume, *VolumeFlattened:
 		return LevelTrash
 	case *AddEnsemble:
 		if c.Better {

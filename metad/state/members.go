@@ -242,7 +242,7 @@ func (m *Machine) deleteVolume(c *DeleteVolume) Result {
 
 // unlink begins to purge a volume. What it began with may go now, if it was the last to need it.
 func (m *Machine) unlink(v *Volume) Result {
-	v.Deleted, v.Owner, v.OpenComplete = true, id.Holder{}, false
+	v.Deleted, v.Owner, v.OpenComplete, v.Flatten = true, id.Holder{}, false, nil
 	v.Epoch++
 	for _, s := range m.Stores() {
 		if !s.Lost {

@@ -91,7 +91,7 @@ func (s *script) later() Command {
 	}
 	v, n := s.volume(), id.Snapshot{1 + byte(s.pick("snapshot", 3))}
 	if s.pick("of lineage", 4) == 0 {
-		return s.lineage(v)
+		return s.flattenOr(v, s.lineage)
 	}
 	switch s.pick("of a snapshot", 25) {
 	case 21, 22, 23, 24:
@@ -432,7 +432,7 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 
 // The golden log covers every command; its snapshot is the format's witness.
 func goldenLog() []Command {
-	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept(), goldenTrash())
+	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept(), goldenFlatten(), goldenTrash())
 }
 
 // goldenFirst is the part before LevelTime.

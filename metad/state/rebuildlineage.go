@@ -57,7 +57,9 @@ func (m *Machine) takeLineage(v *Volume) {
 	if x == nil || v.Checkpoint == nil || x.Epoch != v.Checkpoint.Epoch || x.Meta != v.Checkpoint.Meta {
 		return
 	}
-	v.Origin = x.Origin.Clone()
+	if v.Origin = x.Origin.Clone(); v.Origin == nil {
+		v.Flatten = nil
+	}
 	for _, s := range x.Snapshots {
 		known := slices.ContainsFunc(v.Snapshots, func(y cluster.Snapshot) bool { return y.ID == s.ID })
 		if !known && len(v.Snapshots) < cluster.SnapshotsMax {

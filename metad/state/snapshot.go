@@ -14,7 +14,7 @@ import (
 
 const (
 	snapshotMagic   = "ASHMETA\x00"
-	snapshotVersion = 7 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins and nothing in archives, 5 no deleted disks that are kept, 6 no trash
+	snapshotVersion = 7 // 1 had no roster and no rebuilding, 2 no QoS, no level and no events, 3 no snapshots of disks, 4 no origins and nothing in archives, 5 no deleted disks that are kept, 6 no trash and no clones that are flattened
 )
 
 // Snapshot is the whole state in its one canonical form: equal states, equal bytes.

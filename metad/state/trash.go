@@ -196,6 +196,7 @@ func (m *Machine) putInTrash(c *PutInTrash) Result {
 	delete(m.names, v.Name)
 	// Who released it last had packed it, and nobody before that one may have served since.
 	settled := v.Owner == id.Holder{} && len(v.Prior) == 0
+	v.Flatten = nil
 	v.Kept = &cluster.Kept{Since: time.UnixMilli(c.NowMS).UTC(), Until: m.until(c.Passed), By: c.By, Settled: settled}
 	v.putAside()
 	return m.put(v)

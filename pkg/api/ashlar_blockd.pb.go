@@ -1017,9 +1017,10 @@ type VolumeBeat struct {
 	Space         *Space                 `protobuf:"bytes,40,opt,name=space,proto3" json:"space,omitempty"`
 	Cleaning      *Cleaning              `protobuf:"bytes,41,opt,name=cleaning,proto3" json:"cleaning,omitempty"`
 	Traffic       *Traffic               `protobuf:"bytes,42,opt,name=traffic,proto3" json:"traffic,omitempty"`
-	Lost          *Lost                  `protobuf:"bytes,43,opt,name=lost,proto3" json:"lost,omitempty"`            // the sum of the last look; absent: nobody looked
-	Looks         []*Lost                `protobuf:"bytes,44,rep,name=looks,proto3" json:"looks,omitempty"`          // answers to looks that were asked for
-	Hydration     *Hydration             `protobuf:"bytes,144,opt,name=hydration,proto3" json:"hydration,omitempty"` // absent: nothing lies in an archive
+	Lost          *Lost                  `protobuf:"bytes,43,opt,name=lost,proto3" json:"lost,omitempty"`              // the sum of the last look; absent: nobody looked
+	Looks         []*Lost                `protobuf:"bytes,44,rep,name=looks,proto3" json:"looks,omitempty"`            // answers to looks that were asked for
+	Hydration     *Hydration             `protobuf:"bytes,144,opt,name=hydration,proto3" json:"hydration,omitempty"`   // absent: nothing lies in an archive
+	Flattening    *Flattening            `protobuf:"bytes,230,opt,name=flattening,proto3" json:"flattening,omitempty"` // absent: it is not to be flattened
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1134,6 +1135,13 @@ func (x *VolumeBeat) GetLooks() []*Lost {
 func (x *VolumeBeat) GetHydration() *Hydration {
 	if x != nil {
 		return x.Hydration
+	}
+	return nil
+}
+
+func (x *VolumeBeat) GetFlattening() *Flattening {
+	if x != nil {
+		return x.Flattening
 	}
 	return nil
 }
@@ -1402,6 +1410,7 @@ type VolumeNews struct {
 	Deleted               bool                   `protobuf:"varint,5,opt,name=deleted,proto3" json:"deleted,omitempty"`
 	Qos                   *QoS                   `protobuf:"bytes,6,opt,name=qos,proto3" json:"qos,omitempty"` // absent: not limited
 	HydrateBytesPerSecond uint64                 `protobuf:"varint,144,opt,name=hydrate_bytes_per_second,json=hydrateBytesPerSecond,proto3" json:"hydrate_bytes_per_second,omitempty"`
+	Flatten               *Flatten               `protobuf:"bytes,230,opt,name=flatten,proto3" json:"flatten,omitempty"`                          // absent: it is not to be flattened
 	NoRollback            bool                   `protobuf:"varint,216,opt,name=no_rollback,json=noRollback,proto3" json:"no_rollback,omitempty"` // none is under way: a disk that was opened for one may be used
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
@@ -1484,6 +1493,13 @@ func (x *VolumeNews) GetHydrateBytesPerSecond() uint64 {
 		return x.HydrateBytesPerSecond
 	}
 	return 0
+}
+
+func (x *VolumeNews) GetFlatten() *Flatten {
+	if x != nil {
+		return x.Flatten
+	}
+	return nil
 }
 
 func (x *VolumeNews) GetNoRollback() bool {
@@ -3733,7 +3749,7 @@ var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_flatten.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3813,7 +3829,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
 	"StreamBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x121\n" +
-	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\xcd\x03\n" +
+	"\bensemble\x18\x02 \x01(\v2\x15.ashlar.v1.EnsembleIDR\bensemble\"\x85\x04\n" +
 	"\n" +
 	"VolumeBeat\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3827,7 +3843,10 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\atraffic\x18* \x01(\v2\x12.ashlar.v1.TrafficR\atraffic\x12#\n" +
 	"\x04lost\x18+ \x01(\v2\x0f.ashlar.v1.LostR\x04lost\x12%\n" +
 	"\x05looks\x18, \x03(\v2\x0f.ashlar.v1.LostR\x05looks\x123\n" +
-	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\"_\n" +
+	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x126\n" +
+	"\n" +
+	"flattening\x18\xe6\x01 \x01(\v2\x15.ashlar.v1.FlatteningR\n" +
+	"flattening\"_\n" +
 	"\tMemoryUse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
@@ -3851,7 +3870,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06floors\x18\xd1\x01 \x03(\v2\x16.ashlar.v1.VolumeFloorR\x06floors\";\n" +
 	"\vVolumeFloor\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\x87\x02\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"\xb6\x02\n" +
 	"\n" +
 	"VolumeNews\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -3861,7 +3880,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"size_bytes\x18\x04 \x01(\x04R\tsizeBytes\x12\x18\n" +
 	"\adeleted\x18\x05 \x01(\bR\adeleted\x12 \n" +
 	"\x03qos\x18\x06 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x128\n" +
-	"\x18hydrate_bytes_per_second\x18\x90\x01 \x01(\x04R\x15hydrateBytesPerSecond\x12 \n" +
+	"\x18hydrate_bytes_per_second\x18\x90\x01 \x01(\x04R\x15hydrateBytesPerSecond\x12-\n" +
+	"\aflatten\x18\xe6\x01 \x01(\v2\x12.ashlar.v1.FlattenR\aflatten\x12 \n" +
 	"\vno_rollback\x18\xd8\x01 \x01(\bR\n" +
 	"noRollback\"K\n" +
 	"\x05Purge\x12\x14\n" +
@@ -4046,7 +4066,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x17ACQUIRE_WHY_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10ACQUIRE_WHY_OPEN\x10\x01\x12\x18\n" +
 	"\x14ACQUIRE_WHY_TAKEOVER\x10\x02\x12\x17\n" +
-	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\x84\r\n" +
+	"\x13ACQUIRE_WHY_HANDOFF\x10\x032\xd3\r\n" +
 	"\x06Blockd\x12L\n" +
 	"\fRegisterHost\x12\x1e.ashlar.v1.RegisterHostRequest\x1a\x1c.ashlar.v1.RegisterHostReply\x12C\n" +
 	"\tHeartbeat\x12\x1b.ashlar.v1.HeartbeatRequest\x1a\x19.ashlar.v1.HeartbeatReply\x12G\n" +
@@ -4070,7 +4090,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\fTellSnapshot\x12\x1e.ashlar.v1.TellSnapshotRequest\x1a\x1c.ashlar.v1.TellSnapshotReply\x12I\n" +
 	"\vTellEmptied\x12\x1d.ashlar.v1.TellEmptiedRequest\x1a\x1b.ashlar.v1.TellEmptiedReply\x12L\n" +
 	"\fTellManifest\x12\x1e.ashlar.v1.TellManifestRequest\x1a\x1c.ashlar.v1.TellManifestReply\x12G\n" +
-	"\fRestoreWhole\x12\x1e.ashlar.v1.RestoreWholeRequest\x1a\x17.ashlar.v1.VolumeRecordB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\fRestoreWhole\x12\x1e.ashlar.v1.RestoreWholeRequest\x1a\x17.ashlar.v1.VolumeRecord\x12M\n" +
+	"\x0fVolumeFlattened\x12!.ashlar.v1.VolumeFlattenedRequest\x1a\x17.ashlar.v1.VolumeRecordB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_blockd_proto_rawDescOnce sync.Once
@@ -4156,17 +4177,20 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*Traffic)(nil),                 // 66: ashlar.v1.Traffic
 	(*Lost)(nil),                    // 67: ashlar.v1.Lost
 	(*Hydration)(nil),               // 68: ashlar.v1.Hydration
-	(*ScrubOrder)(nil),              // 69: ashlar.v1.ScrubOrder
-	(*LookOrder)(nil),               // 70: ashlar.v1.LookOrder
-	(*QoS)(nil),                     // 71: ashlar.v1.QoS
-	(*VolumeRecord)(nil),            // 72: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 73: ashlar.v1.Checkpoint
-	(SnapshotStep)(0),               // 74: ashlar.v1.SnapshotStep
-	(*TellEmptiedRequest)(nil),      // 75: ashlar.v1.TellEmptiedRequest
-	(*TellManifestRequest)(nil),     // 76: ashlar.v1.TellManifestRequest
-	(*RestoreWholeRequest)(nil),     // 77: ashlar.v1.RestoreWholeRequest
-	(*TellEmptiedReply)(nil),        // 78: ashlar.v1.TellEmptiedReply
-	(*TellManifestReply)(nil),       // 79: ashlar.v1.TellManifestReply
+	(*Flattening)(nil),              // 69: ashlar.v1.Flattening
+	(*ScrubOrder)(nil),              // 70: ashlar.v1.ScrubOrder
+	(*LookOrder)(nil),               // 71: ashlar.v1.LookOrder
+	(*QoS)(nil),                     // 72: ashlar.v1.QoS
+	(*Flatten)(nil),                 // 73: ashlar.v1.Flatten
+	(*VolumeRecord)(nil),            // 74: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 75: ashlar.v1.Checkpoint
+	(SnapshotStep)(0),               // 76: ashlar.v1.SnapshotStep
+	(*TellEmptiedRequest)(nil),      // 77: ashlar.v1.TellEmptiedRequest
+	(*TellManifestRequest)(nil),     // 78: ashlar.v1.TellManifestRequest
+	(*RestoreWholeRequest)(nil),     // 79: ashlar.v1.RestoreWholeRequest
+	(*VolumeFlattenedRequest)(nil),  // 80: ashlar.v1.VolumeFlattenedRequest
+	(*TellEmptiedReply)(nil),        // 81: ashlar.v1.TellEmptiedReply
+	(*TellManifestReply)(nil),       // 82: ashlar.v1.TellManifestReply
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
 	52, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
@@ -4201,89 +4225,93 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	67, // 29: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
 	67, // 30: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
 	68, // 31: ashlar.v1.VolumeBeat.hydration:type_name -> ashlar.v1.Hydration
-	16, // 32: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	17, // 33: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	18, // 34: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	69, // 35: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	70, // 36: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
-	15, // 37: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
-	71, // 38: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	63, // 39: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	21, // 40: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	22, // 41: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	23, // 42: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	53, // 43: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 44: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	24, // 45: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	53, // 46: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	28, // 47: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	52, // 48: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 49: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	72, // 50: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	31, // 51: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	52, // 52: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	52, // 53: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	63, // 54: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	53, // 55: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	63, // 56: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	63, // 57: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	73, // 58: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	53, // 59: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	53, // 60: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	52, // 61: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
-	49, // 62: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
-	74, // 63: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
-	52, // 64: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
-	74, // 65: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
-	3,  // 66: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 67: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	19, // 68: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	25, // 69: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	26, // 70: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	29, // 71: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	32, // 72: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	33, // 73: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	34, // 74: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	35, // 75: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	36, // 76: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	37, // 77: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	39, // 78: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	40, // 79: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	42, // 80: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	43, // 81: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	45, // 82: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	47, // 83: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
-	50, // 84: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
-	75, // 85: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
-	76, // 86: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
-	77, // 87: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
-	5,  // 88: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 89: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	20, // 90: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	72, // 91: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	27, // 92: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	30, // 93: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	72, // 94: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	72, // 95: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	72, // 96: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	72, // 97: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	72, // 98: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	38, // 99: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	72, // 100: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	41, // 101: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	20, // 102: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	44, // 103: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	46, // 104: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	48, // 105: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	51, // 106: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
-	78, // 107: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
-	79, // 108: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
-	72, // 109: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
-	88, // [88:110] is the sub-list for method output_type
-	66, // [66:88] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	69, // 32: ashlar.v1.VolumeBeat.flattening:type_name -> ashlar.v1.Flattening
+	16, // 33: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	17, // 34: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	18, // 35: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	70, // 36: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	71, // 37: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
+	15, // 38: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
+	72, // 39: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	73, // 40: ashlar.v1.VolumeNews.flatten:type_name -> ashlar.v1.Flatten
+	63, // 41: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	21, // 42: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	22, // 43: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	23, // 44: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	53, // 45: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 46: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	24, // 47: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	53, // 48: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	28, // 49: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	52, // 50: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 51: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	74, // 52: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	31, // 53: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	52, // 54: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	52, // 55: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	63, // 56: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	53, // 57: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	63, // 58: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	63, // 59: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	75, // 60: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	53, // 61: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	53, // 62: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 63: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	49, // 64: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	76, // 65: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
+	52, // 66: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	76, // 67: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
+	3,  // 68: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 69: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	19, // 70: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	25, // 71: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	26, // 72: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	29, // 73: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	32, // 74: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	33, // 75: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	34, // 76: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	35, // 77: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	36, // 78: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	37, // 79: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	39, // 80: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	40, // 81: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	42, // 82: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	43, // 83: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	45, // 84: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	47, // 85: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	50, // 86: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	77, // 87: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
+	78, // 88: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
+	79, // 89: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
+	80, // 90: ashlar.v1.Blockd.VolumeFlattened:input_type -> ashlar.v1.VolumeFlattenedRequest
+	5,  // 91: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	14, // 92: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	20, // 93: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	74, // 94: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	27, // 95: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	30, // 96: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	74, // 97: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	74, // 98: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	74, // 99: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	74, // 100: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	74, // 101: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	38, // 102: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	74, // 103: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	41, // 104: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	20, // 105: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	44, // 106: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	46, // 107: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	48, // 108: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	51, // 109: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	81, // 110: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
+	82, // 111: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
+	74, // 112: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
+	74, // 113: ashlar.v1.Blockd.VolumeFlattened:output_type -> ashlar.v1.VolumeRecord
+	91, // [91:114] is the sub-list for method output_type
+	68, // [68:91] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -4299,6 +4327,7 @@ func file_ashlar_blockd_proto_init() {
 	file_ashlar_healing_proto_init()
 	file_ashlar_identity_proto_init()
 	file_ashlar_lost_proto_init()
+	file_ashlar_flatten_proto_init()
 	file_ashlar_restore_proto_init()
 	file_ashlar_kept_proto_init()
 	type x struct{}

@@ -43,6 +43,7 @@ const (
 	Blockd_TellEmptied_FullMethodName      = "/ashlar.v1.Blockd/TellEmptied"
 	Blockd_TellManifest_FullMethodName     = "/ashlar.v1.Blockd/TellManifest"
 	Blockd_RestoreWhole_FullMethodName     = "/ashlar.v1.Blockd/RestoreWhole"
+	Blockd_VolumeFlattened_FullMethodName  = "/ashlar.v1.Blockd/VolumeFlattened"
 )
 
 // BlockdClient is the client API for Blockd service.
@@ -95,6 +96,8 @@ type BlockdClient interface {
 	TellManifest(ctx context.Context, in *TellManifestRequest, opts ...grpc.CallOption) (*TellManifestReply, error)
 	// RestoreWhole: only the owner, when it has committed a checkpoint that says so.
 	RestoreWhole(ctx context.Context, in *RestoreWholeRequest, opts ...grpc.CallOption) (*VolumeRecord, error)
+	// VolumeFlattened: only the owner, when it has committed a checkpoint that knows of no origin. Conflict: it knows of one.
+	VolumeFlattened(ctx context.Context, in *VolumeFlattenedRequest, opts ...grpc.CallOption) (*VolumeRecord, error)
 }
 
 type blockdClient struct {
@@ -343,6 +346,16 @@ func (c *blockdClient) RestoreWhole(ctx context.Context, in *RestoreWholeRequest
 	return out, nil
 }
 
+func (c *blockdClient) VolumeFlattened(ctx context.Context, in *VolumeFlattenedRequest, opts ...grpc.CallOption) (*VolumeRecord, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(VolumeRecord)
+	err := c.cc.Invoke(ctx, Blockd_VolumeFlattened_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BlockdServer is the server API for Blockd service.
 // All implementations must embed UnimplementedBlockdServer
 // for forward compatibility.
@@ -393,6 +406,8 @@ type BlockdServer interface {
 	TellManifest(context.Context, *TellManifestRequest) (*TellManifestReply, error)
 	// RestoreWhole: only the owner, when it has committed a checkpoint that says so.
 	RestoreWhole(context.Context, *RestoreWholeRequest) (*VolumeRecord, error)
+	// VolumeFlattened: only the owner, when it has committed a checkpoint that knows of no origin. Conflict: it knows of one.
+	VolumeFlattened(context.Context, *VolumeFlattenedRequest) (*VolumeRecord, error)
 	mustEmbedUnimplementedBlockdServer()
 }
 
@@ -468,6 +483,9 @@ func (UnimplementedBlockdServer) TellManifest(context.Context, *TellManifestRequ
 }
 func (UnimplementedBlockdServer) RestoreWhole(context.Context, *RestoreWholeRequest) (*VolumeRecord, error) {
 	return nil, status.Error(codes.Unimplemented, "method RestoreWhole not implemented")
+}
+func (UnimplementedBlockdServer) VolumeFlattened(context.Context, *VolumeFlattenedRequest) (*VolumeRecord, error) {
+	return nil, status.Error(codes.Unimplemented, "method VolumeFlattened not implemented")
 }
 func (UnimplementedBlockdServer) mustEmbedUnimplementedBlockdServer() {}
 func (UnimplementedBlockdServer) testEmbeddedByValue()                {}
@@ -872,6 +890,24 @@ func _Blockd_RestoreWhole_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Blockd_VolumeFlattened_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(VolumeFlattenedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BlockdServer).VolumeFlattened(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Blockd_VolumeFlattened_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BlockdServer).VolumeFlattened(ctx, req.(*VolumeFlattenedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Blockd_ServiceDesc is the grpc.ServiceDesc for Blockd service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -958,6 +994,10 @@ var Blockd_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RestoreWhole",
 			Handler:    _Blockd_RestoreWhole_Handler,
+		},
+		{
+			MethodName: "VolumeFlattened",
+			Handler:    _Blockd_VolumeFlattened_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

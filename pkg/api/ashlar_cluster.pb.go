@@ -1653,6 +1653,7 @@ type Disk struct {
 	LostBytes        uint64                 `protobuf:"varint,45,opt,name=lost_bytes,json=lostBytes,proto3" json:"lost_bytes,omitempty"`                      // that cannot be read any more, by the owner's last look
 	AwayBytes        uint64                 `protobuf:"varint,46,opt,name=away_bytes,json=awayBytes,proto3" json:"away_bytes,omitempty"`                      // that cannot be read until stores are back
 	Hydration        *Hydration             `protobuf:"bytes,144,opt,name=hydration,proto3" json:"hydration,omitempty"`                                       // absent: nothing lies in an archive
+	Flattening       *Flattening            `protobuf:"bytes,230,opt,name=flattening,proto3" json:"flattening,omitempty"`                                     // absent: it is not to be flattened
 	Origin           *DiskOrigin            `protobuf:"bytes,60,opt,name=origin,proto3" json:"origin,omitempty"`                                              // absent: it began empty, or needs nothing of it any more
 	IsProtected      bool                   `protobuf:"varint,192,opt,name=is_protected,json=isProtected,proto3" json:"is_protected,omitempty"`               // against deletion
 	unknownFields    protoimpl.UnknownFields
@@ -1832,6 +1833,13 @@ func (x *Disk) GetAwayBytes() uint64 {
 func (x *Disk) GetHydration() *Hydration {
 	if x != nil {
 		return x.Hydration
+	}
+	return nil
+}
+
+func (x *Disk) GetFlattening() *Flattening {
+	if x != nil {
+		return x.Flattening
 	}
 	return nil
 }
@@ -3152,7 +3160,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_backup.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\x1a\x12ashlar_trash.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_backup.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_flatten.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\x1a\x12ashlar_trash.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3311,7 +3319,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x05hosts\x18\x01 \x03(\v2\x0f.ashlar.v1.HostR\x05hosts\"\x13\n" +
 	"\x11ListStoresRequest\";\n" +
 	"\x0fListStoresReply\x12(\n" +
-	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\x91\x06\n" +
+	"\x06stores\x18\x01 \x03(\v2\x10.ashlar.v1.StoreR\x06stores\"\xc9\x06\n" +
 	"\x04Disk\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -3339,7 +3347,10 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"lost_bytes\x18- \x01(\x04R\tlostBytes\x12\x1d\n" +
 	"\n" +
 	"away_bytes\x18. \x01(\x04R\tawayBytes\x123\n" +
-	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x12-\n" +
+	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x126\n" +
+	"\n" +
+	"flattening\x18\xe6\x01 \x01(\v2\x15.ashlar.v1.FlatteningR\n" +
+	"flattening\x12-\n" +
 	"\x06origin\x18< \x01(\v2\x15.ashlar.v1.DiskOriginR\x06origin\x12\"\n" +
 	"\fis_protected\x18\xc0\x01 \x01(\bR\visProtected\"\x87\x01\n" +
 	"\x11CreateDiskRequest\x12\x12\n" +
@@ -3455,7 +3466,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\tHEALTH_OK\x10\x01\x12\x13\n" +
 	"\x0fHEALTH_DEGRADED\x10\x02\x12\x12\n" +
 	"\x0eHEALTH_AT_RISK\x10\x03\x12\x16\n" +
-	"\x12HEALTH_UNAVAILABLE\x10\x042\xd9\x12\n" +
+	"\x12HEALTH_UNAVAILABLE\x10\x042\x98\x13\n" +
 	"\aCluster\x12:\n" +
 	"\x06Status\x12\x18.ashlar.v1.StatusRequest\x1a\x16.ashlar.v1.StatusReply\x12C\n" +
 	"\tListHosts\x12\x1b.ashlar.v1.ListHostsRequest\x1a\x19.ashlar.v1.ListHostsReply\x12F\n" +
@@ -3467,7 +3478,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\fRollbackDisk\x12\x1e.ashlar.v1.RollbackDiskRequest\x1a\x13.ashlar.v1.Snapshot\x12=\n" +
 	"\vRestoreDisk\x12\x1d.ashlar.v1.RestoreDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
 	"\n" +
-	"SetHydrate\x12\x1c.ashlar.v1.SetHydrateRequest\x1a\x0f.ashlar.v1.Disk\x12A\n" +
+	"SetHydrate\x12\x1c.ashlar.v1.SetHydrateRequest\x1a\x0f.ashlar.v1.Disk\x12=\n" +
+	"\vFlattenDisk\x12\x1d.ashlar.v1.FlattenDiskRequest\x1a\x0f.ashlar.v1.Disk\x12A\n" +
 	"\rSetProtection\x12\x1f.ashlar.v1.SetProtectionRequest\x1a\x0f.ashlar.v1.Disk\x12C\n" +
 	"\tListDisks\x12\x1b.ashlar.v1.ListDisksRequest\x1a\x19.ashlar.v1.ListDisksReply\x125\n" +
 	"\aGetDisk\x12\x19.ashlar.v1.GetDiskRequest\x1a\x0f.ashlar.v1.Disk\x12;\n" +
@@ -3574,33 +3586,35 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*Space)(nil),                   // 50: ashlar.v1.Space
 	(*QoS)(nil),                     // 51: ashlar.v1.QoS
 	(*Hydration)(nil),               // 52: ashlar.v1.Hydration
-	(*DiskOrigin)(nil),              // 53: ashlar.v1.DiskOrigin
-	(SnapshotsOfDeleted)(0),         // 54: ashlar.v1.SnapshotsOfDeleted
-	(*CloneDiskRequest)(nil),        // 55: ashlar.v1.CloneDiskRequest
-	(*RollbackDiskRequest)(nil),     // 56: ashlar.v1.RollbackDiskRequest
-	(*RestoreDiskRequest)(nil),      // 57: ashlar.v1.RestoreDiskRequest
-	(*SetHydrateRequest)(nil),       // 58: ashlar.v1.SetHydrateRequest
-	(*SetProtectionRequest)(nil),    // 59: ashlar.v1.SetProtectionRequest
-	(*CreateSnapshotsRequest)(nil),  // 60: ashlar.v1.CreateSnapshotsRequest
-	(*SetPolicyRequest)(nil),        // 61: ashlar.v1.SetPolicyRequest
-	(*DeletePolicyRequest)(nil),     // 62: ashlar.v1.DeletePolicyRequest
-	(*ApplyPolicyRequest)(nil),      // 63: ashlar.v1.ApplyPolicyRequest
-	(*ListPoliciesRequest)(nil),     // 64: ashlar.v1.ListPoliciesRequest
-	(*ListEventsRequest)(nil),       // 65: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 66: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 67: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 68: ashlar.v1.SetClusterRequest
-	(*ListTrashRequest)(nil),        // 69: ashlar.v1.ListTrashRequest
-	(*RestoreTrashRequest)(nil),     // 70: ashlar.v1.RestoreTrashRequest
-	(*EmptyTrashRequest)(nil),       // 71: ashlar.v1.EmptyTrashRequest
-	(*Policy)(nil),                  // 72: ashlar.v1.Policy
-	(*ListPoliciesReply)(nil),       // 73: ashlar.v1.ListPoliciesReply
-	(*ListEventsReply)(nil),         // 74: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 75: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 76: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 77: ashlar.v1.ClusterSettings
-	(*ListTrashReply)(nil),          // 78: ashlar.v1.ListTrashReply
-	(*TrashEntry)(nil),              // 79: ashlar.v1.TrashEntry
+	(*Flattening)(nil),              // 53: ashlar.v1.Flattening
+	(*DiskOrigin)(nil),              // 54: ashlar.v1.DiskOrigin
+	(SnapshotsOfDeleted)(0),         // 55: ashlar.v1.SnapshotsOfDeleted
+	(*CloneDiskRequest)(nil),        // 56: ashlar.v1.CloneDiskRequest
+	(*RollbackDiskRequest)(nil),     // 57: ashlar.v1.RollbackDiskRequest
+	(*RestoreDiskRequest)(nil),      // 58: ashlar.v1.RestoreDiskRequest
+	(*SetHydrateRequest)(nil),       // 59: ashlar.v1.SetHydrateRequest
+	(*FlattenDiskRequest)(nil),      // 60: ashlar.v1.FlattenDiskRequest
+	(*SetProtectionRequest)(nil),    // 61: ashlar.v1.SetProtectionRequest
+	(*CreateSnapshotsRequest)(nil),  // 62: ashlar.v1.CreateSnapshotsRequest
+	(*SetPolicyRequest)(nil),        // 63: ashlar.v1.SetPolicyRequest
+	(*DeletePolicyRequest)(nil),     // 64: ashlar.v1.DeletePolicyRequest
+	(*ApplyPolicyRequest)(nil),      // 65: ashlar.v1.ApplyPolicyRequest
+	(*ListPoliciesRequest)(nil),     // 66: ashlar.v1.ListPoliciesRequest
+	(*ListEventsRequest)(nil),       // 67: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 68: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 69: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 70: ashlar.v1.SetClusterRequest
+	(*ListTrashRequest)(nil),        // 71: ashlar.v1.ListTrashRequest
+	(*RestoreTrashRequest)(nil),     // 72: ashlar.v1.RestoreTrashRequest
+	(*EmptyTrashRequest)(nil),       // 73: ashlar.v1.EmptyTrashRequest
+	(*Policy)(nil),                  // 74: ashlar.v1.Policy
+	(*ListPoliciesReply)(nil),       // 75: ashlar.v1.ListPoliciesReply
+	(*ListEventsReply)(nil),         // 76: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 77: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 78: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 79: ashlar.v1.ClusterSettings
+	(*ListTrashReply)(nil),          // 80: ashlar.v1.ListTrashReply
+	(*TrashEntry)(nil),              // 81: ashlar.v1.TrashEntry
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3633,87 +3647,90 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	42, // 27: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
 	51, // 28: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
 	52, // 29: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
-	53, // 30: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	51, // 31: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 32: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	54, // 33: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
-	29, // 34: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 35: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 36: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 37: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 38: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 39: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	55, // 40: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	56, // 41: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
-	57, // 42: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
-	58, // 43: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
-	59, // 44: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
-	20, // 45: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 46: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 47: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 48: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 49: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 50: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 51: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 52: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 53: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 54: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 55: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	60, // 56: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	61, // 57: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
-	62, // 58: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
-	63, // 59: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
-	64, // 60: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
-	38, // 61: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 62: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	65, // 63: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	66, // 64: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 65: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	67, // 66: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	68, // 67: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	69, // 68: ashlar.v1.Cluster.ListTrash:input_type -> ashlar.v1.ListTrashRequest
-	70, // 69: ashlar.v1.Cluster.RestoreTrash:input_type -> ashlar.v1.RestoreTrashRequest
-	71, // 70: ashlar.v1.Cluster.EmptyTrash:input_type -> ashlar.v1.EmptyTrashRequest
-	3,  // 71: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 72: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 73: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 74: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 75: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 76: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	18, // 77: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
-	18, // 78: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
-	18, // 79: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
-	21, // 80: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 81: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 82: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 83: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 84: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 85: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 86: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 87: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 88: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 89: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 90: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 91: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	72, // 92: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
-	72, // 93: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
-	72, // 94: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
-	73, // 95: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
-	39, // 96: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 97: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	74, // 98: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	75, // 99: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 100: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	76, // 101: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	77, // 102: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	78, // 103: ashlar.v1.Cluster.ListTrash:output_type -> ashlar.v1.ListTrashReply
-	79, // 104: ashlar.v1.Cluster.RestoreTrash:output_type -> ashlar.v1.TrashEntry
-	79, // 105: ashlar.v1.Cluster.EmptyTrash:output_type -> ashlar.v1.TrashEntry
-	71, // [71:106] is the sub-list for method output_type
-	36, // [36:71] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	53, // 30: ashlar.v1.Disk.flattening:type_name -> ashlar.v1.Flattening
+	54, // 31: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	51, // 32: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 33: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	55, // 34: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
+	29, // 35: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 36: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 37: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 38: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 39: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 40: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	56, // 41: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	57, // 42: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
+	58, // 43: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
+	59, // 44: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
+	60, // 45: ashlar.v1.Cluster.FlattenDisk:input_type -> ashlar.v1.FlattenDiskRequest
+	61, // 46: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
+	20, // 47: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 48: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 49: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 50: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 51: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 52: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 53: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 54: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 55: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 56: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 57: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	62, // 58: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	63, // 59: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
+	64, // 60: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
+	65, // 61: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
+	66, // 62: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
+	38, // 63: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 64: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	67, // 65: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	68, // 66: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 67: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	69, // 68: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	70, // 69: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	71, // 70: ashlar.v1.Cluster.ListTrash:input_type -> ashlar.v1.ListTrashRequest
+	72, // 71: ashlar.v1.Cluster.RestoreTrash:input_type -> ashlar.v1.RestoreTrashRequest
+	73, // 72: ashlar.v1.Cluster.EmptyTrash:input_type -> ashlar.v1.EmptyTrashRequest
+	3,  // 73: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 74: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 75: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 76: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 77: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 78: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 79: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 80: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	18, // 81: ashlar.v1.Cluster.FlattenDisk:output_type -> ashlar.v1.Disk
+	18, // 82: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
+	21, // 83: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 84: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 85: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 86: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 87: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 88: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 89: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 90: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 91: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 92: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 93: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 94: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	74, // 95: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
+	74, // 96: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
+	74, // 97: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
+	75, // 98: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
+	39, // 99: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 100: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	76, // 101: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	77, // 102: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 103: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	78, // 104: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	79, // 105: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	80, // 106: ashlar.v1.Cluster.ListTrash:output_type -> ashlar.v1.ListTrashReply
+	81, // 107: ashlar.v1.Cluster.RestoreTrash:output_type -> ashlar.v1.TrashEntry
+	81, // 108: ashlar.v1.Cluster.EmptyTrash:output_type -> ashlar.v1.TrashEntry
+	73, // [73:109] is the sub-list for method output_type
+	37, // [37:73] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3731,6 +3748,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_lineage_proto_init()
 	file_ashlar_healing_proto_init()
 	file_ashlar_lost_proto_init()
+	file_ashlar_flatten_proto_init()
 	file_ashlar_restore_proto_init()
 	file_ashlar_kept_proto_init()
 	file_ashlar_trash_proto_init()

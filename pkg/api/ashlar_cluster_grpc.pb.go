@@ -29,6 +29,7 @@ const (
 	Cluster_RollbackDisk_FullMethodName     = "/ashlar.v1.Cluster/RollbackDisk"
 	Cluster_RestoreDisk_FullMethodName      = "/ashlar.v1.Cluster/RestoreDisk"
 	Cluster_SetHydrate_FullMethodName       = "/ashlar.v1.Cluster/SetHydrate"
+	Cluster_FlattenDisk_FullMethodName      = "/ashlar.v1.Cluster/FlattenDisk"
 	Cluster_SetProtection_FullMethodName    = "/ashlar.v1.Cluster/SetProtection"
 	Cluster_ListDisks_FullMethodName        = "/ashlar.v1.Cluster/ListDisks"
 	Cluster_GetDisk_FullMethodName          = "/ashlar.v1.Cluster/GetDisk"
@@ -75,6 +76,8 @@ type ClusterClient interface {
 	// RestoreDisk makes a disk from an archive; it is there at once, and brought in behind.
 	RestoreDisk(ctx context.Context, in *RestoreDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	SetHydrate(ctx context.Context, in *SetHydrateRequest, opts ...grpc.CallOption) (*Disk, error)
+	// Has a clone copy what it reads of its ancestors, so that it needs them no more. Conflict: it is no clone.
+	FlattenDisk(ctx context.Context, in *FlattenDiskRequest, opts ...grpc.CallOption) (*Disk, error)
 	// A disk that is protected is not deleted, nor by force: Conflict.
 	SetProtection(ctx context.Context, in *SetProtectionRequest, opts ...grpc.CallOption) (*Disk, error)
 	ListDisks(ctx context.Context, in *ListDisksRequest, opts ...grpc.CallOption) (*ListDisksReply, error)
@@ -219,6 +222,16 @@ func (c *clusterClient) SetHydrate(ctx context.Context, in *SetHydrateRequest, o
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(Disk)
 	err := c.cc.Invoke(ctx, Cluster_SetHydrate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *clusterClient) FlattenDisk(ctx context.Context, in *FlattenDiskRequest, opts ...grpc.CallOption) (*Disk, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Disk)
+	err := c.cc.Invoke(ctx, Cluster_FlattenDisk_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -512,6 +525,8 @@ type ClusterServer interface {
 	// RestoreDisk makes a disk from an archive; it is there at once, and brought in behind.
 	RestoreDisk(context.Context, *RestoreDiskRequest) (*Disk, error)
 	SetHydrate(context.Context, *SetHydrateRequest) (*Disk, error)
+	// Has a clone copy what it reads of its ancestors, so that it needs them no more. Conflict: it is no clone.
+	FlattenDisk(context.Context, *FlattenDiskRequest) (*Disk, error)
 	// A disk that is protected is not deleted, nor by force: Conflict.
 	SetProtection(context.Context, *SetProtectionRequest) (*Disk, error)
 	ListDisks(context.Context, *ListDisksRequest) (*ListDisksReply, error)
@@ -605,6 +620,9 @@ func (UnimplementedClusterServer) RestoreDisk(context.Context, *RestoreDiskReque
 }
 func (UnimplementedClusterServer) SetHydrate(context.Context, *SetHydrateRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetHydrate not implemented")
+}
+func (UnimplementedClusterServer) FlattenDisk(context.Context, *FlattenDiskRequest) (*Disk, error) {
+	return nil, status.Error(codes.Unimplemented, "method FlattenDisk not implemented")
 }
 func (UnimplementedClusterServer) SetProtection(context.Context, *SetProtectionRequest) (*Disk, error) {
 	return nil, status.Error(codes.Unimplemented, "method SetProtection not implemented")
@@ -848,6 +866,24 @@ func _Cluster_SetHydrate_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(ClusterServer).SetHydrate(ctx, req.(*SetHydrateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Cluster_FlattenDisk_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FlattenDiskRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ClusterServer).FlattenDisk(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Cluster_FlattenDisk_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ClusterServer).FlattenDisk(ctx, req.(*FlattenDiskRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1376,6 +1412,10 @@ var Cluster_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "SetHydrate",
 			Handler:    _Cluster_SetHydrate_Handler,
+		},
+		{
+			MethodName: "FlattenDisk",
+			Handler:    _Cluster_FlattenDisk_Handler,
 		},
 		{
 			MethodName: "SetProtection",

@@ -531,6 +531,7 @@ type VolumeRecord struct {
 	RollbackTo     []byte            `protobuf:"bytes,61,opt,name=rollback_to,json=rollbackTo,proto3" json:"rollback_to,omitempty"`             // the snapshot that it is being rolled back to; empty: it is not
 	RollbackSafety []byte            `protobuf:"bytes,62,opt,name=rollback_safety,json=rollbackSafety,proto3" json:"rollback_safety,omitempty"` // the one that keeps what it was before
 	Kept           *Kept             `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`                                          // absent: it is not deleted, or nothing is kept of it
+	Flatten        *Flatten          `protobuf:"bytes,230,opt,name=flatten,proto3" json:"flatten,omitempty"`                                    // absent: it is not to be flattened
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -708,6 +709,13 @@ func (x *VolumeRecord) GetRollbackSafety() []byte {
 func (x *VolumeRecord) GetKept() *Kept {
 	if x != nil {
 		return x.Kept
+	}
+	return nil
+}
+
+func (x *VolumeRecord) GetFlatten() *Flatten {
+	if x != nil {
+		return x.Flatten
 	}
 	return nil
 }
@@ -1077,7 +1085,7 @@ var File_ashlar_common_proto protoreflect.FileDescriptor
 
 const file_ashlar_common_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_common.proto\x12\tashlar.v1\"B\n" +
+	"\x13ashlar_common.proto\x12\tashlar.v1\x1a\x14ashlar_flatten.proto\"B\n" +
 	"\bStoreRef\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\fR\x05store\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\fR\vincarnation\"0\n" +
@@ -1116,7 +1124,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\xa2\x06\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xd1\x06\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1144,7 +1152,8 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\vrollback_to\x18= \x01(\fR\n" +
 	"rollbackTo\x12'\n" +
 	"\x0frollback_safety\x18> \x01(\fR\x0erollbackSafety\x12$\n" +
-	"\x04kept\x18\xc0\x01 \x01(\v2\x0f.ashlar.v1.KeptR\x04kept\"_\n" +
+	"\x04kept\x18\xc0\x01 \x01(\v2\x0f.ashlar.v1.KeptR\x04kept\x12-\n" +
+	"\aflatten\x18\xe6\x01 \x01(\v2\x12.ashlar.v1.FlattenR\aflatten\"_\n" +
 	"\x04Kept\x12\"\n" +
 	"\rsince_unix_ms\x18\x01 \x01(\x03R\vsinceUnixMs\x12\x18\n" +
 	"\aemptied\x18\x02 \x01(\bR\aemptied\x12\x19\n" +
@@ -1205,6 +1214,7 @@ var file_ashlar_common_proto_goTypes = []any{
 	(*QoS)(nil),            // 10: ashlar.v1.QoS
 	(*ErrorDetail)(nil),    // 11: ashlar.v1.ErrorDetail
 	(*Restored)(nil),       // 12: ashlar.v1.Restored
+	(*Flatten)(nil),        // 13: ashlar.v1.Flatten
 }
 var file_ashlar_common_proto_depIdxs = []int32{
 	1,  // 0: ashlar.v1.Ensemble.id:type_name -> ashlar.v1.EnsembleID
@@ -1221,12 +1231,13 @@ var file_ashlar_common_proto_depIdxs = []int32{
 	9,  // 11: ashlar.v1.VolumeRecord.snapshots:type_name -> ashlar.v1.SnapshotRecord
 	12, // 12: ashlar.v1.VolumeRecord.restored:type_name -> ashlar.v1.Restored
 	8,  // 13: ashlar.v1.VolumeRecord.kept:type_name -> ashlar.v1.Kept
-	7,  // 14: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	13, // 14: ashlar.v1.VolumeRecord.flatten:type_name -> ashlar.v1.Flatten
+	7,  // 15: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_common_proto_init() }
@@ -1234,6 +1245,7 @@ func file_ashlar_common_proto_init() {
 	if File_ashlar_common_proto != nil {
 		return
 	}
+	file_ashlar_flatten_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

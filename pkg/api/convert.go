@@ -168,7 +168,7 @@ func FromVolume(v *cluster.Volume) *VolumeRecord {
 	if r := v.Rollback; r != nil {
 		x.RollbackTo, x.RollbackSafety = r.To[:], r.Safety[:]
 	}
-	x.Restored, x.Kept = FromRestored(v.Restored), FromKept(v.Kept)
+	x.Restored, x.Kept, x.Flatten = FromRestored(v.Restored), FromKept(v.Kept), FromFlatten(v.Flatten)
 	for _, e := range v.List {
 		x.Ensembles = append(x.Ensembles, fromEnsemble(e))
 	}
@@ -210,7 +210,7 @@ func (x *VolumeRecord) Value() (*cluster.Volume, error) {
 		}
 		v.Rollback = &cluster.Rollback{To: to, Safety: safety}
 	}
-	v.Restored, v.Kept = x.GetRestored().Value(), x.GetKept().Value()
+	v.Restored, v.Kept, v.Flatten = x.GetRestored().Value(), x.GetKept().Value(), x.GetFlatten().Value()
 	for _, e := range x.GetEnsembles() {
 		y, err := e.Value()
 		if err != nil {

@@ -35,6 +35,7 @@ type Cluster interface {
 	CloneDisk(ctx context.Context, x client.Clone) (*api.Disk, error)
 	RestoreDisk(ctx context.Context, x client.Restore) (*api.Disk, error)
 	SetHydrate(ctx context.Context, disk string, rate uint64) (*api.Disk, error)
+	FlattenDisk(ctx context.Context, disk string, rate uint64, stop bool) (*api.Disk, error)
 	SetProtection(ctx context.Context, disk string, on bool) (*api.Disk, error)
 	CreateLimitedDisk(ctx context.Context, name string, sizeBytes uint64, q cluster.QoS) (*api.Disk, error)
 	SetDiskQoS(ctx context.Context, nameOrID string, x cluster.QoSChange) (*api.Disk, error)

@@ -23,6 +23,7 @@ type diskCommands struct {
 	Resize     diskResize     `cmd:"" help:"Grow a disk. Shrinking is refused."`
 	Set        diskSet        `cmd:"" help:"Limit how fast a disk may be, while it is in use too, or protect it against deletion."`
 	Rollback   diskRollback   `cmd:"" help:"Make a disk what it was at one of its snapshots. What it is now is kept by another snapshot."`
+	Flatten    diskFlatten    `cmd:"" help:"Make a clone stand alone: copy what it still reads of other disks, while it is in use."`
 	Delete     diskDelete     `cmd:"" help:"Delete a disk and everything on it. Clones of it stay as they are; of its snapshots say what is to become."`
 	Move       diskMove       `cmd:"" help:"Let another host own a disk: it is handed over in order, and its clients connect again."`
 	NBD        diskNBD        `cmd:"" name:"nbd" help:"Print where to attach a disk. Every blockd serves every disk; the first is the best."`
@@ -57,12 +58,14 @@ type diskView struct {
 	Origin *originView `json:"origin,omitempty"`
 	// Hydration is how far it is brought in from the archive that it was made from.
 	Hydration *hydrationView `json:"hydration,omitempty"`
+	// Flattening is how far it is made to stand alone.
+	Flattening *flatteningView `json:"flattening,omitempty"`
 }
 
 func viewDisk(d *api.Disk) diskView {
 	return diskView{DiskID: d.DiskId, Name: d.Name, SizeBytes: d.SizeBytes, State: d.State, Owner: d.OwnerHost, Sessions: d.Sessions,
 		Epoch: d.Epoch, UnpackedBytes: d.UnpackedBytes, Created: rfc3339(d.CreatedUnixMs), Lossy: d.Lossy, Protected: d.GetIsProtected(), Problem: d.Problem,
-		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes, Origin: viewOrigin(d.Origin), Hydration: viewHydration(d.Hydration)}
+		UsedBytes: d.UsedBytes, ReclaimableBytes: d.ReclaimableBytes, Space: viewSpace(d.Space), Cleaning: viewCleaning(d.Cleaning), Limits: viewQoS(d.Qos), LostBytes: d.LostBytes, AwayBytes: d.AwayBytes, Origin: viewOrigin(d.Origin), Hydration: viewHydration(d.Hydration), Flattening: viewFlattening(d.Flattening)}
 }
 
 // blockBytes is what sizes of disks are multiples of.
@@ -225,6 +228,7 @@ func printDisk(w io.Writer, d *api.Disk) {
 		rows = append(rows, [2]string{"began as", originText(d.Origin)})
 	}
 	rows = append(rows, hydrationRows(d)...)
+	rows = append(rows, flatteningRows(d)...)
 	if d.Lossy {
 		rows = append(rows, [2]string{"loss", "an operator accepted that acknowledged writes are gone"})
 	}

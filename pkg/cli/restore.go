@@ -67,6 +67,7 @@ func remark(d *api.Disk) string {
 			parts = append(parts, h.Problem)
 		}
 	}
+	parts = append(parts, flatteningRemark(d.Flattening)...)
 	if d.Problem != "" {
 		parts = append(parts, d.Problem)
 	}

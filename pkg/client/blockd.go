@@ -127,7 +127,7 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 	for _, v := range h.Volumes {
 		b := &api.VolumeBeat{Volume: v.Volume[:], Epoch: uint64(v.Epoch), UnpackedBytes: v.Unpacked,
 			Sessions: v.Sessions, State: api.VolumeState(v.State), Problem: v.Problem, Space: api.FromSpace(v.Space),
-			Cleaning: api.FromCleaning(v.Cleaning), Traffic: api.FromTraffic(v.Traffic), Lost: api.FromLost(v.Lost), Hydration: api.FromHydration(v.Hydration)}
+			Cleaning: api.FromCleaning(v.Cleaning), Traffic: api.FromTraffic(v.Traffic), Lost: api.FromLost(v.Lost), Hydration: api.FromHydration(v.Hydration), Flattening: api.FromFlattening(v.Flattening)}
 		for i := range v.Looks {
 			b.Looks = append(b.Looks, api.FromLost(&v.Looks[i]))
 		}
@@ -155,7 +155,7 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 		if err != nil {
 			return out, err
 		}
-		out.Volumes = append(out.Volumes, VolumeNews{Volume: v, Epoch: id.Epoch(x.Epoch), Owned: x.Owned, Deleted: x.Deleted, Size: x.SizeBytes, QoS: x.Qos.Value(), HydrateRate: x.HydrateBytesPerSecond, NoRollback: x.NoRollback})
+		out.Volumes = append(out.Volumes, VolumeNews{Volume: v, Epoch: id.Epoch(x.Epoch), Owned: x.Owned, Deleted: x.Deleted, Size: x.SizeBytes, QoS: x.Qos.Value(), HydrateRate: x.HydrateBytesPerSecond, Flatten: x.Flatten.Value(), NoRollback: x.NoRollback})
 	}
 	for _, x := range rep.Purges {
 		s, err := api.StoreID(x.Store)

@@ -58,6 +58,8 @@ type Metad interface {
 
 	// RestoreWhole says that nothing of a volume lies in its archive any more: a checkpoint that says so is committed.
 	RestoreWhole(ctx context.Context, v id.Volume, e id.Epoch) error
+	// VolumeFlattened says that nothing of a volume reads an ancestor any more: a checkpoint that says so is committed.
+	VolumeFlattened(ctx context.Context, v id.Volume, e id.Epoch) error
 
 	// EnsurePlacement sees to it that there are placement groups over healthy stores
 	// other than exclude, and returns the topology with them. OnTopology hears of it too.
@@ -195,7 +197,8 @@ type VolumeBeat struct {
 	Lost     *cluster.Lost  // the sum of the last look; nil: nobody looked
 	Looks    []cluster.Lost // answers to looks that were asked for
 
-	Hydration *cluster.Hydration // nil: nothing lies in an archive
+	Hydration  *cluster.Hydration  // nil: nothing lies in an archive
+	Flattening *cluster.Flattening // nil: it is not to be flattened
 }
 
 // VolumeState is how an owned volume fares.
@@ -267,6 +270,8 @@ type VolumeNews struct {
 	QoS     cluster.QoS
 	// HydrateRate is how many bytes a second are brought in from an archive; 0: the default.
 	HydrateRate uint64
+	// Flatten is the order to flatten a clone; nil: there is none.
+	Flatten *cluster.Flatten
 	// NoRollback: none is under way under this epoch.
 	NoRollback bool
 }

@@ -178,6 +178,8 @@ type Volume struct {
 	Restored *Restored
 	// ArchiveBase is the newest archived snapshot of the disk's history.
 	ArchiveBase ArchiveBase
+	// Flatten is the order to flatten a clone; nil: there is none.
+	Flatten *Flatten
 	// Rollback is one that is under way; nil: none.
 	Rollback *Rollback
 	// Branch is that of the snapshots that are taken now.
@@ -231,6 +233,10 @@ func (v *Volume) Clone() *Volume {
 	if v.Rollback != nil {
 		r := *v.Rollback
 		c.Rollback = &r
+	}
+	if v.Flatten != nil {
+		f := *v.Flatten
+		c.Flatten = &f
 	}
 	if v.Kept != nil {
 		k := *v.Kept

@@ -134,6 +134,11 @@ func (c *Core) checkMemory(in Inspector) error {
 			cleaning++
 		}
 	}
+	for _, j := range c.flatten.jobs {
+		if j.phase == flattenPacking {
+			cleaning++
+		}
+	}
 	switch {
 	case sum != c.unpacked:
 		return fmt.Errorf("%d bytes are charged, %d held", c.unpacked, sum)

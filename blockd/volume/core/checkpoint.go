@@ -291,6 +291,7 @@ func (c *Core) checkpointDurable(now time.Duration, st *checkpointState, fx *Eff
 		c.walkOn(now, fx)
 	}
 	c.founded(now, fx)
+	c.flatDurable(st)
 	c.check.asking, c.check.askAt, c.check.pause = st, 0, 0
 	c.stats.Checkpoints++
 	c.askCheckpoint(fx)
@@ -320,6 +321,7 @@ func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx 
 	k.committed = position
 	c.reapReady(st.rec)
 	c.tellWhole(st.rec, fx)
+	c.tellFlat(st.rec.Origin != nil, fx)
 	for _, s := range st.dead {
 		if e, _ := c.table.Get(s); c.snaps.walk == nil || !c.snaps.walk.pinned || e.Flags&blockmap.Pages == 0 {
 			c.delete(s, fx) // else the walk reads a tree that is replaced already; a later checkpoint finds it

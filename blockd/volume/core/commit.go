@@ -35,6 +35,7 @@ type commitState struct {
 
 	hydrated *record.Hydrated
 	hydrate  *HydrateJob // whose record it is; nil when replayed
+	flatten  *FlattenJob // likewise
 	live     int         // of the slots judged so far
 	pages    bool        // some hold pages
 	of       pageOwner   // of the page that the next slot is judged by
@@ -261,7 +262,12 @@ func (c *Core) introduce(a *commitState) {
 }
 
 // displaced: the map no longer has a location.
-func (c *Core) displaced(_ block.LBA, old id.Location) { c.dropped(old) }
+func (c *Core) displaced(l block.LBA, old id.Location) {
+	if c.origin.Has(old.Segment()) {
+		c.flatten.leftAncestor(l)
+	}
+	c.dropped(old)
+}
 
 func (c *Core) addLive(s id.Segment, n int) {
 	live, ok := c.table.AddLive(s, n)
@@ -397,6 +403,9 @@ func (c *Core) applied(now time.Duration, a *commitState, fx *Effects) {
 	}
 	if a.hydrate != nil {
 		c.hydrated(now, a.hydrate, fx)
+	}
+	if a.flatten != nil {
+		c.flattenApplied(now, a.flatten, fx)
 	}
 	m := a.table
 	if m == nil {

@@ -99,6 +99,7 @@ type Core struct {
 	reap     reapState
 	snaps    snapState
 	archive  foreignState
+	flatten  flattenState
 	drain    drainState
 	hurried  time.Duration // when an old ensemble was last worked for
 	load     loadState
@@ -150,6 +151,14 @@ type Stats struct {
 	ArchiveSegments, ArchiveLeft     uint32
 	SegmentsHydrated, BlocksHydrated uint64
 	HydrateProblem                   string
+
+	// Of a clone that is being flattened: blocks copied since it was opened, those of ancestors that its head was found
+	// to have, what keeps them from being copied, and the snapshots that read ancestors.
+	Flatten                    FlattenState
+	FlattenCopied, FlattenLeft uint64
+	FlattenBlocksPerSecond     uint64
+	FlattenProblem             string
+	FlattenHeld                []id.Raw
 }
 
 // Stats gives the present facts.
@@ -177,6 +186,7 @@ func (c *Core) Stats() Stats {
 	}
 	s.CheckpointAt = c.check.committed
 	c.archiveStats(&s)
+	c.flattenStats(&s)
 	s.Snapshots, s.SnapshotsLeaving = len(c.snaps.list)+len(c.snaps.marks), len(c.snaps.doomed)
 	return s
 }

@@ -29,6 +29,7 @@ func (c *Core) Drain(now time.Duration, fx *Effects) {
 		c.endClean(now, 0)
 	}
 	c.dropHydrates(false)
+	c.dropFlattens(false)
 	c.drained(now, fx)
 	c.absorb(now, fx)
 }
@@ -42,7 +43,7 @@ func (c *Core) still() bool {
 // quiet tells that nothing is on its way and nothing is unpacked.
 func (c *Core) quiet() bool {
 	return c.still() && len(c.sealed) == 0 && c.active.empty() && len(c.apply) == 0 && len(c.meta.inflight) == 0 &&
-		c.clean.job == nil && len(c.archive.jobs) == 0 && !c.marking()
+		c.clean.job == nil && len(c.archive.jobs) == 0 && len(c.flatten.jobs) == 0 && !c.marking()
 }
 
 // drained moves a draining volume on. It is called after whatever may have been the last of something.

@@ -44,6 +44,10 @@ type Effects struct {
 	// HydrateList asks what the slots of segments in the archive hold (Core.HydrateListed), HydrateRead
 	// for blocks of them (Core.HydrateRead). Both are reported, whatever became of the core.
 	HydrateList, HydrateRead []*HydrateJob
+	// FlattenRead asks for blocks of ancestors (Core.FlattenRead). It is reported, whatever became of the core.
+	FlattenRead []*FlattenJob
+	// Flat: nothing of the volume reads an ancestor any more, and no checkpoint in force says so.
+	Flat bool
 	// Whole: nothing lies in the archive any more, and no checkpoint in force says so.
 	Whole bool
 	// RolledBack: metad has a checkpoint in which the volume is as Core.Rollback asked.
@@ -68,10 +72,11 @@ func (fx *Effects) Reset() {
 	clear(fx.Packs)
 	clear(fx.HydrateList)
 	clear(fx.HydrateRead)
+	clear(fx.FlattenRead)
 	*fx = Effects{
 		Journal: fx.Journal, Done: fx.Done[:0], Reads: fx.Reads[:0], Pages: fx.Pages[:0],
 		Packs: fx.Packs[:0], Deletes: fx.Deletes[:0], Gone: fx.Gone[:0],
-		HydrateList: fx.HydrateList[:0], HydrateRead: fx.HydrateRead[:0],
+		HydrateList: fx.HydrateList[:0], HydrateRead: fx.HydrateRead[:0], FlattenRead: fx.FlattenRead[:0],
 	}
 }
 
@@ -85,10 +90,11 @@ type PageRead struct {
 }
 
 // pageOwner says who wants a page: the head's map or table (zero), the tree of a
-// snapshot, or the walk that deletes one.
+// snapshot, the walk that deletes one, or the look for ancestors in one.
 type pageOwner struct {
 	watermark id.Sequence
 	walk      bool
+	look      bool
 }
 
 // pageKey is a page that somebody wants.
@@ -122,6 +128,7 @@ type PackJob struct {
 	long    *longRun
 	clean   *CleanJob
 	hydrate *HydrateJob
+	flatten *FlattenJob
 	failed  int
 	refused bool   // stores had no room for it
 	marks   uint64 // of snapshots that were taken when it got its name
@@ -137,6 +144,7 @@ const (
 	LaneCheckpoint
 	LaneClean
 	LaneHydrate
+	LaneFlatten
 )
 
 // PackBlock is one slot: its header entry, the CRC-32C of its bytes, and the bytes (4 KiB).

@@ -59,6 +59,7 @@ func (c *Core) fence(fx *Effects) {
 	c.inflight, c.queue, c.open, c.long.queue = nil, nil, nil, nil
 	c.endClean(0, 0)
 	c.dropHydrates(true)
+	c.dropFlattens(true)
 }
 
 func each(ops []*Op, f func(*Op)) {

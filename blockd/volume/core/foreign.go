@@ -155,6 +155,7 @@ func (c *Core) checkHydrated() error {
 func (c *Core) archiveOpened(fx *Effects) {
 	if k := c.load.check; k != nil && c.load.inMetad {
 		c.tellWhole(k, fx)
+		c.tellFlat(k.Origin != nil, fx)
 	}
 }
 

@@ -56,8 +56,11 @@ type Limits struct {
 	HydrateRate int64
 }
 
-// hydrateRate is the default of Limits.HydrateRate.
-const hydrateRate = 100 << 20
+// hydrateRate is the default of Limits.HydrateRate, flattenRate that of SetFlatten.
+const (
+	hydrateRate = 100 << 20
+	flattenRate = 100 << 20
+)
 
 // EnsureDefaults fills what is zero.
 func (l *Limits) EnsureDefaults() {

@@ -171,6 +171,10 @@ func (c *Core) PackFreed(j *PackJob) {
 		j.hydrate.buf.Release()
 		j.hydrate.buf = nil
 	}
+	if j.flatten != nil {
+		j.flatten.buf.Release()
+		j.flatten.buf = nil
+	}
 }
 
 // PackDone: every shard of j is durable, or the job failed: then the segment's
@@ -222,6 +226,8 @@ func (c *Core) packed(now time.Duration, j *PackJob, fx *Effects) {
 		c.cleanPacked(now, j.clean, nil, fx)
 	case j.hydrate != nil:
 		c.hydratePacked(now, j.hydrate, nil, fx)
+	case j.flatten != nil:
+		c.flattenPacked(now, j.flatten, nil, fx)
 	case j.long != nil:
 		c.longDone(now, j.long, nil, fx)
 	case j.pages != nil:
@@ -243,6 +249,10 @@ func (c *Core) packFailed(now time.Duration, j *PackJob, err error, fx *Effects)
 	}
 	if j.hydrate != nil {
 		c.hydratePacked(now, j.hydrate, err, fx)
+		return
+	}
+	if j.flatten != nil {
+		c.flattenPacked(now, j.flatten, err, fx)
 		return
 	}
 	if j.long != nil {

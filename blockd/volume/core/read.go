@@ -311,6 +311,7 @@ func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, f
 			c.applyBlocked(now, err, fx)
 		}
 		c.hydratePageFailed(now, k, err)
+		c.flattenPageFailed(k, err)
 	}
 	ops := c.pageWaiters[k]
 	delete(c.pageWaiters, k)
@@ -327,6 +328,7 @@ func (c *Core) PageDone(now time.Duration, p PageRead, data []byte, err error, f
 		c.continueApply(now, fx)
 		c.cleanOn(now, fx)
 		c.hydrateOn(now, fx)
+		c.startFlatten(now, fx)
 	}
 	c.absorb(now, fx)
 }

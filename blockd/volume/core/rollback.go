@@ -82,6 +82,7 @@ func (c *Core) rollOn(now time.Duration, fx *Effects) {
 	c.snaps.parent = to.ID
 	c.snaps.settle(c.floor())
 	c.usage.known = false
+	c.restartFlatten()
 	c.stir(now, fx)
 }
 

@@ -108,7 +108,7 @@ func (c *Core) snapshot(x id.Raw) (*snapshot, bool) {
 // before: were it committed after, its id would be below the watermark, and what the
 // head drops of it would seem to belong to the snapshot.
 func (j *PackJob) late(c *Core) bool {
-	return j.marks != c.snaps.taken && (j.long != nil || j.clean != nil && !j.clean.Rewrite)
+	return j.marks != c.snaps.taken && (j.long != nil || j.flatten != nil || j.clean != nil && !j.clean.Rewrite)
 }
 
 // errMarked: a job was under way when a mark was taken.
@@ -273,6 +273,9 @@ func (c *Core) takePage(now time.Duration, p PageRead, data []byte, err error) e
 			w.pause = now + pageRetryAfter
 		}
 		return err
+	case p.of.look:
+		c.lookPage(now, p, data, err)
+		return nil // nobody waits for it
 	case p.of.watermark != 0:
 		s := c.standsAt(p.of.watermark)
 		if s == nil || s.tree == nil {

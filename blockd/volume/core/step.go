@@ -60,6 +60,7 @@ func (c *Core) Continue(now time.Duration, fx *Effects) {
 	c.walkOn(now, fx)
 	c.startClean(now, fx)
 	c.startHydrate(now, fx)
+	c.startFlatten(now, fx)
 	c.absorb(now, fx)
 }
 
@@ -120,6 +121,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.startPacks(now, fx)
 	c.startClean(now, fx)
 	c.startHydrate(now, fx)
+	c.startFlatten(now, fx)
 	c.startReap(now, fx)
 	c.endHold(now)
 	corks := c.corks

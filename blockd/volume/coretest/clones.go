@@ -101,6 +101,9 @@ func (w *World) Purge() error {
 // inherited finds a generation of an ancestor's segment: any of those that are there.
 func (s *segments) inherited(name id.Segment) (*kept, error) {
 	o := s.w.origin
+	if o == nil {
+		o = s.w.flat.left
+	}
 	if v, ok := o.VolumeOf(name); !ok || s.at[name] != nil && s.of[name] != v {
 		s.w.Fail(fmt.Errorf("segment %s of volume %x is taken for an ancestor's: %x %t", name, s.of[name][0], v[0], ok))
 	}

@@ -3,6 +3,7 @@ package coretest
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"ashlar.dev/blockd/volume/core"
@@ -310,7 +311,7 @@ func (f *Metad) Forget(v id.Volume) {
 // whatever is written, packed, cleaned, taken, rolled back and deleted in each of them, in any order.
 func TestClonesInEveryOrderOfEvents(t *testing.T) {
 	from, to := seeds(t, 1)
-	made, purged, buried := 0, 0, 0
+	made, purged, buried, flattened := 0, 0, 0, 0
 	for seed := from; seed < to; seed++ {
 		before := buf.Outstanding().Buffers
 		cfg := small(seed)
@@ -334,24 +335,30 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 			}
 		}
 		made, buried = made+root.born, buried+root.Buried
-		for len(root.kin) > 0 { // the youngest first, in the end
-			w := root.kin[len(root.kin)-1]
+		family := slices.Clone(root.kin)
+		alone := 0
+		for i := len(family) - 1; i >= 0; i-- { // the youngest first, in the end
+			w := family[i]
 			if err := w.finish(); err != nil {
 				t.Fatal(err)
 			}
-			if w == root {
-				break
+			if w.Flattened > 0 {
+				alone++
+			} else {
+				purged++
 			}
-			purged++
 		}
-		for w := root; w.happen(); {
+		for _, w := range root.kin { // those that stand alone outlive all that they began with
+			for w.happen() {
+			}
+			w.Owner().Kill()
 		}
-		root.Owner().Kill()
+		flattened += alone
 		if n := buf.Outstanding().Buffers; n != before {
 			t.Fatalf("seed %d: %d buffers are not released", seed, n-before)
 		}
 	}
-	t.Logf("%d clones made, %d purged at the end, %d when they were deleted and nobody needed them", made, purged, buried)
+	t.Logf("%d clones made, %d flattened, %d purged at the end, %d when they were deleted and nobody needed them", made, flattened, purged, buried)
 }
 
 // breed makes a clone of some snapshot that stands, rolls back to one, deletes a volume that nobody needs, or one that is
@@ -359,6 +366,11 @@ func TestClonesInEveryOrderOfEvents(t *testing.T) {
 func (w *World) breed(how int) error {
 	if err := w.settleAll(); err != nil {
 		return err
+	}
+	for _, x := range w.kin {
+		if x.from != nil && x.retired == nil && w.rng.IntN(4) == 0 {
+			x.Flatten(!x.flat.on)
+		}
 	}
 	if how == 2 && w.from != nil && w.childless() && w.rng.IntN(2) == 0 {
 		return w.finish()
@@ -424,7 +436,13 @@ func (w *World) finish() error {
 	if err := w.dropAll(); err != nil {
 		return fmt.Errorf("volume %x: %w", w.volume[0], err)
 	}
-	if w.from != nil {
+	if w.from != nil && w.retired == nil && w.childless() && w.rng.IntN(2) == 0 {
+		w.Flatten(true)
+		if err := errors.Join(w.Until(func() bool { return w.from == nil }), w.settleAll(), w.ReadAll()); err != nil {
+			return fmt.Errorf("volume %x is flattened: %w", w.volume[0], err)
+		}
+	}
+	if w.Flattened == 0 || w.retired != nil {
 		if err := w.Purge(); err != nil {
 			return fmt.Errorf("volume %x: %w", w.volume[0], err)
 		}

@@ -207,6 +207,7 @@ func (e *Engine) carry(fx *core.Effects) {
 	}
 	e.carryClean(fx)
 	e.carryHydrate(fx)
+	e.carryFlatten(fx)
 	for _, d := range fx.Deletes {
 		w.later(e.name+" delete", func() { e.delete(d) })
 	}
@@ -365,6 +366,7 @@ func (e *Engine) tick() {
 	e.askDrops()
 	e.askRoll()
 	e.askEmpty()
+	e.askFlatten()
 }
 
 // Drain ends the engine in peace.
@@ -510,6 +512,9 @@ func (e *Engine) pack(j *core.PackJob) {
 	}
 	if j.Lane == core.LaneHydrate {
 		what += " hydrate"
+	}
+	if j.Lane == core.LaneFlatten {
+		what += " flatten"
 	}
 	w.later(what+" pack", func() {
 		var r core.PackResult

@@ -57,11 +57,11 @@ func (e *Engine) askEmpty() {
 }
 
 // Bury purges the deleted volumes of the family of which nobody needs a snapshot, at whatever point
-// their owners are; the first of the family stays.
+// their owners are; the first of the family, from whom the others are asked for, stays.
 func (w *World) Bury() error {
 	for i := 0; i < len(w.kin); i++ {
 		x := w.kin[i]
-		if x.retired == nil || x.retired.trash || x.from == nil || x.Needed() {
+		if x.retired == nil || x.retired.trash || x == w.kin[0] || x.Needed() {
 			continue
 		}
 		if err := x.Purge(); err != nil {

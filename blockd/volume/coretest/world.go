@@ -90,12 +90,15 @@ type World struct {
 
 	origin *lineage.Origin
 	roll   *roll
+	flat   flattening
 	// retired is not nil when the disk is deleted; Buried counts those of the family that are purged since.
 	retired *retirement
 	Buried  int
-	born    int      // clones that any of the kin made
-	kin     []*World // this one and its clones and ancestors: they share stores, metad and time
-	from    *Snap    // that it began with; nil: empty
+	// Flattened is how often the volume was, wholly.
+	Flattened int
+	born      int      // clones that any of the kin made
+	kin       []*World // this one and its clones and ancestors: they share stores, metad and time
+	from      *Snap    // that it began with; nil: empty
 }
 
 // task is something that will happen.
