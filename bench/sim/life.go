@@ -105,6 +105,7 @@ func (w *World) heal() {
 		return !slices.ContainsFunc(w.allStores(), func(st *store) bool { return !st.img.right() })
 	}))
 	w.run(4 * heartbeatInterval) // until then owners may have heard of stores that were full
+	w.demand(CheckHeal, time.Minute, "owners know that there is room", func() bool { return !w.knowFull() })
 	w.menu.filled = false
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", w.paced(func() bool { return w.whole() && w.served() }))
 	w.demand(CheckHeal, time.Minute, "journals are on as many hosts as there are, and nowhere else", w.paced(func() bool { return w.spread() && w.whole() }))
@@ -112,6 +113,14 @@ func (w *World) heal() {
 	w.idle()
 	w.checkReachable()
 	w.checkWhole()
+}
+
+// knowFull tells whether an owner takes stores for full.
+func (w *World) knowFull() bool {
+	return slices.ContainsFunc(w.disks, func(d *disk) bool {
+		e := d.owner()
+		return e != nil && e.core != nil && e.core.Stats().Full
+	})
 }
 
 // spread tells whether the newest ensemble of every disk is on three hosts, or on all: one

@@ -120,6 +120,7 @@ type Stats struct {
 	BlocksPacked    uint64
 	PackRetries     uint64
 	WaitingForRoom  int
+	Full            bool // new bytes are refused, for stores have no room
 	JournalAcked    id.LSN
 	CheckpointAt    id.LSN
 	SegmentsDeleted uint64
@@ -165,7 +166,7 @@ type Stats struct {
 func (c *Core) Stats() Stats {
 	s := c.stats
 	s.UnpackedBytes, s.Memtables = c.unpacked, len(c.sealed)+1
-	s.WaitingForRoom, s.JournalAcked = len(c.room), c.acked
+	s.WaitingForRoom, s.JournalAcked, s.Full = len(c.room), c.acked, c.groups.full()
 	if c.m != nil {
 		st := c.m.Stats()
 		s.MapPages, s.MapDirty = st.Pages, st.Dirty

@@ -82,6 +82,7 @@ func (g *groupView) take(now time.Duration, t *cluster.Topology) {
 	clear(g.lively)
 	for i := range t.Stores {
 		s := &t.Stores[i]
+		g.hear(s)
 		up := s.State.Serves()
 		if up && g.down[s.Store] {
 			delete(g.suspects, s.Store) // it is back

@@ -19,14 +19,31 @@ import (
 
 // A store that refused a segment is taken for full for refusedFor, even where metad says that it
 // is not: it may not have heard yet. Twice as long each time it refuses again, up to refusedMax:
-// while metad is away nobody says when there is room, and each try lets some writes in.
+// while metad is away nobody says when there is room, and each try lets some writes in. Once metad
+// has said that it is full it is believed when it says that there is room.
 const (
 	refusedFor = 5 * time.Second
 	refusedMax = 5 * time.Minute
 )
 
 // refusal is a store's that called itself full; over when until has passed.
-type refusal struct{ until, pause time.Duration }
+type refusal struct {
+	until, pause time.Duration
+	told         bool // metad has said so, too
+}
+
+// hear takes what metad says of a store that refused.
+func (g *groupView) hear(s *cluster.Store) {
+	r, ok := g.refused[s.Store]
+	switch {
+	case !ok:
+	case s.Full:
+		r.told = true
+		g.refused[s.Store] = r
+	case r.told:
+		delete(g.refused, s.Store)
+	}
+}
 
 // refuse notes stores that call themselves full.
 func (g *groupView) refuse(now time.Duration, stores []id.Store) {
@@ -35,7 +52,7 @@ func (g *groupView) refuse(now time.Duration, stores []id.Store) {
 		if r.until <= now {
 			r.pause = min(max(2*r.pause, refusedFor), refusedMax)
 		}
-		r.until = now + r.pause
+		r.until, r.told = now+r.pause, false
 		if g.refused == nil {
 			g.refused = make(map[id.Store]refusal)
 		}

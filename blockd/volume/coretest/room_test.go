@@ -53,6 +53,37 @@ func TestStoreThatRefusesEndsWritesAtOnce(t *testing.T) {
 	s.good()
 }
 
+// Without this writers would get ENOSPC for minutes though there is room again: who was refused waits for metad to
+// hear of it, and no longer.
+func TestRoomThatMetadHeardOfEndsTheRefusal(t *testing.T) {
+	r := marksAt(100, 300, 300, 400)
+	s := crowded(t, r)
+	soon := func() {
+		s.pass(100 * time.Millisecond) // far less than a refusal lasts
+		for s.happen() {
+		}
+	}
+	s.acked(0, 101)
+	s.seal()
+	s.acked(200, 48)
+	s.pass(2 * time.Hour)
+	soon() // refused
+	s.tellFull()
+	soon()
+	if w := s.Write(s.Owner(), 300*blk, blk); !errors.Is(w.Err, errs.ErrNoSpace) {
+		t.Fatalf("a write while stores are full: %v", w.Err)
+	}
+	r.Marks[storeproto.RoomFresh] = 300
+	s.tellFull()
+	soon()
+	w := s.Write(s.Owner(), 300*blk, blk)
+	if soon(); !w.Ended() || w.Err != nil {
+		t.Fatalf("a write when metad knows that there is room: ended %t, %v", w.Ended(), w.Err)
+	}
+	s.seal()
+	s.good()
+}
+
 // Without this a disk whose older memtable has no room could not be emptied: commits are in order, so
 // its trims would wait for that memtable for ever. There is no reserve here at all.
 func TestTrimmedBlocksNeedNoRoom(t *testing.T) {
