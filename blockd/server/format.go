@@ -42,8 +42,8 @@ func (s *server) formatIfEmpty(c Store) error {
 // smallStore is the size up to which a store gets a small journal log.
 const smallStore = 64 << 30
 
-// storeSizeMin: the journal's log takes half of the smallest store.
-const storeSizeMin = 768 * config.MiB
+// storeSizeMin: the journal's log takes 384 MiB of it.
+const storeSizeMin = 512 * config.MiB
 
 // Format makes an empty store in dir, of the given size or all that its disk has.
 func Format(c clock.Clock, dir string, size config.ByteSize) (chunk.Identity, error) {

@@ -57,7 +57,7 @@ const (
 	storesDefault    = 2
 	storesMax        = 16
 	storeSizeDefault = 10 * config.GiB
-	storeSizeMin     = 768 * config.MiB // blockd's
+	storeSizeMin     = 512 * config.MiB // blockd's
 )
 
 // newPlan turns what was asked for into a plan with ports and a folder for sockets.
