@@ -205,6 +205,24 @@ func TestFullDiskRefusesShardsNotDeletions(t *testing.T) {
 	want(t, "put after the deletion", storetest.Put(s, storetest.Shard(id.MakeSegment(n+1, 1), gen, 0, 100, 1)), nil)
 }
 
+// Without this a segment of which two generations are deleted at once would end the process: both names cover
+// the older one, whose room would be given back twice.
+func TestGenerationsOfASegmentAreDeletedTogether(t *testing.T) {
+	s := testNew(t, vfs.NewCrash(), "/store", clock.NewManual())
+	name := id.MakeSegment(1, 1)
+	d := storeproto.DeleteShards{Volume: storetest.Volume, Epoch: 3}
+	for n := range uint32(3) {
+		gen := id.Generation{Epoch: 3, N: n + 1}
+		want(t, "put", storetest.Put(s, storetest.Shard(name, gen, 0, 20, 1)), nil)
+		d.Segments = append(d.Segments, storeproto.SegmentGeneration{Segment: name, Generation: gen})
+	}
+	before := s.Stats().ShardBytes
+	want(t, "delete", s.DeleteShards(t.Context(), d), nil)
+	if st := s.Stats(); before == 0 || st.ShardBytes != 0 || st.Shards != 0 {
+		t.Errorf("%d shards with %d of %d bytes are left", st.Shards, st.ShardBytes, before)
+	}
+}
+
 // Without this a store with a small share of a full file system would run into its end.
 func TestFullFileSystemCountsToo(t *testing.T) {
 	fs := vfs.NewCrash()

@@ -344,7 +344,8 @@ func (s *Store) DeleteShards(ctx context.Context, d storeproto.DeleteShards) err
 // deleteBatch bounds what one index batch deletes.
 const deleteBatch = 256
 
-// deleteShards deletes shards for which no put can be committed any more.
+// deleteShards deletes shards for which no put can be committed any more. A shard may be named
+// more than once: of two generations of a segment that are deleted together both cover the older one.
 func (s *Store) deleteShards(doomed []shardName) error {
 	s.deleting.Lock()
 	defer s.deleting.Unlock()
@@ -361,7 +362,12 @@ func (s *Store) deleteShards(doomed []shardName) error {
 func (s *Store) deleteSome(doomed []shardName) error {
 	b := s.index.newBatch()
 	var rows []shardRow
+	seen := make(map[shardName]bool, len(doomed))
 	for _, n := range doomed {
+		if seen[n] {
+			continue
+		}
+		seen[n] = true
 		row, _, err := s.findShard(n)
 		if errors.Is(err, errs.ErrNotFound) {
 			continue // deleted by another call
