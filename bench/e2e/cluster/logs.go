@@ -72,7 +72,7 @@ func checkLog(name string, allowed []*regexp.Regexp) error {
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		line := lines.Text()
+		line := whole(lines.Text())
 		if !bad.MatchString(line) || matchesAny(line, allowed) {
 			continue
 		}
@@ -87,6 +87,17 @@ func checkLog(name string, allowed []*regexp.Regexp) error {
 		return nil
 	}
 	return fmt.Errorf("%s has %d lines that nobody allowed:\n  %s", name, n, strings.Join(found, "\n  "))
+}
+
+var begins = regexp.MustCompile(`time=\d{4}-\d\d-\d\dT[\d:.]+Z level=`)
+
+// whole is the line without the first part of another that stands before it, where a daemon was killed
+// in the middle of writing that one.
+func whole(line string) string {
+	if all := begins.FindAllStringIndex(line, -1); len(all) > 0 {
+		return line[all[len(all)-1][0]:]
+	}
+	return line
 }
 
 func matchesAny(line string, patterns []*regexp.Regexp) bool {
