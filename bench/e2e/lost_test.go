@@ -68,6 +68,7 @@ func TestLostRangesAreListedAndHealed(t *testing.T) {
 		t.Fatalf("nothing is lost: %+v", l)
 	}
 	loseTooMuch(t, c)
+	must(t, cluster.Wait("the owner to know that b1 is back", patience, func() bool { return lostRanges(t, c).AwayBytes == 0 }))
 	failing := unreadable(t, at(t, c, "b2"), blocks) // and the stores know what is wrong
 	healthNames(t, c, "disk_lost")
 
