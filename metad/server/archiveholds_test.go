@@ -43,3 +43,22 @@ func TestManifestIsHeldByACheckpointToo(t *testing.T) {
 		t.Fatalf("gc may go on though nobody knows what is needed: %v", err)
 	}
 }
+
+// Without this a rebuilding would not hear from the stores which disks lie in an archive, and where.
+func TestInventoryTellsWhatLiesInArchives(t *testing.T) {
+	k := record.Checkpoint{Volume: id.Volume{1}, Epoch: 3, Meta: 7, Blocks: 2048, Archive: &record.Archive{Manifest: "manifests/d-1/s-1", First: 50, Segments: 4,
+		PGs: []id.PG{3}, Left: []record.ArchiveRun{{From: 1, Count: 2}}}}
+	told := func() []state.ArchiveSighting {
+		t.Helper()
+		a, err := toldArchives(&state.TellInventory{Volumes: []state.Sighting{{Volume: id.Volume{2}}, {Volume: k.Volume, Checkpoint: &cluster.Checkpoint{Epoch: 3, Meta: 7, Opaque: record.EncodeCheckpoint(&k)}}}})
+		must(t, err)
+		return a.Volumes
+	}
+	got := told()
+	if len(got) != 1 || got[0].Volume != k.Volume || got[0].Epoch != 3 || got[0].Meta != 7 || got[0].Archive.Manifest != k.Archive.Manifest || got[0].Archive.First != 50 || got[0].Archive.Segments != 4 || !slices.Equal(got[0].Archive.PGs, k.Archive.PGs) {
+		t.Fatalf("told %+v", got)
+	}
+	if k.Archive = nil; len(told()) != 0 {
+		t.Error("a disk that is whole is told of")
+	}
+}

@@ -167,6 +167,13 @@ func (b *rebuildService) TellInventory(ctx context.Context, q *api.TellInventory
 			return nil, err
 		}
 	}
+	if a, err := toldArchives(c); err != nil {
+		return nil, b.s.fail(err)
+	} else if len(a.Volumes) > 0 {
+		if _, err := b.s.commit(ctx, a); err != nil {
+			return nil, err
+		}
+	}
 	if _, err := b.s.commit(ctx, c); err != nil {
 		return nil, err
 	}
@@ -195,6 +202,25 @@ func lineages(c *state.TellInventory) (*state.TellLineage, error) {
 			x.Snapshots = append(x.Snapshots, state.SnapshotSighting{ID: id.Snapshot(y.ID), Size: uint64(y.Blocks) * block.Size})
 		}
 		out.Volumes = append(out.Volumes, x)
+	}
+	return out, nil
+}
+
+// toldArchives is what the checkpoints of an inventory say of the archives that their disks lie in.
+func toldArchives(c *state.TellInventory) (*state.TellArchives, error) {
+	out := &state.TellArchives{}
+	for _, s := range c.Volumes {
+		if s.Checkpoint == nil {
+			continue
+		}
+		k, err := record.DecodeCheckpoint("checkpoint of "+s.Volume.String(), s.Checkpoint.Opaque)
+		if err != nil {
+			return nil, err
+		}
+		if a := k.Archive; a != nil {
+			out.Volumes = append(out.Volumes, state.ArchiveSighting{Volume: s.Volume, Epoch: k.Epoch, Meta: k.Meta,
+				Archive: cluster.Restored{Manifest: a.Manifest, Segments: a.Segments, First: a.First, PGs: a.PGs}})
+		}
 	}
 	return out, nil
 }

@@ -24,7 +24,8 @@ const (
 	LevelTime      uint16 = 6 // clones, balancing of stores, disks made from archives
 	LevelImages    uint16 = 7 // images, disks kept after their deletion, hooks of policies
 	LevelTrash     uint16 = 8 // the trash, clones that are flattened
-	LevelNewest           = LevelTrash
+	LevelArchives  uint16 = 9 // archives that a rebuilding learns of, clones of disks that lie in one
+	LevelNewest           = LevelArchives
 )
 
 // Needs is the level that a command is of. Below it, it must not be committed.
@@ -46,6 +47,8 @@ func Needs(c Command) uint16 {
 		return LevelImages
 	case *SetTrash, *PutInTrash, *TakeFromTrash, *EmptyTrash, *PassTrash, *FlattenVolume, *VolumeFlattened:
 		return LevelTrash
+	case *TellArchives:
+		return LevelArchives
 	case *AddEnsemble:
 		if c.Better {
 			return LevelEvents
@@ -113,6 +116,9 @@ func (m *Machine) appendLater(b []byte) []byte {
 	if m.level >= LevelTrash {
 		b = m.appendTrash(b)
 	}
+	if m.level >= LevelArchives {
+		b = m.appendToldArchives(b)
+	}
 	return b
 }
 
@@ -141,6 +147,9 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	}
 	if r.Err() == nil && m.level >= LevelTrash {
 		m.readTrash(r)
+	}
+	if r.Err() == nil && m.level >= LevelArchives {
+		m.readToldArchives(r)
 	}
 	return nil
 }

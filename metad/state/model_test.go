@@ -432,7 +432,7 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 
 // The golden log covers every command; its snapshot is the format's witness.
 func goldenLog() []Command {
-	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept(), goldenFlatten(), goldenTrash())
+	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept(), goldenFlatten(), goldenTrash(), goldenArchives())
 }
 
 // goldenFirst is the part before LevelTime.

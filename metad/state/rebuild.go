@@ -50,6 +50,8 @@ type Rebuild struct {
 	groups  map[groupVersion]*cluster.PGVersion
 	// lineages are what the highest checkpoint of a volume that was told says of it.
 	lineages map[id.Volume]*LineageSighting
+	// archives are what the highest checkpoints that lie in an archive say of it.
+	archives map[id.Volume]*ArchiveSighting
 }
 
 // groupVersion names what was told of a version of a group. Hosts tell it whole (layer
@@ -127,7 +129,7 @@ type (
 // that has this state begins alone.
 func (m *Machine) Reopen(rebuild [16]byte) {
 	m.rebuild = &Rebuild{ID: rebuild, volumes: make(map[id.Volume]*seen), groups: make(map[groupVersion]*cluster.PGVersion),
-		lineages: make(map[id.Volume]*LineageSighting)}
+		lineages: make(map[id.Volume]*LineageSighting), archives: make(map[id.Volume]*ArchiveSighting)}
 	clear(m.members)
 }
 
@@ -157,7 +159,7 @@ func (r *Rebuild) told(s id.Store) bool {
 // duringRebuild tells whether a command may be carried out while the state is behind.
 func duringRebuild(c Command) bool {
 	switch c.(type) {
-	case *TellInventory, *TellLineage, *FinishRebuild, *LoseStore, *SetMember, *DropMember, *AddToken, *RevokeToken, *UseToken, *SetLevel, *AddEvents, *ChangeTrust:
+	case *TellInventory, *TellLineage, *TellArchives, *FinishRebuild, *LoseStore, *SetMember, *DropMember, *AddToken, *RevokeToken, *UseToken, *SetLevel, *AddEvents, *ChangeTrust:
 		return true
 	}
 	return false
@@ -255,13 +257,13 @@ func (m *Machine) finishRebuild(c *FinishRebuild) Result {
 		m.raise(v.clone(), m.rebuild.volumes[v.ID], first)
 	}
 	m.settleHidden()
-	m.rebuild.Done, m.rebuild.volumes, m.rebuild.groups, m.rebuild.lineages = true, nil, nil, nil
+	m.rebuild.Done, m.rebuild.volumes, m.rebuild.groups, m.rebuild.lineages, m.rebuild.archives = true, nil, nil, nil, nil
 	return Result{}
 }
 
 // jumpSequence leaves out every range that may have been handed out.
 func (m *Machine) jumpSequence() {
-	next := m.nextSequence
+	next := max(m.nextSequence, m.rebuild.allotted())
 	volumes := len(m.volumes)
 	for x, s := range m.rebuild.volumes {
 		next = max(next, s.sequence+1)
@@ -315,6 +317,7 @@ func (m *Machine) raise(v *Volume, s *seen, first id.Sequence) {
 		v.Checkpoint = c
 	}
 	m.takeLineage(v)
+	m.takeArchive(v)
 	m.bringBack(v)
 	v.leaveBranch()
 	if v.Rollback != nil {
