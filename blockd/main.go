@@ -8,7 +8,6 @@ import (
 	"os"
 
 	"ashlar.dev/blockd/server"
-	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/telemetry"
@@ -37,8 +36,8 @@ func run(file string) error {
 	if file == "" {
 		return fmt.Errorf("no configuration; say blockd --config FILE: %w", errs.ErrInvalid)
 	}
-	var cfg server.Config
-	if err := config.Load(file, &cfg); err != nil {
+	cfg, err := server.ReadConfig(file)
+	if err != nil {
 		return err
 	}
 	log, err := telemetry.NewLogger(os.Stderr, cfg.Log)

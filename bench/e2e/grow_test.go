@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -120,6 +121,47 @@ func TestAddedHostTakesItsShare(t *testing.T) {
 			t.Errorf("no event %s in %s", want, events)
 		}
 	}
+	ms[3].getsAStore()
+	storesUp(t, a, 9)
+	a.holds("filled", content)
+}
+
+// getsAStore has a disk more put into a machine that serves. No start of its blockd is needed,
+// and the next one keeps it.
+func (m *machine) getsAStore() {
+	m.t.Helper()
+	first := m.daemons["blockd"].Process.Pid
+	dir := filepath.Join(m.dir, "s9")
+	out, code := m.try("", "store", "add", dir, "--size", "768MiB", "-o", "json")
+	var v struct{ StoreID, Host, State string }
+	if err := json.Unmarshal([]byte(out), &v); code != 0 || err != nil || v.Host != m.name || v.State != "asked" || v.StoreID == "" {
+		m.t.Fatalf("store add: exit code %d: %s", code, out)
+	}
+	if out, code := m.try("", "store", "add", dir, "--size", "768MiB"); code != 5 {
+		m.t.Errorf("store add of the same folder: exit code %d: %s", code, out)
+	}
+	// Where nobody is an operator the folder's lock tells: who serves a store holds it.
+	served := func() bool {
+		_, code := m.beside("blockd", "check", dir)
+		return code == 2
+	}
+	must(m.t, cluster.Wait("the added store to be open", patience, served))
+	if m.daemons["blockd"].Process.Pid != first {
+		m.t.Error("blockd was started anew")
+	}
+	m.end("blockd", os.Interrupt)
+	if served() {
+		m.t.Error("the added store is open though blockd has ended")
+	}
+	m.start("blockd")
+	must(m.t, cluster.Wait("the added store to be open after a start", patience, served))
+}
+
+// beside runs another of our programs.
+func (m *machine) beside(program string, args ...string) (string, int) {
+	cmd := exec.Command(filepath.Join(m.bin, program), args...)
+	out, _ := cmd.CombinedOutput() // the code tells
+	return string(out), cmd.ProcessState.ExitCode()
 }
 
 // Without this what was written while there were two hosts would take three times its room for

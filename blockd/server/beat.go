@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"ashlar.dev/blockd/chunk"
@@ -34,7 +35,7 @@ func (s *server) register(ctx context.Context) error {
 		got, err := s.tryRegister(ctx)
 		if err == nil {
 			s.settings = got.Settings
-			s.unseal(got.Floors)
+			unseal(s.local.all(), got.Floors)
 			if err := s.leaveOut(got.Refused); err != nil {
 				return err
 			}
@@ -52,16 +53,17 @@ func (s *server) register(ctx context.Context) error {
 	}
 }
 
-func (s *server) tryRegister(ctx context.Context) (client.Registered, error) {
+// tryRegister names the stores that serve, and more that are to.
+func (s *server) tryRegister(ctx context.Context, more ...*localStore) (client.Registered, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	r := client.Registration{
 		Holder: s.life.holder, DataAddress: s.cfg.Listen, Zone: s.cfg.Zone, Exports: s.cfg.NBD.Unix != "" || s.cfg.NBD.TCP != "",
 		NBDUnixPath: s.cfg.NBD.Unix, NBDTCP: s.cfg.NBD.TCP, NBDTLS: s.cfg.NBD.TLS == "required",
 	}
-	for _, st := range s.local {
+	for _, st := range slices.Concat(s.local.all(), more) {
 		u := st.Stats()
-		r.Stores = append(r.Stores, client.RegisteredStore{StoreRef: refOf(st), Capacity: uint64(u.CapacityBytes)})
+		r.Stores = append(r.Stores, client.RegisteredStore{StoreRef: refOf(st.Store), Capacity: uint64(u.CapacityBytes)})
 	}
 	return s.metad.Register(ctx, r)
 }
@@ -74,9 +76,8 @@ func refOf(st *chunk.Store) cluster.StoreRef {
 func (s *server) heartbeats(ctx context.Context) error {
 	t := s.clock.NewTicker(s.settings.HeartbeatInterval)
 	defer t.Stop()
-	page := make([]pages, len(s.local))
 	for {
-		if err := s.beat(ctx, page); err != nil && ctx.Err() == nil {
+		if err := s.beat(ctx); err != nil && ctx.Err() == nil {
 			if errors.Is(err, errs.ErrStaleEpoch) {
 				return fmt.Errorf("a newer life of this host is registered: %w", err)
 			}
@@ -89,15 +90,17 @@ func (s *server) heartbeats(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-t.C():
+		case <-s.beatNow:
 		}
 	}
 }
 
-// beat sends one heartbeat. page says, for each store, where the next pages of its lists begin.
-func (s *server) beat(ctx context.Context, page []pages) error {
+// beat sends one heartbeat and takes its answer.
+func (s *server) beat(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*s.settings.HeartbeatInterval)
 	defer cancel()
-	h := s.heartbeat(page)
+	local := s.local.all()
+	h := s.heartbeat(local)
 	reply, err := s.metad.Heartbeat(ctx, h)
 	if errors.Is(err, errs.ErrNotFound) {
 		var got client.Registered
@@ -108,7 +111,7 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 		return err
 	}
 	if h.Sealed {
-		s.unseal(reply.Floors)
+		unseal(local, reply.Floors)
 	}
 	s.tales.taken(reply.EventsTaken)
 	s.trust.Store(&reply.TrustHash)
@@ -136,34 +139,34 @@ func (s *server) beat(ctx context.Context, page []pages) error {
 	return nil
 }
 
-// unseal lets stores create streams again: metad answers, so it is not being restored, or no longer.
-func (s *server) unseal(floors map[id.Volume]id.Epoch) {
-	for _, st := range s.local {
+// unseal lets the stores that metad was told of create streams again: it answers, so it is not being restored, or no longer.
+func unseal(local []*localStore, floors map[id.Volume]id.Epoch) {
+	for _, st := range local {
 		if st.Sealed() {
 			st.Unseal(floors)
 		}
 	}
 }
 
-func (s *server) heartbeat(page []pages) client.Heartbeat {
+func (s *server) heartbeat(local []*localStore) client.Heartbeat {
 	use := telemetry.ReadUsage()
 	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Waits: s.storeWaits.take(), Memory: s.memory(), Events: s.tales.next(), Identity: s.identity()}
-	for i, st := range s.local {
+	for _, st := range local {
 		h.Sealed = h.Sealed || st.Sealed()
 		u := st.Stats()
 		b := client.StoreBeat{
-			StoreRef: refOf(st), Capacity: uint64(u.CapacityBytes), Used: uint64(u.UsedBytes),
+			StoreRef: refOf(st.Store), Capacity: uint64(u.CapacityBytes), Used: uint64(u.UsedBytes),
 			LogUsed: uint64(u.JournalBytes), LogCapacity: uint64(u.JournalBytesMax), Full: u.FullShards,
 		}
 		if err := st.Err(); err != nil {
 			b.Dead = err.Error()
 		}
 		has := st.Volumes()
-		b.Streams, page[i].streams = streamPage(has, page[i].streams)
-		page[i].use(has, &b)
-		figuresOf(st, &u, &b)
-		b.Repairs, b.Remains = s.repairs[i].beats(), s.repairs[i].worker.Remains()
-		b.Care, b.Scrubs, b.Stuck = s.repairs[i].worker.Health(), s.repairs[i].worker.Scrubs(), s.repairs[i].worker.Stuck(cluster.StuckMax)
+		b.Streams, st.page.streams = streamPage(has, st.page.streams)
+		st.page.use(has, &b)
+		figuresOf(st.Store, &u, &b)
+		b.Repairs, b.Remains = st.filler.beats(), st.filler.worker.Remains()
+		b.Care, b.Scrubs, b.Stuck = st.filler.worker.Health(), st.filler.worker.Scrubs(), st.filler.worker.Stuck(cluster.StuckMax)
 		h.Stores = append(h.Stores, b)
 	}
 	s.exports.Owned(func(v *volume.Volume, handles int) {
@@ -218,7 +221,7 @@ func (s *server) memory() []client.MemoryUse {
 
 // purge lets a store of this host forget a deleted volume, and says so to metad.
 func (s *server) purge(ctx context.Context, p client.Purge) {
-	for _, st := range s.local {
+	for _, st := range s.local.all() {
 		if st.ID() != p.Store {
 			continue
 		}
@@ -228,7 +231,7 @@ func (s *server) purge(ctx context.Context, p client.Purge) {
 			s.log.Warn("deleted disk not purged yet", "volume", p.Volume.String(), "store", p.Store.String(), "err", err)
 			return
 		}
-		if err := s.metad.ConfirmPurge(ctx, hostOf(s.cfg.ID), refOf(st), p.Volume); err != nil {
+		if err := s.metad.ConfirmPurge(ctx, hostOf(s.cfg.ID), refOf(st.Store), p.Volume); err != nil {
 			s.log.Info("purge not confirmed yet", "volume", p.Volume.String(), "err", err)
 			return
 		}
@@ -238,7 +241,7 @@ func (s *server) purge(ctx context.Context, p client.Purge) {
 
 // dropStreams lets a store of this host forget streams that are in no list any more.
 func (s *server) dropStreams(ctx context.Context, d client.DropStreams) {
-	for _, st := range s.local {
+	for _, st := range s.local.all() {
 		if st.ID() != d.Store {
 			continue
 		}

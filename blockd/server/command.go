@@ -22,7 +22,7 @@ const (
 	codeThere  = 5 // as of the command ashlar: something is in the way
 )
 
-// Command carries out what blockd does beside serving: "store format" and "check". False:
+// Command carries out what blockd does beside serving: "store format", "store id" and "check". False:
 // the arguments are not one of these.
 func Command(args []string, out, errOut io.Writer) (code int, is bool) {
 	switch {
@@ -38,6 +38,14 @@ func Command(args []string, out, errOut io.Writer) (code int, is bool) {
 			}
 			return codeFailed, true
 		}
+		return codeFine, true
+	case len(args) == 3 && args[0] == "store" && args[1] == "id":
+		ident, err := chunk.ReadIdentity(nil, args[2])
+		if err != nil {
+			fmt.Fprintln(errOut, "blockd:", err)
+			return codeCannot, true
+		}
+		fmt.Fprintln(out, ident.ID)
 		return codeFine, true
 	case len(args) > 0 && args[0] == "check":
 		return checkStore(args[1:], out, errOut), true

@@ -56,6 +56,14 @@ type Config struct {
 	Hooks []hooks.Hook `yaml:"hooks"`
 	// How disks are written; the defaults suit most.
 	Volume VolumeLimits `yaml:"volume"`
+
+	file string // where it was read from; empty: nowhere
+}
+
+// ReadConfig reads the file at path, which SIGHUP has read again for stores that were added.
+func ReadConfig(path string) (Config, error) {
+	c := Config{file: path}
+	return c, config.Load(path, &c)
 }
 
 // NBD is where disks are served.

@@ -16,17 +16,24 @@ import (
 // the last ones to stop would have to pack their disks onto the few stores still up.
 const drainSignal = syscall.SIGUSR1
 
+// reloadSignal asks for the stores that the config file has more than this process.
+const reloadSignal = syscall.SIGHUP
+
 // serve waits for the end: of ctx, or of a part that must not end (the error says which).
-// Drains asked for meanwhile are carried out.
-func (s *server) serve(ctx context.Context, drains <-chan os.Signal) error {
+// What signals ask for meanwhile is carried out.
+func (s *server) serve(ctx context.Context, signals <-chan os.Signal) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.group.Context().Done():
 			return context.Cause(s.group.Context())
-		case <-drains:
-			s.drain(ctx)
+		case x := <-signals:
+			if x == reloadSignal {
+				s.reload(ctx)
+			} else {
+				s.drain(ctx)
+			}
 		}
 	}
 }
@@ -61,9 +68,9 @@ func (s *server) leftBehind(err error) error {
 	return nil
 }
 
-// notifyDrains begins before the start, because the signal's default is to kill.
-func notifyDrains() (drains <-chan os.Signal, stop func()) {
-	c := make(chan os.Signal, 1)
-	signal.Notify(c, drainSignal)
+// notifySignals begins before the start, because the default of both is to kill.
+func notifySignals() (signals <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, drainSignal, reloadSignal)
 	return c, func() { signal.Stop(c) }
 }

@@ -40,6 +40,11 @@ func begin(dir string, host id.Host, now time.Time) (*life, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("lock %s: another blockd runs on this folder: %w", dir, errors.Join(errs.ErrExists, err))
 	}
+	// Who adds a store finds the process that it is for by this; the lock tells whether it lives.
+	if err := sayPid(lock); err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
 	path := filepath.Join(dir, "STARTS")
 	n := uint64(max(now.Unix(), 0))
 	switch b, err := os.ReadFile(path); {
@@ -57,6 +62,18 @@ func begin(dir string, host id.Host, now time.Time) (*life, error) {
 		return nil, fmt.Errorf("count this start: %w", err)
 	}
 	return &life{lock: lock, holder: id.Holder{Host: host, Number: n + 1}}, nil
+}
+
+// sayPid writes this process's number into its lock file.
+func sayPid(lock *os.File) error {
+	err := lock.Truncate(0)
+	if err == nil {
+		_, err = lock.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	if err != nil {
+		return fmt.Errorf("write lock: %w", err)
+	}
+	return nil
 }
 
 // end gives the lock back.

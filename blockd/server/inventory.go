@@ -28,9 +28,9 @@ func (s *server) tellInventory(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, inventoryTimeout)
 	defer cancel()
 	var refs []cluster.StoreRef
-	for _, st := range s.local {
+	for _, st := range s.local.all() {
 		if st.Err() == nil {
-			refs = append(refs, refOf(st))
+			refs = append(refs, refOf(st.Store))
 		}
 	}
 	askCtx, end := context.WithTimeout(ctx, wantedTimeout)
@@ -44,12 +44,12 @@ func (s *server) tellInventory(ctx context.Context) {
 		s.exports.Owned(func(v *volume.Volume, _ int) { owned[v.ID()] = v.SizeBytes() })
 	}
 	for _, w := range wanted {
-		for _, st := range s.local {
-			if refOf(st) != w {
+		for _, st := range s.local.all() {
+			if refOf(st.Store) != w {
 				continue
 			}
 			st.Seal() // until a heartbeat is answered: what is not told now nobody learns
-			if err := s.tellStore(ctx, st, owned); err != nil {
+			if err := s.tellStore(ctx, st.Store, owned); err != nil {
 				s.log.Info("inventory not told yet", "store", w.Store.String(), "err", err)
 				continue
 			}

@@ -128,11 +128,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 // stores reports the local stores; their number is bounded by the config.
 func (c *collector) stores(put func(string, prometheus.ValueType, float64, ...string)) {
-	for i, st := range c.s.local {
+	for _, st := range c.s.local.all() {
 		name := st.ID().String()
 		n := st.Stats()
-		if i < len(c.s.repairs) {
-			h := c.s.repairs[i].worker.Health()
+		if st.filler.worker != nil { // the process may be just starting
+			h := st.filler.worker.Health()
 			put("blockd_store_shards_wrong_total", counter, float64(h.Wrong), name)
 			put("blockd_store_shards_missing_total", counter, float64(h.Missing), name)
 			put("blockd_store_shards_mended_total", counter, float64(h.Mended), name)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"ashlar.dev/blockd/chunk"
 	"ashlar.dev/blockd/repair"
 	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/config"
@@ -18,21 +17,28 @@ type filler struct{ worker *repair.Worker }
 
 // startRepairs starts a worker for each store of this host.
 func (s *server) startRepairs() {
-	pace, scrub := s.repairPace, repair.NewPace(s.cfg.ScrubRate.Int64())
-	s.repairing.Go("repair pace", func(ctx context.Context) error { return s.paceRepairs(ctx, pace) })
-	for _, st := range s.local {
-		w := repair.New(repair.Config{
-			Self: refOf(st), Local: st, Stores: s.stores, Topology: s.metad.Topology, Pace: pace, Clock: s.clock, Log: s.log,
-			ScrubPace: scrub, ScrubEvery: s.cfg.ScrubEvery.Std(),
-			Filled: func(pg id.PG, segments int, bytes uint64) {
-				s.tales.tell(client.Info, "group_filled", "repair", st.ID().String(), "group %d: %d segments rebuilt here, %s", pg, segments, config.ByteSize(bytes).Human())
-			},
-		})
-		s.repairs = append(s.repairs, filler{w})
-		s.repairing.Go("repair", w.Run)
-		s.repairing.Go("care", w.Care)
-		s.repairing.Go("scrub", w.Scrub)
+	s.scrubPace = repair.NewPace(s.cfg.ScrubRate.Int64())
+	s.repairing.Go("repair pace", func(ctx context.Context) error { return s.paceRepairs(ctx, s.repairPace) })
+	var filled []*localStore
+	for _, st := range s.local.all() {
+		filled = append(filled, s.startFiller(st))
 	}
+	s.local.set(filled)
+}
+
+// startFiller is the store with its worker, which runs.
+func (s *server) startFiller(st *localStore) *localStore {
+	w := repair.New(repair.Config{
+		Self: refOf(st.Store), Local: st.Store, Stores: s.stores, Topology: s.metad.Topology, Pace: s.repairPace, Clock: s.clock, Log: s.log,
+		ScrubPace: s.scrubPace, ScrubEvery: s.cfg.ScrubEvery.Std(),
+		Filled: func(pg id.PG, segments int, bytes uint64) {
+			s.tales.tell(client.Info, "group_filled", "repair", st.ID().String(), "group %d: %d segments rebuilt here, %s", pg, segments, config.ByteSize(bytes).Human())
+		},
+	})
+	s.repairing.Go("repair", w.Run)
+	s.repairing.Go("care", w.Care)
+	s.repairing.Go("scrub", w.Scrub)
+	return &localStore{Store: st.Store, path: st.path, filler: filler{w}}
 }
 
 func (f filler) beats() []client.RepairBeat {
@@ -47,8 +53,8 @@ func (f filler) beats() []client.RepairBeat {
 // leaveOut takes stores that metad refuses out of service; the others serve. It is an
 // error if none is left.
 func (s *server) leaveOut(refused map[id.Store]string) error {
-	had := len(s.local)
-	s.local = slices.DeleteFunc(s.local, func(st *chunk.Store) bool {
+	had := len(s.local.all())
+	s.local.set(slices.DeleteFunc(slices.Clone(s.local.all()), func(st *localStore) bool {
 		why, is := refused[st.ID()]
 		if is {
 			s.tales.tell(client.Warning, "store_left_out", "store", st.ID().String(), "metad does not take it: %s", why)
@@ -56,8 +62,8 @@ func (s *server) leaveOut(refused map[id.Store]string) error {
 			s.stores.removeLocal(st.ID())
 		}
 		return is
-	})
-	if had > 0 && len(s.local) == 0 {
+	}))
+	if had > 0 && len(s.local.all()) == 0 {
 		for st, why := range refused {
 			return fmt.Errorf("metad does not take store %s: %s: %w", st, why, errs.ErrDenied)
 		}
@@ -68,9 +74,9 @@ func (s *server) leaveOut(refused map[id.Store]string) error {
 // takeScrubs hands orders to the stores they are for; metad repeats those that are not told of.
 func (s *server) takeScrubs(orders []client.ScrubOrder) {
 	for _, o := range orders {
-		for i, st := range s.local {
+		for _, st := range s.local.all() {
 			if st.ID() == o.Store {
-				s.repairs[i].worker.AskScrub(repair.Scrub{ID: o.ID, Volume: o.Volume})
+				st.filler.worker.AskScrub(repair.Scrub{ID: o.ID, Volume: o.Volume})
 			}
 		}
 	}

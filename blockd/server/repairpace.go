@@ -42,7 +42,7 @@ func (s *server) waits() map[core.Signal]core.Waits {
 		out[core.Signal("reads of "+name)] = core.Waits{Count: t.TimedReads, Total: t.ReadTime}
 		out[core.Signal("writes of "+name)] = core.Waits{Count: t.TimedWrites, Total: t.WriteTime}
 	})
-	for _, st := range s.local {
+	for _, st := range s.local.all() {
 		n, total := st.GroupTime()
 		out[core.Signal("journal of "+st.ID().String())] = core.Waits{Count: n, Total: total}
 	}

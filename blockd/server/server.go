@@ -58,7 +58,9 @@ type server struct {
 	metad    *client.Blockd
 	settings cluster.Settings
 	stores   *stores
-	local    []*chunk.Store
+	local    locals
+	added    []*localStore // of these, those that came after the start
+	beatNow  chan struct{} // a heartbeat out of turn
 	leases   *volume.Leases
 	packer   *packer.Packer
 	reader   *reader.Reader
@@ -74,7 +76,6 @@ type server struct {
 	rpcStats *rpc.Stats
 	registry *prometheus.Registry
 	group    *lifecycle.Group
-	repairs  []filler // of the local stores, in their order
 	stack    *lifecycle.Stack
 	purging  sync.Map // of client.Purge: on their way
 	snapping sync.Map // of snapping: orders being carried out
@@ -82,6 +83,7 @@ type server struct {
 
 	repairing  *lifecycle.Group
 	repairPace *repair.Pace
+	scrubPace  *repair.Pace
 	storeWaits *storeWaits
 	looks      *looks
 	tales      tales
@@ -92,17 +94,17 @@ type server struct {
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	s := &server{
 		cfg: cfg, log: log, clock: clock.System, rpcStats: &rpc.Stats{}, registry: telemetry.NewRegistry("blockd"),
-		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()), storeWaits: newStoreWaits(), looks: newLooks(),
+		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()), storeWaits: newStoreWaits(), looks: newLooks(), beatNow: make(chan struct{}, 1),
 	}
 	s.tales.clock = s.clock
 	s.stack = lifecycle.NewStack(s.clock, log)
-	drains, stopDrains := notifyDrains()
-	defer stopDrains()
+	signals, stopSignals := notifySignals()
+	defer stopSignals()
 	err := s.start(ctx)
 	if err == nil {
-		log.Info("serving", "node", cfg.ID, "start", s.life.holder.Number, "stores", len(s.local))
+		log.Info("serving", "node", cfg.ID, "start", s.life.holder.Number, "stores", len(s.local.all()))
 		_ = lifecycle.NotifyReady() // without systemd there is nobody to tell
-		err = s.serve(ctx, drains)
+		err = s.serve(ctx, signals)
 		_ = lifecycle.NotifyStopping()
 		log.Info("stopping", "node", cfg.ID)
 	} else if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
@@ -185,7 +187,7 @@ func (s *server) startDebug() error {
 
 // health is what /healthz says.
 func (s *server) health() error {
-	for _, st := range s.local {
+	for _, st := range s.local.all() {
 		if err := st.Err(); err != nil {
 			return fmt.Errorf("store %s: %w", st.ID(), err)
 		}
@@ -211,18 +213,28 @@ func (s *server) openStores() error {
 				return err
 			}
 		}
-		st, err := chunk.Open(c.Path, chunk.Options{
-			Clock: s.clock, Logger: s.log.With("store", filepath.Base(c.Path)), CapacityBytes: c.Size.Int64(), SyncDelay: c.SyncDelay.Std(), Ring: ring,
-		})
+		st, err := s.openStore(c)
 		if err != nil {
-			return fmt.Errorf("open store %s: %w", c.Path, err)
+			return err
 		}
 		s.stack.PushCloser("store "+c.Path, st.Close)
-		st.Seal() // until metad answers: it may have told a metad that is being restored in its last life
-		s.local = append(s.local, st)
-		s.stores.addLocal(st.ID(), st)
+		s.local.add(st)
+		s.stores.addLocal(st.ID(), st.Store)
 	}
+	s.stack.PushCloser("added stores", s.closeAdded) // with these, not before what stands on them
 	return nil
+}
+
+// openStore opens one store, sealed.
+func (s *server) openStore(c Store) (*localStore, error) {
+	st, err := chunk.Open(c.Path, chunk.Options{
+		Clock: s.clock, Logger: s.log.With("store", filepath.Base(c.Path)), CapacityBytes: c.Size.Int64(), SyncDelay: c.SyncDelay.Std(), Ring: s.ring,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", c.Path, err)
+	}
+	st.Seal() // until metad answers: it may have told a metad that is being restored in its last life
+	return &localStore{Store: st, path: filepath.Clean(c.Path)}, nil
 }
 
 // listenData opens the port before metad hears of it; serving begins when all is ready.
@@ -268,8 +280,8 @@ func (s *server) followTopology() func() error {
 	stop := s.metad.OnTopology(func(t *cluster.Topology) {
 		s.stores.follow(t)
 		s.exports.Owned(func(v *volume.Volume, _ int) { v.TopologyChanged() })
-		for _, f := range s.repairs {
-			f.worker.Poke()
+		for _, st := range s.local.all() {
+			st.filler.worker.Poke()
 		}
 	})
 	return func() error { stop(); return nil }

@@ -69,8 +69,10 @@ func (b *blockdService) RegisterHost(ctx context.Context, q *api.RegisterHostReq
 	if err != nil {
 		return nil, err
 	}
+	again := false // it lives already, and has a store more
 	rep := &api.RegisterHostReply{}
 	r.with(func(l *reconcile.Liveness, m *state.Machine, now time.Duration) {
+		again = l.Spoke(holder)
 		l.Registered(now, holder)
 		cid := m.ClusterID()
 		rep.ClusterId, rep.Settings, rep.Floors = cid[:], api.FromSettings(m.Settings()), floorsOf(m)
@@ -82,7 +84,9 @@ func (b *blockdService) RegisterHost(ctx context.Context, q *api.RegisterHostReq
 			b.s.log.Warn("store refused", "host", string(holder.Host), "store", x.Store.String(), "why", why)
 		}
 	}
-	b.s.note(state.Info, "host_started", aboutHost, string(holder.Host), "", "blockd started with %d stores, its life %d", len(c.Stores), holder.Number)
+	if !again {
+		b.s.note(state.Info, "host_started", aboutHost, string(holder.Host), "", "blockd started with %d stores, its life %d", len(c.Stores), holder.Number)
+	}
 	b.s.log.Info("host registered", "host", string(holder.Host), "life", holder.Number, "stores", len(c.Stores))
 	rep.Topology = api.FromTopology(r.refresh())
 	return rep, nil

@@ -80,6 +80,8 @@ type Surroundings struct {
 	Dev func(ctx context.Context, o devcluster.Options) error
 	// Exec runs a program that stands beside ours and passes its output on.
 	Exec func(ctx context.Context, program string, args ...string) error
+	// ExecOutput is Exec for a program whose output is wanted here.
+	ExecOutput func(ctx context.Context, program string, args ...string) (string, error)
 	// DiskFiles finds what converts between files and disks.
 	DiskFiles func() (DiskFiles, error)
 	// Changes is client.Changes.

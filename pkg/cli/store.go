@@ -15,6 +15,7 @@ import (
 
 type storeCommands struct {
 	List    storeList    `cmd:"" help:"List all stores."`
+	Add     storeAdd     `cmd:"" help:"Give this machine's blockd one more store, without a restart: format a folder and serve it."`
 	Drain   storeDrain   `cmd:"" help:"Empty a store that serves: what it has goes to others, then it is removed."`
 	Remove  storeLost    `cmd:"" aliases:"lost" help:"Give up a store that is down and will never come back: what it had is rebuilt on others."`
 	Replace storeReplace `cmd:"" help:"Before or after its disk is changed: drain the store if it serves, remove it if it is down."`
@@ -176,7 +177,7 @@ func (c *storeDrain) Run(ctx context.Context, s *session) error {
 func (c *storeDrain) drain(ctx context.Context, s *session, cl Cluster, x *api.Store) error {
 	_, err := cl.DrainStore(ctx, c.Store, c.Stop)
 	if errors.Is(err, errs.ErrConflict) || errors.Is(err, errs.ErrNoSpace) {
-		return &hinted{err, "ashlar store list shows the others; a blockd brings a new store when it starts with one more in its config"}
+		return &hinted{err, "ashlar store list shows the others; ashlar store add, on any storage host, brings one more"}
 	}
 	if err != nil {
 		return err

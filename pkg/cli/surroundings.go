@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -31,8 +34,9 @@ func RealSurroundings() Surroundings {
 			o.BinDir, o.Clock = bin, clock.System
 			return devcluster.Run(ctx, o)
 		},
-		Exec:    execBeside,
-		Changes: changes, DiskFiles: realDiskFiles,
+		Exec:       execBeside,
+		ExecOutput: outputBeside,
+		Changes:    changes, DiskFiles: realDiskFiles,
 	}
 }
 
@@ -106,8 +110,19 @@ func binaryFolder() (string, error) {
 	return filepath.Dir(self), nil
 }
 
+// outputBeside runs a program that lies beside ours; its standard error goes on to ours.
+func outputBeside(ctx context.Context, program string, args ...string) (string, error) {
+	var out bytes.Buffer
+	err := runBeside(ctx, &out, program, args...)
+	return strings.TrimSpace(out.String()), err
+}
+
 // execBeside runs a program that lies beside ours, and takes over its exit code.
 func execBeside(ctx context.Context, program string, args ...string) error {
+	return runBeside(ctx, os.Stdout, program, args...)
+}
+
+func runBeside(ctx context.Context, out io.Writer, program string, args ...string) error {
 	bin, err := binaryFolder()
 	if err != nil {
 		return err
@@ -117,7 +132,7 @@ func execBeside(ctx context.Context, program string, args ...string) error {
 		return &hinted{fmt.Errorf("%s is not beside ashlar: %w", program, errs.ErrNotFound), "build all of them with make build"}
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, out, os.Stderr
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	err = cmd.Run()
 	var exit *exec.ExitError

@@ -1,6 +1,6 @@
 // Package config reads a daemon's one YAML file and nothing else: no environment, no
-// merging, no reloading. Keys that are not known are errors, because a setting that
-// does nothing is a lie.
+// merging, and no reloading but of blockd's list of stores. Keys that are not known are
+// errors, because a setting that does nothing is a lie.
 //
 // A room's Config is a plain struct with yaml tags and a comment on every field (the
 // reference is made from them, see pkg/config/reference). It may have

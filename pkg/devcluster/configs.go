@@ -81,6 +81,9 @@ func (l layout) blockd(p *Plan, b BlockdPlan, syncDelay config.Duration) BlockdC
 		c.Stores = append(c.Stores, StoreConfig{Path: filepath.Join(l.data(b.ID), fmt.Sprintf("s%d", i+1)), Size: p.StoreSize,
 			Format: true, SyncDelay: syncDelay})
 	}
+	for _, x := range b.Added { // formatted when they were added
+		c.Stores = append(c.Stores, StoreConfig{Path: x.Path, Size: x.Size, SyncDelay: syncDelay})
+	}
 	for _, m := range p.Metads {
 		c.Metad = append(c.Metad, m.API)
 	}

@@ -217,10 +217,12 @@ func (b *bench) end() error {
 
 func (b *bench) pid(id string) int {
 	b.t.Helper()
-	text, err := os.ReadFile(filepath.Join(b.o.Dir, "run", id+".pid"))
-	if err != nil {
-		b.t.Fatal(err)
-	}
+	var text []byte
+	until(b.t, "the file with the pid of "+id, func() (there bool) { // it is written after the start
+		var err error
+		text, err = os.ReadFile(filepath.Join(b.o.Dir, "run", id+".pid"))
+		return err == nil
+	})
 	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
 	if err != nil {
 		b.t.Fatal(err)

@@ -53,6 +53,12 @@ func LoadFile(dir string) (*File, error) {
 	return &f, nil
 }
 
+// save writes the file of ashlar dev.
+func (f *File) save(dir string) error {
+	const head = "# Where this cluster is. Written by ashlar dev on this folder, and by ashlar store add; commands read it.\n"
+	return config.Write(filepath.Join(dir, FileName), head, f, 0o600)
+}
+
 // Connect makes a client of the cluster whose folder is dir, with its operator's certificate.
 func (f *File) Connect(c clock.Clock, dir string) (*client.Cluster, error) {
 	o, err := f.options(c, dir)

@@ -46,6 +46,8 @@ type BlockdPlan struct {
 	NBD    string `yaml:"nbd"`
 	Debug  string `yaml:"debug"`
 	Stores int    `yaml:"stores"`
+	// Stores that were added since.
+	Added []StorePlan `yaml:"added,omitempty"`
 }
 
 // Bounds and defaults of a plan.

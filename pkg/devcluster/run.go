@@ -155,8 +155,7 @@ func (l layout) create(o Options) (*File, *pki.CA, error) {
 	for _, m := range plan.Metads {
 		f.Metad = append(f.Metad, m.API)
 	}
-	const head = "# Where this cluster is. Written by the first ashlar dev on this folder; commands read it.\n"
-	return f, ca, config.Write(filepath.Join(l.dir, FileName), head, f, 0o600)
+	return f, ca, f.save(l.dir)
 }
 
 // runner is one run.
@@ -353,7 +352,7 @@ func (r *runner) asker(c *client.Cluster) func(context.Context) (string, bool) {
 	start := r.o.Clock.Now()
 	stores := 0
 	for _, b := range r.file.Dev.Blockds {
-		stores += b.Stores
+		stores += b.Stores + len(b.Added)
 	}
 	return func(ctx context.Context) (string, bool) {
 		s, err := healthOf(ctx, c)

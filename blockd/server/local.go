@@ -1,0 +1,120 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"ashlar.dev/blockd/chunk"
+	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/errs"
+)
+
+// localStore is one store of this host.
+type localStore struct {
+	*chunk.Store
+	path   string
+	filler filler // its worker is nil until startRepairs
+	page   pages  // where the next pages of its lists begin; of the heartbeats alone
+}
+
+// locals are the stores that serve here, in the order in which they came. They become more
+// while the process lives, never fewer. The zero value is none; safe for concurrent use, with
+// one writer at a time: the start, then the loop that takes signals.
+type locals struct{ p atomic.Pointer[[]*localStore] }
+
+// all is what there is now; nobody changes it.
+func (l *locals) all() []*localStore {
+	if p := l.p.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (l *locals) set(all []*localStore) { l.p.Store(&all) }
+
+func (l *locals) add(st *localStore) { l.set(append(slices.Clip(l.all()), st)) }
+
+// reload reads the config file again and brings the stores up that it has and this process
+// does not. All other keys, and stores that it does not have any more, count at the next start.
+func (s *server) reload(ctx context.Context) {
+	if s.cfg.file == "" {
+		return
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.group.Context(), cancel)()
+	cfg, err := ReadConfig(s.cfg.file)
+	if err == nil && cfg.ID != s.cfg.ID {
+		err = errs.ErrInvalid
+	}
+	if err != nil {
+		s.log.Warn("config not read again", "err", err)
+		s.tales.tell(client.Warning, "store_not_added", "host", "", "the config was not read again: %v", err)
+		return
+	}
+	for _, c := range cfg.Stores {
+		path := filepath.Clean(c.Path)
+		if slices.ContainsFunc(s.local.all(), func(st *localStore) bool { return st.path == path }) {
+			continue
+		}
+		if err := s.addStore(ctx, c); err != nil {
+			s.log.Warn("store not added", "path", c.Path, "err", err)
+			s.tales.tell(client.Warning, "store_not_added", "host", "", "the store in %s was not added: %v", c.Path, err)
+		}
+	}
+}
+
+// addStore opens a store and serves it as soon as metad knows it: before that nobody could
+// be led to it, and a store that metad refuses must not answer anybody.
+func (s *server) addStore(ctx context.Context, c Store) error {
+	if c.Format {
+		if err := s.formatIfEmpty(c); err != nil {
+			return err
+		}
+	}
+	st, err := s.openStore(c)
+	if err != nil {
+		return err
+	}
+	var got client.Registered
+	for {
+		got, err = s.tryRegister(ctx, st)
+		if !errors.Is(err, errs.ErrUnavailable) && !errors.Is(err, errs.ErrTimeout) {
+			break
+		}
+		s.log.Info("added store waits for metad", "path", c.Path, "err", err)
+		if err = s.clock.Sleep(ctx, time.Second/4); err != nil {
+			break
+		}
+	}
+	if why, is := got.Refused[st.ID()]; is && err == nil {
+		err = errors.New("metad does not take it: " + why)
+	}
+	if err != nil {
+		return errors.Join(err, st.Close())
+	}
+	unseal([]*localStore{st}, got.Floors)
+	s.stores.addLocal(st.ID(), st.Store)
+	st = s.startFiller(st)
+	s.added = append(s.added, st)
+	s.local.add(st)
+	select {
+	case s.beatNow <- struct{}{}: // metad has not heard how it fares
+	default:
+	}
+	s.tales.tell(client.Info, "store_added", "store", st.ID().String(), "%s serves, without a restart", c.Path)
+	s.log.Info("store added", "store", st.ID().String(), "path", c.Path)
+	return nil
+}
+
+// closeAdded closes the stores that came after the start.
+func (s *server) closeAdded() (err error) {
+	for _, st := range s.added {
+		err = errors.Join(err, st.Close())
+	}
+	return err
+}
