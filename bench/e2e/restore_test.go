@@ -152,6 +152,69 @@ func TestTwoRestoresIntoOneCluster(t *testing.T) {
 	}
 }
 
+// saidWhole tells whether an owner of a disk has said that nothing of it lies in the archive any more.
+func saidWhole(t *testing.T, c *cluster.Cluster, disk string) bool {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(c.Dir, "log", "b*.log"))
+	must(t, err)
+	for _, name := range logs {
+		b, err := os.ReadFile(name)
+		must(t, err)
+		for line := range strings.Lines(string(b)) {
+			if strings.Contains(line, "nothing of the disk lies in the archive") && strings.Contains(line, disk) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Without this nobody could make a clone or an image of what lies in the archive before all of it is here, and those that are made would
+// be anything but their snapshot: with the disk they came from deleted and, when the rest is brought in for them, the archive
+// gone.
+func TestClonesOfWhatLiesInTheArchive(t *testing.T) {
+	needTools(t, "nbdcopy", "qemu-io")
+	c := mortal(t)
+	manifest, objects, image := archivedImage(t, c, 6)
+	ok(t, c, "disk", "create", "parent", "--from-archive", manifest, "--hydrate", "1MiB")
+	snapshot(t, c, "parent", "early")
+	ok(t, c, "disk", "create", "early", "--from-snapshot", "parent@early")
+	ok(t, c, "image", "create", "golden", "--from-archive", manifest)
+	ok(t, c, "disk", "create", "golden", "--from-image", "golden")
+	for _, name := range []string{"early", "golden"} {
+		t.Cleanup(func() { _, _ = c.CLI("disk", "delete", name, "--force") })
+		if got := sumOf(t, endpoints(t, c, name).Unix); got != sumText(image) {
+			t.Errorf("%s is %s, was archived as %s", name, got, sumText(image))
+		}
+	}
+	if h := hydrationOf(t, c, "parent"); h.Left == 0 {
+		t.Fatalf("nothing is left to be brought in: %+v", h)
+	}
+	parent, err := c.Disk("parent")
+	must(t, err)
+	e := endpoints(t, c, "early")
+	run(t, "qemu-io", "-f", "raw", "-c", "write -P 7 1M 2M", "-c", "discard 8M 1M", e.Unix)
+	for i := range 2 << 20 {
+		image[1<<20+i] = 7
+	}
+	clear(image[8<<20 : 9<<20])
+	ok(t, c, "disk", "set", "parent", "--hydrate", "1GiB")
+	ok(t, c, "disk", "delete", "parent", "--with-snapshots")
+	if got := sumOf(t, e.Unix); got != sumText(image) {
+		t.Errorf("with its parent deleted the clone is %s, was %s", got, sumText(image))
+	}
+	ok(t, c, "image", "delete", "golden")
+	ok(t, c, "disk", "delete", "golden", "--force")
+	must(t, cluster.Wait("all of the deleted parent to be here", patience, func() bool { return saidWhole(t, c, parent.DiskID) }))
+	for _, o := range objects {
+		must(t, os.Remove(o))
+	}
+	ok(t, c, "disk", "move", "early", "--to", e.All[1].Host)
+	if got := sumOf(t, endpoints(t, c, "early").Unix); got != sumText(image) {
+		t.Errorf("without the archive the clone is %s, was %s", got, sumText(image))
+	}
+}
+
 // Without this a damaged archive would come back as zeros, or take the whole disk with it.
 func TestDamagedArchiveIsSaid(t *testing.T) {
 	needTools(t, "qemu-io")

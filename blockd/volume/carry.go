@@ -14,6 +14,7 @@ import (
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/nbd"
+	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -191,6 +192,12 @@ func (v *Volume) readPage(p core.PageRead) {
 			v.step(func(now time.Duration, fx *core.Effects) { v.core.PageDone(now, p, q.Dst, err, fx) })
 			b.Release()
 		},
+	}
+	if from := v.lent.of(p.Miss.Location.Segment()); from != nil && !p.Table {
+		go func() {
+			q.Done(q, v.readLent(v.group.Context(), from, q, segment.MakePage(segment.MapPage, p.Miss.Level, p.Miss.Index)))
+		}()
+		return
 	}
 	go v.cfg.Reader.Read(q)
 }

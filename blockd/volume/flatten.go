@@ -13,6 +13,7 @@ import (
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -97,12 +98,12 @@ func (v *Volume) flattenRun(ctx context.Context, run []*core.FlattenBlock) {
 	if err != nil {
 		err = errs.ErrClosed
 	} else {
-		done := make(chan error, 1)
-		v.cfg.Reader.Read(&reader.Request{
-			Location: run[0].Location, Count: uint32(len(run)), Dst: dst, NoCache: true, Class: storeproto.ClassClean,
-			Done: func(_ *reader.Request, err error) { done <- err },
-		})
-		err = <-done
+		q := &reader.Request{Location: run[0].Location, Count: uint32(len(run)), Dst: dst, NoCache: true, Class: storeproto.ClassClean}
+		if from := v.lent.of(run[0].Location.Segment()); from != nil && len(run) == 1 {
+			err = v.readLent(ctx, from, q, segment.MakeData(run[0].LBA))
+		} else {
+			err = v.readStores(q)
+		}
 	}
 	if err != nil && len(run) > 1 && ctx.Err() == nil {
 		for i := range run {

@@ -117,6 +117,11 @@ func (e *engine) openWithin(v id.Volume, d time.Duration) (*volume.Volume, error
 	if err != nil {
 		return nil, err
 	}
+	for _, a := range rec.Origin.Chain() { // as metad's leader does
+		if p := e.r.metad.Record(a.Volume).Restored; p != nil {
+			rec.Lent = append(rec.Lent, *p)
+		}
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()
 	return volume.Open(ctx, volume.Config{

@@ -361,8 +361,11 @@ func (v *Volume) fill(op *core.Op) {
 		}
 	}
 	for i := range slots {
-		if s := &o.slots[i]; s.foreign {
+		s := &o.slots[i]
+		if s.foreign {
 			go v.readForeign(s)
+		} else if from := v.lent.of(s.req.Location.Segment()); from != nil {
+			go v.readLentSlots(from, s)
 		} else {
 			v.cfg.Reader.Read(&s.req)
 		}

@@ -101,7 +101,7 @@ func (v *Volume) whereIs(ctx context.Context, s id.Segment) (w core.Where, err e
 		return w, fmt.Errorf("segment %s is still in the archive that the disk was restored from; wait until the disk is here wholly: %w", s, errs.ErrUnavailable)
 	case w.Inherited():
 		x, err := v.cfg.Reader.Find(ctx, s)
-		return core.Where{Generation: x.Generation, PGVersion: x.PGVersion, K: x.K, M: x.M, Slots: x.Slots, Kept: x.Kept}, err
+		return core.Where{Generation: x.Generation, PGVersion: x.PGVersion, K: x.K, M: x.M, Slots: x.Slots, Kept: x.Kept}, v.findLent(s, err)
 	}
 	return w, nil
 }

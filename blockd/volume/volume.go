@@ -95,7 +95,8 @@ type Volume struct {
 	gone    map[id.Raw]chan struct{} // closed when nothing of that snapshot is left
 	frozen  bool                     // see Frozen
 	archive *restore.Disk            // nil: nothing was read there yet
-	flatten bool                     // as metad has it
+	lent    *lent
+	flatten bool // as metad has it
 
 	opened  chan struct{} // closed when it serves
 	drained chan struct{} // closed when a drain is done
@@ -121,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 	}
 	v := &Volume{
 		cfg: cfg, id: rec.ID, epoch: rec.Epoch, core: k, log: cfg.Log.With("volume", rec.ID.String(), "epoch", uint64(rec.Epoch)),
-		group: lifecycle.NewGroup(context.Background()), kick: make(chan struct{}, 1), archive: archive,
+		group: lifecycle.NewGroup(context.Background()), kick: make(chan struct{}, 1), archive: archive, lent: lentTo(&cfg),
 		opened: make(chan struct{}), drained: make(chan struct{}), failed: make(chan struct{}),
 		rolled: make(chan struct{}), frozen: rec.Rollback != nil,
 	}

@@ -442,7 +442,9 @@ func (b *blockdService) AcquireVolume(ctx context.Context, q *api.AcquireVolumeR
 	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) { l.Granted(now, v, res.Volume.Epoch) })
 	b.s.note(state.Info, acquiredKind(q.GetWhy()), aboutDisk, res.Volume.Name, string(by.Host), "%s goes to %s under %s", v, by.Host, res.Volume.Epoch)
 	b.s.log.Info("volume acquired", "volume", v.String(), "epoch", res.Volume.Epoch.String(), "holder", by.String(), "why", q.GetWhy().String())
-	return &api.AcquireVolumeReply{Granted: api.FromVolume(&res.Volume.Volume)}, nil
+	out := &api.AcquireVolumeReply{}
+	b.s.node.View(func(m *state.Machine) { out.Granted = api.FromVolume(lent(m, &res.Volume.Volume)) })
+	return out, nil
 }
 
 func acquiredKind(why api.AcquireWhy) string {

@@ -152,6 +152,19 @@ func (b *blockdService) RestoreWhole(ctx context.Context, q *api.RestoreWholeReq
 	return b.record(ctx, &state.RestoreWhole{Volume: v, Epoch: id.Epoch(q.GetEpoch())})
 }
 
+// lent gives the record of a volume for its owner: with what its ancestors were allotted of archives, if it is a clone
+// of disks that are still being brought in. Who opens it before an ancestor is whole may look there, too, and afterwards
+// finds all of it in stores.
+func lent(m *state.Machine, v *cluster.Volume) *cluster.Volume {
+	c := *v
+	for _, a := range v.Origin.Chain() {
+		if p, ok := m.Volume(a.Volume); ok && p.Restored != nil {
+			c.Lent = append(c.Lent, *p.Restored.Clone())
+		}
+	}
+	return &c
+}
+
 // goodGroups are those that new segments go to now.
 func goodGroups(t *cluster.Topology) (out []id.PG) {
 	for i := range t.PGs {

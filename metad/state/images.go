@@ -182,7 +182,7 @@ func (m *Machine) createImage(c *CreateImage) Result {
 		return refuse(errs.ErrNotFound, "snapshot %s of disk %s", x.Snapshot, x.Volume)
 	case v.Snapshots[i].State != cluster.SnapshotReady:
 		return refuse(errs.ErrConflict, "snapshot %s of disk %s is %s", v.Snapshots[i].Name, v.Name, v.Snapshots[i].State)
-	case v.Restored != nil:
+	case v.Restored != nil && m.level < LevelArchives:
 		return refuse(errs.ErrConflict, "disk %s is still being brought in from an archive; when all of it is there images can be made of it", v.Name)
 	case c.Keep && (v.rolling(x.Snapshot) || v.Snapshots[i].Archived.Pending()):
 		return refuse(errs.ErrConflict, "snapshot %s of disk %s is in use", v.Snapshots[i].Name, v.Name)

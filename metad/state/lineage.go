@@ -79,7 +79,7 @@ func (m *Machine) createCloneOf(c *CreateClone, hidden bool) Result {
 		return refuse(errs.ErrConflict, "snapshot %s of disk %s is %s", v.Snapshots[i].Name, v.Name, v.Snapshots[i].State)
 	case c.Size < v.Snapshots[i].Size:
 		return refuse(errs.ErrInvalid, "snapshot %s of disk %s has %d bytes, a clone of it cannot have %d", v.Snapshots[i].Name, v.Name, v.Snapshots[i].Size, c.Size)
-	case v.Restored != nil:
+	case v.Restored != nil && m.level < LevelArchives:
 		return refuse(errs.ErrConflict, "disk %s is still being brought in from an archive; when all of it is there it can be cloned", v.Name)
 	case !slices.Equal(o.Ancestors, v.Origin.Chain()):
 		return refuse(errs.ErrConflict, "the ancestors of disk %s are others by now", v.Name)

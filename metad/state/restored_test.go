@@ -2,7 +2,6 @@ package state
 
 import (
 	"bytes"
-	"errors"
 	"slices"
 	"testing"
 
@@ -81,9 +80,9 @@ func TestManifestIsHeldWhileADiskNeedsIt(t *testing.T) {
 	}
 }
 
-// A clone reads its parent's segments where stores have them. What of the parent lies in the
-// archive no store has, and the parent would give the archive up without asking its clones.
-func TestNoCloneOfADiskThatLiesInTheArchive(t *testing.T) {
+// A clone of a disk that lies in an archive, and an image of it, are read from there, too, which members of an earlier
+// version tell nobody: with one of them as the leader the clone could not be read.
+func TestClonesOfADiskInTheArchiveWaitForTheirLevel(t *testing.T) {
 	w := withGroups(t)
 	v, s := w.ok(w.fromArchive("d", "r1")).Volume, id.Snapshot{1}
 	w.ok(&CreateSnapshot{Volume: v.ID, ID: s, Name: "s"})
@@ -91,11 +90,15 @@ func TestNoCloneOfADiskThatLiesInTheArchive(t *testing.T) {
 	w.nextSequence += 100
 	clone := &CreateClone{CreateVolume: CreateVolume{ID: id.Volume{10}, Name: "c", Size: 4 << 30}, Origin: originOf(v.ID, s, w.nextSequence-1)}
 	w.refused(errs.ErrConflict, clone)
-	x := v.clone()
-	x.Restored = nil
-	w.put(x)
-	if r := w.do(clone); errors.Is(r.Err, errs.ErrConflict) {
-		t.Fatal(r.Err)
+	w.ok(&SetLevel{Level: LevelImages})
+	image := &CreateImage{Image: Image{ID: id.Image{3}, Name: "i", Volume: v.ID, Snapshot: s}}
+	w.refused(errs.ErrConflict, image)
+	w.ok(&SetLevel{Level: LevelArchives})
+	w.ok(image)
+	w.ok(clone)
+	w.ok(&RetireVolume{Volume: v.ID, Forced: true, Snapshots: SnapshotsStay})
+	if x, ok := w.Volume(v.ID); !ok || x.Restored == nil || len(w.HeldManifests()) != 1 {
+		t.Fatalf("a deleted disk of which a clone reads forgot what lies in the archive: %+v", x)
 	}
 }
 

@@ -532,6 +532,7 @@ type VolumeRecord struct {
 	RollbackSafety []byte            `protobuf:"bytes,62,opt,name=rollback_safety,json=rollbackSafety,proto3" json:"rollback_safety,omitempty"` // the one that keeps what it was before
 	Kept           *Kept             `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`                                          // absent: it is not deleted, or nothing is kept of it
 	Flatten        *Flatten          `protobuf:"bytes,230,opt,name=flatten,proto3" json:"flatten,omitempty"`                                    // absent: it is not to be flattened
+	Lent           []*Restored       `protobuf:"bytes,270,rep,name=lent,proto3" json:"lent,omitempty"`                                          // of ancestors that still lie in an archive; to who acquires it only
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -716,6 +717,13 @@ func (x *VolumeRecord) GetKept() *Kept {
 func (x *VolumeRecord) GetFlatten() *Flatten {
 	if x != nil {
 		return x.Flatten
+	}
+	return nil
+}
+
+func (x *VolumeRecord) GetLent() []*Restored {
+	if x != nil {
+		return x.Lent
 	}
 	return nil
 }
@@ -1124,7 +1132,7 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x03(\v2\x13.ashlar.v1.StoreRefR\x04lost\x12\x1c\n" +
 	"\n" +
 	"at_unix_ms\x18\x03 \x01(\x03R\batUnixMs\x12\x0e\n" +
-	"\x02by\x18\x04 \x01(\tR\x02by\"\xd1\x06\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\"\xfb\x06\n" +
 	"\fVolumeRecord\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1153,7 +1161,8 @@ const file_ashlar_common_proto_rawDesc = "" +
 	"rollbackTo\x12'\n" +
 	"\x0frollback_safety\x18> \x01(\fR\x0erollbackSafety\x12$\n" +
 	"\x04kept\x18\xc0\x01 \x01(\v2\x0f.ashlar.v1.KeptR\x04kept\x12-\n" +
-	"\aflatten\x18\xe6\x01 \x01(\v2\x12.ashlar.v1.FlattenR\aflatten\"_\n" +
+	"\aflatten\x18\xe6\x01 \x01(\v2\x12.ashlar.v1.FlattenR\aflatten\x12(\n" +
+	"\x04lent\x18\x8e\x02 \x03(\v2\x13.ashlar.v1.RestoredR\x04lent\"_\n" +
 	"\x04Kept\x12\"\n" +
 	"\rsince_unix_ms\x18\x01 \x01(\x03R\vsinceUnixMs\x12\x18\n" +
 	"\aemptied\x18\x02 \x01(\bR\aemptied\x12\x19\n" +
@@ -1232,12 +1241,13 @@ var file_ashlar_common_proto_depIdxs = []int32{
 	12, // 12: ashlar.v1.VolumeRecord.restored:type_name -> ashlar.v1.Restored
 	8,  // 13: ashlar.v1.VolumeRecord.kept:type_name -> ashlar.v1.Kept
 	13, // 14: ashlar.v1.VolumeRecord.flatten:type_name -> ashlar.v1.Flatten
-	7,  // 15: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	12, // 15: ashlar.v1.VolumeRecord.lent:type_name -> ashlar.v1.Restored
+	7,  // 16: ashlar.v1.ErrorDetail.current:type_name -> ashlar.v1.VolumeRecord
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_common_proto_init() }

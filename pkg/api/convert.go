@@ -169,6 +169,9 @@ func FromVolume(v *cluster.Volume) *VolumeRecord {
 		x.RollbackTo, x.RollbackSafety = r.To[:], r.Safety[:]
 	}
 	x.Restored, x.Kept, x.Flatten = FromRestored(v.Restored), FromKept(v.Kept), FromFlatten(v.Flatten)
+	for i := range v.Lent {
+		x.Lent = append(x.Lent, FromRestored(&v.Lent[i]))
+	}
 	for _, e := range v.List {
 		x.Ensembles = append(x.Ensembles, fromEnsemble(e))
 	}
@@ -211,6 +214,9 @@ func (x *VolumeRecord) Value() (*cluster.Volume, error) {
 		v.Rollback = &cluster.Rollback{To: to, Safety: safety}
 	}
 	v.Restored, v.Kept, v.Flatten = x.GetRestored().Value(), x.GetKept().Value(), x.GetFlatten().Value()
+	for _, r := range x.GetLent() {
+		v.Lent = append(v.Lent, *r.Value())
+	}
 	for _, e := range x.GetEnsembles() {
 		y, err := e.Value()
 		if err != nil {

@@ -24,7 +24,7 @@ type images interface {
 }
 
 type imageCommands struct {
-	Create imageCreate `cmd:"" help:"Make an image of a snapshot, or of a disk as it is now. Nothing is copied."`
+	Create imageCreate `cmd:"" help:"Make an image of a snapshot, of a disk as it is now, or of what the archive has. Nothing is copied."`
 	List   imageList   `cmd:"" help:"List all images."`
 	Show   imageShow   `cmd:"" help:"Show one image."`
 	Set    imageSet    `cmd:"" help:"Give an image another name or description."`
@@ -65,19 +65,24 @@ func explainImage(err error, name string) error {
 }
 
 type imageCreate struct {
-	Name        string `arg:"" help:"A name that no other image has."`
-	Snapshot    string `name:"from-snapshot" help:"Of this snapshot. It may be deleted afterwards: the image keeps what it needs." placeholder:"DISK@NAME"`
-	Disk        string `name:"from-disk" help:"Of this disk as it is now: a snapshot is taken that goes with the image. What its users have in memory is not on it; stop or freeze them first." placeholder:"DISK"`
-	Description string `help:"What people should know of it." placeholder:"TEXT"`
+	Name        string   `arg:"" help:"A name that no other image has."`
+	Snapshot    string   `name:"from-snapshot" help:"Of this snapshot. It may be deleted afterwards: the image keeps what it needs." placeholder:"DISK@NAME"`
+	Disk        string   `name:"from-disk" help:"Of this disk as it is now: a snapshot is taken that goes with the image. What its users have in memory is not on it; stop or freeze them first." placeholder:"DISK"`
+	Archive     string   `name:"from-archive" help:"Of this archived snapshot, by its manifest. The image is there at once; what it holds is fetched as it is read, and brought in behind." placeholder:"MANIFEST"`
+	Hydrate     rateFlag `help:"With --from-archive: bytes a second that are brought in at most, such as 100MiB." placeholder:"SIZE"`
+	Description string   `help:"What people should know of it." placeholder:"TEXT"`
 }
 
 // Run is called by kong.
 func (c *imageCreate) Run(ctx context.Context, s *session) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	if c.Archive != "" {
+		return c.fromArchive(ctx, s)
+	}
 	x := client.NewImage{Name: c.Name, Description: c.Description, Disk: c.Disk}
-	switch {
-	case (c.Snapshot == "") == (c.Disk == ""):
-		return &hinted{fmt.Errorf("an image is made --from-snapshot or --from-disk: name one of both: %w", errs.ErrInvalid), "see ashlar image create --help; a file becomes one by ashlar image import"}
-	case c.Snapshot != "":
+	if c.Snapshot != "" {
 		var err error
 		if x.Disk, x.Snapshot, err = snapshotOf(c.Snapshot); err != nil {
 			return err
@@ -100,6 +105,23 @@ func (c *imageCreate) Run(ctx context.Context, s *session) error {
 // printMade says that an image is there, and what for.
 func printMade(w io.Writer, m *api.Image) {
 	fmt.Fprintf(w, "created image %s (%s), %s, from %s\n  make disks of it: ashlar disk create NAME --from-image %s\n", m.Name, m.ImageId, size(m.SizeBytes), m.Source, m.Name)
+}
+
+// check wants one of what an image can be made of.
+func (c *imageCreate) check() error {
+	named := 0
+	for _, x := range []string{c.Snapshot, c.Disk, c.Archive} {
+		if x != "" {
+			named++
+		}
+	}
+	switch {
+	case named != 1:
+		return &hinted{fmt.Errorf("an image is made --from-snapshot, --from-disk or --from-archive: name one of them: %w", errs.ErrInvalid), "see ashlar image create --help; a file becomes one by ashlar image import"}
+	case c.Hydrate.value != nil && c.Archive == "":
+		return fmt.Errorf("--hydrate says how fast what is made --from-archive is brought in: %w", errs.ErrInvalid)
+	}
+	return nil
 }
 
 type imageList struct{}

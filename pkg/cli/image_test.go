@@ -111,8 +111,8 @@ func TestImagesByHand(t *testing.T) {
 		code int
 		says string
 	}{
-		{"image create x", codeUsage, "--from-snapshot or --from-disk"},
-		{"image create x --from-disk d --from-snapshot d@s", codeUsage, "name one of both"},
+		{"image create x", codeUsage, "--from-snapshot, --from-disk or --from-archive"},
+		{"image create x --from-disk d --from-snapshot d@s", codeUsage, "name one of them"},
 		{"image create x --from-disk none", codeNotFound, "ashlar disk list"},
 		{"image show none", codeNotFound, "ashlar image list"},
 		{"image set none", codeUsage, "--description"},

@@ -105,7 +105,7 @@ func (c *diskCreate) restore(ctx context.Context, cl Cluster, limits cluster.QoS
 	d, err := cl.RestoreDisk(ctx, client.Restore{Name: c.Name, Manifest: c.Archive, SizeBytes: uint64(c.Size), QoS: limits, Rate: c.Hydrate.rate()})
 	switch {
 	case errors.Is(err, errs.ErrNotFound):
-		return nil, &hinted{err, "a manifest is named by its key in the archive, such as manifests/…; the blockds must name the same archive"}
+		return nil, explainManifest(err)
 	case errors.Is(err, errs.ErrInvalid) && c.Size != 0:
 		return nil, &hinted{err, "a disk cannot be smaller than what was archived; leave --size out for the same size"}
 	}

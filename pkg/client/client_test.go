@@ -344,7 +344,8 @@ func TestVolumeCrossesTheWire(t *testing.T) {
 			Holders: []cluster.StoreRef{ref, ref}, LossAccepted: true}},
 		Checkpoint: &cluster.Checkpoint{Epoch: 6, Meta: 9, Covered: 10, Opaque: []byte("o")},
 		Losses:     []cluster.Loss{{Ensemble: id.Ensemble{Epoch: 1, N: 2}, Lost: []cluster.StoreRef{ref}, At: time.UnixMilli(11).UTC(), By: "ann"}},
-		Spans:      []cluster.Span{{Epoch: 6, First: 12, End: 13}}}
+		Spans:      []cluster.Span{{Epoch: 6, First: 12, End: 13}},
+		Lent:       []cluster.Restored{{Manifest: "m", Segments: 14, First: 15, PGs: []id.PG{16}}}}
 	got, err := api.FromVolume(v).Value()
 	if err != nil || !reflect.DeepEqual(got, v) {
 		t.Fatalf("%+v came back as %+v (%v)", v, got, err)

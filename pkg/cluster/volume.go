@@ -176,6 +176,9 @@ type Volume struct {
 	Origin *lineage.Origin
 	// Restored is nil unless something of the disk lies in an archive.
 	Restored *Restored
+	// Lent are the allotments of ancestors of which something lies in an archive: of a clone, and only in the
+	// record that its owner is given.
+	Lent []Restored
 	// ArchiveBase is the newest archived snapshot of the disk's history.
 	ArchiveBase ArchiveBase
 	// Flatten is the order to flatten a clone; nil: there is none.
@@ -230,6 +233,7 @@ func (v *Volume) Clone() *Volume {
 	}
 	c.Prior, c.Spans, c.Snapshots = slices.Clone(v.Prior), slices.Clone(v.Spans), slices.Clone(v.Snapshots)
 	c.Losses, c.Origin, c.Restored = slices.Clone(v.Losses), v.Origin.Clone(), v.Restored.Clone()
+	c.Lent = slices.Clone(v.Lent)
 	if v.Rollback != nil {
 		r := *v.Rollback
 		c.Rollback = &r

@@ -424,3 +424,10 @@ func (f *Metad) CreateRestored(v id.Volume, size uint64, manifest string, segmen
 	f.volumes[v].Restored = &x
 	return x
 }
+
+// SetHydrate says how fast a volume is brought in from an archive.
+func (f *Metad) SetHydrate(v id.Volume, rate uint64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.volumes[v].Restored.Rate = rate
+}
