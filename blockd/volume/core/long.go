@@ -20,6 +20,7 @@ import (
 type longState struct {
 	queue   []*Op // hold their ranges, wait for a segment
 	running int
+	blocks  int // of the running ones
 	// known are segments of long writes that some index record names which no
 	// applied commit covers yet. They are never dead, whatever the table counts.
 	known map[id.Segment]*longSegment
@@ -43,36 +44,57 @@ func (c *Core) isLong(op *Op) bool {
 	return op.Kind == OpWrite && n > 0 && int(op.Extent.Count) >= n && op.Extent.Count <= id.SlotsMax && !op.partial() && !op.journalled
 }
 
-func (c *Core) startLong(now time.Duration, op *Op, fx *Effects) {
+func (c *Core) queueLong(now time.Duration, op *Op, fx *Effects) {
 	c.long.queue = append(c.long.queue, op)
 	c.startLongs(now, fx)
 }
 
-// startLongs puts what waits into segments: as many writes as fit share one.
+// startLongs puts what waits into segments: as many writes as fit share one. A put costs its stores
+// much the same whatever its size, and the cleaner merges small segments, which writes their blocks a
+// second time. So while one is on its way the next gathers until it is full.
 func (c *Core) startLongs(now time.Duration, fx *Effects) {
 	l := &c.long
 	for len(l.queue) > 0 && l.running < c.cfg.Limits.LongInFlight {
-		run := &longRun{job: &PackJob{Lane: LaneLong}}
-		run.job.long = run
-		n := 0
-		for n < len(l.queue) && len(run.job.Blocks)+int(l.queue[n].Extent.Count) <= id.SlotsMax {
-			op := l.queue[n]
-			n++
-			op.slot = uint16(len(run.job.Blocks))
-			run.ops = append(run.ops, op)
-			run.job.addWrite(op)
+		n, full := l.next()
+		if l.running > 0 && !full && !c.marking() {
+			return
 		}
-		rest := copy(l.queue, l.queue[n:])
-		clear(l.queue[rest:])
-		l.queue = l.queue[:rest]
-		l.running++
-		if !c.marking() && c.issue(now, run.job, fx) {
-			for _, op := range run.ops {
-				run.bufs = append(run.bufs, op.Buf.Retain())
-			}
-		} else {
-			c.longDone(now, run, errNoSegment, fx)
+		c.startLong(now, n, fx)
+	}
+}
+
+// next tells how many of the waiting writes share the next segment, and whether it has no room for more.
+func (l *longState) next() (n int, full bool) {
+	blocks := 0
+	for _, op := range l.queue {
+		if blocks += int(op.Extent.Count); blocks > id.SlotsMax {
+			return n, true
 		}
+		n++
+	}
+	return n, blocks == id.SlotsMax
+}
+
+// startLong puts the first n waiting writes into one segment.
+func (c *Core) startLong(now time.Duration, n int, fx *Effects) {
+	l := &c.long
+	run := &longRun{job: &PackJob{Lane: LaneLong}}
+	run.job.long = run
+	for _, op := range l.queue[:n] {
+		op.slot = uint16(len(run.job.Blocks))
+		run.ops = append(run.ops, op)
+		run.job.addWrite(op)
+	}
+	rest := copy(l.queue, l.queue[n:])
+	clear(l.queue[rest:])
+	l.queue = l.queue[:rest]
+	l.running++
+	if !c.marking() && c.issue(now, run.job, fx) {
+		for _, op := range run.ops {
+			run.bufs = append(run.bufs, op.Buf.Retain())
+		}
+	} else {
+		c.longDone(now, run, errNoSegment, fx)
 	}
 }
 

@@ -57,7 +57,7 @@ func (c *Core) locked(now time.Duration, op *Op, fx *Effects) {
 	case op.partial():
 		c.startRMW(now, op, fx)
 	case c.isLong(op):
-		c.startLong(now, op, fx)
+		c.queueLong(now, op, fx)
 	default:
 		c.add(op)
 		c.pump(now, fx)

@@ -17,7 +17,7 @@ import (
 )
 
 // The tests of this file are named after the rules of packing, commits,
-// checkpoints, reads and long writes; each plays the schedule that its rule forbids.
+// checkpoints and reads; each plays the schedule that its rule forbids.
 
 const blk = block.Size
 
@@ -318,94 +318,14 @@ func TestFullClusterCanBeEmptied(t *testing.T) {
 
 // A long write's range is held until its index record has its place: what overlaps
 // waits, or it would be ordered before bytes that are older.
-func TestOverlappingWritesWaitForALongWrite(t *testing.T) {
-	s := play(t, core.Limits{LongBlocksMin: 16})
-	s.hold(" packed")
-	long := s.write(0, 32)
-	over := s.write(8, 1)
-	part := s.Write(s.Owner(), 20*blk+512, 512)
-	beside := s.write(100, 1)
-	s.Quiesce()
-	if long.Ended() || over.Ended() || part.Ended() || !beside.Ended() {
-		t.Fatalf("ended: long %t, overlapping %t, part of a block %t, beside %t", long.Ended(), over.Ended(), part.Ended(), beside.Ended())
-	}
-	s.hold()
-	s.Quiesce()
-	if !long.Ended() || !over.Ended() || !part.Ended() {
-		t.Fatal("they still wait")
-	}
-	s.good()
-	s.crash()
-}
-
 // A long write whose segment fails goes through the journal: its client waits no longer than it must.
-func TestLongWriteThatFailsGoesThroughTheJournal(t *testing.T) {
-	s := play(t, core.Limits{LongBlocksMin: 16})
-	s.cfg.PackFails = 1
-	r := s.Write(s.Owner(), 0, 32*blk)
-	for i := 0; i < 200 && !r.Ended(); i++ {
-		s.happen()
-	}
-	s.cfg.PackFails = 0
-	if !r.Ended() || r.Err != nil || s.stats().SegmentsLong != 0 {
-		t.Fatalf("%t %v %+v", r.Ended(), r.Err, s.stats())
-	}
-	s.crash()
-}
-
 // A segment of long writes may be named by records of two memtables. While one of
 // them is not committed the segment is not dead, whatever the live count says:
 // deleted then, the later records would name what is gone.
-func TestLongSegmentSplitOverMemtablesIsNotDeleted(t *testing.T) {
-	s := play(t, core.Limits{LongBlocksMin: 16, SealBlocks: 25, LongInFlight: 1, CheckpointDead: 1})
-	s.hold(" pack")
-	all := []*Request{
-		s.Write(s.Owner(), 1000*blk, 16*blk), // takes the only lane
-		s.Write(s.Owner(), 0, 24*blk),
-		s.Write(s.Owner(), 100*blk, 24*blk), // shares the segment of the one before
-	}
-	for i := range uint64(3) { // wait for the first's range, and get their place before the second's record
-		all = append(all, s.Write(s.Owner(), i*8*blk, 8*blk))
-	}
-	s.Quiesce()
-	s.hold()
-	s.Quiesce()
-	for i, r := range all {
-		if !r.Ended() || r.Err != nil {
-			t.Fatalf("write %d: %t %v", i, r.Ended(), r.Err)
-		}
-	}
-	if at := s.stats(); at.SegmentsLong != 2 || at.Checkpoints == 0 || at.CheckpointAt == 0 {
-		t.Fatalf("not the schedule that is meant: %+v", at)
-	}
-	s.good()
-	s.crash()
-}
-
+// What comes while a segment of long writes is on its way gathers for the next one, which goes when the
+// first is through, or when it is full.
 // A segment of long writes that were all overwritten before their commit is in the
 // table all the same, also for an engine that replays the commit: or nobody would delete it.
-func TestOverwrittenLongSegmentComesBack(t *testing.T) {
-	for _, crash := range []bool{false, true} {
-		s := play(t, core.Limits{LongBlocksMin: 16, CheckpointDead: 1 << 40})
-		s.acked(0, 32)
-		r := s.Trim(s.Owner(), 0, 32*blk)
-		s.Quiesce()
-		if !r.Ended() || s.Segments() != 1 {
-			t.Fatalf("%d segments", s.Segments())
-		}
-		s.seal() // the commit names it
-		if crash {
-			s.crash()
-		}
-		s.acked(0, 1)
-		s.Owner().Drain()
-		s.must(s.Until(func() bool { return s.Owner().Drained }))
-		if n := s.Segments(); n > 3 { // the block, a map page, a table page
-			t.Fatalf("crash %t: %d segments are left", crash, n)
-		}
-	}
-}
-
 // Sub-block writes of one block are read, changed and written one after the other.
 func TestSubBlockWritesOfOneBlockKeepEachOther(t *testing.T) {
 	s := play(t, core.Limits{})
