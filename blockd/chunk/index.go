@@ -44,13 +44,20 @@ type commit struct {
 // forgottenMax bounds the keys that wait for a batch; the rest goes at the next open.
 const forgottenMax = 1 << 16
 
+// At memTables of memTableBytes that wait to be written commits wait; one more is being filled.
+const (
+	memTableBytes = 16 << 20
+	memTables     = 2
+)
+
 func indexOptions(fs vfs.FS) *pebble.Options {
 	return &pebble.Options{
-		FS:                 fs,
-		FormatMajorVersion: pebble.FormatNewest,
-		MemTableSize:       16 << 20,
-		MaxOpenFiles:       256,
-		BytesPerSync:       512 << 10,
+		FS:                          fs,
+		FormatMajorVersion:          pebble.FormatNewest,
+		MemTableSize:                memTableBytes,
+		MemTableStopWritesThreshold: memTables,
+		MaxOpenFiles:                256,
+		BytesPerSync:                512 << 10,
 	}
 }
 

@@ -22,6 +22,7 @@ type counters struct {
 	fs                                            vfs.Counter
 	reads, cacheMisses, badBlocks, puts, putBytes atomic.Int64
 	deletes                                       atomic.Int64
+	indexCache, memTables                         atomic.Int64
 	indexBytes, fsAvailable, fsTotal              atomic.Int64
 	groups, groupTime, streams                    atomic.Int64
 	callsFull                                     atomic.Bool // it did when it was asked last
@@ -50,6 +51,11 @@ type Stats struct {
 	ShardReads         int64
 	SumCacheMisses     int64
 	SumCacheBytes      int64
+	SumCacheMax        int64
+	IndexCacheBytes    int64 // blocks of the index read lately
+	IndexCacheMax      int64
+	MemTableBytes      int64 // rows of the index that are not in tables yet
+	MemTableMax        int64
 	BadBlocks          int64 // that failed their check or could not be read
 	Puts, PutBytes     int64
 	Deletes            int64
@@ -69,6 +75,8 @@ func (s *Store) Stats() Stats {
 		ShardReads: s.count.reads.Load(), SumCacheMisses: s.count.cacheMisses.Load(), BadBlocks: s.count.badBlocks.Load(),
 		Puts: s.count.puts.Load(), PutBytes: s.count.putBytes.Load(), Deletes: s.count.deletes.Load()}
 	st.SumCacheBytes, _ = s.reads.cache.usage()
+	st.SumCacheMax, st.IndexCacheMax, st.MemTableMax = s.opts.SumCacheBytes, s.opts.IndexCacheBytes, (memTables+1)*memTableBytes
+	st.IndexCacheBytes, st.MemTableBytes = s.count.indexCache.Load(), s.count.memTables.Load()
 	units, files := s.ext.alloc.Used()
 	st.ShardBytes, st.ExtentFiles = units*extent.Unit, files
 	st.CapacityBytes, st.UsedBytes, st.FreeBytes = s.capacity(), s.used(), s.free()
@@ -107,7 +115,10 @@ func (s *Store) checkSpace() {
 		// What the file system keeps back for root or a quota is no room that we lose.
 		s.count.fsTotal.Store(int64(u.UsedBytes + u.AvailBytes))
 	}
-	s.count.indexBytes.Store(int64(s.index.db.Metrics().DiskSpaceUsage()))
+	m := s.index.db.Metrics()
+	s.count.indexBytes.Store(int64(m.DiskSpaceUsage()))
+	s.count.indexCache.Store(m.BlockCache.Size)
+	s.count.memTables.Store(int64(m.MemTable.Size + m.MemTable.ZombieSize))
 	shards, meta := s.over(pagesMark), s.over(metaMark)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,8 +9,6 @@ import (
 
 	"ashlar.dev/blockd/chunk"
 	"ashlar.dev/blockd/volume"
-	"ashlar.dev/pkg/blockmap"
-	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/client"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
@@ -151,6 +149,8 @@ func unseal(local []*localStore, floors map[id.Volume]id.Epoch) {
 func (s *server) heartbeat(local []*localStore) client.Heartbeat {
 	use := telemetry.ReadUsage()
 	h := client.Heartbeat{Holder: s.life.holder, CPU: use.CPU, ResidentBytes: use.ResidentBytes, Waits: s.storeWaits.take(), Memory: s.memory(), Events: s.tales.next(), Identity: s.identity()}
+	telemetry.LimitHeap(cluster.MemoryLimit(h.Memory))
+	h.HeapLimit, h.Heap = telemetry.ReadHeap()
 	for _, st := range local {
 		h.Sealed = h.Sealed || st.Sealed()
 		u := st.Stats()
@@ -206,17 +206,6 @@ func streamPage(has []chunk.VolumeInfo, from int) ([]client.VolumeEnsemble, int)
 	}
 	end := min(from+client.StreamPageMax, len(all))
 	return all[from:end], end
-}
-
-// memory lists what this process bounds and how much of it is used.
-func (s *server) memory() []client.MemoryUse {
-	cache := s.cache.Stats()
-	return []client.MemoryUse{
-		{Name: "write buffer", Limit: uint64(s.buffers.Limit()), Used: uint64(s.buffers.Used())},
-		{Name: "map pages", Limit: uint64(s.budget.Limit()) * blockmap.PageSize, Used: uint64(s.budget.Used()) * blockmap.PageSize},
-		{Name: "block cache", Limit: cache.LimitBytes, Used: cache.UsedBytes},
-		{Name: "payload buffers", Used: uint64(buf.Outstanding().Bytes)},
-	}
 }
 
 // purge lets a store of this host forget a deleted volume, and says so to metad.

@@ -8,6 +8,7 @@ import (
 
 	"ashlar.dev/blockd/hooks"
 	"ashlar.dev/pkg/archive"
+	"ashlar.dev/pkg/buf"
 	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
@@ -97,6 +98,10 @@ type Memory struct {
 	MapCache config.ByteSize `yaml:"map_cache"`
 	// Blocks read lately.
 	BlockCache config.ByteSize `yaml:"block_cache"`
+	// Payload of clients' requests in flight; at the limit no further request is read.
+	ClientRequests config.ByteSize `yaml:"client_requests"`
+	// Payload of requests of other blockds, and of the archive, that this one carries out; at the limit no further one is read.
+	PeerRequests config.ByteSize `yaml:"peer_requests"`
 }
 
 // VolumeLimits are the limits of one disk's engine.
@@ -125,6 +130,12 @@ func (c *Config) EnsureDefaults() {
 	}
 	if c.Memory.BlockCache == 0 {
 		c.Memory.BlockCache = 64 << 20
+	}
+	if c.Memory.ClientRequests == 0 {
+		c.Memory.ClientRequests = 1 << 30
+	}
+	if c.Memory.PeerRequests == 0 {
+		c.Memory.PeerRequests = 768 << 20
 	}
 	if c.RepairRate == 0 {
 		c.RepairRate = 64 << 20
@@ -187,8 +198,8 @@ func (c *Config) Validate() error {
 	if c.ScrubEvery < config.Duration(time.Hour) {
 		return fmt.Errorf("scrub_every %s: want an hour or more: %w", c.ScrubEvery, errs.ErrInvalid)
 	}
-	if c.Memory.WriteBuffer < writeBufferMin {
-		return fmt.Errorf("memory.write_buffer %s: want at least %s: %w", c.Memory.WriteBuffer, writeBufferMin, errs.ErrInvalid)
+	if err := c.Memory.validate(); err != nil {
+		return err
 	}
 	seen := make(map[string]bool)
 	for i, s := range c.Stores {
@@ -197,6 +208,21 @@ func (c *Config) Validate() error {
 			return fmt.Errorf("stores[%d].path %q is missing or stands there twice: %w", i, s.Path, errs.ErrInvalid)
 		}
 		seen[p] = true
+	}
+	return nil
+}
+
+// requestsMin lets the longest request of a client through, and of each class of peers a shard.
+const requestsMin config.ByteSize = 192 << 20
+
+func (m *Memory) validate() error {
+	for _, x := range []struct {
+		name     string
+		got, min config.ByteSize
+	}{{"write_buffer", m.WriteBuffer, writeBufferMin}, {"client_requests", m.ClientRequests, buf.LenMax}, {"peer_requests", m.PeerRequests, requestsMin}} {
+		if x.got < x.min {
+			return fmt.Errorf("memory.%s %s: want at least %s: %w", x.name, x.got, x.min, errs.ErrInvalid)
+		}
 	}
 	return nil
 }

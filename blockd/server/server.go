@@ -74,6 +74,7 @@ type server struct {
 	data     *rpc.Server
 	ring     *uring.Ring // of the local stores; nil if there is none
 	rpcStats *rpc.Stats
+	shares   []*rpc.Budget // of the bytes of peers' requests
 	registry *prometheus.Registry
 	group    *lifecycle.Group
 	stack    *lifecycle.Stack
@@ -318,7 +319,8 @@ func (b *burst) Uncork() {
 
 // makeServers makes what serves this host's stores and disks: to its peers, and to NBD clients.
 func (s *server) makeServers() error {
-	cfg := remote.ServiceConfig{Lookup: s.stores.Local, Clock: s.clock}
+	part := int(s.cfg.Memory.PeerRequests / 6) // bulk has two, for whole shards
+	cfg := remote.ServiceConfig{Lookup: s.stores.Local, Clock: s.clock, LogBytesMax: part, BulkBytesMax: 2 * part, ReadBytesMax: part}
 	if s.ring != nil {
 		cfg.Corker = s.ring
 	}
@@ -326,22 +328,25 @@ func (s *server) makeServers() error {
 	if err != nil {
 		return err
 	}
-	volumes, err := volproto.NewService(volproto.ServiceConfig{Owner: s.exports, Clock: s.clock})
+	volumes, err := volproto.NewService(volproto.ServiceConfig{Owner: s.exports, Clock: s.clock, BytesMax: part})
 	if err != nil {
 		return err
 	}
-	archive, err := archproto.NewService(archproto.ServiceConfig{Owner: s.exports, Clock: s.clock})
+	archive, err := archproto.NewService(archproto.ServiceConfig{Owner: s.exports, Clock: s.clock, BytesMax: part})
 	if err != nil {
 		return err
 	}
 	data := rpc.ServerConfig{
-		Self: s.creds.Self(), Services: append(service.Services(), volumes, archive), Clock: s.clock, Log: s.log, Stats: s.rpcStats,
+		Self: s.creds.Self(), Services: append(service.Services(), volumes, archive), ConnsMax: peerConnsMax, Clock: s.clock, Log: s.log, Stats: s.rpcStats,
 	}
 	if s.cfg.DataTLS == "off" {
 		s.log.Warn("the data path has no TLS: whoever reaches the port can read and write every disk", "listen", s.cfg.Listen)
 		data.Insecure = true
 	} else {
 		data.TLS = s.creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleBlockd, pki.RoleSnapshotd}}) // each service says whom it serves
+	}
+	for _, x := range data.Services {
+		s.shares = append(s.shares, x.Process)
 	}
 	s.data, err = rpc.NewServer(data)
 	if err != nil {
@@ -352,7 +357,11 @@ func (s *server) makeServers() error {
 	if s.ring != nil {
 		s.ring.Around(b.Cork, b.Uncork)
 	}
-	s.nbd, err = nbd.NewServer(nbd.Config{Exports: s.exports, HangupOnShutdown: true, Gather: &b.clients, Log: s.log})
+	s.nbd, err = nbd.NewServer(nbd.Config{Exports: s.exports, HangupOnShutdown: true, Gather: &b.clients, Log: s.log,
+		Limits: nbd.Limits{ServerBytesMax: s.cfg.Memory.ClientRequests.Int64(), ExportBytesMax: min(s.cfg.Memory.ClientRequests.Int64(), 256<<20), ConnBytesMax: min(s.cfg.Memory.ClientRequests.Int64(), 64<<20)}})
+	if err == nil {
+		s.showMemory()
+	}
 	return err
 }
 

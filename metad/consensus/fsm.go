@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -21,6 +22,7 @@ type fsm struct {
 	applied func() // after each command, without the lock; never nil
 	// restored is told of each state that came as a snapshot; nil: nobody is.
 	restored func(*state.Machine)
+	bytes    atomic.Int64 // of the last snapshot, made or taken
 }
 
 // Apply is part of raft.FSM. A committed command that this program cannot read means
@@ -42,7 +44,9 @@ func (f *fsm) Apply(l *raft.Log) any {
 func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return snapshot(f.machine.Snapshot()), nil
+	b := f.machine.Snapshot()
+	f.bytes.Store(int64(len(b)))
+	return snapshot(b), readable(b)
 }
 
 // Restore is part of raft.FSM.
@@ -59,6 +63,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	if f.restored != nil {
 		f.restored(m)
 	}
+	f.bytes.Store(int64(len(b)))
 	f.mu.Lock()
 	f.machine = m
 	f.mu.Unlock()

@@ -69,8 +69,9 @@ func OpenLogStore(o LogStoreOptions) (*LogStore, error) {
 		FS:                          o.FS,
 		Logger:                      telemetry.Pebble(o.Log, o.Fatal),
 		FormatMajorVersion:          pebble.FormatVirtualSSTables,
-		MemTableSize:                8 << 20,
-		MemTableStopWritesThreshold: 4,
+		CacheSize:                   logCacheBytes,
+		MemTableSize:                memTableBytes,
+		MemTableStopWritesThreshold: memTablesWaiting,
 		L0CompactionThreshold:       2,
 	})
 	if err != nil {

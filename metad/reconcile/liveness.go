@@ -20,7 +20,9 @@ type Beat struct {
 	Holder        id.Holder
 	Stores        []StoreBeat
 	Volumes       []VolumeBeat
-	Memory        []Memory
+	Memory        []cluster.Memory
+	HeapLimit     uint64
+	Heap          uint64
 	CPU           time.Duration
 	ResidentBytes uint64
 	Identity      *cluster.Identity   // nil: nothing was said
@@ -73,12 +75,6 @@ const (
 	Draining
 	Stuck
 )
-
-// Memory is one bounded use of memory in a process.
-type Memory struct {
-	Name        string
-	Limit, Used uint64
-}
 
 // Liveness is a leader's memory of who lives. A new leader has none, so it takes
 // everybody for living until one timeout has passed since its start.

@@ -39,6 +39,7 @@ type worker struct {
 	place string
 	// backup is what it said last of the backups of the state in its archive.
 	backup *api.BackupReport
+	memory *api.ProcessMemory
 }
 
 // archiver serves both services of the archive.
@@ -71,7 +72,7 @@ func (a *archives) hear(q *api.ArchiveWorkRequest, now time.Duration) error {
 		w = &worker{}
 		a.workers[q.GetWorker()] = w
 	}
-	w.life, w.heard, w.place, w.backup = q.GetLife(), now, q.GetPlace(), q.GetBackup()
+	w.life, w.heard, w.place, w.backup, w.memory = q.GetLife(), now, q.GetPlace(), q.GetBackup(), q.GetMemory()
 	for _, p := range q.GetUploads() {
 		if s, err := api.SnapshotID(p.GetSnapshot()); err == nil {
 			a.progress[s] = p

@@ -185,7 +185,7 @@ func floorsOf(m *state.Machine) (all []*api.VolumeFloor) {
 func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 	beat := reconcile.Beat{Holder: q.GetHolder().Value(), CPU: time.Duration(q.GetCpuMs()) * time.Millisecond, ResidentBytes: q.GetResidentBytes()}
 	beat.Identity = q.GetIdentity().Value()
-	if len(q.Stores) > state.StoresPerHostMax || len(q.Volumes) > state.VolumesMax || len(q.Memory) > 64 {
+	if len(q.Stores) > state.StoresPerHostMax || len(q.Volumes) > state.VolumesMax || len(q.Memory) > cluster.MemoryUsesMax {
 		return beat, fmt.Errorf("heartbeat of %s: too many parts: %w", beat.Holder, errs.ErrInvalid)
 	}
 	for _, x := range q.Stores {
@@ -232,9 +232,7 @@ func readBeat(q *api.HeartbeatRequest) (reconcile.Beat, error) {
 	if beat.Waits, err = api.StoreWaits(q.Waits); err != nil {
 		return beat, err
 	}
-	for _, x := range q.Memory {
-		beat.Memory = append(beat.Memory, reconcile.Memory{Name: x.Name, Limit: x.LimitBytes, Used: x.UsedBytes})
-	}
+	beat.Memory, beat.HeapLimit, beat.Heap = api.MemoryUses(q.Memory), q.HeapLimitBytes, q.HeapBytes
 	return beat, nil
 }
 

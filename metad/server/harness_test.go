@@ -303,7 +303,7 @@ func (h *host) silence() {
 func (h *host) beat() client.Heartbeat {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	b := client.Heartbeat{Holder: h.holder, Volumes: h.volumes, Identity: h.identity, Memory: []client.MemoryUse{{Name: "buffers", Limit: 100, Used: 7}}}
+	b := client.Heartbeat{Holder: h.holder, Volumes: h.volumes, Identity: h.identity, Memory: []cluster.Memory{{Name: "buffers", Limit: 100, Used: 7}}}
 	for _, s := range h.stores {
 		b.Stores = append(b.Stores, client.StoreBeat{StoreRef: s, Capacity: 1 << 30, Used: 1 << 20, Free: 1 << 29,
 			Use: &cluster.VolumeUsePage{Uses: h.uses, Last: true}})

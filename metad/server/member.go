@@ -27,7 +27,7 @@ func (m *memberService) Describe(context.Context, *api.DescribeRequest) (*api.De
 	n := m.s.node
 	cid := m.s.truth()
 	return &api.DescribeReply{Id: n.ID(), LastIndex: n.LastIndex(), Joining: n.Joining(), ClusterId: cid[:], JoinAddress: m.s.signsAt(), Level: uint32(state.LevelNewest),
-		Identity: m.s.identity()}, nil
+		Identity: m.s.identity(), Memory: api.FromProcess(m.s.memory())}, nil
 }
 
 // signsAt is where this member signs for hosts that join; empty while it cannot.

@@ -121,6 +121,7 @@ func (s *Server) open(o Options) error {
 		return err
 	}
 	s.stack.PushCloser("member", s.node.Close)
+	s.showMemory(o.Registry)
 	ln, err := listen(o.Listener, o.Config.Listen)
 	if err != nil {
 		return err

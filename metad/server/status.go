@@ -61,6 +61,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		fillRisk(rep, health)
 		if q.GetWithDisks() {
 			rep.Stores = stores
+			rep.Processes = blockdMemories(l, top)
 		}
 		for _, h := range rep.Hosts {
 			rep.Counts.Hosts++
@@ -69,6 +70,10 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 			}
 		}
 	})
+	if q.GetWithDisks() {
+		rep.Processes = append(c.s.memories(ctx, members), rep.Processes...)
+		rep.Processes = append(rep.Processes, r.archivesOf().memories(c.s.clock.Now())...)
+	}
 	return rep, nil
 }
 

@@ -345,6 +345,7 @@ type ArchiveWorkRequest struct {
 	Tasks         []*ArchiveTaskReply    `protobuf:"bytes,5,rep,name=tasks,proto3" json:"tasks,omitempty"`     // that it was given, and how far they are
 	Place         string                 `protobuf:"bytes,6,opt,name=place,proto3" json:"place,omitempty"`     // of the archive, without secrets
 	Backup        *BackupReport          `protobuf:"bytes,260,opt,name=backup,proto3" json:"backup,omitempty"`
+	Memory        *ProcessMemory         `protobuf:"bytes,280,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -424,6 +425,13 @@ func (x *ArchiveWorkRequest) GetPlace() string {
 func (x *ArchiveWorkRequest) GetBackup() *BackupReport {
 	if x != nil {
 		return x.Backup
+	}
+	return nil
+}
+
+func (x *ArchiveWorkRequest) GetMemory() *ProcessMemory {
+	if x != nil {
+		return x.Memory
 	}
 	return nil
 }
@@ -1315,7 +1323,7 @@ var File_ashlar_archive_proto protoreflect.FileDescriptor
 
 const file_ashlar_archive_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_archive.proto\x12\tashlar.v1\x1a\x13ashlar_backup.proto\x1a\x11ashlar_copy.proto\"`\n" +
+	"\x14ashlar_archive.proto\x12\tashlar.v1\x1a\x13ashlar_backup.proto\x1a\x11ashlar_copy.proto\x1a\x13ashlar_memory.proto\"`\n" +
 	"\x16ArchiveSnapshotRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x16\n" +
@@ -1340,7 +1348,7 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	" \x01(\tR\bmanifest\x12\x16\n" +
 	"\x06reason\x18\v \x01(\tR\x06reason\x12\x16\n" +
 	"\x06worker\x18\f \x01(\tR\x06worker\x12\x18\n" +
-	"\aworkers\x18\r \x01(\rR\aworkers\"\x91\x02\n" +
+	"\aworkers\x18\r \x01(\rR\aworkers\"\xc4\x02\n" +
 	"\x12ArchiveWorkRequest\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x12\n" +
 	"\x04life\x18\x02 \x01(\tR\x04life\x12\x1f\n" +
@@ -1349,7 +1357,8 @@ const file_ashlar_archive_proto_rawDesc = "" +
 	"\auploads\x18\x04 \x03(\v2\x19.ashlar.v1.UploadProgressR\auploads\x121\n" +
 	"\x05tasks\x18\x05 \x03(\v2\x1b.ashlar.v1.ArchiveTaskReplyR\x05tasks\x12\x14\n" +
 	"\x05place\x18\x06 \x01(\tR\x05place\x120\n" +
-	"\x06backup\x18\x84\x02 \x01(\v2\x17.ashlar.v1.BackupReportR\x06backup\"\xc4\x01\n" +
+	"\x06backup\x18\x84\x02 \x01(\v2\x17.ashlar.v1.BackupReportR\x06backup\x121\n" +
+	"\x06memory\x18\x98\x02 \x01(\v2\x18.ashlar.v1.ProcessMemoryR\x06memory\"\xc4\x01\n" +
 	"\x0eUploadProgress\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x14\n" +
@@ -1488,34 +1497,36 @@ var file_ashlar_archive_proto_goTypes = []any{
 	(*ArchiveTaskReply)(nil),       // 13: ashlar.v1.ArchiveTaskReply
 	(*ArchiveEntry)(nil),           // 14: ashlar.v1.ArchiveEntry
 	(*BackupReport)(nil),           // 15: ashlar.v1.BackupReport
-	(*CopyTarget)(nil),             // 16: ashlar.v1.CopyTarget
+	(*ProcessMemory)(nil),          // 16: ashlar.v1.ProcessMemory
+	(*CopyTarget)(nil),             // 17: ashlar.v1.CopyTarget
 }
 var file_ashlar_archive_proto_depIdxs = []int32{
 	5,  // 0: ashlar.v1.ArchiveWorkRequest.uploads:type_name -> ashlar.v1.UploadProgress
 	13, // 1: ashlar.v1.ArchiveWorkRequest.tasks:type_name -> ashlar.v1.ArchiveTaskReply
 	15, // 2: ashlar.v1.ArchiveWorkRequest.backup:type_name -> ashlar.v1.BackupReport
-	7,  // 3: ashlar.v1.ArchiveWorkReply.uploads:type_name -> ashlar.v1.Upload
-	12, // 4: ashlar.v1.ArchiveWorkReply.tasks:type_name -> ashlar.v1.ArchiveTaskRequest
-	0,  // 5: ashlar.v1.ArchiveTaskRequest.kind:type_name -> ashlar.v1.ArchiveTaskKind
-	16, // 6: ashlar.v1.ArchiveTaskRequest.to:type_name -> ashlar.v1.CopyTarget
-	14, // 7: ashlar.v1.ArchiveTaskReply.entries:type_name -> ashlar.v1.ArchiveEntry
-	4,  // 8: ashlar.v1.Archiver.Work:input_type -> ashlar.v1.ArchiveWorkRequest
-	8,  // 9: ashlar.v1.Archiver.EndUpload:input_type -> ashlar.v1.EndUploadRequest
-	10, // 10: ashlar.v1.Archiver.ArchiveHolds:input_type -> ashlar.v1.ArchiveHoldsRequest
-	1,  // 11: ashlar.v1.Archives.ArchiveSnapshot:input_type -> ashlar.v1.ArchiveSnapshotRequest
-	2,  // 12: ashlar.v1.Archives.GetArchive:input_type -> ashlar.v1.GetArchiveRequest
-	12, // 13: ashlar.v1.Archives.RunArchiveTask:input_type -> ashlar.v1.ArchiveTaskRequest
-	6,  // 14: ashlar.v1.Archiver.Work:output_type -> ashlar.v1.ArchiveWorkReply
-	9,  // 15: ashlar.v1.Archiver.EndUpload:output_type -> ashlar.v1.EndUploadReply
-	11, // 16: ashlar.v1.Archiver.ArchiveHolds:output_type -> ashlar.v1.ArchiveHoldsReply
-	3,  // 17: ashlar.v1.Archives.ArchiveSnapshot:output_type -> ashlar.v1.ArchiveStatus
-	3,  // 18: ashlar.v1.Archives.GetArchive:output_type -> ashlar.v1.ArchiveStatus
-	13, // 19: ashlar.v1.Archives.RunArchiveTask:output_type -> ashlar.v1.ArchiveTaskReply
-	14, // [14:20] is the sub-list for method output_type
-	8,  // [8:14] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	16, // 3: ashlar.v1.ArchiveWorkRequest.memory:type_name -> ashlar.v1.ProcessMemory
+	7,  // 4: ashlar.v1.ArchiveWorkReply.uploads:type_name -> ashlar.v1.Upload
+	12, // 5: ashlar.v1.ArchiveWorkReply.tasks:type_name -> ashlar.v1.ArchiveTaskRequest
+	0,  // 6: ashlar.v1.ArchiveTaskRequest.kind:type_name -> ashlar.v1.ArchiveTaskKind
+	17, // 7: ashlar.v1.ArchiveTaskRequest.to:type_name -> ashlar.v1.CopyTarget
+	14, // 8: ashlar.v1.ArchiveTaskReply.entries:type_name -> ashlar.v1.ArchiveEntry
+	4,  // 9: ashlar.v1.Archiver.Work:input_type -> ashlar.v1.ArchiveWorkRequest
+	8,  // 10: ashlar.v1.Archiver.EndUpload:input_type -> ashlar.v1.EndUploadRequest
+	10, // 11: ashlar.v1.Archiver.ArchiveHolds:input_type -> ashlar.v1.ArchiveHoldsRequest
+	1,  // 12: ashlar.v1.Archives.ArchiveSnapshot:input_type -> ashlar.v1.ArchiveSnapshotRequest
+	2,  // 13: ashlar.v1.Archives.GetArchive:input_type -> ashlar.v1.GetArchiveRequest
+	12, // 14: ashlar.v1.Archives.RunArchiveTask:input_type -> ashlar.v1.ArchiveTaskRequest
+	6,  // 15: ashlar.v1.Archiver.Work:output_type -> ashlar.v1.ArchiveWorkReply
+	9,  // 16: ashlar.v1.Archiver.EndUpload:output_type -> ashlar.v1.EndUploadReply
+	11, // 17: ashlar.v1.Archiver.ArchiveHolds:output_type -> ashlar.v1.ArchiveHoldsReply
+	3,  // 18: ashlar.v1.Archives.ArchiveSnapshot:output_type -> ashlar.v1.ArchiveStatus
+	3,  // 19: ashlar.v1.Archives.GetArchive:output_type -> ashlar.v1.ArchiveStatus
+	13, // 20: ashlar.v1.Archives.RunArchiveTask:output_type -> ashlar.v1.ArchiveTaskReply
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_archive_proto_init() }
@@ -1525,6 +1536,7 @@ func file_ashlar_archive_proto_init() {
 	}
 	file_ashlar_backup_proto_init()
 	file_ashlar_copy_proto_init()
+	file_ashlar_memory_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -547,19 +547,21 @@ func (x *Settings) GetRangeCount() uint32 {
 }
 
 type HeartbeatRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Holder        *Holder                `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
-	Stores        []*StoreBeat           `protobuf:"bytes,2,rep,name=stores,proto3" json:"stores,omitempty"`
-	Volumes       []*VolumeBeat          `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"` // those this host owns
-	Memory        []*MemoryUse           `protobuf:"bytes,4,rep,name=memory,proto3" json:"memory,omitempty"`
-	CpuMs         uint64                 `protobuf:"varint,5,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"` // of the process since its start
-	ResidentBytes uint64                 `protobuf:"varint,6,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
-	Events        []*HostEvent           `protobuf:"bytes,40,rep,name=events,proto3" json:"events,omitempty"` // at most 32, in order of n; told again until they are taken
-	Identity      *IdentityBeat          `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
-	Waits         []*StoreWait           `protobuf:"bytes,60,rep,name=waits,proto3" json:"waits,omitempty"`     // for stores here and elsewhere, since the beat before; at most 4,096
-	Sealed        bool                   `protobuf:"varint,209,opt,name=sealed,proto3" json:"sealed,omitempty"` // stores here have told a metad that was being restored, and want floors
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Holder         *Holder                `protobuf:"bytes,1,opt,name=holder,proto3" json:"holder,omitempty"`
+	Stores         []*StoreBeat           `protobuf:"bytes,2,rep,name=stores,proto3" json:"stores,omitempty"`
+	Volumes        []*VolumeBeat          `protobuf:"bytes,3,rep,name=volumes,proto3" json:"volumes,omitempty"` // those this host owns
+	Memory         []*MemoryUse           `protobuf:"bytes,4,rep,name=memory,proto3" json:"memory,omitempty"`
+	CpuMs          uint64                 `protobuf:"varint,5,opt,name=cpu_ms,json=cpuMs,proto3" json:"cpu_ms,omitempty"` // of the process since its start
+	ResidentBytes  uint64                 `protobuf:"varint,6,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
+	Events         []*HostEvent           `protobuf:"bytes,40,rep,name=events,proto3" json:"events,omitempty"` // at most 32, in order of n; told again until they are taken
+	Identity       *IdentityBeat          `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
+	Waits          []*StoreWait           `protobuf:"bytes,60,rep,name=waits,proto3" json:"waits,omitempty"`                                             // for stores here and elsewhere, since the beat before; at most 4,096
+	HeapLimitBytes uint64                 `protobuf:"varint,280,opt,name=heap_limit_bytes,json=heapLimitBytes,proto3" json:"heap_limit_bytes,omitempty"` // see ProcessMemory
+	HeapBytes      uint64                 `protobuf:"varint,281,opt,name=heap_bytes,json=heapBytes,proto3" json:"heap_bytes,omitempty"`
+	Sealed         bool                   `protobuf:"varint,209,opt,name=sealed,proto3" json:"sealed,omitempty"` // stores here have told a metad that was being restored, and want floors
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *HeartbeatRequest) Reset() {
@@ -653,6 +655,20 @@ func (x *HeartbeatRequest) GetWaits() []*StoreWait {
 		return x.Waits
 	}
 	return nil
+}
+
+func (x *HeartbeatRequest) GetHeapLimitBytes() uint64 {
+	if x != nil {
+		return x.HeapLimitBytes
+	}
+	return 0
+}
+
+func (x *HeartbeatRequest) GetHeapBytes() uint64 {
+	if x != nil {
+		return x.HeapBytes
+	}
+	return 0
 }
 
 func (x *HeartbeatRequest) GetSealed() bool {
@@ -1146,66 +1162,6 @@ func (x *VolumeBeat) GetFlattening() *Flattening {
 	return nil
 }
 
-type MemoryUse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // "journal buffers", "map pages", …
-	LimitBytes    uint64                 `protobuf:"varint,2,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
-	UsedBytes     uint64                 `protobuf:"varint,3,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *MemoryUse) Reset() {
-	*x = MemoryUse{}
-	mi := &file_ashlar_blockd_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *MemoryUse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*MemoryUse) ProtoMessage() {}
-
-func (x *MemoryUse) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use MemoryUse.ProtoReflect.Descriptor instead.
-func (*MemoryUse) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *MemoryUse) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *MemoryUse) GetLimitBytes() uint64 {
-	if x != nil {
-		return x.LimitBytes
-	}
-	return 0
-}
-
-func (x *MemoryUse) GetUsedBytes() uint64 {
-	if x != nil {
-		return x.UsedBytes
-	}
-	return 0
-}
-
 type HeartbeatReply struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	TopologyVersion uint64                 `protobuf:"varint,1,opt,name=topology_version,json=topologyVersion,proto3" json:"topology_version,omitempty"`
@@ -1229,7 +1185,7 @@ type HeartbeatReply struct {
 
 func (x *HeartbeatReply) Reset() {
 	*x = HeartbeatReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[11]
+	mi := &file_ashlar_blockd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1197,7 @@ func (x *HeartbeatReply) String() string {
 func (*HeartbeatReply) ProtoMessage() {}
 
 func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[11]
+	mi := &file_ashlar_blockd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1210,7 @@ func (x *HeartbeatReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatReply.ProtoReflect.Descriptor instead.
 func (*HeartbeatReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{11}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeartbeatReply) GetTopologyVersion() uint64 {
@@ -1359,7 +1315,7 @@ type VolumeFloor struct {
 
 func (x *VolumeFloor) Reset() {
 	*x = VolumeFloor{}
-	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	mi := &file_ashlar_blockd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1327,7 @@ func (x *VolumeFloor) String() string {
 func (*VolumeFloor) ProtoMessage() {}
 
 func (x *VolumeFloor) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[12]
+	mi := &file_ashlar_blockd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1340,7 @@ func (x *VolumeFloor) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeFloor.ProtoReflect.Descriptor instead.
 func (*VolumeFloor) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{12}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *VolumeFloor) GetVolume() []byte {
@@ -1418,7 +1374,7 @@ type VolumeNews struct {
 
 func (x *VolumeNews) Reset() {
 	*x = VolumeNews{}
-	mi := &file_ashlar_blockd_proto_msgTypes[13]
+	mi := &file_ashlar_blockd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1386,7 @@ func (x *VolumeNews) String() string {
 func (*VolumeNews) ProtoMessage() {}
 
 func (x *VolumeNews) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[13]
+	mi := &file_ashlar_blockd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1399,7 @@ func (x *VolumeNews) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeNews.ProtoReflect.Descriptor instead.
 func (*VolumeNews) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{13}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VolumeNews) GetVolume() []byte {
@@ -1521,7 +1477,7 @@ type Purge struct {
 
 func (x *Purge) Reset() {
 	*x = Purge{}
-	mi := &file_ashlar_blockd_proto_msgTypes[14]
+	mi := &file_ashlar_blockd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1533,7 +1489,7 @@ func (x *Purge) String() string {
 func (*Purge) ProtoMessage() {}
 
 func (x *Purge) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[14]
+	mi := &file_ashlar_blockd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1546,7 +1502,7 @@ func (x *Purge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Purge.ProtoReflect.Descriptor instead.
 func (*Purge) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{14}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Purge) GetStore() []byte {
@@ -1584,7 +1540,7 @@ type DropStreams struct {
 
 func (x *DropStreams) Reset() {
 	*x = DropStreams{}
-	mi := &file_ashlar_blockd_proto_msgTypes[15]
+	mi := &file_ashlar_blockd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1596,7 +1552,7 @@ func (x *DropStreams) String() string {
 func (*DropStreams) ProtoMessage() {}
 
 func (x *DropStreams) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[15]
+	mi := &file_ashlar_blockd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1609,7 +1565,7 @@ func (x *DropStreams) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropStreams.ProtoReflect.Descriptor instead.
 func (*DropStreams) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{15}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *DropStreams) GetStore() []byte {
@@ -1648,7 +1604,7 @@ type WatchTopologyRequest struct {
 
 func (x *WatchTopologyRequest) Reset() {
 	*x = WatchTopologyRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[16]
+	mi := &file_ashlar_blockd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +1616,7 @@ func (x *WatchTopologyRequest) String() string {
 func (*WatchTopologyRequest) ProtoMessage() {}
 
 func (x *WatchTopologyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[16]
+	mi := &file_ashlar_blockd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,7 +1629,7 @@ func (x *WatchTopologyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTopologyRequest.ProtoReflect.Descriptor instead.
 func (*WatchTopologyRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{16}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{15}
 }
 
 // Topology is the whole of hosts, stores and placement groups. Of two, the one
@@ -1690,7 +1646,7 @@ type Topology struct {
 
 func (x *Topology) Reset() {
 	*x = Topology{}
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1702,7 +1658,7 @@ func (x *Topology) String() string {
 func (*Topology) ProtoMessage() {}
 
 func (x *Topology) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1715,7 +1671,7 @@ func (x *Topology) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Topology.ProtoReflect.Descriptor instead.
 func (*Topology) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Topology) GetVersion() uint64 {
@@ -1763,7 +1719,7 @@ type HostInfo struct {
 
 func (x *HostInfo) Reset() {
 	*x = HostInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1731,7 @@ func (x *HostInfo) String() string {
 func (*HostInfo) ProtoMessage() {}
 
 func (x *HostInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1744,7 @@ func (x *HostInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostInfo.ProtoReflect.Descriptor instead.
 func (*HostInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *HostInfo) GetHost() string {
@@ -1870,7 +1826,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +1838,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +1851,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StoreInfo) GetRef() *StoreRef {
@@ -1968,7 +1924,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +1936,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +1949,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PlacementGroup) GetNumber() uint32 {
@@ -2037,7 +1993,7 @@ type PGVersion struct {
 
 func (x *PGVersion) Reset() {
 	*x = PGVersion{}
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2049,7 +2005,7 @@ func (x *PGVersion) String() string {
 func (*PGVersion) ProtoMessage() {}
 
 func (x *PGVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2062,7 +2018,7 @@ func (x *PGVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGVersion.ProtoReflect.Descriptor instead.
 func (*PGVersion) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PGVersion) GetVersion() uint32 {
@@ -2111,7 +2067,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2079,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2092,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetVolumeRequest) GetVolume() []byte {
@@ -2170,7 +2126,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2138,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2151,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListVolumesRequest) GetAfterName() string {
@@ -2222,7 +2178,7 @@ type ListVolumesReply struct {
 
 func (x *ListVolumesReply) Reset() {
 	*x = ListVolumesReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2190,7 @@ func (x *ListVolumesReply) String() string {
 func (*ListVolumesReply) ProtoMessage() {}
 
 func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2203,7 @@ func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesReply.ProtoReflect.Descriptor instead.
 func (*ListVolumesReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListVolumesReply) GetVolumes() []*VolumeSummary {
@@ -2275,7 +2231,7 @@ type VolumeSummary struct {
 
 func (x *VolumeSummary) Reset() {
 	*x = VolumeSummary{}
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2243,7 @@ func (x *VolumeSummary) String() string {
 func (*VolumeSummary) ProtoMessage() {}
 
 func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2256,7 @@ func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSummary.ProtoReflect.Descriptor instead.
 func (*VolumeSummary) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *VolumeSummary) GetVolume() []byte {
@@ -2335,7 +2291,7 @@ type AcquireVolumeRequest struct {
 
 func (x *AcquireVolumeRequest) Reset() {
 	*x = AcquireVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2347,7 +2303,7 @@ func (x *AcquireVolumeRequest) String() string {
 func (*AcquireVolumeRequest) ProtoMessage() {}
 
 func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2360,7 +2316,7 @@ func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AcquireVolumeRequest) GetVolume() []byte {
@@ -2396,7 +2352,7 @@ type AcquireVolumeReply struct {
 
 func (x *AcquireVolumeReply) Reset() {
 	*x = AcquireVolumeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2408,7 +2364,7 @@ func (x *AcquireVolumeReply) String() string {
 func (*AcquireVolumeReply) ProtoMessage() {}
 
 func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2421,7 +2377,7 @@ func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeReply.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AcquireVolumeReply) GetGranted() *VolumeRecord {
@@ -2450,7 +2406,7 @@ type AcquireRefused struct {
 
 func (x *AcquireRefused) Reset() {
 	*x = AcquireRefused{}
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2462,7 +2418,7 @@ func (x *AcquireRefused) String() string {
 func (*AcquireRefused) ProtoMessage() {}
 
 func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2475,7 +2431,7 @@ func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRefused.ProtoReflect.Descriptor instead.
 func (*AcquireRefused) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AcquireRefused) GetOwner() *Holder {
@@ -2517,7 +2473,7 @@ type ReleaseVolumeRequest struct {
 
 func (x *ReleaseVolumeRequest) Reset() {
 	*x = ReleaseVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2485,7 @@ func (x *ReleaseVolumeRequest) String() string {
 func (*ReleaseVolumeRequest) ProtoMessage() {}
 
 func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2498,7 @@ func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReleaseVolumeRequest) GetVolume() []byte {
@@ -2581,7 +2537,7 @@ type AddEnsembleRequest struct {
 
 func (x *AddEnsembleRequest) Reset() {
 	*x = AddEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2549,7 @@ func (x *AddEnsembleRequest) String() string {
 func (*AddEnsembleRequest) ProtoMessage() {}
 
 func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2562,7 @@ func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*AddEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AddEnsembleRequest) GetVolume() []byte {
@@ -2675,7 +2631,7 @@ type CloseEnsembleRequest struct {
 
 func (x *CloseEnsembleRequest) Reset() {
 	*x = CloseEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2643,7 @@ func (x *CloseEnsembleRequest) String() string {
 func (*CloseEnsembleRequest) ProtoMessage() {}
 
 func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2656,7 @@ func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*CloseEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CloseEnsembleRequest) GetVolume() []byte {
@@ -2781,7 +2737,7 @@ type RemoveEnsemblesRequest struct {
 
 func (x *RemoveEnsemblesRequest) Reset() {
 	*x = RemoveEnsemblesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2749,7 @@ func (x *RemoveEnsemblesRequest) String() string {
 func (*RemoveEnsemblesRequest) ProtoMessage() {}
 
 func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2762,7 @@ func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEnsemblesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveEnsemblesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RemoveEnsemblesRequest) GetVolume() []byte {
@@ -2858,7 +2814,7 @@ type ReplaceListRequest struct {
 
 func (x *ReplaceListRequest) Reset() {
 	*x = ReplaceListRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2870,7 +2826,7 @@ func (x *ReplaceListRequest) String() string {
 func (*ReplaceListRequest) ProtoMessage() {}
 
 func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2883,7 +2839,7 @@ func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceListRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceListRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReplaceListRequest) GetVolume() []byte {
@@ -2924,7 +2880,7 @@ type AllocRangeRequest struct {
 
 func (x *AllocRangeRequest) Reset() {
 	*x = AllocRangeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +2892,7 @@ func (x *AllocRangeRequest) String() string {
 func (*AllocRangeRequest) ProtoMessage() {}
 
 func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +2905,7 @@ func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeRequest.ProtoReflect.Descriptor instead.
 func (*AllocRangeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AllocRangeRequest) GetVolume() []byte {
@@ -2977,7 +2933,7 @@ type AllocRangeReply struct {
 
 func (x *AllocRangeReply) Reset() {
 	*x = AllocRangeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +2945,7 @@ func (x *AllocRangeReply) String() string {
 func (*AllocRangeReply) ProtoMessage() {}
 
 func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +2958,7 @@ func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeReply.ProtoReflect.Descriptor instead.
 func (*AllocRangeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AllocRangeReply) GetEpoch() uint64 {
@@ -3037,7 +2993,7 @@ type ForgetSpansRequest struct {
 
 func (x *ForgetSpansRequest) Reset() {
 	*x = ForgetSpansRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3049,7 +3005,7 @@ func (x *ForgetSpansRequest) String() string {
 func (*ForgetSpansRequest) ProtoMessage() {}
 
 func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3062,7 +3018,7 @@ func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSpansRequest.ProtoReflect.Descriptor instead.
 func (*ForgetSpansRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ForgetSpansRequest) GetVolume() []byte {
@@ -3097,7 +3053,7 @@ type CommitCheckpointRequest struct {
 
 func (x *CommitCheckpointRequest) Reset() {
 	*x = CommitCheckpointRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3065,7 @@ func (x *CommitCheckpointRequest) String() string {
 func (*CommitCheckpointRequest) ProtoMessage() {}
 
 func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3078,7 @@ func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CommitCheckpointRequest) GetVolume() []byte {
@@ -3154,7 +3110,7 @@ type CommitCheckpointReply struct {
 
 func (x *CommitCheckpointReply) Reset() {
 	*x = CommitCheckpointReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3166,7 +3122,7 @@ func (x *CommitCheckpointReply) String() string {
 func (*CommitCheckpointReply) ProtoMessage() {}
 
 func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3179,7 +3135,7 @@ func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointReply.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 type EnsurePlacementRequest struct {
@@ -3191,7 +3147,7 @@ type EnsurePlacementRequest struct {
 
 func (x *EnsurePlacementRequest) Reset() {
 	*x = EnsurePlacementRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3159,7 @@ func (x *EnsurePlacementRequest) String() string {
 func (*EnsurePlacementRequest) ProtoMessage() {}
 
 func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3172,7 @@ func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnsurePlacementRequest.ProtoReflect.Descriptor instead.
 func (*EnsurePlacementRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EnsurePlacementRequest) GetExcludeStores() [][]byte {
@@ -3237,7 +3193,7 @@ type ReportStoreRequest struct {
 
 func (x *ReportStoreRequest) Reset() {
 	*x = ReportStoreRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +3205,7 @@ func (x *ReportStoreRequest) String() string {
 func (*ReportStoreRequest) ProtoMessage() {}
 
 func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +3218,7 @@ func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreRequest.ProtoReflect.Descriptor instead.
 func (*ReportStoreRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReportStoreRequest) GetReporter() string {
@@ -3294,7 +3250,7 @@ type ReportStoreReply struct {
 
 func (x *ReportStoreReply) Reset() {
 	*x = ReportStoreReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3306,7 +3262,7 @@ func (x *ReportStoreReply) String() string {
 func (*ReportStoreReply) ProtoMessage() {}
 
 func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3319,7 +3275,7 @@ func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreReply.ProtoReflect.Descriptor instead.
 func (*ReportStoreReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 type ConfirmPurgeRequest struct {
@@ -3333,7 +3289,7 @@ type ConfirmPurgeRequest struct {
 
 func (x *ConfirmPurgeRequest) Reset() {
 	*x = ConfirmPurgeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[42]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3301,7 @@ func (x *ConfirmPurgeRequest) String() string {
 func (*ConfirmPurgeRequest) ProtoMessage() {}
 
 func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[42]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3314,7 @@ func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ConfirmPurgeRequest) GetHost() string {
@@ -3390,7 +3346,7 @@ type ConfirmPurgeReply struct {
 
 func (x *ConfirmPurgeReply) Reset() {
 	*x = ConfirmPurgeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3358,7 @@ func (x *ConfirmPurgeReply) String() string {
 func (*ConfirmPurgeReply) ProtoMessage() {}
 
 func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3371,7 @@ func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeReply.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{43}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 type WatchSnapshotsRequest struct {
@@ -3427,7 +3383,7 @@ type WatchSnapshotsRequest struct {
 
 func (x *WatchSnapshotsRequest) Reset() {
 	*x = WatchSnapshotsRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3439,7 +3395,7 @@ func (x *WatchSnapshotsRequest) String() string {
 func (*WatchSnapshotsRequest) ProtoMessage() {}
 
 func (x *WatchSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3452,7 +3408,7 @@ func (x *WatchSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{44}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WatchSnapshotsRequest) GetHolder() *Holder {
@@ -3476,7 +3432,7 @@ type SnapshotOrders struct {
 
 func (x *SnapshotOrders) Reset() {
 	*x = SnapshotOrders{}
-	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3488,7 +3444,7 @@ func (x *SnapshotOrders) String() string {
 func (*SnapshotOrders) ProtoMessage() {}
 
 func (x *SnapshotOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3501,7 +3457,7 @@ func (x *SnapshotOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOrders.ProtoReflect.Descriptor instead.
 func (*SnapshotOrders) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{45}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
@@ -3546,7 +3502,7 @@ type SnapshotOrder struct {
 
 func (x *SnapshotOrder) Reset() {
 	*x = SnapshotOrder{}
-	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3558,7 +3514,7 @@ func (x *SnapshotOrder) String() string {
 func (*SnapshotOrder) ProtoMessage() {}
 
 func (x *SnapshotOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3571,7 +3527,7 @@ func (x *SnapshotOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOrder.ProtoReflect.Descriptor instead.
 func (*SnapshotOrder) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{46}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotOrder) GetVolume() []byte {
@@ -3625,7 +3581,7 @@ type TellSnapshotRequest struct {
 
 func (x *TellSnapshotRequest) Reset() {
 	*x = TellSnapshotRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3637,7 +3593,7 @@ func (x *TellSnapshotRequest) String() string {
 func (*TellSnapshotRequest) ProtoMessage() {}
 
 func (x *TellSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3650,7 +3606,7 @@ func (x *TellSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*TellSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{47}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *TellSnapshotRequest) GetHolder() *Holder {
@@ -3717,7 +3673,7 @@ type TellSnapshotReply struct {
 
 func (x *TellSnapshotReply) Reset() {
 	*x = TellSnapshotReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[48]
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3729,7 +3685,7 @@ func (x *TellSnapshotReply) String() string {
 func (*TellSnapshotReply) ProtoMessage() {}
 
 func (x *TellSnapshotReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[48]
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3742,14 +3698,14 @@ func (x *TellSnapshotReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellSnapshotReply.ProtoReflect.Descriptor instead.
 func (*TellSnapshotReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{48}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 var File_ashlar_blockd_proto protoreflect.FileDescriptor
 
 const file_ashlar_blockd_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_flatten.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\"\xce\x02\n" +
+	"\x13ashlar_blockd.proto\x12\tashlar.v1\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_healing.proto\x1a\x15ashlar_identity.proto\x1a\x11ashlar_lost.proto\x1a\x13ashlar_memory.proto\x1a\x14ashlar_flatten.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\"\xce\x02\n" +
 	"\x13RegisterHostRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12!\n" +
 	"\fdata_address\x18\x02 \x01(\tR\vdataAddress\x12\x12\n" +
@@ -3779,7 +3735,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x15heartbeat_interval_ms\x18\x02 \x01(\rR\x13heartbeatIntervalMs\x120\n" +
 	"\x14heartbeat_timeout_ms\x18\x03 \x01(\rR\x12heartbeatTimeoutMs\x12\x1f\n" +
 	"\vrange_count\x18\x04 \x01(\rR\n" +
-	"rangeCount\"\xb0\x03\n" +
+	"rangeCount\"\xfb\x03\n" +
 	"\x10HeartbeatRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12,\n" +
 	"\x06stores\x18\x02 \x03(\v2\x14.ashlar.v1.StoreBeatR\x06stores\x12/\n" +
@@ -3789,7 +3745,10 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x0eresident_bytes\x18\x06 \x01(\x04R\rresidentBytes\x12,\n" +
 	"\x06events\x18( \x03(\v2\x14.ashlar.v1.HostEventR\x06events\x123\n" +
 	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\x12*\n" +
-	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\x12\x17\n" +
+	"\x05waits\x18< \x03(\v2\x14.ashlar.v1.StoreWaitR\x05waits\x12)\n" +
+	"\x10heap_limit_bytes\x18\x98\x02 \x01(\x04R\x0eheapLimitBytes\x12\x1e\n" +
+	"\n" +
+	"heap_bytes\x18\x99\x02 \x01(\x04R\theapBytes\x12\x17\n" +
 	"\x06sealed\x18\xd1\x01 \x01(\bR\x06sealed\"\x9b\x05\n" +
 	"\tStoreBeat\x12%\n" +
 	"\x03ref\x18\x01 \x01(\v2\x13.ashlar.v1.StoreRefR\x03ref\x12%\n" +
@@ -3846,13 +3805,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x126\n" +
 	"\n" +
 	"flattening\x18\xe6\x01 \x01(\v2\x15.ashlar.v1.FlatteningR\n" +
-	"flattening\"_\n" +
-	"\tMemoryUse\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
-	"\vlimit_bytes\x18\x02 \x01(\x04R\n" +
-	"limitBytes\x12\x1d\n" +
-	"\n" +
-	"used_bytes\x18\x03 \x01(\x04R\tusedBytes\"\xf6\x03\n" +
+	"flattening\"\xf6\x03\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
@@ -4106,7 +4059,7 @@ func file_ashlar_blockd_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_blockd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_ashlar_blockd_proto_goTypes = []any{
 	(VolumeState)(0),                // 0: ashlar.v1.VolumeState
 	(StoreState)(0),                 // 1: ashlar.v1.StoreState
@@ -4121,47 +4074,47 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*RepairBeat)(nil),              // 10: ashlar.v1.RepairBeat
 	(*StreamBeat)(nil),              // 11: ashlar.v1.StreamBeat
 	(*VolumeBeat)(nil),              // 12: ashlar.v1.VolumeBeat
-	(*MemoryUse)(nil),               // 13: ashlar.v1.MemoryUse
-	(*HeartbeatReply)(nil),          // 14: ashlar.v1.HeartbeatReply
-	(*VolumeFloor)(nil),             // 15: ashlar.v1.VolumeFloor
-	(*VolumeNews)(nil),              // 16: ashlar.v1.VolumeNews
-	(*Purge)(nil),                   // 17: ashlar.v1.Purge
-	(*DropStreams)(nil),             // 18: ashlar.v1.DropStreams
-	(*WatchTopologyRequest)(nil),    // 19: ashlar.v1.WatchTopologyRequest
-	(*Topology)(nil),                // 20: ashlar.v1.Topology
-	(*HostInfo)(nil),                // 21: ashlar.v1.HostInfo
-	(*StoreInfo)(nil),               // 22: ashlar.v1.StoreInfo
-	(*PlacementGroup)(nil),          // 23: ashlar.v1.PlacementGroup
-	(*PGVersion)(nil),               // 24: ashlar.v1.PGVersion
-	(*GetVolumeRequest)(nil),        // 25: ashlar.v1.GetVolumeRequest
-	(*ListVolumesRequest)(nil),      // 26: ashlar.v1.ListVolumesRequest
-	(*ListVolumesReply)(nil),        // 27: ashlar.v1.ListVolumesReply
-	(*VolumeSummary)(nil),           // 28: ashlar.v1.VolumeSummary
-	(*AcquireVolumeRequest)(nil),    // 29: ashlar.v1.AcquireVolumeRequest
-	(*AcquireVolumeReply)(nil),      // 30: ashlar.v1.AcquireVolumeReply
-	(*AcquireRefused)(nil),          // 31: ashlar.v1.AcquireRefused
-	(*ReleaseVolumeRequest)(nil),    // 32: ashlar.v1.ReleaseVolumeRequest
-	(*AddEnsembleRequest)(nil),      // 33: ashlar.v1.AddEnsembleRequest
-	(*CloseEnsembleRequest)(nil),    // 34: ashlar.v1.CloseEnsembleRequest
-	(*RemoveEnsemblesRequest)(nil),  // 35: ashlar.v1.RemoveEnsemblesRequest
-	(*ReplaceListRequest)(nil),      // 36: ashlar.v1.ReplaceListRequest
-	(*AllocRangeRequest)(nil),       // 37: ashlar.v1.AllocRangeRequest
-	(*AllocRangeReply)(nil),         // 38: ashlar.v1.AllocRangeReply
-	(*ForgetSpansRequest)(nil),      // 39: ashlar.v1.ForgetSpansRequest
-	(*CommitCheckpointRequest)(nil), // 40: ashlar.v1.CommitCheckpointRequest
-	(*CommitCheckpointReply)(nil),   // 41: ashlar.v1.CommitCheckpointReply
-	(*EnsurePlacementRequest)(nil),  // 42: ashlar.v1.EnsurePlacementRequest
-	(*ReportStoreRequest)(nil),      // 43: ashlar.v1.ReportStoreRequest
-	(*ReportStoreReply)(nil),        // 44: ashlar.v1.ReportStoreReply
-	(*ConfirmPurgeRequest)(nil),     // 45: ashlar.v1.ConfirmPurgeRequest
-	(*ConfirmPurgeReply)(nil),       // 46: ashlar.v1.ConfirmPurgeReply
-	(*WatchSnapshotsRequest)(nil),   // 47: ashlar.v1.WatchSnapshotsRequest
-	(*SnapshotOrders)(nil),          // 48: ashlar.v1.SnapshotOrders
-	(*SnapshotOrder)(nil),           // 49: ashlar.v1.SnapshotOrder
-	(*TellSnapshotRequest)(nil),     // 50: ashlar.v1.TellSnapshotRequest
-	(*TellSnapshotReply)(nil),       // 51: ashlar.v1.TellSnapshotReply
-	(*Holder)(nil),                  // 52: ashlar.v1.Holder
-	(*StoreRef)(nil),                // 53: ashlar.v1.StoreRef
+	(*HeartbeatReply)(nil),          // 13: ashlar.v1.HeartbeatReply
+	(*VolumeFloor)(nil),             // 14: ashlar.v1.VolumeFloor
+	(*VolumeNews)(nil),              // 15: ashlar.v1.VolumeNews
+	(*Purge)(nil),                   // 16: ashlar.v1.Purge
+	(*DropStreams)(nil),             // 17: ashlar.v1.DropStreams
+	(*WatchTopologyRequest)(nil),    // 18: ashlar.v1.WatchTopologyRequest
+	(*Topology)(nil),                // 19: ashlar.v1.Topology
+	(*HostInfo)(nil),                // 20: ashlar.v1.HostInfo
+	(*StoreInfo)(nil),               // 21: ashlar.v1.StoreInfo
+	(*PlacementGroup)(nil),          // 22: ashlar.v1.PlacementGroup
+	(*PGVersion)(nil),               // 23: ashlar.v1.PGVersion
+	(*GetVolumeRequest)(nil),        // 24: ashlar.v1.GetVolumeRequest
+	(*ListVolumesRequest)(nil),      // 25: ashlar.v1.ListVolumesRequest
+	(*ListVolumesReply)(nil),        // 26: ashlar.v1.ListVolumesReply
+	(*VolumeSummary)(nil),           // 27: ashlar.v1.VolumeSummary
+	(*AcquireVolumeRequest)(nil),    // 28: ashlar.v1.AcquireVolumeRequest
+	(*AcquireVolumeReply)(nil),      // 29: ashlar.v1.AcquireVolumeReply
+	(*AcquireRefused)(nil),          // 30: ashlar.v1.AcquireRefused
+	(*ReleaseVolumeRequest)(nil),    // 31: ashlar.v1.ReleaseVolumeRequest
+	(*AddEnsembleRequest)(nil),      // 32: ashlar.v1.AddEnsembleRequest
+	(*CloseEnsembleRequest)(nil),    // 33: ashlar.v1.CloseEnsembleRequest
+	(*RemoveEnsemblesRequest)(nil),  // 34: ashlar.v1.RemoveEnsemblesRequest
+	(*ReplaceListRequest)(nil),      // 35: ashlar.v1.ReplaceListRequest
+	(*AllocRangeRequest)(nil),       // 36: ashlar.v1.AllocRangeRequest
+	(*AllocRangeReply)(nil),         // 37: ashlar.v1.AllocRangeReply
+	(*ForgetSpansRequest)(nil),      // 38: ashlar.v1.ForgetSpansRequest
+	(*CommitCheckpointRequest)(nil), // 39: ashlar.v1.CommitCheckpointRequest
+	(*CommitCheckpointReply)(nil),   // 40: ashlar.v1.CommitCheckpointReply
+	(*EnsurePlacementRequest)(nil),  // 41: ashlar.v1.EnsurePlacementRequest
+	(*ReportStoreRequest)(nil),      // 42: ashlar.v1.ReportStoreRequest
+	(*ReportStoreReply)(nil),        // 43: ashlar.v1.ReportStoreReply
+	(*ConfirmPurgeRequest)(nil),     // 44: ashlar.v1.ConfirmPurgeRequest
+	(*ConfirmPurgeReply)(nil),       // 45: ashlar.v1.ConfirmPurgeReply
+	(*WatchSnapshotsRequest)(nil),   // 46: ashlar.v1.WatchSnapshotsRequest
+	(*SnapshotOrders)(nil),          // 47: ashlar.v1.SnapshotOrders
+	(*SnapshotOrder)(nil),           // 48: ashlar.v1.SnapshotOrder
+	(*TellSnapshotRequest)(nil),     // 49: ashlar.v1.TellSnapshotRequest
+	(*TellSnapshotReply)(nil),       // 50: ashlar.v1.TellSnapshotReply
+	(*Holder)(nil),                  // 51: ashlar.v1.Holder
+	(*StoreRef)(nil),                // 52: ashlar.v1.StoreRef
+	(*MemoryUse)(nil),               // 53: ashlar.v1.MemoryUse
 	(*HostEvent)(nil),               // 54: ashlar.v1.HostEvent
 	(*IdentityBeat)(nil),            // 55: ashlar.v1.IdentityBeat
 	(*StoreWait)(nil),               // 56: ashlar.v1.StoreWait
@@ -4193,22 +4146,22 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*TellManifestReply)(nil),       // 82: ashlar.v1.TellManifestReply
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
-	52, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
+	51, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
 	4,  // 1: ashlar.v1.RegisterHostRequest.stores:type_name -> ashlar.v1.RegisterStore
-	53, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
+	52, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
 	7,  // 3: ashlar.v1.RegisterHostReply.settings:type_name -> ashlar.v1.Settings
 	6,  // 4: ashlar.v1.RegisterHostReply.refused:type_name -> ashlar.v1.RefusedStore
-	20, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
-	15, // 6: ashlar.v1.RegisterHostReply.floors:type_name -> ashlar.v1.VolumeFloor
-	53, // 7: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
-	52, // 8: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
+	19, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
+	14, // 6: ashlar.v1.RegisterHostReply.floors:type_name -> ashlar.v1.VolumeFloor
+	52, // 7: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
+	51, // 8: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
 	9,  // 9: ashlar.v1.HeartbeatRequest.stores:type_name -> ashlar.v1.StoreBeat
 	12, // 10: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
-	13, // 11: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
+	53, // 11: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
 	54, // 12: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
 	55, // 13: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
 	56, // 14: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
-	53, // 15: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	52, // 15: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
 	11, // 16: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
 	10, // 17: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
 	57, // 18: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
@@ -4226,83 +4179,83 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	67, // 30: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
 	68, // 31: ashlar.v1.VolumeBeat.hydration:type_name -> ashlar.v1.Hydration
 	69, // 32: ashlar.v1.VolumeBeat.flattening:type_name -> ashlar.v1.Flattening
-	16, // 33: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
-	17, // 34: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
-	18, // 35: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
+	15, // 33: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
+	16, // 34: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
+	17, // 35: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
 	70, // 36: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
 	71, // 37: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
-	15, // 38: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
+	14, // 38: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
 	72, // 39: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
 	73, // 40: ashlar.v1.VolumeNews.flatten:type_name -> ashlar.v1.Flatten
 	63, // 41: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	21, // 42: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	22, // 43: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	23, // 44: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	53, // 45: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	20, // 42: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	21, // 43: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	22, // 44: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	52, // 45: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
 	1,  // 46: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	24, // 47: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	53, // 48: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	28, // 49: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	52, // 50: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	23, // 47: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	52, // 48: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	27, // 49: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	51, // 50: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
 	2,  // 51: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
 	74, // 52: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	31, // 53: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	52, // 54: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	52, // 55: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	30, // 53: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	51, // 54: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	51, // 55: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
 	63, // 56: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	53, // 57: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	52, // 57: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
 	63, // 58: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
 	63, // 59: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
 	75, // 60: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	53, // 61: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	53, // 62: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	52, // 63: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
-	49, // 64: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	52, // 61: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 62: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	51, // 63: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	48, // 64: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
 	76, // 65: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
-	52, // 66: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	51, // 66: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
 	76, // 67: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
 	3,  // 68: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
 	8,  // 69: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	19, // 70: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	25, // 71: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	26, // 72: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	29, // 73: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	32, // 74: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	33, // 75: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	34, // 76: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	35, // 77: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	36, // 78: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	37, // 79: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	39, // 80: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	40, // 81: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	42, // 82: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	43, // 83: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	45, // 84: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	47, // 85: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
-	50, // 86: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	18, // 70: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	24, // 71: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	25, // 72: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	28, // 73: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	31, // 74: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	32, // 75: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	33, // 76: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	34, // 77: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	35, // 78: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	36, // 79: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	38, // 80: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	39, // 81: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	41, // 82: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	42, // 83: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	44, // 84: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	46, // 85: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	49, // 86: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
 	77, // 87: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
 	78, // 88: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
 	79, // 89: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
 	80, // 90: ashlar.v1.Blockd.VolumeFlattened:input_type -> ashlar.v1.VolumeFlattenedRequest
 	5,  // 91: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	14, // 92: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	20, // 93: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	13, // 92: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 93: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
 	74, // 94: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	27, // 95: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	30, // 96: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	26, // 95: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	29, // 96: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
 	74, // 97: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
 	74, // 98: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
 	74, // 99: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
 	74, // 100: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
 	74, // 101: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	38, // 102: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	37, // 102: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
 	74, // 103: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	41, // 104: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	20, // 105: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	44, // 106: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	46, // 107: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	48, // 108: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	51, // 109: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	40, // 104: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 105: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	43, // 106: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	45, // 107: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	47, // 108: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	50, // 109: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
 	81, // 110: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
 	82, // 111: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
 	74, // 112: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
@@ -4327,6 +4280,7 @@ func file_ashlar_blockd_proto_init() {
 	file_ashlar_healing_proto_init()
 	file_ashlar_identity_proto_init()
 	file_ashlar_lost_proto_init()
+	file_ashlar_memory_proto_init()
 	file_ashlar_flatten_proto_init()
 	file_ashlar_restore_proto_init()
 	file_ashlar_kept_proto_init()
@@ -4336,7 +4290,7 @@ func file_ashlar_blockd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_blockd_proto_rawDesc), len(file_ashlar_blockd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   49,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

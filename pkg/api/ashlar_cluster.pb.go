@@ -214,9 +214,10 @@ type StatusReply struct {
 	Traffic       *Traffic               `protobuf:"bytes,44,opt,name=traffic,proto3" json:"traffic,omitempty"` // of all open disks; it falls when one is closed
 	Balance       *Balance               `protobuf:"bytes,60,opt,name=balance,proto3" json:"balance,omitempty"`
 	Recoding      *Recoding              `protobuf:"bytes,61,opt,name=recoding,proto3" json:"recoding,omitempty"`
-	Kept          *KeptRoom              `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`     // of deleted disks; its bytes are among the used ones
-	Trash         *TrashRoom             `protobuf:"bytes,220,opt,name=trash,proto3" json:"trash,omitempty"`   // its bytes are among the used ones
-	Backup        *BackupStatus          `protobuf:"bytes,260,opt,name=backup,proto3" json:"backup,omitempty"` // in the archive; missing: no snapshotd was heard
+	Kept          *KeptRoom              `protobuf:"bytes,192,opt,name=kept,proto3" json:"kept,omitempty"`           // of deleted disks; its bytes are among the used ones
+	Trash         *TrashRoom             `protobuf:"bytes,220,opt,name=trash,proto3" json:"trash,omitempty"`         // its bytes are among the used ones
+	Backup        *BackupStatus          `protobuf:"bytes,260,opt,name=backup,proto3" json:"backup,omitempty"`       // in the archive; missing: no snapshotd was heard
+	Processes     []*ProcessMemory       `protobuf:"bytes,280,rep,name=processes,proto3" json:"processes,omitempty"` // of the daemons that were heard lately
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -422,6 +423,13 @@ func (x *StatusReply) GetTrash() *TrashRoom {
 func (x *StatusReply) GetBackup() *BackupStatus {
 	if x != nil {
 		return x.Backup
+	}
+	return nil
+}
+
+func (x *StatusReply) GetProcesses() []*ProcessMemory {
+	if x != nil {
+		return x.Processes
 	}
 	return nil
 }
@@ -3160,7 +3168,7 @@ var File_ashlar_cluster_proto protoreflect.FileDescriptor
 
 const file_ashlar_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_backup.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x14ashlar_flatten.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\x1a\x12ashlar_trash.proto\"u\n" +
+	"\x14ashlar_cluster.proto\x12\tashlar.v1\x1a\x13ashlar_policy.proto\x1a\x16ashlar_snapgroup.proto\x1a\x11ashlar_care.proto\x1a\x13ashlar_backup.proto\x1a\x13ashlar_common.proto\x1a\x13ashlar_events.proto\x1a\x14ashlar_figures.proto\x1a\x14ashlar_lineage.proto\x1a\x14ashlar_healing.proto\x1a\x11ashlar_lost.proto\x1a\x13ashlar_memory.proto\x1a\x14ashlar_flatten.proto\x1a\x14ashlar_restore.proto\x1a\x11ashlar_kept.proto\x1a\x12ashlar_trash.proto\"u\n" +
 	"\x06Reason\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12)\n" +
 	"\x06health\x18\x02 \x01(\x0e2\x11.ashlar.v1.HealthR\x06health\x12\x18\n" +
@@ -3168,7 +3176,7 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\x04text\x18\x04 \x01(\tR\x04text\".\n" +
 	"\rStatusRequest\x12\x1d\n" +
 	"\n" +
-	"with_disks\x18\x01 \x01(\bR\twithDisks\"\x92\b\n" +
+	"with_disks\x18\x01 \x01(\bR\twithDisks\"\xcb\b\n" +
 	"\vStatusReply\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12)\n" +
@@ -3198,7 +3206,8 @@ const file_ashlar_cluster_proto_rawDesc = "" +
 	"\brecoding\x18= \x01(\v2\x13.ashlar.v1.RecodingR\brecoding\x12(\n" +
 	"\x04kept\x18\xc0\x01 \x01(\v2\x13.ashlar.v1.KeptRoomR\x04kept\x12+\n" +
 	"\x05trash\x18\xdc\x01 \x01(\v2\x14.ashlar.v1.TrashRoomR\x05trash\x120\n" +
-	"\x06backup\x18\x84\x02 \x01(\v2\x17.ashlar.v1.BackupStatusR\x06backup\"\x97\x02\n" +
+	"\x06backup\x18\x84\x02 \x01(\v2\x17.ashlar.v1.BackupStatusR\x06backup\x127\n" +
+	"\tprocesses\x18\x98\x02 \x03(\v2\x18.ashlar.v1.ProcessMemoryR\tprocesses\"\x97\x02\n" +
 	"\x04Room\x12%\n" +
 	"\x0ecapacity_bytes\x18\x01 \x01(\x04R\rcapacityBytes\x12\x1d\n" +
 	"\n" +
@@ -3581,40 +3590,41 @@ var file_ashlar_cluster_proto_goTypes = []any{
 	(*KeptRoom)(nil),                // 45: ashlar.v1.KeptRoom
 	(*TrashRoom)(nil),               // 46: ashlar.v1.TrashRoom
 	(*BackupStatus)(nil),            // 47: ashlar.v1.BackupStatus
-	(*Care)(nil),                    // 48: ashlar.v1.Care
-	(*StoreTraffic)(nil),            // 49: ashlar.v1.StoreTraffic
-	(*Space)(nil),                   // 50: ashlar.v1.Space
-	(*QoS)(nil),                     // 51: ashlar.v1.QoS
-	(*Hydration)(nil),               // 52: ashlar.v1.Hydration
-	(*Flattening)(nil),              // 53: ashlar.v1.Flattening
-	(*DiskOrigin)(nil),              // 54: ashlar.v1.DiskOrigin
-	(SnapshotsOfDeleted)(0),         // 55: ashlar.v1.SnapshotsOfDeleted
-	(*CloneDiskRequest)(nil),        // 56: ashlar.v1.CloneDiskRequest
-	(*RollbackDiskRequest)(nil),     // 57: ashlar.v1.RollbackDiskRequest
-	(*RestoreDiskRequest)(nil),      // 58: ashlar.v1.RestoreDiskRequest
-	(*SetHydrateRequest)(nil),       // 59: ashlar.v1.SetHydrateRequest
-	(*FlattenDiskRequest)(nil),      // 60: ashlar.v1.FlattenDiskRequest
-	(*SetProtectionRequest)(nil),    // 61: ashlar.v1.SetProtectionRequest
-	(*CreateSnapshotsRequest)(nil),  // 62: ashlar.v1.CreateSnapshotsRequest
-	(*SetPolicyRequest)(nil),        // 63: ashlar.v1.SetPolicyRequest
-	(*DeletePolicyRequest)(nil),     // 64: ashlar.v1.DeletePolicyRequest
-	(*ApplyPolicyRequest)(nil),      // 65: ashlar.v1.ApplyPolicyRequest
-	(*ListPoliciesRequest)(nil),     // 66: ashlar.v1.ListPoliciesRequest
-	(*ListEventsRequest)(nil),       // 67: ashlar.v1.ListEventsRequest
-	(*ScrubRequest)(nil),            // 68: ashlar.v1.ScrubRequest
-	(*LostRangesRequest)(nil),       // 69: ashlar.v1.LostRangesRequest
-	(*SetClusterRequest)(nil),       // 70: ashlar.v1.SetClusterRequest
-	(*ListTrashRequest)(nil),        // 71: ashlar.v1.ListTrashRequest
-	(*RestoreTrashRequest)(nil),     // 72: ashlar.v1.RestoreTrashRequest
-	(*EmptyTrashRequest)(nil),       // 73: ashlar.v1.EmptyTrashRequest
-	(*Policy)(nil),                  // 74: ashlar.v1.Policy
-	(*ListPoliciesReply)(nil),       // 75: ashlar.v1.ListPoliciesReply
-	(*ListEventsReply)(nil),         // 76: ashlar.v1.ListEventsReply
-	(*ScrubReply)(nil),              // 77: ashlar.v1.ScrubReply
-	(*LostRangesReply)(nil),         // 78: ashlar.v1.LostRangesReply
-	(*ClusterSettings)(nil),         // 79: ashlar.v1.ClusterSettings
-	(*ListTrashReply)(nil),          // 80: ashlar.v1.ListTrashReply
-	(*TrashEntry)(nil),              // 81: ashlar.v1.TrashEntry
+	(*ProcessMemory)(nil),           // 48: ashlar.v1.ProcessMemory
+	(*Care)(nil),                    // 49: ashlar.v1.Care
+	(*StoreTraffic)(nil),            // 50: ashlar.v1.StoreTraffic
+	(*Space)(nil),                   // 51: ashlar.v1.Space
+	(*QoS)(nil),                     // 52: ashlar.v1.QoS
+	(*Hydration)(nil),               // 53: ashlar.v1.Hydration
+	(*Flattening)(nil),              // 54: ashlar.v1.Flattening
+	(*DiskOrigin)(nil),              // 55: ashlar.v1.DiskOrigin
+	(SnapshotsOfDeleted)(0),         // 56: ashlar.v1.SnapshotsOfDeleted
+	(*CloneDiskRequest)(nil),        // 57: ashlar.v1.CloneDiskRequest
+	(*RollbackDiskRequest)(nil),     // 58: ashlar.v1.RollbackDiskRequest
+	(*RestoreDiskRequest)(nil),      // 59: ashlar.v1.RestoreDiskRequest
+	(*SetHydrateRequest)(nil),       // 60: ashlar.v1.SetHydrateRequest
+	(*FlattenDiskRequest)(nil),      // 61: ashlar.v1.FlattenDiskRequest
+	(*SetProtectionRequest)(nil),    // 62: ashlar.v1.SetProtectionRequest
+	(*CreateSnapshotsRequest)(nil),  // 63: ashlar.v1.CreateSnapshotsRequest
+	(*SetPolicyRequest)(nil),        // 64: ashlar.v1.SetPolicyRequest
+	(*DeletePolicyRequest)(nil),     // 65: ashlar.v1.DeletePolicyRequest
+	(*ApplyPolicyRequest)(nil),      // 66: ashlar.v1.ApplyPolicyRequest
+	(*ListPoliciesRequest)(nil),     // 67: ashlar.v1.ListPoliciesRequest
+	(*ListEventsRequest)(nil),       // 68: ashlar.v1.ListEventsRequest
+	(*ScrubRequest)(nil),            // 69: ashlar.v1.ScrubRequest
+	(*LostRangesRequest)(nil),       // 70: ashlar.v1.LostRangesRequest
+	(*SetClusterRequest)(nil),       // 71: ashlar.v1.SetClusterRequest
+	(*ListTrashRequest)(nil),        // 72: ashlar.v1.ListTrashRequest
+	(*RestoreTrashRequest)(nil),     // 73: ashlar.v1.RestoreTrashRequest
+	(*EmptyTrashRequest)(nil),       // 74: ashlar.v1.EmptyTrashRequest
+	(*Policy)(nil),                  // 75: ashlar.v1.Policy
+	(*ListPoliciesReply)(nil),       // 76: ashlar.v1.ListPoliciesReply
+	(*ListEventsReply)(nil),         // 77: ashlar.v1.ListEventsReply
+	(*ScrubReply)(nil),              // 78: ashlar.v1.ScrubReply
+	(*LostRangesReply)(nil),         // 79: ashlar.v1.LostRangesReply
+	(*ClusterSettings)(nil),         // 80: ashlar.v1.ClusterSettings
+	(*ListTrashReply)(nil),          // 81: ashlar.v1.ListTrashReply
+	(*TrashEntry)(nil),              // 82: ashlar.v1.TrashEntry
 }
 var file_ashlar_cluster_proto_depIdxs = []int32{
 	0,  // 0: ashlar.v1.Reason.health:type_name -> ashlar.v1.Health
@@ -3636,101 +3646,102 @@ var file_ashlar_cluster_proto_depIdxs = []int32{
 	45, // 16: ashlar.v1.StatusReply.kept:type_name -> ashlar.v1.KeptRoom
 	46, // 17: ashlar.v1.StatusReply.trash:type_name -> ashlar.v1.TrashRoom
 	47, // 18: ashlar.v1.StatusReply.backup:type_name -> ashlar.v1.BackupStatus
-	12, // 19: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
-	6,  // 20: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
-	48, // 21: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
-	49, // 22: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
-	10, // 23: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
-	13, // 24: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
-	50, // 25: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
-	41, // 26: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
-	42, // 27: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
-	51, // 28: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
-	52, // 29: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
-	53, // 30: ashlar.v1.Disk.flattening:type_name -> ashlar.v1.Flattening
-	54, // 31: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
-	51, // 32: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
-	18, // 33: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
-	55, // 34: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
-	29, // 35: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
-	36, // 36: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
-	2,  // 37: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
-	14, // 38: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
-	16, // 39: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
-	19, // 40: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
-	56, // 41: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
-	57, // 42: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
-	58, // 43: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
-	59, // 44: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
-	60, // 45: ashlar.v1.Cluster.FlattenDisk:input_type -> ashlar.v1.FlattenDiskRequest
-	61, // 46: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
-	20, // 47: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
-	22, // 48: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
-	23, // 49: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
-	24, // 50: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
-	25, // 51: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
-	27, // 52: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
-	30, // 53: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
-	32, // 54: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
-	34, // 55: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
-	35, // 56: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
-	37, // 57: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
-	62, // 58: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
-	63, // 59: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
-	64, // 60: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
-	65, // 61: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
-	66, // 62: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
-	38, // 63: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
-	40, // 64: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
-	67, // 65: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
-	68, // 66: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
-	11, // 67: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
-	69, // 68: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
-	70, // 69: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
-	71, // 70: ashlar.v1.Cluster.ListTrash:input_type -> ashlar.v1.ListTrashRequest
-	72, // 71: ashlar.v1.Cluster.RestoreTrash:input_type -> ashlar.v1.RestoreTrashRequest
-	73, // 72: ashlar.v1.Cluster.EmptyTrash:input_type -> ashlar.v1.EmptyTrashRequest
-	3,  // 73: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
-	15, // 74: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
-	17, // 75: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
-	18, // 76: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
-	18, // 77: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
-	36, // 78: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
-	18, // 79: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
-	18, // 80: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
-	18, // 81: ashlar.v1.Cluster.FlattenDisk:output_type -> ashlar.v1.Disk
-	18, // 82: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
-	21, // 83: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
-	18, // 84: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
-	18, // 85: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
-	18, // 86: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
-	26, // 87: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
-	28, // 88: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
-	31, // 89: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
-	33, // 90: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
-	18, // 91: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
-	18, // 92: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
-	36, // 93: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
-	39, // 94: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	74, // 95: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
-	74, // 96: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
-	74, // 97: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
-	75, // 98: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
-	39, // 99: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
-	36, // 100: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
-	76, // 101: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
-	77, // 102: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
-	10, // 103: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
-	78, // 104: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
-	79, // 105: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
-	80, // 106: ashlar.v1.Cluster.ListTrash:output_type -> ashlar.v1.ListTrashReply
-	81, // 107: ashlar.v1.Cluster.RestoreTrash:output_type -> ashlar.v1.TrashEntry
-	81, // 108: ashlar.v1.Cluster.EmptyTrash:output_type -> ashlar.v1.TrashEntry
-	73, // [73:109] is the sub-list for method output_type
-	37, // [37:73] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	48, // 19: ashlar.v1.StatusReply.processes:type_name -> ashlar.v1.ProcessMemory
+	12, // 20: ashlar.v1.Host.memory:type_name -> ashlar.v1.Memory
+	6,  // 21: ashlar.v1.Store.repair:type_name -> ashlar.v1.Repair
+	49, // 22: ashlar.v1.Store.care:type_name -> ashlar.v1.Care
+	50, // 23: ashlar.v1.Store.traffic:type_name -> ashlar.v1.StoreTraffic
+	10, // 24: ashlar.v1.ListHostsReply.hosts:type_name -> ashlar.v1.Host
+	13, // 25: ashlar.v1.ListStoresReply.stores:type_name -> ashlar.v1.Store
+	51, // 26: ashlar.v1.Disk.space:type_name -> ashlar.v1.Space
+	41, // 27: ashlar.v1.Disk.cleaning:type_name -> ashlar.v1.Cleaning
+	42, // 28: ashlar.v1.Disk.traffic:type_name -> ashlar.v1.Traffic
+	52, // 29: ashlar.v1.Disk.qos:type_name -> ashlar.v1.QoS
+	53, // 30: ashlar.v1.Disk.hydration:type_name -> ashlar.v1.Hydration
+	54, // 31: ashlar.v1.Disk.flattening:type_name -> ashlar.v1.Flattening
+	55, // 32: ashlar.v1.Disk.origin:type_name -> ashlar.v1.DiskOrigin
+	52, // 33: ashlar.v1.CreateDiskRequest.qos:type_name -> ashlar.v1.QoS
+	18, // 34: ashlar.v1.ListDisksReply.disks:type_name -> ashlar.v1.Disk
+	56, // 35: ashlar.v1.DeleteDiskRequest.snapshots:type_name -> ashlar.v1.SnapshotsOfDeleted
+	29, // 36: ashlar.v1.DiskEndpointsReply.endpoints:type_name -> ashlar.v1.Endpoint
+	36, // 37: ashlar.v1.ListSnapshotsReply.snapshots:type_name -> ashlar.v1.Snapshot
+	2,  // 38: ashlar.v1.Cluster.Status:input_type -> ashlar.v1.StatusRequest
+	14, // 39: ashlar.v1.Cluster.ListHosts:input_type -> ashlar.v1.ListHostsRequest
+	16, // 40: ashlar.v1.Cluster.ListStores:input_type -> ashlar.v1.ListStoresRequest
+	19, // 41: ashlar.v1.Cluster.CreateDisk:input_type -> ashlar.v1.CreateDiskRequest
+	57, // 42: ashlar.v1.Cluster.CloneDisk:input_type -> ashlar.v1.CloneDiskRequest
+	58, // 43: ashlar.v1.Cluster.RollbackDisk:input_type -> ashlar.v1.RollbackDiskRequest
+	59, // 44: ashlar.v1.Cluster.RestoreDisk:input_type -> ashlar.v1.RestoreDiskRequest
+	60, // 45: ashlar.v1.Cluster.SetHydrate:input_type -> ashlar.v1.SetHydrateRequest
+	61, // 46: ashlar.v1.Cluster.FlattenDisk:input_type -> ashlar.v1.FlattenDiskRequest
+	62, // 47: ashlar.v1.Cluster.SetProtection:input_type -> ashlar.v1.SetProtectionRequest
+	20, // 48: ashlar.v1.Cluster.ListDisks:input_type -> ashlar.v1.ListDisksRequest
+	22, // 49: ashlar.v1.Cluster.GetDisk:input_type -> ashlar.v1.GetDiskRequest
+	23, // 50: ashlar.v1.Cluster.ResizeDisk:input_type -> ashlar.v1.ResizeDiskRequest
+	24, // 51: ashlar.v1.Cluster.SetDiskQoS:input_type -> ashlar.v1.SetDiskQoSRequest
+	25, // 52: ashlar.v1.Cluster.DeleteDisk:input_type -> ashlar.v1.DeleteDiskRequest
+	27, // 53: ashlar.v1.Cluster.DiskEndpoints:input_type -> ashlar.v1.DiskEndpointsRequest
+	30, // 54: ashlar.v1.Cluster.DeclareStoreLost:input_type -> ashlar.v1.DeclareStoreLostRequest
+	32, // 55: ashlar.v1.Cluster.DrainStore:input_type -> ashlar.v1.DrainStoreRequest
+	34, // 56: ashlar.v1.Cluster.AcceptLoss:input_type -> ashlar.v1.AcceptLossRequest
+	35, // 57: ashlar.v1.Cluster.MoveDisk:input_type -> ashlar.v1.MoveDiskRequest
+	37, // 58: ashlar.v1.Cluster.CreateSnapshot:input_type -> ashlar.v1.CreateSnapshotRequest
+	63, // 59: ashlar.v1.Cluster.CreateSnapshots:input_type -> ashlar.v1.CreateSnapshotsRequest
+	64, // 60: ashlar.v1.Cluster.SetPolicy:input_type -> ashlar.v1.SetPolicyRequest
+	65, // 61: ashlar.v1.Cluster.DeletePolicy:input_type -> ashlar.v1.DeletePolicyRequest
+	66, // 62: ashlar.v1.Cluster.ApplyPolicy:input_type -> ashlar.v1.ApplyPolicyRequest
+	67, // 63: ashlar.v1.Cluster.ListPolicies:input_type -> ashlar.v1.ListPoliciesRequest
+	38, // 64: ashlar.v1.Cluster.ListSnapshots:input_type -> ashlar.v1.ListSnapshotsRequest
+	40, // 65: ashlar.v1.Cluster.DeleteSnapshot:input_type -> ashlar.v1.DeleteSnapshotRequest
+	68, // 66: ashlar.v1.Cluster.ListEvents:input_type -> ashlar.v1.ListEventsRequest
+	69, // 67: ashlar.v1.Cluster.Scrub:input_type -> ashlar.v1.ScrubRequest
+	11, // 68: ashlar.v1.Cluster.CordonHost:input_type -> ashlar.v1.CordonHostRequest
+	70, // 69: ashlar.v1.Cluster.LostRanges:input_type -> ashlar.v1.LostRangesRequest
+	71, // 70: ashlar.v1.Cluster.SetCluster:input_type -> ashlar.v1.SetClusterRequest
+	72, // 71: ashlar.v1.Cluster.ListTrash:input_type -> ashlar.v1.ListTrashRequest
+	73, // 72: ashlar.v1.Cluster.RestoreTrash:input_type -> ashlar.v1.RestoreTrashRequest
+	74, // 73: ashlar.v1.Cluster.EmptyTrash:input_type -> ashlar.v1.EmptyTrashRequest
+	3,  // 74: ashlar.v1.Cluster.Status:output_type -> ashlar.v1.StatusReply
+	15, // 75: ashlar.v1.Cluster.ListHosts:output_type -> ashlar.v1.ListHostsReply
+	17, // 76: ashlar.v1.Cluster.ListStores:output_type -> ashlar.v1.ListStoresReply
+	18, // 77: ashlar.v1.Cluster.CreateDisk:output_type -> ashlar.v1.Disk
+	18, // 78: ashlar.v1.Cluster.CloneDisk:output_type -> ashlar.v1.Disk
+	36, // 79: ashlar.v1.Cluster.RollbackDisk:output_type -> ashlar.v1.Snapshot
+	18, // 80: ashlar.v1.Cluster.RestoreDisk:output_type -> ashlar.v1.Disk
+	18, // 81: ashlar.v1.Cluster.SetHydrate:output_type -> ashlar.v1.Disk
+	18, // 82: ashlar.v1.Cluster.FlattenDisk:output_type -> ashlar.v1.Disk
+	18, // 83: ashlar.v1.Cluster.SetProtection:output_type -> ashlar.v1.Disk
+	21, // 84: ashlar.v1.Cluster.ListDisks:output_type -> ashlar.v1.ListDisksReply
+	18, // 85: ashlar.v1.Cluster.GetDisk:output_type -> ashlar.v1.Disk
+	18, // 86: ashlar.v1.Cluster.ResizeDisk:output_type -> ashlar.v1.Disk
+	18, // 87: ashlar.v1.Cluster.SetDiskQoS:output_type -> ashlar.v1.Disk
+	26, // 88: ashlar.v1.Cluster.DeleteDisk:output_type -> ashlar.v1.DeleteDiskReply
+	28, // 89: ashlar.v1.Cluster.DiskEndpoints:output_type -> ashlar.v1.DiskEndpointsReply
+	31, // 90: ashlar.v1.Cluster.DeclareStoreLost:output_type -> ashlar.v1.DeclareStoreLostReply
+	33, // 91: ashlar.v1.Cluster.DrainStore:output_type -> ashlar.v1.DrainStoreReply
+	18, // 92: ashlar.v1.Cluster.AcceptLoss:output_type -> ashlar.v1.Disk
+	18, // 93: ashlar.v1.Cluster.MoveDisk:output_type -> ashlar.v1.Disk
+	36, // 94: ashlar.v1.Cluster.CreateSnapshot:output_type -> ashlar.v1.Snapshot
+	39, // 95: ashlar.v1.Cluster.CreateSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	75, // 96: ashlar.v1.Cluster.SetPolicy:output_type -> ashlar.v1.Policy
+	75, // 97: ashlar.v1.Cluster.DeletePolicy:output_type -> ashlar.v1.Policy
+	75, // 98: ashlar.v1.Cluster.ApplyPolicy:output_type -> ashlar.v1.Policy
+	76, // 99: ashlar.v1.Cluster.ListPolicies:output_type -> ashlar.v1.ListPoliciesReply
+	39, // 100: ashlar.v1.Cluster.ListSnapshots:output_type -> ashlar.v1.ListSnapshotsReply
+	36, // 101: ashlar.v1.Cluster.DeleteSnapshot:output_type -> ashlar.v1.Snapshot
+	77, // 102: ashlar.v1.Cluster.ListEvents:output_type -> ashlar.v1.ListEventsReply
+	78, // 103: ashlar.v1.Cluster.Scrub:output_type -> ashlar.v1.ScrubReply
+	10, // 104: ashlar.v1.Cluster.CordonHost:output_type -> ashlar.v1.Host
+	79, // 105: ashlar.v1.Cluster.LostRanges:output_type -> ashlar.v1.LostRangesReply
+	80, // 106: ashlar.v1.Cluster.SetCluster:output_type -> ashlar.v1.ClusterSettings
+	81, // 107: ashlar.v1.Cluster.ListTrash:output_type -> ashlar.v1.ListTrashReply
+	82, // 108: ashlar.v1.Cluster.RestoreTrash:output_type -> ashlar.v1.TrashEntry
+	82, // 109: ashlar.v1.Cluster.EmptyTrash:output_type -> ashlar.v1.TrashEntry
+	74, // [74:110] is the sub-list for method output_type
+	38, // [38:74] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_cluster_proto_init() }
@@ -3748,6 +3759,7 @@ func file_ashlar_cluster_proto_init() {
 	file_ashlar_lineage_proto_init()
 	file_ashlar_healing_proto_init()
 	file_ashlar_lost_proto_init()
+	file_ashlar_memory_proto_init()
 	file_ashlar_flatten_proto_init()
 	file_ashlar_restore_proto_init()
 	file_ashlar_kept_proto_init()

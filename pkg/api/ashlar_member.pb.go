@@ -70,6 +70,7 @@ type DescribeReply struct {
 	JoinAddress   string                 `protobuf:"bytes,5,opt,name=join_address,json=joinAddress,proto3" json:"join_address,omitempty"` // where it signs certificates; empty: it does not
 	Level         uint32                 `protobuf:"varint,40,opt,name=level,proto3" json:"level,omitempty"`                              // of what it understands; 0: 1
 	Identity      *IdentityBeat          `protobuf:"bytes,41,opt,name=identity,proto3" json:"identity,omitempty"`
+	Memory        *ProcessMemory         `protobuf:"bytes,280,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -149,6 +150,13 @@ func (x *DescribeReply) GetLevel() uint32 {
 func (x *DescribeReply) GetIdentity() *IdentityBeat {
 	if x != nil {
 		return x.Identity
+	}
+	return nil
+}
+
+func (x *DescribeReply) GetMemory() *ProcessMemory {
+	if x != nil {
+		return x.Memory
 	}
 	return nil
 }
@@ -2161,8 +2169,8 @@ var File_ashlar_member_proto protoreflect.FileDescriptor
 
 const file_ashlar_member_proto_rawDesc = "" +
 	"\n" +
-	"\x13ashlar_member.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x15ashlar_identity.proto\"\x11\n" +
-	"\x0fDescribeRequest\"\xe5\x01\n" +
+	"\x13ashlar_member.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x15ashlar_identity.proto\x1a\x13ashlar_memory.proto\"\x11\n" +
+	"\x0fDescribeRequest\"\x98\x02\n" +
 	"\rDescribeReply\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1d\n" +
 	"\n" +
@@ -2172,7 +2180,8 @@ const file_ashlar_member_proto_rawDesc = "" +
 	"cluster_id\x18\x04 \x01(\fR\tclusterId\x12!\n" +
 	"\fjoin_address\x18\x05 \x01(\tR\vjoinAddress\x12\x14\n" +
 	"\x05level\x18( \x01(\rR\x05level\x123\n" +
-	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\"\x8d\x01\n" +
+	"\bidentity\x18) \x01(\v2\x17.ashlar.v1.IdentityBeatR\bidentity\x121\n" +
+	"\x06memory\x18\x98\x02 \x01(\v2\x18.ashlar.v1.ProcessMemoryR\x06memory\"\x8d\x01\n" +
 	"\x0fUseTokenRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x1f\n" +
 	"\vsecret_hash\x18\x02 \x01(\fR\n" +
@@ -2393,73 +2402,75 @@ var file_ashlar_member_proto_goTypes = []any{
 	(*GroupOnStore)(nil),         // 35: ashlar.v1.GroupOnStore
 	(*KnownGroup)(nil),           // 36: ashlar.v1.KnownGroup
 	(*IdentityBeat)(nil),         // 37: ashlar.v1.IdentityBeat
-	(*StoreRef)(nil),             // 38: ashlar.v1.StoreRef
-	(*Checkpoint)(nil),           // 39: ashlar.v1.Checkpoint
-	(*EnsembleID)(nil),           // 40: ashlar.v1.EnsembleID
-	(*MakeCARequest)(nil),        // 41: ashlar.v1.MakeCARequest
-	(*ShowCARequest)(nil),        // 42: ashlar.v1.ShowCARequest
-	(*ChangeCARequest)(nil),      // 43: ashlar.v1.ChangeCARequest
-	(*MakeCAReply)(nil),          // 44: ashlar.v1.MakeCAReply
-	(*CAReply)(nil),              // 45: ashlar.v1.CAReply
+	(*ProcessMemory)(nil),        // 38: ashlar.v1.ProcessMemory
+	(*StoreRef)(nil),             // 39: ashlar.v1.StoreRef
+	(*Checkpoint)(nil),           // 40: ashlar.v1.Checkpoint
+	(*EnsembleID)(nil),           // 41: ashlar.v1.EnsembleID
+	(*MakeCARequest)(nil),        // 42: ashlar.v1.MakeCARequest
+	(*ShowCARequest)(nil),        // 43: ashlar.v1.ShowCARequest
+	(*ChangeCARequest)(nil),      // 44: ashlar.v1.ChangeCARequest
+	(*MakeCAReply)(nil),          // 45: ashlar.v1.MakeCAReply
+	(*CAReply)(nil),              // 46: ashlar.v1.CAReply
 }
 var file_ashlar_member_proto_depIdxs = []int32{
 	37, // 0: ashlar.v1.DescribeReply.identity:type_name -> ashlar.v1.IdentityBeat
-	4,  // 1: ashlar.v1.UseTokenReply.members:type_name -> ashlar.v1.MemberAddress
-	7,  // 2: ashlar.v1.ListMembersReply.members:type_name -> ashlar.v1.GroupMember
-	16, // 3: ashlar.v1.ListTokensReply.tokens:type_name -> ashlar.v1.JoinToken
-	17, // 4: ashlar.v1.JoinToken.uses:type_name -> ashlar.v1.TokenUse
-	26, // 5: ashlar.v1.JoinRequest.keys:type_name -> ashlar.v1.KeyRequest
-	28, // 6: ashlar.v1.JoinReply.certificates:type_name -> ashlar.v1.SignedKey
-	4,  // 7: ashlar.v1.JoinReply.members:type_name -> ashlar.v1.MemberAddress
-	38, // 8: ashlar.v1.WantedRequest.stores:type_name -> ashlar.v1.StoreRef
-	38, // 9: ashlar.v1.WantedReply.stores:type_name -> ashlar.v1.StoreRef
-	38, // 10: ashlar.v1.TellInventoryRequest.store:type_name -> ashlar.v1.StoreRef
-	33, // 11: ashlar.v1.TellInventoryRequest.volumes:type_name -> ashlar.v1.VolumeOnStore
-	35, // 12: ashlar.v1.TellInventoryRequest.groups:type_name -> ashlar.v1.GroupOnStore
-	36, // 13: ashlar.v1.TellInventoryRequest.known:type_name -> ashlar.v1.KnownGroup
-	39, // 14: ashlar.v1.VolumeOnStore.checkpoint:type_name -> ashlar.v1.Checkpoint
-	34, // 15: ashlar.v1.VolumeOnStore.streams:type_name -> ashlar.v1.StreamOnStore
-	40, // 16: ashlar.v1.StreamOnStore.ensemble:type_name -> ashlar.v1.EnsembleID
-	38, // 17: ashlar.v1.KnownGroup.stores:type_name -> ashlar.v1.StoreRef
-	0,  // 18: ashlar.v1.Member.Describe:input_type -> ashlar.v1.DescribeRequest
-	2,  // 19: ashlar.v1.Member.UseToken:input_type -> ashlar.v1.UseTokenRequest
-	41, // 20: ashlar.v1.Member.MakeCA:input_type -> ashlar.v1.MakeCARequest
-	5,  // 21: ashlar.v1.Membership.ListMembers:input_type -> ashlar.v1.ListMembersRequest
-	8,  // 22: ashlar.v1.Membership.AddMember:input_type -> ashlar.v1.AddMemberRequest
-	10, // 23: ashlar.v1.Membership.RemoveMember:input_type -> ashlar.v1.RemoveMemberRequest
-	12, // 24: ashlar.v1.Membership.AddToken:input_type -> ashlar.v1.AddTokenRequest
-	14, // 25: ashlar.v1.Membership.ListTokens:input_type -> ashlar.v1.ListTokensRequest
-	18, // 26: ashlar.v1.Membership.RevokeToken:input_type -> ashlar.v1.RevokeTokenRequest
-	42, // 27: ashlar.v1.Membership.ShowCA:input_type -> ashlar.v1.ShowCARequest
-	43, // 28: ashlar.v1.Membership.ChangeCA:input_type -> ashlar.v1.ChangeCARequest
-	20, // 29: ashlar.v1.Membership.Backup:input_type -> ashlar.v1.BackupRequest
-	22, // 30: ashlar.v1.Membership.RebuildStatus:input_type -> ashlar.v1.RebuildStatusRequest
-	24, // 31: ashlar.v1.Membership.FinishRebuild:input_type -> ashlar.v1.FinishRebuildRequest
-	25, // 32: ashlar.v1.Join.Join:input_type -> ashlar.v1.JoinRequest
-	29, // 33: ashlar.v1.Rebuild.Wanted:input_type -> ashlar.v1.WantedRequest
-	31, // 34: ashlar.v1.Rebuild.TellInventory:input_type -> ashlar.v1.TellInventoryRequest
-	1,  // 35: ashlar.v1.Member.Describe:output_type -> ashlar.v1.DescribeReply
-	3,  // 36: ashlar.v1.Member.UseToken:output_type -> ashlar.v1.UseTokenReply
-	44, // 37: ashlar.v1.Member.MakeCA:output_type -> ashlar.v1.MakeCAReply
-	6,  // 38: ashlar.v1.Membership.ListMembers:output_type -> ashlar.v1.ListMembersReply
-	9,  // 39: ashlar.v1.Membership.AddMember:output_type -> ashlar.v1.AddMemberReply
-	11, // 40: ashlar.v1.Membership.RemoveMember:output_type -> ashlar.v1.RemoveMemberReply
-	13, // 41: ashlar.v1.Membership.AddToken:output_type -> ashlar.v1.AddTokenReply
-	15, // 42: ashlar.v1.Membership.ListTokens:output_type -> ashlar.v1.ListTokensReply
-	19, // 43: ashlar.v1.Membership.RevokeToken:output_type -> ashlar.v1.RevokeTokenReply
-	45, // 44: ashlar.v1.Membership.ShowCA:output_type -> ashlar.v1.CAReply
-	45, // 45: ashlar.v1.Membership.ChangeCA:output_type -> ashlar.v1.CAReply
-	21, // 46: ashlar.v1.Membership.Backup:output_type -> ashlar.v1.BackupPart
-	23, // 47: ashlar.v1.Membership.RebuildStatus:output_type -> ashlar.v1.RebuildStatusReply
-	23, // 48: ashlar.v1.Membership.FinishRebuild:output_type -> ashlar.v1.RebuildStatusReply
-	27, // 49: ashlar.v1.Join.Join:output_type -> ashlar.v1.JoinReply
-	30, // 50: ashlar.v1.Rebuild.Wanted:output_type -> ashlar.v1.WantedReply
-	32, // 51: ashlar.v1.Rebuild.TellInventory:output_type -> ashlar.v1.TellInventoryReply
-	35, // [35:52] is the sub-list for method output_type
-	18, // [18:35] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	38, // 1: ashlar.v1.DescribeReply.memory:type_name -> ashlar.v1.ProcessMemory
+	4,  // 2: ashlar.v1.UseTokenReply.members:type_name -> ashlar.v1.MemberAddress
+	7,  // 3: ashlar.v1.ListMembersReply.members:type_name -> ashlar.v1.GroupMember
+	16, // 4: ashlar.v1.ListTokensReply.tokens:type_name -> ashlar.v1.JoinToken
+	17, // 5: ashlar.v1.JoinToken.uses:type_name -> ashlar.v1.TokenUse
+	26, // 6: ashlar.v1.JoinRequest.keys:type_name -> ashlar.v1.KeyRequest
+	28, // 7: ashlar.v1.JoinReply.certificates:type_name -> ashlar.v1.SignedKey
+	4,  // 8: ashlar.v1.JoinReply.members:type_name -> ashlar.v1.MemberAddress
+	39, // 9: ashlar.v1.WantedRequest.stores:type_name -> ashlar.v1.StoreRef
+	39, // 10: ashlar.v1.WantedReply.stores:type_name -> ashlar.v1.StoreRef
+	39, // 11: ashlar.v1.TellInventoryRequest.store:type_name -> ashlar.v1.StoreRef
+	33, // 12: ashlar.v1.TellInventoryRequest.volumes:type_name -> ashlar.v1.VolumeOnStore
+	35, // 13: ashlar.v1.TellInventoryRequest.groups:type_name -> ashlar.v1.GroupOnStore
+	36, // 14: ashlar.v1.TellInventoryRequest.known:type_name -> ashlar.v1.KnownGroup
+	40, // 15: ashlar.v1.VolumeOnStore.checkpoint:type_name -> ashlar.v1.Checkpoint
+	34, // 16: ashlar.v1.VolumeOnStore.streams:type_name -> ashlar.v1.StreamOnStore
+	41, // 17: ashlar.v1.StreamOnStore.ensemble:type_name -> ashlar.v1.EnsembleID
+	39, // 18: ashlar.v1.KnownGroup.stores:type_name -> ashlar.v1.StoreRef
+	0,  // 19: ashlar.v1.Member.Describe:input_type -> ashlar.v1.DescribeRequest
+	2,  // 20: ashlar.v1.Member.UseToken:input_type -> ashlar.v1.UseTokenRequest
+	42, // 21: ashlar.v1.Member.MakeCA:input_type -> ashlar.v1.MakeCARequest
+	5,  // 22: ashlar.v1.Membership.ListMembers:input_type -> ashlar.v1.ListMembersRequest
+	8,  // 23: ashlar.v1.Membership.AddMember:input_type -> ashlar.v1.AddMemberRequest
+	10, // 24: ashlar.v1.Membership.RemoveMember:input_type -> ashlar.v1.RemoveMemberRequest
+	12, // 25: ashlar.v1.Membership.AddToken:input_type -> ashlar.v1.AddTokenRequest
+	14, // 26: ashlar.v1.Membership.ListTokens:input_type -> ashlar.v1.ListTokensRequest
+	18, // 27: ashlar.v1.Membership.RevokeToken:input_type -> ashlar.v1.RevokeTokenRequest
+	43, // 28: ashlar.v1.Membership.ShowCA:input_type -> ashlar.v1.ShowCARequest
+	44, // 29: ashlar.v1.Membership.ChangeCA:input_type -> ashlar.v1.ChangeCARequest
+	20, // 30: ashlar.v1.Membership.Backup:input_type -> ashlar.v1.BackupRequest
+	22, // 31: ashlar.v1.Membership.RebuildStatus:input_type -> ashlar.v1.RebuildStatusRequest
+	24, // 32: ashlar.v1.Membership.FinishRebuild:input_type -> ashlar.v1.FinishRebuildRequest
+	25, // 33: ashlar.v1.Join.Join:input_type -> ashlar.v1.JoinRequest
+	29, // 34: ashlar.v1.Rebuild.Wanted:input_type -> ashlar.v1.WantedRequest
+	31, // 35: ashlar.v1.Rebuild.TellInventory:input_type -> ashlar.v1.TellInventoryRequest
+	1,  // 36: ashlar.v1.Member.Describe:output_type -> ashlar.v1.DescribeReply
+	3,  // 37: ashlar.v1.Member.UseToken:output_type -> ashlar.v1.UseTokenReply
+	45, // 38: ashlar.v1.Member.MakeCA:output_type -> ashlar.v1.MakeCAReply
+	6,  // 39: ashlar.v1.Membership.ListMembers:output_type -> ashlar.v1.ListMembersReply
+	9,  // 40: ashlar.v1.Membership.AddMember:output_type -> ashlar.v1.AddMemberReply
+	11, // 41: ashlar.v1.Membership.RemoveMember:output_type -> ashlar.v1.RemoveMemberReply
+	13, // 42: ashlar.v1.Membership.AddToken:output_type -> ashlar.v1.AddTokenReply
+	15, // 43: ashlar.v1.Membership.ListTokens:output_type -> ashlar.v1.ListTokensReply
+	19, // 44: ashlar.v1.Membership.RevokeToken:output_type -> ashlar.v1.RevokeTokenReply
+	46, // 45: ashlar.v1.Membership.ShowCA:output_type -> ashlar.v1.CAReply
+	46, // 46: ashlar.v1.Membership.ChangeCA:output_type -> ashlar.v1.CAReply
+	21, // 47: ashlar.v1.Membership.Backup:output_type -> ashlar.v1.BackupPart
+	23, // 48: ashlar.v1.Membership.RebuildStatus:output_type -> ashlar.v1.RebuildStatusReply
+	23, // 49: ashlar.v1.Membership.FinishRebuild:output_type -> ashlar.v1.RebuildStatusReply
+	27, // 50: ashlar.v1.Join.Join:output_type -> ashlar.v1.JoinReply
+	30, // 51: ashlar.v1.Rebuild.Wanted:output_type -> ashlar.v1.WantedReply
+	32, // 52: ashlar.v1.Rebuild.TellInventory:output_type -> ashlar.v1.TellInventoryReply
+	36, // [36:53] is the sub-list for method output_type
+	19, // [19:36] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_member_proto_init() }
@@ -2469,6 +2480,7 @@ func file_ashlar_member_proto_init() {
 	}
 	file_ashlar_common_proto_init()
 	file_ashlar_identity_proto_init()
+	file_ashlar_memory_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

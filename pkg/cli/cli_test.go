@@ -501,6 +501,13 @@ func sampleStatus() *api.StatusReply {
 				Memory: []*api.Memory{{Name: "write buffer", LimitBytes: 512 << 20, UsedBytes: 128 << 20}}},
 			{Host: "b3", LastSeenMs: -1},
 		},
+		Processes: []*api.ProcessMemory{
+			{Daemon: "metad", Node: "m1", ResidentBytes: 90 << 20, LimitBytes: 1 << 30, HeapBytes: 70 << 20, Uses: []*api.MemoryUse{{Name: "state", LimitBytes: 1 << 30, UsedBytes: 2 << 20}}},
+			{Daemon: "blockd", Node: "b1", LimitBytes: 2 << 30, HeapLimitBytes: 2304 << 20, HeapBytes: 576 << 20, Uses: []*api.MemoryUse{
+				{Name: "payload buffers", LimitBytes: 1792 << 20, UsedBytes: 144 << 20},
+				{Name: "write buffer", LimitBytes: 512 << 20, UsedBytes: 128 << 20, Within: "payload buffers"},
+				{Name: "map pages", LimitBytes: 256 << 20, UsedBytes: 64 << 20}}},
+		},
 		Profiles:      []*api.ProfileCount{{K: 4, M: 2, Pgs: 12, NoMargin: 12, Preferred: true}, {K: 2, M: 1, Pgs: 4, FullMargin: 4}},
 		CapacityBytes: 60 << 30, UsedBytes: 1288490188, UnpackedBytes: 12 << 20,
 		Summary: "1 GiB may be lost with the next store", Risk: &api.Risk{NoMarginBytes: 1 << 30},

@@ -33,6 +33,7 @@ type statusView struct {
 	Stores        []storeView   `json:"stores"`
 	Profiles      []profileView `json:"profiles"`
 	Disks         []diskView    `json:"disks"`
+	Processes     []processView `json:"processes"` // what the daemons do with memory
 	Repair        repairView    `json:"repair"`
 	Balance       balanceView   `json:"balance"`
 	Recoding      recodingView  `json:"recoding"`
@@ -91,12 +92,6 @@ type hostView struct {
 	Memory        []memoryView `json:"memory"`
 }
 
-type memoryView struct {
-	Name       string `json:"name"`
-	UsedBytes  uint64 `json:"usedBytes"`
-	LimitBytes uint64 `json:"limitBytes"`
-}
-
 type profileView struct {
 	Profile       string `json:"profile"` // such as 4+2
 	Preferred     bool   `json:"preferred"`
@@ -141,6 +136,7 @@ func viewStatus(r *api.StatusReply) statusView {
 	for _, p := range r.Profiles {
 		v.Profiles = append(v.Profiles, profileView{fmt.Sprintf("%d+%d", p.K, p.M), p.Preferred, p.Pgs, p.FullMargin, p.ReducedMargin, p.NoMargin, p.Unreadable})
 	}
+	v.Processes = viewProcesses(r.Processes)
 	for _, d := range r.Disks {
 		v.Disks = append(v.Disks, viewDisk(d))
 	}
@@ -151,7 +147,7 @@ func viewHost(h *api.Host) hostView {
 	v := hostView{Host: h.Host, Zone: h.Zone, Up: h.Up, Cordoned: h.Cordoned, Address: h.DataAddress, LastSeenMS: h.LastSeenMs, CPUMS: h.CpuMs,
 		ResidentBytes: h.ResidentBytes, DisksOwned: h.DisksOwned, Memory: []memoryView{}}
 	for _, m := range h.Memory {
-		v.Memory = append(v.Memory, memoryView{m.Name, m.UsedBytes, m.LimitBytes})
+		v.Memory = append(v.Memory, memoryView{Name: m.Name, UsedBytes: m.UsedBytes, LimitBytes: m.LimitBytes})
 	}
 	return v
 }
@@ -228,6 +224,9 @@ func (c *statusCommand) print(w io.Writer, r *api.StatusReply) {
 	fmt.Fprintf(w, "disks   %d, %d attached%s, %s not packed yet\n", n.GetDisks(), n.GetDisksAttached(), oddDisks(n), size(r.UnpackedBytes))
 	printBackup(w, r.GetBackup(), r.AtUnixMs)
 	c.printHosts(w, r.Hosts)
+	if c.Verbose {
+		printMemory(w, r.Processes)
+	}
 }
 
 // printRepair says what is being moved, and how long it will take.
@@ -287,15 +286,4 @@ func (c *statusCommand) printHosts(w io.Writer, hosts []*api.Host) {
 	}
 	fmt.Fprintln(w)
 	table(w, []string{"BLOCKD", "ZONE", "STATE", "SEEN", "OWNS", "MEMORY", "CPU"}, rows)
-	if !c.Verbose {
-		return
-	}
-	rows = nil
-	for _, h := range hosts {
-		for _, m := range h.Memory {
-			rows = append(rows, []string{h.Host, m.Name, size(m.UsedBytes), size(m.LimitBytes), percent(m.UsedBytes, m.LimitBytes)})
-		}
-	}
-	fmt.Fprintln(w)
-	table(w, []string{"BLOCKD", "MEMORY FOR", "USED", "LIMIT", ""}, rows)
 }

@@ -138,9 +138,7 @@ func fromHeartbeat(h Heartbeat) *api.HeartbeatRequest {
 		req.Events = append(req.Events, &api.HostEvent{N: e.N, AtUnixMs: e.At.UnixMilli(), Severity: api.Severity(e.Severity), Kind: e.Kind, About: e.About,
 			Subject: e.Subject, Text: e.Text})
 	}
-	for _, m := range h.Memory {
-		req.Memory = append(req.Memory, &api.MemoryUse{Name: m.Name, LimitBytes: m.Limit, UsedBytes: m.Used})
-	}
+	req.Memory, req.HeapLimitBytes, req.HeapBytes = api.FromMemory(h.Memory), h.HeapLimit, h.Heap
 	return req
 }
 

@@ -104,13 +104,15 @@ type Registered struct {
 
 // Heartbeat is what a host says of itself every HeartbeatInterval.
 type Heartbeat struct {
-	Holder        id.Holder
-	Stores        []StoreBeat
-	Volumes       []VolumeBeat // those it owns
-	Memory        []MemoryUse
-	CPU           time.Duration
-	ResidentBytes uint64
-	Waits         []cluster.StoreWait // for stores here and elsewhere, since the heartbeat before
+	Holder  id.Holder
+	Stores  []StoreBeat
+	Volumes []VolumeBeat // those it owns
+	Memory  []cluster.Memory
+	// HeapLimit is above which the process does not grow, Heap what counts against it.
+	HeapLimit, Heap uint64
+	CPU             time.Duration
+	ResidentBytes   uint64
+	Waits           []cluster.StoreWait // for stores here and elsewhere, since the heartbeat before
 	// Events are what happened here; each is told again until EventsTaken names it.
 	Events []Event
 	// Identity is the host's certificate; nil: not told.
@@ -211,12 +213,6 @@ const (
 	VolumeDraining
 	VolumeStuck // cannot serve or acknowledge now
 )
-
-// MemoryUse is one bounded use of memory in a process.
-type MemoryUse struct {
-	Name        string
-	Limit, Used uint64
-}
 
 // HeartbeatReply is metad's answer.
 type HeartbeatReply struct {

@@ -69,6 +69,10 @@ const (
 	bufferLenFirst = 4 << 10
 )
 
+// ConnBytesMax bounds what a connection keeps beside the payload of its requests: to read into,
+// to gather replies in, and, with TLS, what is not opened or not sealed yet.
+const ConnBytesMax = bufferLen + tlsReadLen + 3*tlsGather + scratchLen
+
 // skipMax bounds the payload that is read and dropped, in bytes, to answer a request that is too long.
 const skipMax = 64 << 20
 

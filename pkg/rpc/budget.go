@@ -26,6 +26,9 @@ type budgetWait struct {
 // NewBudget makes a budget of max bytes, at least one.
 func NewBudget(max int) *Budget { return &Budget{max: int64(max)} }
 
+// Limit is what may be out.
+func (b *Budget) Limit() int { return int(b.max) }
+
 // Used is what is out now.
 func (b *Budget) Used() int {
 	b.mu.Lock()

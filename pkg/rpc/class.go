@@ -58,6 +58,16 @@ const (
 	ErrorTextMax = 1 << 10
 )
 
+// ConnBytesMax bounds what one connection keeps to read into and to write from while its peer reads on,
+// by the default limits: a read buffer, and twice what waits for the socket and one frame. A head
+// beyond that is kept until it is written.
+const ConnBytesMax = readerBytes + 2*(pendingBytes+FragmentMax+frameSlack)
+
+const (
+	pendingBytes = 512 << 10
+	frameSlack   = 256 << 10 // headers, and what append takes ahead
+)
+
 // Limits bound one connection. Those of requests are the server's to set; it tells the
 // client, which waits with what is above, and enforces them itself by not reading on.
 type Limits struct {
@@ -70,7 +80,7 @@ type Limits struct {
 
 // DefaultLimits are what the class is served with.
 func DefaultLimits(c Class) Limits {
-	l := Limits{InFlight: 4096, BytesMax: 64 << 20, PayloadMax: 32 << 20, QueueMax: 1 << 16, PendingBytes: 512 << 10}
+	l := Limits{InFlight: 4096, BytesMax: 64 << 20, PayloadMax: 32 << 20, QueueMax: 1 << 16, PendingBytes: pendingBytes}
 	if c == ClassBulk {
 		l.InFlight = 256
 	}

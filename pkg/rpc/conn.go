@@ -117,6 +117,7 @@ type conn struct {
 		flushing bool // somebody writes, and will look again before it stops
 		pending  []byte
 		spare    []byte
+		counted  int        // bytes of both and of the read buffer that stats has
 		small    fifo       // in the order of the calls
 		long     fifo       // of a class that overtakes: messages of several frames
 		idle     *sync.Cond // a request ended, nobody writes any more, or dead was set
@@ -134,6 +135,8 @@ func (c *conn) init(w *wire, sec *tls.Conn) {
 	}
 	c.in = newReader(c.place, src, size)
 	c.mu.idle = sync.NewCond(&c.mu.Mutex)
+	c.stats.addBuffers(0, 1)
+	c.count()
 	w.before, w.after = c.beforeRead, c.afterRead
 	c.heard.Store(true) // the hello: silence counts from here
 }
@@ -294,6 +297,10 @@ func (c *conn) flush(mayWait bool) {
 			return
 		}
 		c.mu.pending, c.mu.spare = c.mu.spare[:0], out
+		if cap(c.mu.pending) > c.limits.PendingBytes+FragmentMax+frameSlack {
+			c.mu.pending = nil // a long head has passed: its room goes, too
+		}
+		c.count()
 		c.mu.Unlock()
 		finish(through)
 		rest, err := c.send(out)
@@ -377,6 +384,18 @@ func (c *conn) quiesce() {
 	}
 	c.mu.Unlock()
 	c.writers.Wait()
+	c.mu.Lock()
+	c.stats.addBuffers(-c.mu.counted, -1)
+	c.mu.counted = 0
+	c.mu.Unlock()
+}
+
+// count tells stats what the buffers take now. Under mu, or before anybody else knows c.
+func (c *conn) count() {
+	if n := len(c.in.buf) + cap(c.mu.pending) + cap(c.mu.spare); n != c.mu.counted {
+		c.stats.addBuffers(n-c.mu.counted, 0)
+		c.mu.counted = n
+	}
 }
 
 func (c *conn) reason() error {

@@ -10,6 +10,8 @@ import (
 // number of clients and servers.
 type Stats struct {
 	writes, written, connected, broken, timeouts, refused atomic.Uint64
+
+	buffers, open atomic.Int64
 }
 
 // Totals is a reading of Stats.
@@ -28,6 +30,14 @@ func (s *Stats) Totals() Totals {
 		return Totals{}
 	}
 	return Totals{s.writes.Load(), s.written.Load(), s.connected.Load(), s.broken.Load(), s.timeouts.Load(), s.refused.Load()}
+}
+
+// Buffers is the bytes that connections keep to read into and to write from now, and how many connections they are.
+func (s *Stats) Buffers() (bytes, conns int64) {
+	if s == nil {
+		return 0, 0
+	}
+	return s.buffers.Load(), s.open.Load()
 }
 
 // Register shows the counters under ashlar_rpc_*.
@@ -53,6 +63,13 @@ func (s *Stats) addWrite(n int) {
 	if s != nil {
 		s.writes.Add(1)
 		s.written.Add(uint64(n))
+	}
+}
+
+func (s *Stats) addBuffers(n, conns int) {
+	if s != nil {
+		s.buffers.Add(int64(n))
+		s.open.Add(int64(conns))
 	}
 }
 

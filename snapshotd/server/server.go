@@ -106,6 +106,7 @@ func (s *server) start(ctx context.Context) (err error) {
 	s.stack.PushCloser("peers", s.peers.close)
 	s.backup = newBackupKeeper(s)
 	s.work = newWork(s)
+	s.boundMemory()
 	s.stack.PushCloser("work", s.group.Close)
 	s.heard.Store(int64(s.clock.Now()))
 	s.group.Go("work", s.work.run)

@@ -120,6 +120,11 @@ func (w *work) task(ctx context.Context, q *api.ArchiveTaskRequest, t *tasking, 
 	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_DELETE:
 		return k.Delete(ctx, v, snap, q.GetDryRun())
 	case api.ArchiveTaskKind_ARCHIVE_TASK_KIND_COPY:
+		done, err := w.copyTurn(ctx)
+		if err != nil {
+			return err
+		}
+		defer done()
 		return w.copy(ctx, q.GetTo(), pkgarchive.ManifestKey(v, snap), t, out)
 	}
 	return fmt.Errorf("task of kind %s: %w", q.GetKind(), errs.ErrInvalid)

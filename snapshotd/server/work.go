@@ -31,6 +31,7 @@ type work struct {
 	mu      sync.Mutex
 	uploads map[id.Snapshot]*uploading
 	tasks   map[string]*tasking
+	copies  chan struct{} // a place for each copy that goes on
 }
 
 // uploading is an upload under way.
@@ -53,7 +54,7 @@ func (u *uploading) owner() (host, address string) {
 }
 
 func newWork(s *server) *work {
-	return &work{s: s, uploads: make(map[id.Snapshot]*uploading), tasks: make(map[string]*tasking)}
+	return &work{s: s, uploads: make(map[id.Snapshot]*uploading), tasks: make(map[string]*tasking), copies: make(chan struct{}, copiesMax)}
 }
 
 // dialer is for a connection to a host's data path.
@@ -97,7 +98,7 @@ func (w *work) step(ctx context.Context) error {
 
 // report says how far everything is.
 func (w *work) report() *api.ArchiveWorkRequest {
-	q := &api.ArchiveWorkRequest{Worker: w.s.cfg.ID, Life: w.s.life, UploadsMax: uint32(w.s.cfg.Uploads), Place: w.s.store.String(), Backup: w.s.backup.report()}
+	q := &api.ArchiveWorkRequest{Worker: w.s.cfg.ID, Life: w.s.life, UploadsMax: uint32(w.s.cfg.Uploads), Place: w.s.store.String(), Backup: w.s.backup.report(), Memory: api.FromProcess(w.s.memory())}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, u := range w.uploads {
