@@ -7,9 +7,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"ashlar.dev/bench/e2e/cluster"
@@ -121,16 +121,17 @@ func TestAddedHostTakesItsShare(t *testing.T) {
 			t.Errorf("no event %s in %s", want, events)
 		}
 	}
-	ms[3].getsAStore()
+	ms[3].getsAStore(a)
 	storesUp(t, a, 9)
+	ms[3].isTakenAway(a)
 	a.holds("filled", content)
 }
 
 // getsAStore has a disk more put into a machine that serves. No start of its blockd is needed,
 // and the next one keeps it.
-func (m *machine) getsAStore() {
+func (m *machine) getsAStore(first *machine) {
 	m.t.Helper()
-	first := m.daemons["blockd"].Process.Pid
+	pid := m.daemons["blockd"].Process.Pid
 	dir := filepath.Join(m.dir, "s9")
 	out, code := m.try("", "store", "add", dir, "--size", "768MiB", "-o", "json")
 	var v struct{ StoreID, Host, State string }
@@ -140,28 +141,56 @@ func (m *machine) getsAStore() {
 	if out, code := m.try("", "store", "add", dir, "--size", "768MiB"); code != 5 {
 		m.t.Errorf("store add of the same folder: exit code %d: %s", code, out)
 	}
-	// Where nobody is an operator the folder's lock tells: who serves a store holds it.
-	served := func() bool {
-		_, code := m.beside("blockd", "check", dir)
-		return code == 2
+	state := func(want string) func() bool {
+		return func() bool {
+			var all []struct{ StoreID, State string }
+			first.json(&all, "store", "list")
+			return slices.Contains(all, struct{ StoreID, State string }{v.StoreID, want})
+		}
 	}
-	must(m.t, cluster.Wait("the added store to be open", patience, served))
-	if m.daemons["blockd"].Process.Pid != first {
+	must(m.t, cluster.Wait("the added store to serve", patience, state("up")))
+	if m.daemons["blockd"].Process.Pid != pid {
 		m.t.Error("blockd was started anew")
 	}
 	m.end("blockd", os.Interrupt)
-	if served() {
-		m.t.Error("the added store is open though blockd has ended")
-	}
+	must(m.t, cluster.Wait("the added store to be down", patience, state("down")))
 	m.start("blockd")
-	must(m.t, cluster.Wait("the added store to be open after a start", patience, served))
+	must(m.t, cluster.Wait("the added store to serve after a start", patience, state("up")))
 }
 
-// beside runs another of our programs.
-func (m *machine) beside(program string, args ...string) (string, int) {
-	cmd := exec.Command(filepath.Join(m.bin, program), args...)
-	out, _ := cmd.CombinedOutput() // the code tells
-	return string(out), cmd.ProcessState.ExitCode()
+// isTakenAway empties a machine and takes it off the list. Its keys are of no use then, and
+// another machine may have its name.
+func (m *machine) isTakenAway(first *machine) {
+	m.t.Helper()
+	if out, code := first.try("", "host", "remove", m.name); code != 5 || !strings.Contains(out, "stop it") {
+		m.t.Errorf("removed while it runs: exit code %d: %s", code, out)
+	}
+	first.ashlar("host", "drain", m.name, "--stores")
+	must(m.t, cluster.Wait("its stores to be empty", patience, func() bool {
+		var all []struct{ Host string }
+		first.json(&all, "store", "list")
+		return !slices.ContainsFunc(all, func(x struct{ Host string }) bool { return x.Host == m.name })
+	}))
+	m.end("blockd", os.Interrupt)
+	must(m.t, cluster.Wait("it to be silent, and taken off", patience, func() bool {
+		_, code := first.try("", "host", "remove", m.name)
+		return code == 0
+	}))
+	refused := m.start("blockd")
+	delete(m.daemons, "blockd")
+	if err := refused.Wait(); err == nil {
+		m.t.Error("it came back with its old keys")
+	}
+	log, err := os.ReadFile(filepath.Join(m.dir, "blockd.log"))
+	must(m.t, err)
+	if !strings.Contains(string(log), "was removed from the cluster") {
+		m.t.Errorf("blockd does not say why it ends: %s", log[max(0, len(log)-2000):])
+	}
+	must(m.t, os.RemoveAll(m.etc()))
+	must(m.t, os.RemoveAll(filepath.Join(m.dir, "state")))
+	m.join(strings.Fields(first.ashlar("host", "token", "--role", "blockd", "--for", m.name))[0], 0, "blockd")
+	m.start("blockd")
+	must(m.t, cluster.Wait("another machine of that name", patience, func() bool { return strings.Contains(first.ashlar("host", "list"), m.name+" ") }))
 }
 
 // Without this what was written while there were two hosts would take three times its room for

@@ -37,6 +37,7 @@ func (s *server) register(ctx context.Context) error {
 			if err := s.leaveOut(got.Refused); err != nil {
 				return err
 			}
+			s.bar(got.Topology.Removed)
 			s.stores.follow(got.Topology)
 			return nil
 		}

@@ -14,6 +14,15 @@ func (s *server) identity() *cluster.Identity {
 	return &cluster.Identity{TrustHash: s.creds.TrustHash(), Issuer: s.creds.Issuer(), Expires: s.creds.Expires()}
 }
 
+// bar has the certificates of hosts that were removed refused, on the data path and by NBD.
+func (s *server) bar(removed []cluster.RemovedHost) {
+	bars := make(map[string]time.Time, len(removed))
+	for _, x := range removed {
+		bars[string(x.Host)] = time.UnixMilli(x.AtMS)
+	}
+	s.creds.Bar(bars)
+}
+
 // identityTimeout bounds one question about certificates.
 const identityTimeout = 10 * time.Second
 

@@ -61,7 +61,9 @@ func (s *server) reload(ctx context.Context) {
 		if slices.ContainsFunc(s.local.all(), func(st *localStore) bool { return st.path == path }) {
 			continue
 		}
-		if err := s.addStore(ctx, c); err != nil {
+		if err := s.addStore(ctx, c); ctx.Err() != nil {
+			return // the next start has it
+		} else if err != nil {
 			s.log.Warn("store not added", "path", c.Path, "err", err)
 			s.tales.tell(client.Warning, "store_not_added", "host", "", "the store in %s was not added: %v", c.Path, err)
 		}

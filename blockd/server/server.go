@@ -279,6 +279,7 @@ func (s *server) startEngine() {
 // followTopology keeps connections and volumes in step with metad's topology.
 func (s *server) followTopology() func() error {
 	stop := s.metad.OnTopology(func(t *cluster.Topology) {
+		s.bar(t.Removed)
 		s.stores.follow(t)
 		s.exports.Owned(func(v *volume.Volume, _ int) { v.TopologyChanged() })
 		for _, st := range s.local.all() {

@@ -13,7 +13,7 @@ import (
 // Topology is what everybody is to know of hosts, stores and groups now. Version is
 // left zero; see Same.
 func Topology(m *state.Machine, l *Liveness, now time.Duration) *cluster.Topology {
-	t := &cluster.Topology{}
+	t := &cluster.Topology{Removed: m.Removed()}
 	zones := make(map[id.Host]string)
 	for _, h := range m.Hosts() {
 		zones[h.Host] = h.Zone
@@ -75,7 +75,7 @@ func stateOf(s state.Store, up bool) cluster.StoreState {
 // Same tells whether two topologies differ at most in version and in bytes used, of
 // which nobody needs to hear at once.
 func Same(a, b *cluster.Topology) bool {
-	return slices.Equal(a.Hosts, b.Hosts) &&
+	return slices.Equal(a.Hosts, b.Hosts) && slices.Equal(a.Removed, b.Removed) &&
 		slices.EqualFunc(a.Stores, b.Stores, func(x, y cluster.Store) bool {
 			x.Used, y.Used = 0, 0
 			return x == y

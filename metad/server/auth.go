@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -33,6 +34,7 @@ var roles = map[string][]pki.Role{
 	api.Images_ServiceDesc.ServiceName:     {pki.RoleOperator},
 	api.Hooks_ServiceDesc.ServiceName:      {pki.RoleBlockd},
 	api.Freezes_ServiceDesc.ServiceName:    {pki.RoleOperator},
+	api.Hosts_ServiceDesc.ServiceName:      {pki.RoleOperator},
 }
 
 type callerKey struct{}
@@ -59,10 +61,14 @@ func authorize(ctx context.Context, method string) (context.Context, error) {
 type gate struct {
 	log     *slog.Logger
 	callers *callers
+	removed func(pki.Identity, *x509.Certificate) error // nil: nobody is
 }
 
 func (g gate) enter(ctx context.Context, method string) (context.Context, error) {
 	in, err := authorize(ctx, method)
+	if err == nil {
+		err = g.stillThere(ctx, caller(in))
+	}
 	if err != nil {
 		from := "unknown"
 		if p, ok := peer.FromContext(ctx); ok {
@@ -75,6 +81,15 @@ func (g gate) enter(ctx context.Context, method string) (context.Context, error)
 		g.callers.note(caller(in), cert)
 	}
 	return in, nil
+}
+
+// stillThere refuses who was removed.
+func (g gate) stillThere(ctx context.Context, who pki.Identity) error {
+	cert, err := certificateOf(ctx)
+	if err != nil || g.removed == nil {
+		return err
+	}
+	return g.removed(who, cert)
 }
 
 func (g gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {

@@ -129,7 +129,7 @@ func (s *Server) open(o Options) error {
 	s.address = ln.Addr().String()
 	s.grpc = grpc.NewServer(
 		grpc.Creds(telling{credentials.NewTLS(o.Creds.Server(pki.Expect{Roles: []pki.Role{pki.RoleMetad, pki.RoleBlockd, pki.RoleSnapshotd, pki.RoleOperator}})), s.log}),
-		grpc.UnaryInterceptor(gate{s.log, &s.callers}.unary), grpc.StreamInterceptor(gate{s.log, &s.callers}.stream),
+		grpc.UnaryInterceptor(gate{s.log, &s.callers, s.refuseRemoved}.unary), grpc.StreamInterceptor(gate{s.log, &s.callers, s.refuseRemoved}.stream),
 		grpc.MaxRecvMsgSize(messageBytesMax), grpc.MaxSendMsgSize(messageBytesMax), grpc.MaxConcurrentStreams(streamsMax),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 3 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}))
@@ -144,6 +144,7 @@ func (s *Server) open(o Options) error {
 	api.RegisterBackupsServer(s.grpc, &backupService{s: s})
 	api.RegisterImagesServer(s.grpc, &imageService{c: &clusterService{s: s}})
 	api.RegisterHooksServer(s.grpc, &hookService{s: s})
+	api.RegisterHostsServer(s.grpc, &hostsService{c: &clusterService{s: s}})
 	api.RegisterFreezesServer(s.grpc, &freezeService{c: &clusterService{s: s}})
 	if err := s.startIdentity(o); err != nil {
 		return errors.Join(err, ln.Close())

@@ -75,7 +75,7 @@ func (m *Machine) Apply(index uint64, c Command) Result {
 	case *RemoveStore:
 		return m.removeStore(c)
 	}
-	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyPolicies, m.applyLineage, m.applyImages, m.applyHealing, m.applyRestored, m.applyArchive, m.applyFlatten, m.applyKept, m.applyTrash, m.applyTellArchives} {
+	for _, apply := range []func(Command) (Result, bool){m.applyRoster, m.applySnapshot, m.applySnapGroup, m.applyPolicies, m.applyLineage, m.applyImages, m.applyHealing, m.applyRestored, m.applyArchive, m.applyFlatten, m.applyKept, m.applyTrash, m.applyTellArchives, m.applyRemoveHost} {
 		if r, ok := apply(c); ok {
 			return r
 		}

@@ -120,7 +120,7 @@ func empty(k kind) Command {
 	case kindSetQoS:
 		return &SetQoS{}
 	}
-	for _, empty := range []func(kind) Command{emptySnapshot, emptySnapGroup, emptyPolicy, emptyLineage, emptyImage, emptyArchive, emptyTrash, emptyFlatten, emptyTellArchives} {
+	for _, empty := range []func(kind) Command{emptySnapshot, emptySnapGroup, emptyPolicy, emptyLineage, emptyImage, emptyArchive, emptyTrash, emptyFlatten, emptyTellArchives, emptyRemoveHost} {
 		if c := empty(k); c != nil {
 			return c
 		}

@@ -66,6 +66,7 @@ type Machine struct {
 	events    eventLog
 	trust     Trust
 	cordons   map[id.Host]struct{}
+	removed   map[id.Host]int64 // when, in ms
 	// balancingPaused: an operator wants stores to stay as unequal as they are.
 	balancingPaused bool
 	policies        map[string]*Policy
@@ -147,7 +148,7 @@ func New() *Machine {
 		names:    make(map[string]id.Volume),
 		members:  make(map[string]Member),
 		tokens:   make(map[TokenID]*Token),
-		cordons:  make(map[id.Host]struct{}),
+		cordons:  make(map[id.Host]struct{}), removed: make(map[id.Host]int64),
 		policies: make(map[string]*Policy),
 		deleted:  make(map[id.Volume]struct{}),
 		kept:     make(map[id.Volume]struct{}), keptNames: make(map[string]int), trashed: make(map[id.Volume]struct{}),

@@ -24,7 +24,7 @@ const (
 	LevelTime      uint16 = 6 // clones, balancing of stores, disks made from archives
 	LevelImages    uint16 = 7 // images, disks kept after their deletion, hooks of policies
 	LevelTrash     uint16 = 8 // the trash, clones that are flattened
-	LevelArchives  uint16 = 9 // archives that a rebuilding learns of, clones of disks that lie in one
+	LevelArchives  uint16 = 9 // archives that a rebuilding learns of, clones of disks that lie in one, hosts that are removed
 	LevelNewest           = LevelArchives
 )
 
@@ -47,7 +47,7 @@ func Needs(c Command) uint16 {
 		return LevelImages
 	case *SetTrash, *PutInTrash, *TakeFromTrash, *EmptyTrash, *PassTrash, *FlattenVolume, *VolumeFlattened:
 		return LevelTrash
-	case *TellArchives:
+	case *TellArchives, *RemoveHost:
 		return LevelArchives
 	case *AddEnsemble:
 		if c.Better {
@@ -117,7 +117,7 @@ func (m *Machine) appendLater(b []byte) []byte {
 		b = m.appendTrash(b)
 	}
 	if m.level >= LevelArchives {
-		b = m.appendToldArchives(b)
+		b = m.appendRemoved(m.appendToldArchives(b))
 	}
 	return b
 }
@@ -150,6 +150,7 @@ func (m *Machine) readLater(r *codec.Reader) error {
 	}
 	if r.Err() == nil && m.level >= LevelArchives {
 		m.readToldArchives(r)
+		m.readRemoved(r)
 	}
 	return nil
 }

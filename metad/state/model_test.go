@@ -89,6 +89,10 @@ func (s *script) later() Command {
 	if s.pick("cordon", 3) == 0 {
 		return &CordonHost{Host: s.holder().Host, On: s.pick("on", 2) == 0}
 	}
+	if s.pick("remove", 6) == 0 {
+		h := s.holder()
+		return &RemoveHost{Host: h.Host, Number: h.Number, AtMS: int64(1 + s.pick("at", 9))}
+	}
 	v, n := s.volume(), id.Snapshot{1 + byte(s.pick("snapshot", 3))}
 	if s.pick("of lineage", 4) == 0 {
 		return s.flattenOr(v, s.lineage)
@@ -432,7 +436,7 @@ func (h *history) volume(t *rapid.T, m *Machine, v *Volume) {
 
 // The golden log covers every command; its snapshot is the format's witness.
 func goldenLog() []Command {
-	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept(), goldenFlatten(), goldenTrash(), goldenArchives())
+	return slices.Concat(goldenFirst(), goldenTime(), goldenRestored(), goldenImages(), goldenKept(), goldenFlatten(), goldenTrash(), goldenArchives(), goldenRemoved())
 }
 
 // goldenFirst is the part before LevelTime.

@@ -1640,6 +1640,7 @@ type Topology struct {
 	Hosts         []*HostInfo            `protobuf:"bytes,2,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	Stores        []*StoreInfo           `protobuf:"bytes,3,rep,name=stores,proto3" json:"stores,omitempty"`
 	Pgs           []*PlacementGroup      `protobuf:"bytes,4,rep,name=pgs,proto3" json:"pgs,omitempty"`
+	Removed       []*RemovedHost         `protobuf:"bytes,260,rep,name=removed,proto3" json:"removed,omitempty"` // whose certificates of before are refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1702,6 +1703,66 @@ func (x *Topology) GetPgs() []*PlacementGroup {
 	return nil
 }
 
+func (x *Topology) GetRemoved() []*RemovedHost {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+// RemovedHost was taken off the list for good.
+type RemovedHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
+	AtUnixMs      int64                  `protobuf:"varint,2,opt,name=at_unix_ms,json=atUnixMs,proto3" json:"at_unix_ms,omitempty"` // certificates issued until then open nothing
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemovedHost) Reset() {
+	*x = RemovedHost{}
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemovedHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemovedHost) ProtoMessage() {}
+
+func (x *RemovedHost) ProtoReflect() protoreflect.Message {
+	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemovedHost.ProtoReflect.Descriptor instead.
+func (*RemovedHost) Descriptor() ([]byte, []int) {
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *RemovedHost) GetHost() string {
+	if x != nil {
+		return x.Host
+	}
+	return ""
+}
+
+func (x *RemovedHost) GetAtUnixMs() int64 {
+	if x != nil {
+		return x.AtUnixMs
+	}
+	return 0
+}
+
 type HostInfo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Host          string                 `protobuf:"bytes,1,opt,name=host,proto3" json:"host,omitempty"`
@@ -1719,7 +1780,7 @@ type HostInfo struct {
 
 func (x *HostInfo) Reset() {
 	*x = HostInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1792,7 @@ func (x *HostInfo) String() string {
 func (*HostInfo) ProtoMessage() {}
 
 func (x *HostInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[17]
+	mi := &file_ashlar_blockd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1805,7 @@ func (x *HostInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HostInfo.ProtoReflect.Descriptor instead.
 func (*HostInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{17}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *HostInfo) GetHost() string {
@@ -1826,7 +1887,7 @@ type StoreInfo struct {
 
 func (x *StoreInfo) Reset() {
 	*x = StoreInfo{}
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1899,7 @@ func (x *StoreInfo) String() string {
 func (*StoreInfo) ProtoMessage() {}
 
 func (x *StoreInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[18]
+	mi := &file_ashlar_blockd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1912,7 @@ func (x *StoreInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StoreInfo.ProtoReflect.Descriptor instead.
 func (*StoreInfo) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{18}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StoreInfo) GetRef() *StoreRef {
@@ -1924,7 +1985,7 @@ type PlacementGroup struct {
 
 func (x *PlacementGroup) Reset() {
 	*x = PlacementGroup{}
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +1997,7 @@ func (x *PlacementGroup) String() string {
 func (*PlacementGroup) ProtoMessage() {}
 
 func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[19]
+	mi := &file_ashlar_blockd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2010,7 @@ func (x *PlacementGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlacementGroup.ProtoReflect.Descriptor instead.
 func (*PlacementGroup) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{19}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PlacementGroup) GetNumber() uint32 {
@@ -1993,7 +2054,7 @@ type PGVersion struct {
 
 func (x *PGVersion) Reset() {
 	*x = PGVersion{}
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2005,7 +2066,7 @@ func (x *PGVersion) String() string {
 func (*PGVersion) ProtoMessage() {}
 
 func (x *PGVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[20]
+	mi := &file_ashlar_blockd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2018,7 +2079,7 @@ func (x *PGVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PGVersion.ProtoReflect.Descriptor instead.
 func (*PGVersion) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{20}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PGVersion) GetVersion() uint32 {
@@ -2067,7 +2128,7 @@ type GetVolumeRequest struct {
 
 func (x *GetVolumeRequest) Reset() {
 	*x = GetVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2140,7 @@ func (x *GetVolumeRequest) String() string {
 func (*GetVolumeRequest) ProtoMessage() {}
 
 func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[21]
+	mi := &file_ashlar_blockd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2153,7 @@ func (x *GetVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVolumeRequest.ProtoReflect.Descriptor instead.
 func (*GetVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{21}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetVolumeRequest) GetVolume() []byte {
@@ -2126,7 +2187,7 @@ type ListVolumesRequest struct {
 
 func (x *ListVolumesRequest) Reset() {
 	*x = ListVolumesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2138,7 +2199,7 @@ func (x *ListVolumesRequest) String() string {
 func (*ListVolumesRequest) ProtoMessage() {}
 
 func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[22]
+	mi := &file_ashlar_blockd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2151,7 +2212,7 @@ func (x *ListVolumesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesRequest.ProtoReflect.Descriptor instead.
 func (*ListVolumesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{22}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ListVolumesRequest) GetAfterName() string {
@@ -2178,7 +2239,7 @@ type ListVolumesReply struct {
 
 func (x *ListVolumesReply) Reset() {
 	*x = ListVolumesReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2251,7 @@ func (x *ListVolumesReply) String() string {
 func (*ListVolumesReply) ProtoMessage() {}
 
 func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[23]
+	mi := &file_ashlar_blockd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2264,7 @@ func (x *ListVolumesReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVolumesReply.ProtoReflect.Descriptor instead.
 func (*ListVolumesReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{23}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListVolumesReply) GetVolumes() []*VolumeSummary {
@@ -2231,7 +2292,7 @@ type VolumeSummary struct {
 
 func (x *VolumeSummary) Reset() {
 	*x = VolumeSummary{}
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2243,7 +2304,7 @@ func (x *VolumeSummary) String() string {
 func (*VolumeSummary) ProtoMessage() {}
 
 func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[24]
+	mi := &file_ashlar_blockd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2256,7 +2317,7 @@ func (x *VolumeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VolumeSummary.ProtoReflect.Descriptor instead.
 func (*VolumeSummary) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{24}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *VolumeSummary) GetVolume() []byte {
@@ -2291,7 +2352,7 @@ type AcquireVolumeRequest struct {
 
 func (x *AcquireVolumeRequest) Reset() {
 	*x = AcquireVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2364,7 @@ func (x *AcquireVolumeRequest) String() string {
 func (*AcquireVolumeRequest) ProtoMessage() {}
 
 func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[25]
+	mi := &file_ashlar_blockd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2377,7 @@ func (x *AcquireVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeRequest.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{25}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AcquireVolumeRequest) GetVolume() []byte {
@@ -2352,7 +2413,7 @@ type AcquireVolumeReply struct {
 
 func (x *AcquireVolumeReply) Reset() {
 	*x = AcquireVolumeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2425,7 @@ func (x *AcquireVolumeReply) String() string {
 func (*AcquireVolumeReply) ProtoMessage() {}
 
 func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[26]
+	mi := &file_ashlar_blockd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2438,7 @@ func (x *AcquireVolumeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireVolumeReply.ProtoReflect.Descriptor instead.
 func (*AcquireVolumeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{26}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AcquireVolumeReply) GetGranted() *VolumeRecord {
@@ -2406,7 +2467,7 @@ type AcquireRefused struct {
 
 func (x *AcquireRefused) Reset() {
 	*x = AcquireRefused{}
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2479,7 @@ func (x *AcquireRefused) String() string {
 func (*AcquireRefused) ProtoMessage() {}
 
 func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[27]
+	mi := &file_ashlar_blockd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2492,7 @@ func (x *AcquireRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireRefused.ProtoReflect.Descriptor instead.
 func (*AcquireRefused) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{27}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AcquireRefused) GetOwner() *Holder {
@@ -2473,7 +2534,7 @@ type ReleaseVolumeRequest struct {
 
 func (x *ReleaseVolumeRequest) Reset() {
 	*x = ReleaseVolumeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2546,7 @@ func (x *ReleaseVolumeRequest) String() string {
 func (*ReleaseVolumeRequest) ProtoMessage() {}
 
 func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[28]
+	mi := &file_ashlar_blockd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2559,7 @@ func (x *ReleaseVolumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseVolumeRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseVolumeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{28}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReleaseVolumeRequest) GetVolume() []byte {
@@ -2537,7 +2598,7 @@ type AddEnsembleRequest struct {
 
 func (x *AddEnsembleRequest) Reset() {
 	*x = AddEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2549,7 +2610,7 @@ func (x *AddEnsembleRequest) String() string {
 func (*AddEnsembleRequest) ProtoMessage() {}
 
 func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[29]
+	mi := &file_ashlar_blockd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2562,7 +2623,7 @@ func (x *AddEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*AddEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{29}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AddEnsembleRequest) GetVolume() []byte {
@@ -2631,7 +2692,7 @@ type CloseEnsembleRequest struct {
 
 func (x *CloseEnsembleRequest) Reset() {
 	*x = CloseEnsembleRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2643,7 +2704,7 @@ func (x *CloseEnsembleRequest) String() string {
 func (*CloseEnsembleRequest) ProtoMessage() {}
 
 func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[30]
+	mi := &file_ashlar_blockd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2656,7 +2717,7 @@ func (x *CloseEnsembleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseEnsembleRequest.ProtoReflect.Descriptor instead.
 func (*CloseEnsembleRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{30}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CloseEnsembleRequest) GetVolume() []byte {
@@ -2737,7 +2798,7 @@ type RemoveEnsemblesRequest struct {
 
 func (x *RemoveEnsemblesRequest) Reset() {
 	*x = RemoveEnsemblesRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +2810,7 @@ func (x *RemoveEnsemblesRequest) String() string {
 func (*RemoveEnsemblesRequest) ProtoMessage() {}
 
 func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[31]
+	mi := &file_ashlar_blockd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +2823,7 @@ func (x *RemoveEnsemblesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveEnsemblesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveEnsemblesRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{31}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RemoveEnsemblesRequest) GetVolume() []byte {
@@ -2814,7 +2875,7 @@ type ReplaceListRequest struct {
 
 func (x *ReplaceListRequest) Reset() {
 	*x = ReplaceListRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2826,7 +2887,7 @@ func (x *ReplaceListRequest) String() string {
 func (*ReplaceListRequest) ProtoMessage() {}
 
 func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[32]
+	mi := &file_ashlar_blockd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2839,7 +2900,7 @@ func (x *ReplaceListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceListRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceListRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{32}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReplaceListRequest) GetVolume() []byte {
@@ -2880,7 +2941,7 @@ type AllocRangeRequest struct {
 
 func (x *AllocRangeRequest) Reset() {
 	*x = AllocRangeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2892,7 +2953,7 @@ func (x *AllocRangeRequest) String() string {
 func (*AllocRangeRequest) ProtoMessage() {}
 
 func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[33]
+	mi := &file_ashlar_blockd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2905,7 +2966,7 @@ func (x *AllocRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeRequest.ProtoReflect.Descriptor instead.
 func (*AllocRangeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{33}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AllocRangeRequest) GetVolume() []byte {
@@ -2933,7 +2994,7 @@ type AllocRangeReply struct {
 
 func (x *AllocRangeReply) Reset() {
 	*x = AllocRangeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3006,7 @@ func (x *AllocRangeReply) String() string {
 func (*AllocRangeReply) ProtoMessage() {}
 
 func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[34]
+	mi := &file_ashlar_blockd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3019,7 @@ func (x *AllocRangeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocRangeReply.ProtoReflect.Descriptor instead.
 func (*AllocRangeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{34}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AllocRangeReply) GetEpoch() uint64 {
@@ -2993,7 +3054,7 @@ type ForgetSpansRequest struct {
 
 func (x *ForgetSpansRequest) Reset() {
 	*x = ForgetSpansRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3005,7 +3066,7 @@ func (x *ForgetSpansRequest) String() string {
 func (*ForgetSpansRequest) ProtoMessage() {}
 
 func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[35]
+	mi := &file_ashlar_blockd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3018,7 +3079,7 @@ func (x *ForgetSpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForgetSpansRequest.ProtoReflect.Descriptor instead.
 func (*ForgetSpansRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{35}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ForgetSpansRequest) GetVolume() []byte {
@@ -3053,7 +3114,7 @@ type CommitCheckpointRequest struct {
 
 func (x *CommitCheckpointRequest) Reset() {
 	*x = CommitCheckpointRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3126,7 @@ func (x *CommitCheckpointRequest) String() string {
 func (*CommitCheckpointRequest) ProtoMessage() {}
 
 func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[36]
+	mi := &file_ashlar_blockd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3139,7 @@ func (x *CommitCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{36}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CommitCheckpointRequest) GetVolume() []byte {
@@ -3110,7 +3171,7 @@ type CommitCheckpointReply struct {
 
 func (x *CommitCheckpointReply) Reset() {
 	*x = CommitCheckpointReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3122,7 +3183,7 @@ func (x *CommitCheckpointReply) String() string {
 func (*CommitCheckpointReply) ProtoMessage() {}
 
 func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[37]
+	mi := &file_ashlar_blockd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3135,7 +3196,7 @@ func (x *CommitCheckpointReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitCheckpointReply.ProtoReflect.Descriptor instead.
 func (*CommitCheckpointReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{37}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
 }
 
 type EnsurePlacementRequest struct {
@@ -3147,7 +3208,7 @@ type EnsurePlacementRequest struct {
 
 func (x *EnsurePlacementRequest) Reset() {
 	*x = EnsurePlacementRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3220,7 @@ func (x *EnsurePlacementRequest) String() string {
 func (*EnsurePlacementRequest) ProtoMessage() {}
 
 func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[38]
+	mi := &file_ashlar_blockd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3233,7 @@ func (x *EnsurePlacementRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnsurePlacementRequest.ProtoReflect.Descriptor instead.
 func (*EnsurePlacementRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{38}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EnsurePlacementRequest) GetExcludeStores() [][]byte {
@@ -3193,7 +3254,7 @@ type ReportStoreRequest struct {
 
 func (x *ReportStoreRequest) Reset() {
 	*x = ReportStoreRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3266,7 @@ func (x *ReportStoreRequest) String() string {
 func (*ReportStoreRequest) ProtoMessage() {}
 
 func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[39]
+	mi := &file_ashlar_blockd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3279,7 @@ func (x *ReportStoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreRequest.ProtoReflect.Descriptor instead.
 func (*ReportStoreRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{39}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReportStoreRequest) GetReporter() string {
@@ -3250,7 +3311,7 @@ type ReportStoreReply struct {
 
 func (x *ReportStoreReply) Reset() {
 	*x = ReportStoreReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3262,7 +3323,7 @@ func (x *ReportStoreReply) String() string {
 func (*ReportStoreReply) ProtoMessage() {}
 
 func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[40]
+	mi := &file_ashlar_blockd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3275,7 +3336,7 @@ func (x *ReportStoreReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStoreReply.ProtoReflect.Descriptor instead.
 func (*ReportStoreReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{40}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
 }
 
 type ConfirmPurgeRequest struct {
@@ -3289,7 +3350,7 @@ type ConfirmPurgeRequest struct {
 
 func (x *ConfirmPurgeRequest) Reset() {
 	*x = ConfirmPurgeRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3301,7 +3362,7 @@ func (x *ConfirmPurgeRequest) String() string {
 func (*ConfirmPurgeRequest) ProtoMessage() {}
 
 func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[41]
+	mi := &file_ashlar_blockd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3314,7 +3375,7 @@ func (x *ConfirmPurgeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeRequest.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{41}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ConfirmPurgeRequest) GetHost() string {
@@ -3346,7 +3407,7 @@ type ConfirmPurgeReply struct {
 
 func (x *ConfirmPurgeReply) Reset() {
 	*x = ConfirmPurgeReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[42]
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3358,7 +3419,7 @@ func (x *ConfirmPurgeReply) String() string {
 func (*ConfirmPurgeReply) ProtoMessage() {}
 
 func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[42]
+	mi := &file_ashlar_blockd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3371,7 +3432,7 @@ func (x *ConfirmPurgeReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfirmPurgeReply.ProtoReflect.Descriptor instead.
 func (*ConfirmPurgeReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{42}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{43}
 }
 
 type WatchSnapshotsRequest struct {
@@ -3383,7 +3444,7 @@ type WatchSnapshotsRequest struct {
 
 func (x *WatchSnapshotsRequest) Reset() {
 	*x = WatchSnapshotsRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3456,7 @@ func (x *WatchSnapshotsRequest) String() string {
 func (*WatchSnapshotsRequest) ProtoMessage() {}
 
 func (x *WatchSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[43]
+	mi := &file_ashlar_blockd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3469,7 @@ func (x *WatchSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*WatchSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{43}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WatchSnapshotsRequest) GetHolder() *Holder {
@@ -3432,7 +3493,7 @@ type SnapshotOrders struct {
 
 func (x *SnapshotOrders) Reset() {
 	*x = SnapshotOrders{}
-	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3444,7 +3505,7 @@ func (x *SnapshotOrders) String() string {
 func (*SnapshotOrders) ProtoMessage() {}
 
 func (x *SnapshotOrders) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[44]
+	mi := &file_ashlar_blockd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3457,7 +3518,7 @@ func (x *SnapshotOrders) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOrders.ProtoReflect.Descriptor instead.
 func (*SnapshotOrders) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{44}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SnapshotOrders) GetOrders() []*SnapshotOrder {
@@ -3502,7 +3563,7 @@ type SnapshotOrder struct {
 
 func (x *SnapshotOrder) Reset() {
 	*x = SnapshotOrder{}
-	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3514,7 +3575,7 @@ func (x *SnapshotOrder) String() string {
 func (*SnapshotOrder) ProtoMessage() {}
 
 func (x *SnapshotOrder) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[45]
+	mi := &file_ashlar_blockd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3527,7 +3588,7 @@ func (x *SnapshotOrder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotOrder.ProtoReflect.Descriptor instead.
 func (*SnapshotOrder) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{45}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *SnapshotOrder) GetVolume() []byte {
@@ -3581,7 +3642,7 @@ type TellSnapshotRequest struct {
 
 func (x *TellSnapshotRequest) Reset() {
 	*x = TellSnapshotRequest{}
-	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +3654,7 @@ func (x *TellSnapshotRequest) String() string {
 func (*TellSnapshotRequest) ProtoMessage() {}
 
 func (x *TellSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[46]
+	mi := &file_ashlar_blockd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +3667,7 @@ func (x *TellSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*TellSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{46}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TellSnapshotRequest) GetHolder() *Holder {
@@ -3673,7 +3734,7 @@ type TellSnapshotReply struct {
 
 func (x *TellSnapshotReply) Reset() {
 	*x = TellSnapshotReply{}
-	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	mi := &file_ashlar_blockd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3685,7 +3746,7 @@ func (x *TellSnapshotReply) String() string {
 func (*TellSnapshotReply) ProtoMessage() {}
 
 func (x *TellSnapshotReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ashlar_blockd_proto_msgTypes[47]
+	mi := &file_ashlar_blockd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3698,7 +3759,7 @@ func (x *TellSnapshotReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TellSnapshotReply.ProtoReflect.Descriptor instead.
 func (*TellSnapshotReply) Descriptor() ([]byte, []int) {
-	return file_ashlar_blockd_proto_rawDescGZIP(), []int{47}
+	return file_ashlar_blockd_proto_rawDescGZIP(), []int{48}
 }
 
 var File_ashlar_blockd_proto protoreflect.FileDescriptor
@@ -3846,12 +3907,17 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06volume\x18\x02 \x01(\fR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12)\n" +
 	"\x04keep\x18\x04 \x03(\v2\x15.ashlar.v1.EnsembleIDR\x04keep\"\x16\n" +
-	"\x14WatchTopologyRequest\"\xaa\x01\n" +
+	"\x14WatchTopologyRequest\"\xdd\x01\n" +
 	"\bTopology\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12)\n" +
 	"\x05hosts\x18\x02 \x03(\v2\x13.ashlar.v1.HostInfoR\x05hosts\x12,\n" +
 	"\x06stores\x18\x03 \x03(\v2\x14.ashlar.v1.StoreInfoR\x06stores\x12+\n" +
-	"\x03pgs\x18\x04 \x03(\v2\x19.ashlar.v1.PlacementGroupR\x03pgs\"\x90\x02\n" +
+	"\x03pgs\x18\x04 \x03(\v2\x19.ashlar.v1.PlacementGroupR\x03pgs\x121\n" +
+	"\aremoved\x18\x84\x02 \x03(\v2\x16.ashlar.v1.RemovedHostR\aremoved\"?\n" +
+	"\vRemovedHost\x12\x12\n" +
+	"\x04host\x18\x01 \x01(\tR\x04host\x12\x1c\n" +
+	"\n" +
+	"at_unix_ms\x18\x02 \x01(\x03R\batUnixMs\"\x90\x02\n" +
 	"\bHostInfo\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12#\n" +
 	"\rholder_number\x18\x02 \x01(\x04R\fholderNumber\x12!\n" +
@@ -4059,7 +4125,7 @@ func file_ashlar_blockd_proto_rawDescGZIP() []byte {
 }
 
 var file_ashlar_blockd_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_ashlar_blockd_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_ashlar_blockd_proto_goTypes = []any{
 	(VolumeState)(0),                // 0: ashlar.v1.VolumeState
 	(StoreState)(0),                 // 1: ashlar.v1.StoreState
@@ -4081,190 +4147,192 @@ var file_ashlar_blockd_proto_goTypes = []any{
 	(*DropStreams)(nil),             // 17: ashlar.v1.DropStreams
 	(*WatchTopologyRequest)(nil),    // 18: ashlar.v1.WatchTopologyRequest
 	(*Topology)(nil),                // 19: ashlar.v1.Topology
-	(*HostInfo)(nil),                // 20: ashlar.v1.HostInfo
-	(*StoreInfo)(nil),               // 21: ashlar.v1.StoreInfo
-	(*PlacementGroup)(nil),          // 22: ashlar.v1.PlacementGroup
-	(*PGVersion)(nil),               // 23: ashlar.v1.PGVersion
-	(*GetVolumeRequest)(nil),        // 24: ashlar.v1.GetVolumeRequest
-	(*ListVolumesRequest)(nil),      // 25: ashlar.v1.ListVolumesRequest
-	(*ListVolumesReply)(nil),        // 26: ashlar.v1.ListVolumesReply
-	(*VolumeSummary)(nil),           // 27: ashlar.v1.VolumeSummary
-	(*AcquireVolumeRequest)(nil),    // 28: ashlar.v1.AcquireVolumeRequest
-	(*AcquireVolumeReply)(nil),      // 29: ashlar.v1.AcquireVolumeReply
-	(*AcquireRefused)(nil),          // 30: ashlar.v1.AcquireRefused
-	(*ReleaseVolumeRequest)(nil),    // 31: ashlar.v1.ReleaseVolumeRequest
-	(*AddEnsembleRequest)(nil),      // 32: ashlar.v1.AddEnsembleRequest
-	(*CloseEnsembleRequest)(nil),    // 33: ashlar.v1.CloseEnsembleRequest
-	(*RemoveEnsemblesRequest)(nil),  // 34: ashlar.v1.RemoveEnsemblesRequest
-	(*ReplaceListRequest)(nil),      // 35: ashlar.v1.ReplaceListRequest
-	(*AllocRangeRequest)(nil),       // 36: ashlar.v1.AllocRangeRequest
-	(*AllocRangeReply)(nil),         // 37: ashlar.v1.AllocRangeReply
-	(*ForgetSpansRequest)(nil),      // 38: ashlar.v1.ForgetSpansRequest
-	(*CommitCheckpointRequest)(nil), // 39: ashlar.v1.CommitCheckpointRequest
-	(*CommitCheckpointReply)(nil),   // 40: ashlar.v1.CommitCheckpointReply
-	(*EnsurePlacementRequest)(nil),  // 41: ashlar.v1.EnsurePlacementRequest
-	(*ReportStoreRequest)(nil),      // 42: ashlar.v1.ReportStoreRequest
-	(*ReportStoreReply)(nil),        // 43: ashlar.v1.ReportStoreReply
-	(*ConfirmPurgeRequest)(nil),     // 44: ashlar.v1.ConfirmPurgeRequest
-	(*ConfirmPurgeReply)(nil),       // 45: ashlar.v1.ConfirmPurgeReply
-	(*WatchSnapshotsRequest)(nil),   // 46: ashlar.v1.WatchSnapshotsRequest
-	(*SnapshotOrders)(nil),          // 47: ashlar.v1.SnapshotOrders
-	(*SnapshotOrder)(nil),           // 48: ashlar.v1.SnapshotOrder
-	(*TellSnapshotRequest)(nil),     // 49: ashlar.v1.TellSnapshotRequest
-	(*TellSnapshotReply)(nil),       // 50: ashlar.v1.TellSnapshotReply
-	(*Holder)(nil),                  // 51: ashlar.v1.Holder
-	(*StoreRef)(nil),                // 52: ashlar.v1.StoreRef
-	(*MemoryUse)(nil),               // 53: ashlar.v1.MemoryUse
-	(*HostEvent)(nil),               // 54: ashlar.v1.HostEvent
-	(*IdentityBeat)(nil),            // 55: ashlar.v1.IdentityBeat
-	(*StoreWait)(nil),               // 56: ashlar.v1.StoreWait
-	(*Care)(nil),                    // 57: ashlar.v1.Care
-	(*ScrubProgress)(nil),           // 58: ashlar.v1.ScrubProgress
-	(*StoreTraffic)(nil),            // 59: ashlar.v1.StoreTraffic
-	(*GroupUse)(nil),                // 60: ashlar.v1.GroupUse
-	(*VolumeUsePage)(nil),           // 61: ashlar.v1.VolumeUsePage
-	(*Remain)(nil),                  // 62: ashlar.v1.Remain
-	(*EnsembleID)(nil),              // 63: ashlar.v1.EnsembleID
-	(*Space)(nil),                   // 64: ashlar.v1.Space
-	(*Cleaning)(nil),                // 65: ashlar.v1.Cleaning
-	(*Traffic)(nil),                 // 66: ashlar.v1.Traffic
-	(*Lost)(nil),                    // 67: ashlar.v1.Lost
-	(*Hydration)(nil),               // 68: ashlar.v1.Hydration
-	(*Flattening)(nil),              // 69: ashlar.v1.Flattening
-	(*ScrubOrder)(nil),              // 70: ashlar.v1.ScrubOrder
-	(*LookOrder)(nil),               // 71: ashlar.v1.LookOrder
-	(*QoS)(nil),                     // 72: ashlar.v1.QoS
-	(*Flatten)(nil),                 // 73: ashlar.v1.Flatten
-	(*VolumeRecord)(nil),            // 74: ashlar.v1.VolumeRecord
-	(*Checkpoint)(nil),              // 75: ashlar.v1.Checkpoint
-	(SnapshotStep)(0),               // 76: ashlar.v1.SnapshotStep
-	(*TellEmptiedRequest)(nil),      // 77: ashlar.v1.TellEmptiedRequest
-	(*TellManifestRequest)(nil),     // 78: ashlar.v1.TellManifestRequest
-	(*RestoreWholeRequest)(nil),     // 79: ashlar.v1.RestoreWholeRequest
-	(*VolumeFlattenedRequest)(nil),  // 80: ashlar.v1.VolumeFlattenedRequest
-	(*TellEmptiedReply)(nil),        // 81: ashlar.v1.TellEmptiedReply
-	(*TellManifestReply)(nil),       // 82: ashlar.v1.TellManifestReply
+	(*RemovedHost)(nil),             // 20: ashlar.v1.RemovedHost
+	(*HostInfo)(nil),                // 21: ashlar.v1.HostInfo
+	(*StoreInfo)(nil),               // 22: ashlar.v1.StoreInfo
+	(*PlacementGroup)(nil),          // 23: ashlar.v1.PlacementGroup
+	(*PGVersion)(nil),               // 24: ashlar.v1.PGVersion
+	(*GetVolumeRequest)(nil),        // 25: ashlar.v1.GetVolumeRequest
+	(*ListVolumesRequest)(nil),      // 26: ashlar.v1.ListVolumesRequest
+	(*ListVolumesReply)(nil),        // 27: ashlar.v1.ListVolumesReply
+	(*VolumeSummary)(nil),           // 28: ashlar.v1.VolumeSummary
+	(*AcquireVolumeRequest)(nil),    // 29: ashlar.v1.AcquireVolumeRequest
+	(*AcquireVolumeReply)(nil),      // 30: ashlar.v1.AcquireVolumeReply
+	(*AcquireRefused)(nil),          // 31: ashlar.v1.AcquireRefused
+	(*ReleaseVolumeRequest)(nil),    // 32: ashlar.v1.ReleaseVolumeRequest
+	(*AddEnsembleRequest)(nil),      // 33: ashlar.v1.AddEnsembleRequest
+	(*CloseEnsembleRequest)(nil),    // 34: ashlar.v1.CloseEnsembleRequest
+	(*RemoveEnsemblesRequest)(nil),  // 35: ashlar.v1.RemoveEnsemblesRequest
+	(*ReplaceListRequest)(nil),      // 36: ashlar.v1.ReplaceListRequest
+	(*AllocRangeRequest)(nil),       // 37: ashlar.v1.AllocRangeRequest
+	(*AllocRangeReply)(nil),         // 38: ashlar.v1.AllocRangeReply
+	(*ForgetSpansRequest)(nil),      // 39: ashlar.v1.ForgetSpansRequest
+	(*CommitCheckpointRequest)(nil), // 40: ashlar.v1.CommitCheckpointRequest
+	(*CommitCheckpointReply)(nil),   // 41: ashlar.v1.CommitCheckpointReply
+	(*EnsurePlacementRequest)(nil),  // 42: ashlar.v1.EnsurePlacementRequest
+	(*ReportStoreRequest)(nil),      // 43: ashlar.v1.ReportStoreRequest
+	(*ReportStoreReply)(nil),        // 44: ashlar.v1.ReportStoreReply
+	(*ConfirmPurgeRequest)(nil),     // 45: ashlar.v1.ConfirmPurgeRequest
+	(*ConfirmPurgeReply)(nil),       // 46: ashlar.v1.ConfirmPurgeReply
+	(*WatchSnapshotsRequest)(nil),   // 47: ashlar.v1.WatchSnapshotsRequest
+	(*SnapshotOrders)(nil),          // 48: ashlar.v1.SnapshotOrders
+	(*SnapshotOrder)(nil),           // 49: ashlar.v1.SnapshotOrder
+	(*TellSnapshotRequest)(nil),     // 50: ashlar.v1.TellSnapshotRequest
+	(*TellSnapshotReply)(nil),       // 51: ashlar.v1.TellSnapshotReply
+	(*Holder)(nil),                  // 52: ashlar.v1.Holder
+	(*StoreRef)(nil),                // 53: ashlar.v1.StoreRef
+	(*MemoryUse)(nil),               // 54: ashlar.v1.MemoryUse
+	(*HostEvent)(nil),               // 55: ashlar.v1.HostEvent
+	(*IdentityBeat)(nil),            // 56: ashlar.v1.IdentityBeat
+	(*StoreWait)(nil),               // 57: ashlar.v1.StoreWait
+	(*Care)(nil),                    // 58: ashlar.v1.Care
+	(*ScrubProgress)(nil),           // 59: ashlar.v1.ScrubProgress
+	(*StoreTraffic)(nil),            // 60: ashlar.v1.StoreTraffic
+	(*GroupUse)(nil),                // 61: ashlar.v1.GroupUse
+	(*VolumeUsePage)(nil),           // 62: ashlar.v1.VolumeUsePage
+	(*Remain)(nil),                  // 63: ashlar.v1.Remain
+	(*EnsembleID)(nil),              // 64: ashlar.v1.EnsembleID
+	(*Space)(nil),                   // 65: ashlar.v1.Space
+	(*Cleaning)(nil),                // 66: ashlar.v1.Cleaning
+	(*Traffic)(nil),                 // 67: ashlar.v1.Traffic
+	(*Lost)(nil),                    // 68: ashlar.v1.Lost
+	(*Hydration)(nil),               // 69: ashlar.v1.Hydration
+	(*Flattening)(nil),              // 70: ashlar.v1.Flattening
+	(*ScrubOrder)(nil),              // 71: ashlar.v1.ScrubOrder
+	(*LookOrder)(nil),               // 72: ashlar.v1.LookOrder
+	(*QoS)(nil),                     // 73: ashlar.v1.QoS
+	(*Flatten)(nil),                 // 74: ashlar.v1.Flatten
+	(*VolumeRecord)(nil),            // 75: ashlar.v1.VolumeRecord
+	(*Checkpoint)(nil),              // 76: ashlar.v1.Checkpoint
+	(SnapshotStep)(0),               // 77: ashlar.v1.SnapshotStep
+	(*TellEmptiedRequest)(nil),      // 78: ashlar.v1.TellEmptiedRequest
+	(*TellManifestRequest)(nil),     // 79: ashlar.v1.TellManifestRequest
+	(*RestoreWholeRequest)(nil),     // 80: ashlar.v1.RestoreWholeRequest
+	(*VolumeFlattenedRequest)(nil),  // 81: ashlar.v1.VolumeFlattenedRequest
+	(*TellEmptiedReply)(nil),        // 82: ashlar.v1.TellEmptiedReply
+	(*TellManifestReply)(nil),       // 83: ashlar.v1.TellManifestReply
 }
 var file_ashlar_blockd_proto_depIdxs = []int32{
-	51, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
+	52, // 0: ashlar.v1.RegisterHostRequest.holder:type_name -> ashlar.v1.Holder
 	4,  // 1: ashlar.v1.RegisterHostRequest.stores:type_name -> ashlar.v1.RegisterStore
-	52, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
+	53, // 2: ashlar.v1.RegisterStore.ref:type_name -> ashlar.v1.StoreRef
 	7,  // 3: ashlar.v1.RegisterHostReply.settings:type_name -> ashlar.v1.Settings
 	6,  // 4: ashlar.v1.RegisterHostReply.refused:type_name -> ashlar.v1.RefusedStore
 	19, // 5: ashlar.v1.RegisterHostReply.topology:type_name -> ashlar.v1.Topology
 	14, // 6: ashlar.v1.RegisterHostReply.floors:type_name -> ashlar.v1.VolumeFloor
-	52, // 7: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
-	51, // 8: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
+	53, // 7: ashlar.v1.RefusedStore.ref:type_name -> ashlar.v1.StoreRef
+	52, // 8: ashlar.v1.HeartbeatRequest.holder:type_name -> ashlar.v1.Holder
 	9,  // 9: ashlar.v1.HeartbeatRequest.stores:type_name -> ashlar.v1.StoreBeat
 	12, // 10: ashlar.v1.HeartbeatRequest.volumes:type_name -> ashlar.v1.VolumeBeat
-	53, // 11: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
-	54, // 12: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
-	55, // 13: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
-	56, // 14: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
-	52, // 15: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
+	54, // 11: ashlar.v1.HeartbeatRequest.memory:type_name -> ashlar.v1.MemoryUse
+	55, // 12: ashlar.v1.HeartbeatRequest.events:type_name -> ashlar.v1.HostEvent
+	56, // 13: ashlar.v1.HeartbeatRequest.identity:type_name -> ashlar.v1.IdentityBeat
+	57, // 14: ashlar.v1.HeartbeatRequest.waits:type_name -> ashlar.v1.StoreWait
+	53, // 15: ashlar.v1.StoreBeat.ref:type_name -> ashlar.v1.StoreRef
 	11, // 16: ashlar.v1.StoreBeat.streams:type_name -> ashlar.v1.StreamBeat
 	10, // 17: ashlar.v1.StoreBeat.repairs:type_name -> ashlar.v1.RepairBeat
-	57, // 18: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
-	58, // 19: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
-	59, // 20: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
-	60, // 21: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
-	61, // 22: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
-	62, // 23: ashlar.v1.StoreBeat.remains:type_name -> ashlar.v1.Remain
-	63, // 24: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
+	58, // 18: ashlar.v1.StoreBeat.care:type_name -> ashlar.v1.Care
+	59, // 19: ashlar.v1.StoreBeat.scrubs:type_name -> ashlar.v1.ScrubProgress
+	60, // 20: ashlar.v1.StoreBeat.traffic:type_name -> ashlar.v1.StoreTraffic
+	61, // 21: ashlar.v1.StoreBeat.groups:type_name -> ashlar.v1.GroupUse
+	62, // 22: ashlar.v1.StoreBeat.use:type_name -> ashlar.v1.VolumeUsePage
+	63, // 23: ashlar.v1.StoreBeat.remains:type_name -> ashlar.v1.Remain
+	64, // 24: ashlar.v1.StreamBeat.ensemble:type_name -> ashlar.v1.EnsembleID
 	0,  // 25: ashlar.v1.VolumeBeat.state:type_name -> ashlar.v1.VolumeState
-	64, // 26: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
-	65, // 27: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
-	66, // 28: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
-	67, // 29: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
-	67, // 30: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
-	68, // 31: ashlar.v1.VolumeBeat.hydration:type_name -> ashlar.v1.Hydration
-	69, // 32: ashlar.v1.VolumeBeat.flattening:type_name -> ashlar.v1.Flattening
+	65, // 26: ashlar.v1.VolumeBeat.space:type_name -> ashlar.v1.Space
+	66, // 27: ashlar.v1.VolumeBeat.cleaning:type_name -> ashlar.v1.Cleaning
+	67, // 28: ashlar.v1.VolumeBeat.traffic:type_name -> ashlar.v1.Traffic
+	68, // 29: ashlar.v1.VolumeBeat.lost:type_name -> ashlar.v1.Lost
+	68, // 30: ashlar.v1.VolumeBeat.looks:type_name -> ashlar.v1.Lost
+	69, // 31: ashlar.v1.VolumeBeat.hydration:type_name -> ashlar.v1.Hydration
+	70, // 32: ashlar.v1.VolumeBeat.flattening:type_name -> ashlar.v1.Flattening
 	15, // 33: ashlar.v1.HeartbeatReply.volumes:type_name -> ashlar.v1.VolumeNews
 	16, // 34: ashlar.v1.HeartbeatReply.purges:type_name -> ashlar.v1.Purge
 	17, // 35: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
-	70, // 36: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
-	71, // 37: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
+	71, // 36: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
+	72, // 37: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
 	14, // 38: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
-	72, // 39: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	73, // 40: ashlar.v1.VolumeNews.flatten:type_name -> ashlar.v1.Flatten
-	63, // 41: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	20, // 42: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	21, // 43: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	22, // 44: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	52, // 45: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 46: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	23, // 47: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	52, // 48: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	27, // 49: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	51, // 50: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 51: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	74, // 52: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	30, // 53: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	51, // 54: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	51, // 55: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	63, // 56: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	52, // 57: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	63, // 58: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	63, // 59: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	75, // 60: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	52, // 61: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	52, // 62: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	51, // 63: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
-	48, // 64: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
-	76, // 65: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
-	51, // 66: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
-	76, // 67: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
-	3,  // 68: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 69: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 70: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	24, // 71: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	25, // 72: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	28, // 73: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	31, // 74: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	32, // 75: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	33, // 76: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	34, // 77: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	35, // 78: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	36, // 79: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	38, // 80: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	39, // 81: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	41, // 82: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	42, // 83: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	44, // 84: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	46, // 85: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
-	49, // 86: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
-	77, // 87: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
-	78, // 88: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
-	79, // 89: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
-	80, // 90: ashlar.v1.Blockd.VolumeFlattened:input_type -> ashlar.v1.VolumeFlattenedRequest
-	5,  // 91: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	13, // 92: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 93: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	74, // 94: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	26, // 95: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	29, // 96: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	74, // 97: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	74, // 98: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	74, // 99: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	74, // 100: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	74, // 101: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	37, // 102: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	74, // 103: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	40, // 104: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 105: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	43, // 106: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	45, // 107: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	47, // 108: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	50, // 109: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
-	81, // 110: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
-	82, // 111: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
-	74, // 112: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
-	74, // 113: ashlar.v1.Blockd.VolumeFlattened:output_type -> ashlar.v1.VolumeRecord
-	91, // [91:114] is the sub-list for method output_type
-	68, // [68:91] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	73, // 39: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	74, // 40: ashlar.v1.VolumeNews.flatten:type_name -> ashlar.v1.Flatten
+	64, // 41: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	21, // 42: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	22, // 43: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	23, // 44: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	20, // 45: ashlar.v1.Topology.removed:type_name -> ashlar.v1.RemovedHost
+	53, // 46: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 47: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	24, // 48: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	53, // 49: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	28, // 50: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	52, // 51: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 52: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	75, // 53: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	31, // 54: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	52, // 55: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	52, // 56: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	64, // 57: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	53, // 58: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	64, // 59: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	64, // 60: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	76, // 61: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	53, // 62: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	53, // 63: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 64: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	49, // 65: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	77, // 66: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
+	52, // 67: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	77, // 68: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
+	3,  // 69: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 70: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 71: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	25, // 72: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	26, // 73: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	29, // 74: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	32, // 75: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	33, // 76: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	34, // 77: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	35, // 78: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	36, // 79: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	37, // 80: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	39, // 81: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	40, // 82: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	42, // 83: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	43, // 84: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	45, // 85: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	47, // 86: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	50, // 87: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	78, // 88: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
+	79, // 89: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
+	80, // 90: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
+	81, // 91: ashlar.v1.Blockd.VolumeFlattened:input_type -> ashlar.v1.VolumeFlattenedRequest
+	5,  // 92: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	13, // 93: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 94: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	75, // 95: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	27, // 96: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	30, // 97: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	75, // 98: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	75, // 99: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	75, // 100: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	75, // 101: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	75, // 102: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	38, // 103: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	75, // 104: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	41, // 105: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 106: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	44, // 107: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	46, // 108: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	48, // 109: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	51, // 110: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	82, // 111: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
+	83, // 112: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
+	75, // 113: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
+	75, // 114: ashlar.v1.Blockd.VolumeFlattened:output_type -> ashlar.v1.VolumeRecord
+	92, // [92:115] is the sub-list for method output_type
+	69, // [69:92] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }
@@ -4290,7 +4358,7 @@ func file_ashlar_blockd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ashlar_blockd_proto_rawDesc), len(file_ashlar_blockd_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   48,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

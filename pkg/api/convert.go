@@ -268,6 +268,9 @@ func FromTopology(t *cluster.Topology) *Topology {
 		x.Hosts = append(x.Hosts, &HostInfo{Host: string(h.Host), HolderNumber: h.HolderNumber, DataAddress: h.DataAddress, Zone: h.Zone,
 			Up: h.Up, Exports: h.Exports, NbdUnixPath: h.NBDUnixPath, NbdTcpAddress: h.NBDTCP, NbdTcpTls: h.NBDTLS})
 	}
+	for _, h := range t.Removed {
+		x.Removed = append(x.Removed, &RemovedHost{Host: string(h.Host), AtUnixMs: h.AtMS})
+	}
 	for _, s := range t.Stores {
 		x.Stores = append(x.Stores, &StoreInfo{Ref: FromRef(s.StoreRef), Host: string(s.Host), Zone: s.Zone, State: StoreState(s.State),
 			Full: s.Full, Slow: s.Slow, CapacityBytes: s.Capacity, UsedBytes: s.Used})
@@ -288,6 +291,9 @@ func (x *Topology) Value() (*cluster.Topology, error) {
 	for _, h := range x.GetHosts() {
 		t.Hosts = append(t.Hosts, cluster.Host{Host: id.Host(h.Host), HolderNumber: h.HolderNumber, DataAddress: h.DataAddress, Zone: h.Zone,
 			Up: h.Up, Exports: h.Exports, NBDUnixPath: h.NbdUnixPath, NBDTCP: h.NbdTcpAddress, NBDTLS: h.NbdTcpTls})
+	}
+	for _, h := range x.GetRemoved() {
+		t.Removed = append(t.Removed, cluster.RemovedHost{Host: id.Host(h.Host), AtMS: h.AtUnixMs})
 	}
 	for _, s := range x.GetStores() {
 		ref, err := s.GetRef().Value()

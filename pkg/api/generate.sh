@@ -9,4 +9,4 @@ bin=$(go env GOPATH)/bin
 PATH=$bin:$PATH protoc --proto_path=. \
   --go_out=. --go_opt=paths=source_relative \
   --go-grpc_out=. --go-grpc_opt=paths=source_relative \
-  ashlar_common.proto ashlar_care.proto ashlar_lost.proto ashlar_lineage.proto ashlar_flatten.proto ashlar_restore.proto ashlar_kept.proto ashlar_trash.proto ashlar_snapgroup.proto ashlar_policy.proto ashlar_healing.proto ashlar_figures.proto ashlar_events.proto ashlar_identity.proto ashlar_memory.proto ashlar_blockd.proto ashlar_cluster.proto ashlar_member.proto ashlar_backup.proto ashlar_copy.proto ashlar_archive.proto ashlar_image.proto ashlar_hooks.proto
+  ashlar_common.proto ashlar_care.proto ashlar_lost.proto ashlar_lineage.proto ashlar_flatten.proto ashlar_restore.proto ashlar_kept.proto ashlar_trash.proto ashlar_snapgroup.proto ashlar_policy.proto ashlar_healing.proto ashlar_figures.proto ashlar_events.proto ashlar_identity.proto ashlar_memory.proto ashlar_blockd.proto ashlar_cluster.proto ashlar_member.proto ashlar_backup.proto ashlar_copy.proto ashlar_archive.proto ashlar_image.proto ashlar_hooks.proto ashlar_hosts.proto

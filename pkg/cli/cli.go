@@ -62,6 +62,7 @@ type Cluster interface {
 	Events(ctx context.Context, after uint64, since time.Time, limit int, wait time.Duration) ([]*api.Event, uint64, error)
 	SetCluster(ctx context.Context, req *api.SetClusterRequest) (*api.ClusterSettings, error)
 	CordonHost(ctx context.Context, host string, off bool) (*api.Host, error)
+	RemoveHost(ctx context.Context, host string) error
 	LostRanges(ctx context.Context, disk string, q cluster.Look) (*api.LostRangesReply, error)
 	Scrub(ctx context.Context, scrub [16]byte, target string) (*api.ScrubReply, error)
 	Close() error

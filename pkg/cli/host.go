@@ -26,6 +26,7 @@ type hostCommands struct {
 	Cordon   hostCordon   `cmd:"" help:"Place nothing new on a host; what is there stays and is served."`
 	Uncordon hostUncordon `cmd:"" help:"Take a cordon away."`
 	Drain    hostDrain    `cmd:"" help:"Move all disks off a host, and on demand what its stores have: before a reboot, or for good."`
+	Remove   hostRemove   `cmd:"" help:"Take a host off the list that is gone for good, and refuse its certificates."`
 }
 
 type hostToken struct {

@@ -215,3 +215,11 @@ func (c *Cluster) WaitHealth(ctx context.Context, want api.Health) (*api.StatusR
 		}
 	}
 }
+
+// RemoveHost takes a host off the list for good. ErrConflict, with the reason, while something leads to it.
+func (c *Cluster) RemoveHost(ctx context.Context, host string) error {
+	return c.p.call(ctx, retryUnknown, func(ctx context.Context, t *target) error {
+		_, err := t.hosts.RemoveHost(ctx, &api.RemoveHostRequest{Host: host})
+		return err
+	})
+}

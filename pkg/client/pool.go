@@ -60,6 +60,7 @@ type target struct {
 	archiver api.ArchiverClient
 	archives api.ArchivesClient
 	images   api.ImagesClient
+	hosts    api.HostsClient
 	hooks    api.HooksClient
 	freezes  api.FreezesClient
 }
@@ -124,7 +125,7 @@ func (p *pool) dial(address string) (*target, error) {
 		return nil, fmt.Errorf("dial metad %s: %w", address, err)
 	}
 	return &target{address: address, conn: conn, cluster: api.NewClusterClient(conn), blockd: api.NewBlockdClient(conn),
-		archiver: api.NewArchiverClient(conn), archives: api.NewArchivesClient(conn), images: api.NewImagesClient(conn),
+		archiver: api.NewArchiverClient(conn), archives: api.NewArchivesClient(conn), images: api.NewImagesClient(conn), hosts: api.NewHostsClient(conn),
 		hooks: api.NewHooksClient(conn), freezes: api.NewFreezesClient(conn)}, nil
 }
 

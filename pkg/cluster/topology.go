@@ -55,6 +55,12 @@ type Host struct {
 	Cordoned     bool // nothing new is placed there; metad's own word, engines do not need it
 }
 
+// RemovedHost is one that was taken off the list for good.
+type RemovedHost struct {
+	Host id.Host
+	AtMS int64 // certificates issued until then, in ms of the wall clock, open nothing
+}
+
 // Store is one chunk store.
 type Store struct {
 	StoreRef
@@ -156,6 +162,7 @@ type Topology struct {
 	Hosts   []Host
 	Stores  []Store
 	PGs     []PG
+	Removed []RemovedHost // whose certificates of before are refused
 
 	stores map[id.Store]int
 	hosts  map[id.Host]int

@@ -230,6 +230,38 @@ func TestExpiredIsRefused(t *testing.T) {
 }
 
 // Without this role or cluster could be forged by a certificate that names several.
+// Without this the keys of a machine that was removed, or sold, open the data path for a year; or
+// a machine that is given its name anew is refused for ever.
+func TestCertificatesOfBeforeARemovalAreRefused(t *testing.T) {
+	w := newWorld(t)
+	server := w.server()
+	old := w.credentials(w.ca, Request{Role: RoleBlockd, Name: "b2", Hosts: []string{"localhost"}})
+	expect := Expect{Roles: []Role{RoleBlockd, RoleNBD}}
+	enters := func(c *Credentials) error {
+		cfg := c.Client(Expect{Roles: []Role{RoleBlockd}})
+		cfg.ServerName = "localhost"
+		_, err, _ := meet(server.Server(expect), cfg)
+		return err
+	}
+	if err := enters(old); err != nil {
+		t.Fatal(err)
+	}
+	server.Bar(map[string]time.Time{"b2": w.clock.Wall()})
+	if err := enters(old); !errors.Is(err, errs.ErrDenied) || !strings.Contains(err.Error(), "removed") {
+		t.Errorf("its blockd: %v", err)
+	}
+	if err := enters(w.credentials(w.ca, Request{Role: RoleNBD, Name: "b2"})); !errors.Is(err, errs.ErrDenied) {
+		t.Errorf("another role under its name: %v", err)
+	}
+	if err := enters(w.credentials(w.ca, Request{Role: RoleBlockd, Name: "b3", Hosts: []string{"localhost"}})); err != nil {
+		t.Errorf("another host: %v", err)
+	}
+	w.clock.Advance(2 * time.Second)
+	if err := enters(w.credentials(w.ca, Request{Role: RoleBlockd, Name: "b2", Hosts: []string{"localhost"}})); err != nil {
+		t.Errorf("a machine that has the name anew: %v", err)
+	}
+}
+
 func TestCertificateNamesOneIdentity(t *testing.T) {
 	a := Identity{Cluster: "c", Role: RoleNBD, Name: "x", Disks: []string{"*"}}
 	b := Identity{Cluster: "c", Role: RoleMetad, Name: "x"}

@@ -45,6 +45,7 @@ type Credentials struct {
 	clock clock.Clock
 	self  Identity
 	now   *atomic.Pointer[material]
+	bars  *atomic.Pointer[map[string]time.Time] // see Bar
 }
 
 // material is what is replaced as a whole.
@@ -135,7 +136,7 @@ func NewCredentials(c clock.Clock, caPEM []byte, pair Pair) (*Credentials, error
 	if err != nil {
 		return nil, err
 	}
-	cr := &Credentials{clock: c, self: self, now: new(atomic.Pointer[material])}
+	cr := &Credentials{clock: c, self: self, now: new(atomic.Pointer[material]), bars: new(atomic.Pointer[map[string]time.Time])}
 	cr.now.Store(m)
 	return cr, nil
 }
@@ -269,6 +270,9 @@ func (c *Credentials) check(state tls.ConnectionState, e Expect) error {
 	}
 	if e.Name != "" && who.Name != e.Name {
 		return fmt.Errorf("peer %s is not %s: %w", who, e.Name, errs.ErrDenied)
+	}
+	if err := c.barred(who, state.PeerCertificates[0]); err != nil {
+		return err
 	}
 	// Chains of a resumed session were verified once; time has passed since, and a CA may
 	// have been dropped.
