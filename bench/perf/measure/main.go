@@ -34,10 +34,18 @@ var plans = map[string]plan{
 		SteadyFill: 15 * time.Second, Steady: 10 * time.Second, Settle: 3 * time.Second},
 	"aging":    {Name: "aging", DiskMiB: 4096, CacheMiB: 96, BufferMiB: 512},
 	"recovery": {Name: "recovery", DiskMiB: 1024, CacheMiB: 48, BufferMiB: 512, PackDelay: 10 * time.Minute},
+	"floor":    {Name: "floor", DiskMiB: 1024},
 	"map":      {Name: "map", DiskMiB: 1 << 20, MapMiB: 256},
 }
 
 func main() {
+	if file := os.Getenv(peerEnv); file != "" {
+		if err := servePeer(file); err != nil {
+			fmt.Fprintln(os.Stderr, "bench/perf peer:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
 	stop()
@@ -54,7 +62,7 @@ func run(ctx context.Context) (err error) {
 	}
 	p, ok := plans[name]
 	if !ok {
-		return fmt.Errorf("BENCH=%s: want full, quick, aging, recovery or map", name)
+		return fmt.Errorf("BENCH=%s: want full, quick, aging, recovery, map or floor", name)
 	}
 	root, err := os.Getwd()
 	if err != nil {
@@ -82,6 +90,8 @@ func run(ctx context.Context) (err error) {
 		measure = b.recoveries
 	case "map":
 		measure = b.bigMap
+	case "floor":
+		measure = b.floor
 	}
 	if err := measure(ctx); err != nil {
 		logs, _ := filepath.Glob(filepath.Join(dir, "c/log/*.log"))

@@ -22,6 +22,7 @@ type report struct {
 	Aging    *agingResult     `json:"aging,omitempty"`
 	Map      *mapResult       `json:"map,omitempty"`
 	Recovery []recoveryResult `json:"recovery,omitempty"`
+	Floor    []floorPiece     `json:"floor,omitempty"`
 }
 
 // write puts the JSON into results/ and replaces this plan's part of RESULTS.md; what
@@ -69,6 +70,8 @@ func (r *report) markdown() string {
 		return r.agingMarkdown()
 	case len(r.Recovery) > 0:
 		return r.recoveryMarkdown()
+	case r.Floor != nil:
+		return r.floorMarkdown()
 	case r.Map != nil:
 		return r.mapMarkdown()
 	}
