@@ -20,7 +20,6 @@ import (
 type longState struct {
 	queue   []*Op // hold their ranges, wait for a segment
 	running int
-	blocks  int // of the running ones
 	// known are segments of long writes that some index record names which no
 	// applied commit covers yet. They are never dead, whatever the table counts.
 	known map[id.Segment]*longSegment
