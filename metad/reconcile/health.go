@@ -79,6 +79,11 @@ func (r *Report) add(l Level, code, subject, format string, args ...any) {
 // Unavailable: something cannot be read or written now.
 func Health(m *state.Machine, t *cluster.Topology, l *Liveness, members []Member, now time.Duration) *Report {
 	r := &Report{Level: OK, Profiles: make(map[placement.Profile]*PGCounts)}
+	if r.rebuilding(m) {
+		r.members(members, len(t.Hosts))
+		return r
+	}
+	t = r.heardSoon(m, t, l, now)
 	r.Risk.Margin = max(serving(t)-2, 0) // writing needs two; a full store keeps what it has, and journals
 	r.members(members, len(t.Hosts))
 	r.stores(m, t, l, now)
