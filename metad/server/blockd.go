@@ -437,8 +437,14 @@ func (b *blockdService) AcquireVolume(ctx context.Context, q *api.AcquireVolumeR
 	if res.Owner != (id.Holder{}) {
 		return &api.AcquireVolumeReply{Refused: b.refused(r, res)}, nil
 	}
-	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) { l.Granted(now, v, res.Volume.Epoch) })
-	b.s.note(state.Info, acquiredKind(q.GetWhy()), aboutDisk, res.Volume.Name, string(by.Host), "%s goes to %s under %s", v, by.Host, res.Volume.Epoch)
+	kind := acquiredKind(q.GetWhy())
+	r.with(func(l *reconcile.Liveness, _ *state.Machine, now time.Duration) {
+		l.Granted(now, v, res.Volume.Epoch)
+		if x, ok := r.mu.moves[v]; ok && x.to == by.Host { // the host does not know why metad had it open the disk
+			kind = "disk_moved"
+		}
+	})
+	b.s.note(state.Info, kind, aboutDisk, res.Volume.Name, string(by.Host), "%s goes to %s under %s", v, by.Host, res.Volume.Epoch)
 	b.s.log.Info("volume acquired", "volume", v.String(), "epoch", res.Volume.Epoch.String(), "holder", by.String(), "why", q.GetWhy().String())
 	out := &api.AcquireVolumeReply{}
 	b.s.node.View(func(m *state.Machine) { out.Granted = api.FromVolume(lent(m, &res.Volume.Volume)) })

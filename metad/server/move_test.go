@@ -41,7 +41,7 @@ func TestMovedDiskGoesToItsGoalOnly(t *testing.T) {
 		}
 	}
 	g.until("the goal to be told", func() bool { return slices.Contains(h2.lastReply().Opens, v) })
-	got, err := h2.Acquire(g.ctx(), v, h2.holder, client.AcquireHandoff)
+	got, err := h2.Acquire(g.ctx(), v, h2.holder, client.AcquireOpen) // hosts know of no move
 	must(t, err)
 	if got.Refused != nil {
 		t.Fatalf("the goal is refused: %+v", got.Refused)
