@@ -46,12 +46,14 @@ func (b *bench) floor(ctx context.Context) error {
 		do   func() (int, error)
 	}{
 		{"TLS, 4 KiB back from a peer, q1", p.rounds(1, nil, 4096)},
+		{"TLS, 4 KiB back from a peer, q3", p.rounds(3, nil, 4096)},
 		{"TLS, 4 KiB back from a peer, q32", p.rounds(32, nil, 4096)},
 		{"TLS, 16 KiB back from a peer, q16", p.rounds(16, nil, 16384)},
 		{"TLS, 256 KiB to a peer, q8", p.rounds(8, shard, 16)},
 		{"TLS, 256 KiB back from a peer, q8", p.rounds(8, nil, floorMiB/4)},
 		{"append 4 KiB, fdatasync, here", func() (int, error) { return 1, own.append(4096) }},
 		{"append 4 KiB here and at two peers, all durable, q1", ensemble(own, p, q, 1, block)},
+		{"append 4 KiB here and at two peers, all durable, q2 in batches", ensemble(own, p, q, 2, block)},
 		{"append 4 KiB here and at two peers, all durable, q32 in batches", ensemble(own, p, q, 32, block)},
 		{"1 MiB: sums of blocks, 4+2, sums of parity, check of six shards", coding()},
 		{"1.5 MiB to the disk in six writes, each durable", func() (int, error) { return 1, appendSix(own) }},
