@@ -23,7 +23,7 @@ MUTANT        ?=
 SEEDS         ?= 1000
 FROM          ?= 1
 
-.PHONY: help build unit fuzz e2e s3 test lint bench bench-sharing chaos newer upgrade sim sim-mutants mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e s3 test lint bench bench-sharing chaos newer upgrade sim history sim-mutants mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -80,6 +80,9 @@ upgrade: build tools ## a cluster of an earlier commit becomes one of this tree,
 
 sim: ## the whole cluster under one seed after the other, everything going wrong (SEEDS, FROM the first, SEED for one)
 	SEEDS=$(SEEDS) FROM=$(FROM) SEED=$(SEED) go test -count=1 -v -timeout 60m -run 'TestWorlds|TestSameSeedSameTrace' ./bench/sim
+
+history: ## disks with snapshots, clones, rollbacks, archives and restores against flat bytes (SEEDS, FROM the first, SEED for one)
+	SEED=$(or $(SEED),$(FROM)) SEEDS=$(if $(SEED),1,$(SEEDS)) go test -count=1 -v -timeout 60m ./bench/history
 
 sim-mutants: ## break one rule after the other and see that the worlds of make sim notice (MUTANT: part of a name)
 	MUTANT="$(MUTANT)" go test -tags mutants -count=1 -v -timeout 60m -run TestTheWorldsNoticeMutants ./bench/mutants

@@ -95,6 +95,9 @@ func (c *Core) SetFlatten(on bool, rate int64) {
 	if rate <= 0 {
 		rate = flattenRate
 	}
+	if rate > f.rate { // the pause was that of the lower one
+		f.next = 0
+	}
 	f.rate = rate
 	if f.on == on {
 		return

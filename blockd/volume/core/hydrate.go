@@ -91,10 +91,14 @@ func slotOf(e segment.Entry) slotEntry {
 	return slotEntry{lba: e.LBA()}
 }
 
-// SetHydrateRate says how many bytes a second are brought in at most; 0: the default.
+// SetHydrateRate says how many bytes a second are brought in at most; 0: the default. A higher rate than before
+// counts at once: the pause after a segment was that of the lower one.
 func (c *Core) SetHydrateRate(rate int64) {
 	if rate <= 0 {
 		rate = hydrateRate
+	}
+	if rate > c.cfg.Limits.HydrateRate {
+		c.archive.next = 0
 	}
 	c.cfg.Limits.HydrateRate = rate
 }

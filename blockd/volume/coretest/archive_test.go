@@ -530,3 +530,22 @@ func TestNothingIsLeftOutForASnapshotThatIsNotWrittenOff(t *testing.T) {
 		t.Fatalf("%d blocks live, and nobody has any", got)
 	}
 }
+
+// Without this somebody who wants the rest of a disk sooner would wait for the pause of the rate that it had before.
+func TestHigherRateOfBringingInCountsAtOnce(t *testing.T) {
+	s := restored(t, core.Limits{HydrateRate: 1})
+	s.hold()
+	s.Quiesce()
+	s.pass(30 * time.Second)
+	if st := s.stats(); st.ArchiveLeft == 0 {
+		t.Fatal("a byte a second brought everything in")
+	}
+	s.Owner().Core.SetHydrateRate(1 << 40)
+	for range 10 {
+		s.Quiesce()
+		s.pass(time.Second)
+	}
+	if st := s.stats(); st.ArchiveLeft != 0 {
+		t.Errorf("%d segments are left: %+v", st.ArchiveLeft, st)
+	}
+}

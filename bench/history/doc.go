@@ -1,0 +1,9 @@
+// Package history is a test: whole volumes on stores in memory, with all that makes a past and a future of them (snapshots,
+// clones and clones of clones, rollbacks, deletions, flattening, growth, archives against bases and whole, disks that are
+// made of these and brought in), while segments are packed and cleaned, owners die and stores crash, against flat bytes.
+//
+// What a snapshot is, its bytes, its size and its holes, is known from the model when it is taken, and compared again and
+// again: read from its disk, read from the archive by a reader that knows no cluster, and read from disks made of it.
+// The engine, the restores and the uploads are the real ones; metad is the engine tests' (blockd/volume/coretest), and the tests say
+// what the real one would: which snapshot an upload is against, and what must not be deleted.
+package history
