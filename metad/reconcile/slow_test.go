@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -190,5 +191,36 @@ func TestEnsemblesPassSlowStores(t *testing.T) {
 	top.Stores[4].Slow = true // host d has none that is quick, and there are three hosts
 	if got := EnsembleCandidates(top, nil); len(got) != 6 {
 		t.Errorf("%d candidates of 6 stores on three hosts, of which one is slow", len(got))
+	}
+}
+
+// Without this metad knows which store is slow and tells nobody: engines and status go by the topology.
+func TestSlowStoreIsPassedByAllWhoAskTheTopology(t *testing.T) {
+	s := newScene(t, 1, 1, 1, 1, 1)
+	slow := ref(5, 1)
+	for end := 20 * second; s.now < end; s.now += second / 2 {
+		for h := range 5 {
+			b := Beat{Holder: holder(h + 1), Stores: []StoreBeat{{StoreRef: ref(h+1, 1), Capacity: 1000}}}
+			for x := range 5 {
+				wait := cluster.StoreWait{Store: ref(x+1, 1).Store, Count: 20, Total: 40 * time.Millisecond}
+				if ref(x+1, 1) == slow {
+					wait.Count, wait.Total = 5, second
+				}
+				b.Waits = append(b.Waits, wait)
+			}
+			s.l.Beat(s.now, b)
+		}
+		s.top()
+	}
+	if x, _ := s.top().Store(slow.Store); !x.Slow {
+		t.Error("the topology does not say that it is slow")
+	}
+	for _, c := range EnsembleCandidates(s.top(), nil) {
+		if c.Store == slow.Store {
+			t.Error("journals are put onto it")
+		}
+	}
+	if h := s.health(); len(h.Reasons) == 0 || !slices.ContainsFunc(h.Reasons, func(r Reason) bool { return r.Code == "store_slow" && r.Subject == slow.Store.String() }) {
+		t.Errorf("status does not name it: %+v", h.Reasons)
 	}
 }
