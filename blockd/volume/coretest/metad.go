@@ -110,6 +110,11 @@ func (f *Metad) Mark(s id.Store, st cluster.StoreState) {
 	f.change(s, func(x *cluster.Store) { x.State = st })
 }
 
+// MarkSlow says whether a store answers slowly.
+func (f *Metad) MarkSlow(s id.Store, slow bool) {
+	f.change(s, func(x *cluster.Store) { x.Slow = slow })
+}
+
 // MarkFull says whether a store has room.
 func (f *Metad) MarkFull(s id.Store, full bool) {
 	f.change(s, func(x *cluster.Store) { x.Full = full })
