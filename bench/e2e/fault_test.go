@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -233,6 +234,24 @@ func storageDaemon(t *testing.T, uri string) string {
 	return f.URI
 }
 
+// farAway is storageDaemon for a guest whose machine has no blockd: over TCP with TLS, and a certificate for this disk.
+func farAway(t *testing.T, c *cluster.Cluster, name, uri string) string {
+	t.Helper()
+	u, err := url.Parse(uri)
+	must(t, err)
+	f, err := load.NewTLSFront(t.Context(), u.Host, strings.TrimPrefix(u.Path, "/"), clientCertificate(t, c, name), time.Minute)
+	must(t, err)
+	t.Cleanup(func() {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("qemu-storage-daemon over TLS: %s", f.Said())
+		}
+	})
+	return f.URI
+}
+
 // Without this a restarted exporter would cost its clients more than a second, or bytes. The
 // socket is held by who starts it, as systemd does: QEMU, which waits for one, two and four
 // seconds between its tries to connect, gets through with the first.
@@ -289,17 +308,30 @@ func TestQemuRidesOverATakeover(t *testing.T) {
 	c := mortal(t)
 	e, owner := owned(t, c, "ridden")
 	front := storageDaemon(t, e.All[1].Unix)
+	far := farAway(t, c, "ridden", e.All[1].TCP)
 	beside := probe(t, "ridden", e.All[1].Unix)
 	w := write(t, front, 5)
 	beside.await("I/O before the fault", 200)
-	killed := kill(t, c, owner)
-	n, err := nbd.Dial(t.Context(), front, nbd.ClientOptions{})
+	over, err := nbd.Dial(t.Context(), far, nbd.ClientOptions{})
 	must(t, err)
 	p := piece(1)[:4096]
+	_, err = over.WriteAt(p, 210<<20)
+	must(t, err)
+	killed := kill(t, c, owner)
+	_, err = over.WriteAt(p, 220<<20) // it waits, and is not refused
+	must(t, err)
+	mark(t, "from the kill of the owner to the next write through qemu-storage-daemon and a proxy, over TCP with TLS", time.Since(killed), 8*time.Second)
+	n, err := nbd.Dial(t.Context(), front, nbd.ClientOptions{})
+	must(t, err)
 	_, err = n.WriteAt(p, 200<<20)
 	must(t, err)
 	mark(t, "from the kill of the owner to the next write through qemu-storage-daemon and a proxy", time.Since(killed), 8*time.Second)
 	w.finish()
+	seen := make([]byte, len(p))
+	if _, err := over.ReadAt(seen, 200<<20); err != nil || !bytes.Equal(seen, p) {
+		t.Errorf("what was written after the kill, over TCP and TLS: %v", err)
+	}
+	must(t, over.Close())
 	if d, err := c.Disk("ridden"); err != nil || d.Owner == owner || d.Owner == "" {
 		t.Errorf("the owner is %q, was %q: %v", d.Owner, owner, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,15 +51,29 @@ func NewFront(ctx context.Context, uri string, patience time.Duration) (*Front, 
 	if err != nil {
 		return nil, err
 	}
+	return newFront(ctx, fmt.Sprintf("server.type=unix,server.path=%s,export=%s", u.Address, u.Export), patience)
+}
+
+// NewTLSFront is NewFront of a disk at host:port, over TCP with TLS. certificates is the folder with the client's.
+func NewTLSFront(ctx context.Context, address, export, certificates string, patience time.Duration) (*Front, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("address of the disk: %w", err)
+	}
+	server := fmt.Sprintf("server.type=inet,server.host=%s,server.port=%s,tls-creds=tls0,export=%s", host, port, export)
+	return newFront(ctx, server, patience, "--object", "tls-creds-x509,id=tls0,endpoint=client,dir="+certificates)
+}
+
+func newFront(ctx context.Context, server string, patience time.Duration, objects ...string) (*Front, error) {
 	dir, err := os.MkdirTemp("", "ashlar-front-")
 	if err != nil {
 		return nil, fmt.Errorf("make folder: %w", err)
 	}
 	socket := filepath.Join(dir, "s")
 	f := &Front{URI: "nbd+unix:///d?socket=" + socket, dir: dir}
-	f.cmd = exec.Command("qemu-storage-daemon",
-		"--blockdev", fmt.Sprintf("driver=nbd,node-name=d,server.type=unix,server.path=%s,export=%s,reconnect-delay=%d,cache.direct=on", u.Address, u.Export, int(patience.Seconds())),
-		"--nbd-server", "addr.type=unix,addr.path="+socket+",max-connections=0", "--export", "type=nbd,id=e,node-name=d,name=d,writable=on")
+	f.cmd = exec.Command("qemu-storage-daemon", append(objects,
+		"--blockdev", fmt.Sprintf("driver=nbd,node-name=d,%s,reconnect-delay=%d,cache.direct=on", server, int(patience.Seconds())),
+		"--nbd-server", "addr.type=unix,addr.path="+socket+",max-connections=0", "--export", "type=nbd,id=e,node-name=d,name=d,writable=on")...)
 	f.cmd.Stdout, f.cmd.Stderr = &f.said, &f.said
 	if err := f.cmd.Start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("start qemu-storage-daemon: %w", err), os.RemoveAll(dir))
