@@ -248,11 +248,13 @@ func TestStoreAgainstMaps(t *testing.T) {
 	})
 }
 
+// The index comes from a disk: whatever its rows hold must give a value, and the same bytes again, or an error.
 func FuzzDecodeValues(f *testing.F) {
 	n := shardName{5, id.Generation{Epoch: 1, N: 1}, 2}
 	row := shardRow{head: storeproto.ShardHead{K: 4, M: 2, Blocks: 3}}
 	f.Add(append(streamKey(keyMeta, storetest.Stream(1, 2, 1)), 1, 2, 3, 4, 5, 6, 7, 8), row.encode())
 	f.Add(tombstoneKey(storetest.Volume, 5), encodeEntries([]uint64{1, 2, 3, 1 << 60, 0}))
+	f.Add([]byte{keyLife}, encodeCare(storeproto.Care{BeganMS: 1, Shards: 2, Wrong: 3, Flagged: true}))
 	f.Add([]byte{keyLife}, encodeSums([]uint32{1, 2, 3}))
 	f.Fuzz(func(t *testing.T, key, v []byte) {
 		s, _ := decodeStreamKey(key)
@@ -275,6 +277,12 @@ func FuzzDecodeValues(f *testing.F) {
 			again, err := decodeShardRow(n, got.encode())
 			if err != nil || fmt.Sprint(again) != fmt.Sprint(got) {
 				t.Error("shard row")
+			}
+		}
+		if got, err := decodeCare(v); err == nil {
+			again, err := decodeCare(encodeCare(got))
+			if err != nil || again != got {
+				t.Errorf("care: %+v, then %+v: %v", got, again, err)
 			}
 		}
 		_, _ = decodeEpoch(v)

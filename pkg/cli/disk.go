@@ -274,7 +274,7 @@ type diskAcceptLoss struct {
 
 // Run is called by kong.
 func (c *diskAcceptLoss) Run(ctx context.Context, s *session) error {
-	e, err := parseEnsemble(c.Ensemble)
+	e, err := id.ParseEnsemble(c.Ensemble)
 	if err != nil {
 		return err
 	}
@@ -287,16 +287,6 @@ func (c *diskAcceptLoss) Run(ctx context.Context, s *session) error {
 			fmt.Fprintf(w, "loss accepted; disk %s is marked and may open again. Check what is on it.\n", d.Name)
 		})
 	})
-}
-
-func parseEnsemble(text string) (id.Ensemble, error) {
-	epoch, n, ok := strings.Cut(strings.TrimPrefix(text, "e"), ".")
-	e, err1 := strconv.ParseUint(epoch, 10, 64)
-	k, err2 := strconv.ParseUint(n, 10, 32)
-	if !ok || err1 != nil || err2 != nil {
-		return id.Ensemble{}, fmt.Errorf("ensemble %q: write it like e17.2, as ashlar status names it: %w", text, errs.ErrInvalid)
-	}
-	return id.Ensemble{Epoch: id.Epoch(e), N: uint32(k)}, nil
 }
 
 type diskNBD struct {

@@ -157,8 +157,9 @@ func TestDurationsReadWell(t *testing.T) {
 	}
 }
 
-func FuzzByteSize(f *testing.F) {
-	for _, s := range []string{"4GiB", "64MiB", "1.5T", "500GB", "4096", "18446744073709551615", "16EiB"} {
+// Sizes and durations are written by people: what is read is printed so that it is read again.
+func FuzzUnits(f *testing.F) {
+	for _, s := range []string{"4GiB", "64MiB", "1.5T", "500GB", "4096", "18446744073709551615", "16EiB", "1h30m", "250ms"} {
 		f.Add(s, uint64(len(s)))
 	}
 	f.Fuzz(func(t *testing.T, text string, n uint64) {
@@ -170,23 +171,14 @@ func FuzzByteSize(f *testing.F) {
 		if got, err := ParseByteSize(ByteSize(n).String()); err != nil || got != ByteSize(n) {
 			t.Errorf("%d → %s → %d %v", n, ByteSize(n), got, err)
 		}
-	})
-}
-
-func FuzzDuration(f *testing.F) {
-	f.Add("1h30m", int64(time.Hour))
-	f.Add("250ms", int64(1))
-	f.Fuzz(func(t *testing.T, text string, n int64) {
 		if got, err := ParseDuration(text); err == nil {
 			if again, err := ParseDuration(got.String()); err != nil || again != got {
 				t.Errorf("%q → %s → %d %v", text, got, again, err)
 			}
 		}
-		if n < 0 {
-			return
-		}
-		if got, err := ParseDuration(Duration(n).String()); err != nil || got != Duration(n) {
-			t.Errorf("%d → %s → %d %v", n, Duration(n), got, err)
+		d := Duration(n >> 1)
+		if got, err := ParseDuration(d.String()); err != nil || got != d {
+			t.Errorf("%d → %s → %d %v", n>>1, d, got, err)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package id
 import (
 	"bytes"
 	"crypto/rand"
+	"fmt"
 	"testing"
 	"time"
 )
@@ -52,11 +53,27 @@ func TestLocationParts(t *testing.T) {
 	}
 }
 
-func FuzzParseVolume(f *testing.F) {
-	f.Add(Volume{1, 2, 3}.String())
+// Ids come from people and programs: each text gives the one id that is written so, or an error.
+func FuzzParse(f *testing.F) {
+	parsers := map[string]func(string) (fmt.Stringer, error){
+		"volume": stringer(ParseVolume), "store": stringer(ParseStore), "snapshot": stringer(ParseSnapshot), "image": stringer(ParseImage),
+		"incarnation": stringer(ParseIncarnation), "ensemble": stringer(ParseEnsemble),
+	}
+	for _, x := range []fmt.Stringer{Volume{1, 2, 3}, Store{4}, Snapshot{5}, Image{6}, Incarnation{7}, Ensemble{Epoch: 17, N: 2}} {
+		f.Add(x.String())
+	}
 	f.Fuzz(func(t *testing.T, s string) {
-		if v, err := ParseVolume(s); err == nil && v.String() != s {
-			t.Errorf("%q parses to %v", s, v)
+		for what, parse := range parsers {
+			if x, err := parse(s); err == nil && x.String() != s {
+				t.Errorf("%s: %q parses to %v", what, s, x)
+			}
 		}
 	})
+}
+
+func stringer[T fmt.Stringer](parse func(string) (T, error)) func(string) (fmt.Stringer, error) {
+	return func(s string) (fmt.Stringer, error) {
+		x, err := parse(s)
+		return x, err
+	}
 }

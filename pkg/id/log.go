@@ -1,6 +1,12 @@
 package id
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	"ashlar.dev/pkg/errs"
+)
 
 // Epoch is the fencing number of one volume, issued by metad; it only rises, and
 // zero is never valid. Every write carries it; stores refuse a lower one.
@@ -20,6 +26,18 @@ type Ensemble struct {
 }
 
 func (e Ensemble) String() string { return fmt.Sprintf("%s.%d", e.Epoch, e.N) }
+
+// ParseEnsemble reads what String writes, such as e17.2.
+func ParseEnsemble(s string) (Ensemble, error) {
+	epoch, n, _ := strings.Cut(strings.TrimPrefix(s, "e"), ".")
+	a, err1 := strconv.ParseUint(epoch, 10, 64)
+	b, err2 := strconv.ParseUint(n, 10, 32)
+	e := Ensemble{Epoch: Epoch(a), N: uint32(b)}
+	if err1 != nil || err2 != nil || e.String() != s {
+		return Ensemble{}, fmt.Errorf("ensemble %q: want one like e17.2: %w", s, errs.ErrInvalid)
+	}
+	return e, nil
+}
 
 // Less orders ensembles by age.
 func (e Ensemble) Less(o Ensemble) bool {

@@ -125,6 +125,13 @@ func ReadCredentials(name string) (c Credentials, err error) {
 	if err != nil {
 		return c, fmt.Errorf("credentials: %w", err)
 	}
+	if c, err = parseCredentials(b); err != nil {
+		return c, fmt.Errorf("%s: %w", name, err)
+	}
+	return c, nil
+}
+
+func parseCredentials(b []byte) (c Credentials, err error) {
 	lines := bufio.NewScanner(bytes.NewReader(b))
 	for lines.Scan() {
 		k, v, _ := strings.Cut(lines.Text(), "=")
@@ -136,7 +143,7 @@ func ReadCredentials(name string) (c Credentials, err error) {
 		}
 	}
 	if c.Access == "" || c.Secret == "" {
-		return c, fmt.Errorf("%s lacks the lines access_key = … and secret_key = …: %w", name, errs.ErrInvalid)
+		return c, fmt.Errorf("the lines access_key = … and secret_key = … are missing: %w", errs.ErrInvalid)
 	}
 	return c, nil
 }

@@ -400,7 +400,7 @@ func TestOddRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// Certificates come from the wire: whatever is in them must give an identity or an error.
+// Certificates and bundles of CAs come from the wire: whatever is in them must give an identity, CAs, or an error.
 func FuzzIdentityOf(f *testing.F) {
 	w := clock.NewManual()
 	ca, err := NewCA(w, "c")
@@ -416,7 +416,11 @@ func FuzzIdentityOf(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(cert.Raw)
+	f.Add(ca.CertPEM())
 	f.Fuzz(func(t *testing.T, der []byte) {
+		if cas, err := ReadBundle(der); err == nil && len(cas) == 0 {
+			t.Error("a bundle without CAs was read")
+		}
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
 			return
