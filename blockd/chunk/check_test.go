@@ -112,6 +112,7 @@ func TestCheckFindsWhatIsWrongAndWritesNothing(t *testing.T) {
 	}
 }
 
+// Without this an operator would be told that a store is sound whose log or index is damaged.
 func TestCheckFindsDamageOfLogAndIndex(t *testing.T) {
 	r := closedStore(t)
 	want(t, "close", r.s.Close(), nil)

@@ -68,6 +68,7 @@ func TestConformanceInMemory(t *testing.T) {
 	conformOn(t, func() vfs.FS { return vfs.Wrap(pvfs.NewMem()) }, func(*testing.T) string { return "/store" })
 }
 
+// Without this the store could keep its promises in memory only, and break them on real files.
 func TestConformanceOnDisk(t *testing.T) {
 	conformOn(t, func() vfs.FS { return vfs.OS }, func(t *testing.T) string { return t.TempDir() })
 }

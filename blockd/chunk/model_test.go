@@ -298,6 +298,7 @@ func FuzzDecodeValues(f *testing.F) {
 	})
 }
 
+// A store is told from another by this file: bytes of any kind must give one identity, or an error.
 func FuzzDecodeIdentity(f *testing.F) {
 	s := Identity{ID: id.Store{1}, Incarnation: id.Incarnation{2}, LogFileBytes: 1 << 20, LogFilesMax: 8, ExtentBytes: 4 << 20}
 	f.Add(s.encode())

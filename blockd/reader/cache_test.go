@@ -36,6 +36,7 @@ func TestCacheKeepsWhatIsAskedForAgain(t *testing.T) {
 	}
 }
 
+// Without this a read could be answered with the bytes of another location.
 func TestCacheNeverMixesLocations(t *testing.T) {
 	c := NewCache(4 * storeproto.BlockSize * cacheShards)
 	dst := make([]byte, storeproto.BlockSize)

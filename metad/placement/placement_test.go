@@ -201,6 +201,7 @@ func TestEnsembleIsSpread(t *testing.T) {
 	})
 }
 
+// Without this a worse code could be taken where a better one is possible.
 func TestSchemesAreRanked(t *testing.T) {
 	if (Scheme{FourTwo, false}).Rank() >= (Scheme{OneTwo, false}).Rank() || (Scheme{OneOne, false}).Rank() >= (Scheme{FourTwo, true}).Rank() {
 		t.Error("a relaxed or smaller scheme comes first")

@@ -115,6 +115,7 @@ func TestNewLeaderWaitsBeforeItJudges(t *testing.T) {
 	}
 }
 
+// Without this a store could be given up while its host is only new to the leader, or be trusted though it is silent.
 func TestWhenAStoreIsDown(t *testing.T) {
 	for _, c := range []struct {
 		name string

@@ -67,6 +67,7 @@ func TestRunServesFromItsFiles(t *testing.T) {
 	}
 }
 
+// Without this a member would start with a file that cannot work, and fail later with less to say.
 func TestConfigIsChecked(t *testing.T) {
 	good := func() Config {
 		return Config{ID: "m1", Listen: "127.0.0.1:1", RaftListen: "127.0.0.1:2", Data: "d", TLS: pki.Files{CA: "a", Cert: "b", Key: "c"},

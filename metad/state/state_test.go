@@ -187,6 +187,7 @@ func TestVolumeIDsNeverRecur(t *testing.T) {
 	}
 }
 
+// Without this a typing error would cut off the end of a disk.
 func TestShrinkingIsRefused(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	v := w.create("disk")
@@ -261,6 +262,7 @@ func TestEveryGrantRaisesTheEpoch(t *testing.T) {
 	}
 }
 
+// Without this two hosts could own a disk, or a dead one keep it.
 func TestWhoMayTakeAVolume(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -455,6 +457,7 @@ func TestOpeningsThatBreakOffDoNotFillTheList(t *testing.T) {
 	}
 }
 
+// Without this an ensemble could be closed by stores that are gone, and its end be known to nobody.
 func TestCloseNamesTwoStoresThatStand(t *testing.T) {
 	w := newWorld(t, 4, 1)
 	v := w.create("disk")
@@ -521,6 +524,7 @@ func TestEmptyEnsembleLeavesWithoutCover(t *testing.T) {
 	w.ok(&RemoveEnsembles{At: w.at(v), Ensembles: []id.Ensemble{e1.ID}})
 }
 
+// Without this a late owner could set a disk back to what it was.
 func TestCheckpointsOnlyRise(t *testing.T) {
 	w := newWorld(t, 3, 1)
 	v := w.create("disk")
@@ -663,6 +667,7 @@ func TestStoreMovesOnlyFromASilentHost(t *testing.T) {
 	}
 }
 
+// Without this a store that was given up could come back with data of long ago.
 func TestLostStoreStaysLost(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	s := storeRef(1, 1)
@@ -712,6 +717,7 @@ func TestTwoStoreEnsembleIsLostWithBoth(t *testing.T) {
 	w.ok(&AcceptLoss{Volume: v, Ensemble: e.ID})
 }
 
+// Without this a journal could be kept on stores that do not exist, or on too few.
 func TestEnsembleNeedsStores(t *testing.T) {
 	w := newWorld(t, 1, 1)
 	v := w.create("disk")
@@ -780,6 +786,7 @@ func TestListIsBounded(t *testing.T) {
 	w.refused(errs.ErrNoSpace, &AddEnsemble{At: w.at(v), Candidates: w.all(), Want: 3, Fallback: 2})
 }
 
+// Without this a cluster could change its name, and hosts of another be let in.
 func TestClusterIsNamedOnce(t *testing.T) {
 	w := &world{t: t, Machine: New()}
 	w.refused(errs.ErrUnavailable, &CreateVolume{Name: "early", Size: 1 << 30})

@@ -115,6 +115,7 @@ func FuzzDecode(f *testing.F) {
 		f.Add(readGolden(f, name+".golden"), false)
 	}
 	f.Add(appendManifest(nil, goldenManifest(nil)), true)
+	f.Add([]byte(BackupKey("c", time.Unix(1<<30, 0), 7)), false)
 	f.Fuzz(func(t *testing.T, b []byte, bare bool) {
 		if bare { // past the checksum
 			m := &Manifest{}
@@ -124,6 +125,12 @@ func FuzzDecode(f *testing.F) {
 				}
 			}
 			return
+		}
+		if k, ok := ParseBackupKey(string(b)); ok && BackupKey(k.Cluster, k.Taken, k.Entry) != string(b) {
+			t.Errorf("%q is not the key of %+v", b, k)
+		}
+		if _, err := ParseSecret(b); err == nil && len(bytes.TrimSpace(b)) != 64 {
+			t.Errorf("%q was taken for a key", b)
 		}
 		for _, s := range []*Secret{nil, goldenSecret()} {
 			_, _, _ = ParseObject("fuzz", b, s, nil)

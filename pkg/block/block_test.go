@@ -32,6 +32,7 @@ func TestCoverRefusesOverflow(t *testing.T) {
 	}
 }
 
+// Without this writes that touch the same blocks could be taken for strangers.
 func TestExtentOverlap(t *testing.T) {
 	a := Extent{10, 5}
 	for _, c := range []struct {

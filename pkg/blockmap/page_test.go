@@ -41,6 +41,7 @@ func TestPagesKeepTheirBytes(t *testing.T) {
 	golden(t, "table.golden", checkpoint(table.Freeze()))
 }
 
+// Without this a map could have a level too few for its blocks.
 func TestHeightFollowsTheSize(t *testing.T) {
 	for _, c := range []struct {
 		blocks block.LBA
@@ -189,6 +190,7 @@ func TestEncodeRunsBesideInserts(t *testing.T) {
 	m.Commit(f, nil)
 }
 
+// Pages come from stores: bytes of any kind must fill a map within its bounds, or be refused.
 func FuzzFill(f *testing.F) {
 	for page := range 3 {
 		f.Add(readGolden(f, "testdata/map.golden", 16*PageSize)[page*PageSize:][:PageSize], uint8(page))
@@ -214,6 +216,7 @@ func FuzzFill(f *testing.F) {
 	})
 }
 
+// Tables of segments come from stores: bytes of any kind must be taken within bounds, or be refused.
 func FuzzFillTable(f *testing.F) {
 	b := readGolden(f, "testdata/table.golden", 16*PageSize)
 	for page := range 8 {

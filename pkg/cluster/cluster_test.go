@@ -73,6 +73,7 @@ func TestCheckpointOrder(t *testing.T) {
 	}
 }
 
+// Without this a record would be looked for in the stores of another ensemble.
 func TestFindsEnsembles(t *testing.T) {
 	v := &Volume{List: []Ensemble{{ID: id.Ensemble{Epoch: 1, N: 1}}, {ID: id.Ensemble{Epoch: 1, N: 2}}}}
 	if e, ok := v.Newest(); !ok || e.ID.N != 2 {

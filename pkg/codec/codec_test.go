@@ -24,6 +24,7 @@ func TestReaderRefusesWhatDoesNotFit(t *testing.T) {
 	}
 }
 
+// Without this what is written would not be what is read.
 func TestRoundTrip(t *testing.T) {
 	b := AppendString([]byte{7}, "ashlar")
 	b = binary.LittleEndian.AppendUint32(b, 9)
@@ -37,6 +38,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// All decoders stand on this reader: it must never go beyond its bytes, nor give more than there are.
 func FuzzReader(f *testing.F) {
 	f.Add([]byte{1, 2, 3, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, in []byte) {

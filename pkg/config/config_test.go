@@ -183,6 +183,7 @@ func FuzzUnits(f *testing.F) {
 	})
 }
 
+// Files are written by people: whatever is in one gives a config with its defaults, or an error.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("wait: 1s\ncache: 4GiB\nlog: {level: info}\nstores: [{}]\nby: {x: {}}"))
 	f.Fuzz(func(t *testing.T, doc []byte) {

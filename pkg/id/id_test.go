@@ -34,6 +34,7 @@ func TestParseIsTheInverseOfString(t *testing.T) {
 	}
 }
 
+// Without this lists by id would not be by age.
 func TestLaterIdsOrderLater(t *testing.T) {
 	a, _ := NewRaw(time.UnixMilli(1000), rand.Reader)
 	b, _ := NewRaw(time.UnixMilli(1001), rand.Reader)
@@ -42,6 +43,7 @@ func TestLaterIdsOrderLater(t *testing.T) {
 	}
 }
 
+// Without this a location could name a slot or segment other than it was made of.
 func TestLocationParts(t *testing.T) {
 	s := MakeSegment(SequenceMax, PGMax)
 	l := MakeLocation(s, SlotsMax-1)

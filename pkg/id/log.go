@@ -34,7 +34,7 @@ func ParseEnsemble(s string) (Ensemble, error) {
 	b, err2 := strconv.ParseUint(n, 10, 32)
 	e := Ensemble{Epoch: Epoch(a), N: uint32(b)}
 	if err1 != nil || err2 != nil || e.String() != s {
-		return Ensemble{}, fmt.Errorf("ensemble %q: want one like e17.2: %w", s, errs.ErrInvalid)
+		return Ensemble{}, fmt.Errorf("ensemble %q: write it like e17.2, as ashlar status names it: %w", s, errs.ErrInvalid)
 	}
 	return e, nil
 }

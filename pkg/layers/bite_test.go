@@ -42,6 +42,8 @@ func TestRulesBite(t *testing.T) {
 		{"pkg/x/a.go", doc + "package x // TO" + "DO: later", "TO" + "DO(owner, #issue)"},
 		{"pkg/x/a.go", doc + "package x //no" + "lint:all", "lint:ignore CHECK"},
 		{"pkg/x/a_test.go", "package x; func f() { t.Skip" + "() }", "says what is missing"},
+		{"pkg/x/a_test.go", `package x; func TestX() {}`, "what would break without it"},
+		{"pkg/x/a.go", doc + `package x; func ParseX() {}`, "no fuzzer of pkg/x names ParseX"},
 	} {
 		if got := complaints(t, tc.path, tc.text); !strings.Contains(strings.Join(got, "\n"), tc.want) {
 			t.Errorf("%s: %q: want a complaint with %q, got %q", tc.path, tc.text, tc.want, got)
@@ -73,6 +75,8 @@ func complaints(t *testing.T, path, text string) []string {
 	checkPure(&f, tr)
 	checkPackageComments(&f, tr)
 	checkCalls(&f, tr)
+	checkTestComments(&f, tr)
+	checkDecoders(&f, tr)
 	checkText(&f, path, []byte(text), true)
 	return f
 }

@@ -33,6 +33,7 @@ func child(t *testing.T, env ...string) string {
 	return string(out)
 }
 
+// This is the child that TestInherited starts: it looks for the sockets that it was given.
 func TestInheritedChild(t *testing.T) {
 	if os.Getenv("INHERIT_CHILD") == "" {
 		t.Skip("it is the child of TestInherited")

@@ -262,6 +262,7 @@ func TestCertificatesOfBeforeARemovalAreRefused(t *testing.T) {
 	}
 }
 
+// Without this a certificate could be read as that of somebody else, or be of nobody.
 func TestCertificateNamesOneIdentity(t *testing.T) {
 	a := Identity{Cluster: "c", Role: RoleNBD, Name: "x", Disks: []string{"*"}}
 	b := Identity{Cluster: "c", Role: RoleMetad, Name: "x"}

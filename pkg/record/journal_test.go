@@ -128,6 +128,7 @@ func TestJournalReaderWantsExactlyTheBatch(t *testing.T) {
 	}
 }
 
+// Without this a record could be acknowledged that nobody can read back.
 func TestWriterPanicsAtWhatAReaderRefuses(t *testing.T) {
 	for name, f := range map[string]func(*JournalWriter){
 		"empty":       func(w *JournalWriter) { w.Write(nil, block.Extent{Start: 1}) },
@@ -185,6 +186,7 @@ func TestTypicalBatchIsSmallAndDoesNotAllocate(t *testing.T) {
 	}
 }
 
+// Journals are read back after crashes: bytes of any kind must give records that were written so, or an error.
 func FuzzReadJournal(f *testing.F) {
 	b := readGolden(f, "testdata/journal.golden")
 	f.Add(b, uint32(10), 544)

@@ -202,6 +202,7 @@ func TestCommitOfRandomBlocksIsSmall(t *testing.T) {
 	t.Logf("%.2f bytes a slot", float64(len(b))/float64(len(slots)))
 }
 
+// Meta streams are read back after crashes: bytes of any kind must give records that were written so, or an error.
 func FuzzReadMeta(f *testing.F) {
 	f.Add(readGolden(f, "testdata/meta.golden"), uint32(6))
 	for _, m := range sampleMeta() {
@@ -225,6 +226,7 @@ func FuzzReadMeta(f *testing.F) {
 	})
 }
 
+// Checkpoints come from stores and metad: bytes of any kind must give one that is written the same again, or an error.
 func FuzzDecodeCheckpoint(f *testing.F) {
 	f.Add(readGolden(f, "testdata/checkpoint.golden"))
 	f.Add(readGolden(f, "testdata/snapshots.golden"))

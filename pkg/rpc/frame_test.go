@@ -82,6 +82,7 @@ func TestFramesAreGolden(t *testing.T) {
 	}
 }
 
+// Without this two sides could agree on something else than they said.
 func TestHelloReadsBack(t *testing.T) {
 	if h, err := decodeClientHello("test", goldenClient.append(nil)); err != nil || h.class != goldenClient.class || h.self.Name != "b1" || h.dead != time.Second {
 		t.Errorf("%+v, %v", h, err)
@@ -148,6 +149,7 @@ func seedGolden(f *testing.F) {
 	}
 }
 
+// Headers come from the wire: bytes of any kind must be within all limits, or be refused.
 func FuzzHeader(f *testing.F) {
 	seedGolden(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
@@ -168,6 +170,7 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
+// Hellos come from strangers: bytes of any kind must be read within limits, or be refused.
 func FuzzHello(f *testing.F) {
 	f.Add(goldenClient.append(nil))
 	f.Add(goldenServer.append(nil))

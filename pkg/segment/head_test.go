@@ -201,6 +201,7 @@ func TestEntriesAreSmall(t *testing.T) {
 	}
 }
 
+// Without this a page of the map could be taken for a block of the disk.
 func TestEntriesSayWhatTheyAre(t *testing.T) {
 	d := MakeData(block.LBAMax - 1)
 	p := MakePage(TablePage, 3, 1<<40-1)
@@ -217,6 +218,7 @@ func TestEntriesSayWhatTheyAre(t *testing.T) {
 	}
 }
 
+// Heads come from stores: bytes of any kind must give one that is written the same again, or an error.
 func FuzzDecodeHead(f *testing.F) {
 	names, err := filepath.Glob("testdata/*.golden")
 	if err != nil || len(names) == 0 {

@@ -24,6 +24,9 @@ func FuzzDecodeHeader(f *testing.F) {
 		if len(b) >= HeaderSize { // mended, so that what is behind the sum is reached
 			binary.LittleEndian.PutUint32(b[92:], codec.CRC(b[:92]))
 		}
+		if sums := DecodeSums(nil, b); !bytes.Equal(AppendSums(nil, sums), b[:len(b)/4*4]) {
+			t.Fatal("other sums than were there")
+		}
 		h, err := DecodeHeader("fuzz", b)
 		if err != nil {
 			return

@@ -116,6 +116,7 @@ func TestBrokenMessagesAreRefused(t *testing.T) {
 	}
 }
 
+// Messages come from peers: bytes of any kind must be read within limits, or be refused.
 func FuzzMessages(f *testing.F) {
 	all := messages()
 	for i, m := range all {

@@ -120,6 +120,7 @@ func TestMarkRefusesOverlap(t *testing.T) {
 	}
 }
 
+// Places come from the index: bytes of any kind must give a place that is written the same again, or an error.
 func FuzzDecodePlace(f *testing.F) {
 	f.Add(Place{{0, 1, 2}, {7, 900, 64}}.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {

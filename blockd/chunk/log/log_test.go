@@ -500,6 +500,7 @@ func TestRecordsBeforeTheStreamsCreationAreIgnored(t *testing.T) {
 	d.expect("other", streamB, scan.Streams[streamB], 1, false, 1)
 }
 
+// The log is scanned after a crash: a header of any bytes must be refused or be the one that was written.
 func FuzzDecodeHeader(f *testing.F) {
 	inc := id.Incarnation{7}
 	b := make([]byte, 2*Block)
@@ -523,6 +524,7 @@ func FuzzDecodeHeader(f *testing.F) {
 	})
 }
 
+// The log is scanned after a crash: a table of any bytes must be refused or stay within its bounds.
 func FuzzDecodeTable(f *testing.F) {
 	t := Table{Files: []FileRange{{1, 2, 3, 4}}, Streams: []StreamRow{{streamA, 5, 6}}}
 	f.Add(t.Append(nil))

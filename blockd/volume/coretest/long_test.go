@@ -9,6 +9,7 @@ import (
 
 // The tests of this file are named after the rules of long writes.
 
+// Without this a write that came later could be hidden by a long one that was acknowledged after it.
 func TestOverlappingWritesWaitForALongWrite(t *testing.T) {
 	s := play(t, core.Limits{LongBlocksMin: 16})
 	s.hold(" packed")
@@ -29,6 +30,7 @@ func TestOverlappingWritesWaitForALongWrite(t *testing.T) {
 	s.crash()
 }
 
+// Without this a long write would be lost, or refused, when its segment cannot be put.
 func TestLongWriteThatFailsGoesThroughTheJournal(t *testing.T) {
 	s := play(t, core.Limits{LongBlocksMin: 16})
 	s.cfg.PackFails = 1
@@ -43,6 +45,7 @@ func TestLongWriteThatFailsGoesThroughTheJournal(t *testing.T) {
 	s.crash()
 }
 
+// Without this a segment would be deleted whose slots lie in a memtable that is not committed yet.
 func TestLongSegmentSplitOverMemtablesIsNotDeleted(t *testing.T) {
 	s := play(t, core.Limits{LongBlocksMin: 16, SealBlocks: 25, LongInFlight: 1, CheckpointDead: 1})
 	s.hold(" pack")
@@ -69,6 +72,7 @@ func TestLongSegmentSplitOverMemtablesIsNotDeleted(t *testing.T) {
 	s.crash()
 }
 
+// Without this every long write would be a segment of its own, however many wait.
 func TestLongWritesGatherWhileASegmentIsOnItsWay(t *testing.T) {
 	const n = id.SlotsMax / 4
 	s := play(t, core.Limits{LongBlocksMin: n})
@@ -91,6 +95,7 @@ func TestLongWritesGatherWhileASegmentIsOnItsWay(t *testing.T) {
 	s.good()
 }
 
+// Without this the space of long writes that were overwritten would never come back.
 func TestOverwrittenLongSegmentComesBack(t *testing.T) {
 	for _, crash := range []bool{false, true} {
 		s := play(t, core.Limits{LongBlocksMin: 16, CheckpointDead: 1 << 40})
