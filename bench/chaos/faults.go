@@ -107,7 +107,7 @@ func (r *runner) targets(f Fault) ([]string, error) {
 		return []string{blockds[f.Pick%len(blockds)]}, nil
 	case LoseMetad:
 		return []string{metads[f.Pick%len(metads)]}, nil
-	case LoseMachine:
+	case LoseMachine, LoseStoreAndMetad:
 		return []string{blockds[f.Pick%len(blockds)], metads[f.Pick/len(blockds)%len(metads)]}, nil
 	case KillMetads:
 		return metads, nil
@@ -142,7 +142,7 @@ func (r *runner) begin(f Fault, targets []string) error {
 	switch f.Kind {
 	case KillBlockd, KillOwner, KillLeader, KillMetads, KillOwnerAndLeader, KillAll:
 		return r.each(targets, r.fleet.Kill)
-	case LoseStore, LoseHost, LoseMetad, LoseMachine:
+	case LoseStore, LoseHost, LoseMetad, LoseMachine, LoseStoreAndMetad:
 		return r.lose(f, targets)
 	case PauseOwner, PauseBlockd, PauseLeader, BlinkOwner:
 		return r.each(targets, r.fleet.Pause)
@@ -163,7 +163,7 @@ func (r *runner) end(f Fault, targets []string) error {
 	switch f.Kind {
 	case KillBlockd, KillOwner, KillLeader, KillMetads, KillOwnerAndLeader, KillAll:
 		return r.each(targets, r.fleet.Start)
-	case LoseStore, LoseHost, LoseMetad, LoseMachine:
+	case LoseStore, LoseHost, LoseMetad, LoseMachine, LoseStoreAndMetad:
 		return r.replace(targets)
 	case PauseOwner, PauseBlockd, PauseLeader, BlinkOwner:
 		return r.each(targets, r.fleet.Resume)

@@ -28,7 +28,7 @@ func (r *runner) lose(f Fault, targets []string) error {
 				return err
 			}
 		}
-		if f.Kind == LoseStore {
+		if len(stores) > 0 && (f.Kind == LoseStore || f.Kind == LoseStoreAndMetad) {
 			n := f.Pick / len(r.fleet.Blockds()) % len(stores)
 			stores = stores[n : n+1]
 			if err := r.fleet.WipeStore(stores[0]); err != nil {

@@ -33,13 +33,14 @@ const (
 	LoseHost                       // a blockd dies, and what all its stores had is gone for good
 	LoseMetad                      // a metad dies with its data
 	LoseMachine                    // a blockd and a metad with all they had
+	LoseStoreAndMetad              // a blockd dies and one of its stores is gone, and a metad with its data
 	kinds
 )
 
 var kindNames = [...]string{"kill a blockd", "kill the owner", "kill metad's leader", "kill all metads", "kill the owner and the leader", "kill everything",
 	"pause the owner", "pause a blockd", "pause the leader", "pause the owner briefly",
 	"cut the owner off", "cut the owner off inward", "cut the owner off from metad", "cut the owner off from one blockd", "cut a blockd off", "cut the leader off",
-	"lose a store", "lose a host", "lose a metad", "lose a machine"}
+	"lose a store", "lose a host", "lose a metad", "lose a machine", "lose a store and a metad"}
 
 func (k Kind) String() string { return kindNames[k] }
 
@@ -67,12 +68,12 @@ var holds = [kinds][2]time.Duration{
 	PauseOwner: {2 * leaseTerm, 4 * leaseTerm}, PauseBlockd: {leaseTerm, 3 * leaseTerm}, PauseLeader: {time.Second, 5 * time.Second}, BlinkOwner: {100 * time.Millisecond, leaseTerm},
 	CutOwner: {leaseTerm, 4 * leaseTerm}, CutOwnerInward: {leaseTerm, 3 * leaseTerm}, CutOwnerFromMetads: {leaseTerm, 3 * leaseTerm},
 	CutPair: {leaseTerm, 3 * leaseTerm}, CutBlockd: {leaseTerm, 3 * leaseTerm}, CutLeader: {time.Second, 5 * time.Second},
-	LoseStore: {0, 5 * time.Second}, LoseHost: {0, 5 * time.Second}, LoseMetad: {0, 3 * time.Second}, LoseMachine: {0, 5 * time.Second},
+	LoseStore: {0, 5 * time.Second}, LoseHost: {0, 5 * time.Second}, LoseMetad: {0, 3 * time.Second}, LoseMachine: {0, 5 * time.Second}, LoseStoreAndMetad: {0, 5 * time.Second},
 }
 
 // loses says whether a fault takes data away for good: then what is left must be all
 // that the redundancy asks for before the next one comes.
-func (k Kind) loses() bool { return k >= LoseStore && k <= LoseMachine }
+func (k Kind) loses() bool { return k >= LoseStore && k <= LoseStoreAndMetad }
 
 // Plan deals faults from a seed, without end: every kind once in each round, in
 // another order.

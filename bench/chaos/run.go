@@ -210,7 +210,7 @@ func (r *runner) faults() error {
 	if err := r.recovered(time.Now()); err != nil {
 		return fmt.Errorf("clients do not get through before any fault: %w", err)
 	}
-	for n := 1; time.Since(r.start) < r.o.For; n++ {
+	for n := 1; n <= len(r.o.Kinds) || time.Since(r.start) < r.o.For; n++ { // each kind that was asked for, however long the start took
 		f := r.plan.Next()
 		row := &Row{Number: n, Fault: f}
 		r.report.Rows = append(r.report.Rows, row)

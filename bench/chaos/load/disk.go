@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"ashlar.dev/bench/chaos/history"
@@ -22,6 +23,8 @@ type Disk struct {
 	Log     *history.Log
 	Regions []history.Region
 	URIs    []string // one for each endpoint, in a fixed order
+
+	trims, zeroes atomic.Uint64 // asked for
 
 	mu       sync.Mutex
 	last     time.Time     // when an operation was completed
@@ -116,7 +119,7 @@ func (d *Disk) Completed() int {
 func (d *Disk) Summary() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := fmt.Sprintf("%d requests answered, %d connections broke", d.done, d.breaks)
+	s := fmt.Sprintf("%d requests answered, %d TRIM and %d WRITE_ZEROES asked for, %d connections broke", d.done, d.trims.Load(), d.zeroes.Load(), d.breaks)
 	for _, text := range slices.Sorted(maps.Keys(d.refusals)) {
 		s += fmt.Sprintf(", %d answered with %q", d.refusals[text], text)
 	}

@@ -28,11 +28,13 @@ func Registers(regions []history.Region, which ...int) func(*rand.Rand) Action {
 			return Action{Flush: true}
 		case draw < 46:
 			a.Kind = history.Read
-		case draw < 52:
+		case draw < 50:
 			a.Zero = true
-		case draw < 55:
-			a.Count = longRun
+		case draw < 54:
+			a.Zero, a.Trim = true, true
 		case draw < 57:
+			a.Count = longRun
+		case draw < 59:
 			a.Kind, a.Count = history.Read, longRun
 		}
 		a.Count = min(a.Count, r.Count)

@@ -15,6 +15,7 @@ import (
 type Action struct {
 	Kind  history.Kind
 	Zero  bool // a write of zeros, by the command for it
+	Trim  bool // zeros by TRIM where that is of whole blocks: they read as zeros then; of others it leaves the bytes
 	Flush bool // a flush instead
 	FUA   bool
 	Hole  bool // zeros may be a hole
@@ -44,6 +45,9 @@ type Worker struct {
 
 	mu sync.Mutex // guards Rand and Next
 }
+
+// blockBytes is what a disk trims as a whole.
+const blockBytes = 4096
 
 // redialPause keeps a client from spinning while nobody listens.
 const redialPause = 10 * time.Millisecond
@@ -163,7 +167,13 @@ func (w *Worker) one(c *nbd.Client) bool {
 		}
 	case a.Zero:
 		s.Call = w.Disk.Log.Now()
-		err = c.WriteZeroes(uint64(at), uint64(length), a.flags())
+		if a.Trim && at%blockBytes == 0 && length%blockBytes == 0 {
+			err = c.Trim(uint64(at), uint64(length), a.flags()&nbd.FlagFUA)
+			w.Disk.trims.Add(1)
+		} else {
+			err = c.WriteZeroes(uint64(at), uint64(length), a.flags())
+			w.Disk.zeroes.Add(1)
+		}
 		w.record(s, err)
 	default:
 		s.Value = w.Disk.Log.NewValue()
