@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"time"
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/errs"
@@ -18,6 +19,7 @@ const (
 	copyURLMax    = 1 << 10
 	copySecretMax = 1 << 10
 	copyCAMax     = 256 << 10
+	copyLockMax   = 10 * 366 * 24 * time.Hour
 )
 
 // checkCopy refuses a copy that names no place, or too long a one. Errors have no secrets.
@@ -38,6 +40,8 @@ func checkCopy(q *api.ArchiveTaskRequest) error {
 		return fmt.Errorf("copy to a place of %d bytes, want 1 to %d: %w", len(to.GetUrl()), copyURLMax, errs.ErrInvalid)
 	case len(to.GetAccessKey())+len(to.GetSecretKey())+len(to.GetRegion()) > copySecretMax || len(to.GetCa()) > copyCAMax:
 		return fmt.Errorf("credentials or CA for %.200s are too long: %w", to.GetUrl(), errs.ErrInvalid)
+	case to.GetLockMs() > uint64(copyLockMax.Milliseconds()) || len(to.GetLockMode()) > 16:
+		return fmt.Errorf("a lock of %d ms, at most ten years: %w", to.GetLockMs(), errs.ErrInvalid)
 	}
 	return nil
 }

@@ -57,6 +57,7 @@ func TestCopiesAreChecked(t *testing.T) {
 		{Kind: kind, DiskId: v, SnapshotId: s, To: &api.CopyTarget{Url: strings.Repeat("x", copyURLMax+1)}},
 		{Kind: kind, DiskId: v, SnapshotId: s, To: &api.CopyTarget{Url: "s3://a/b", SecretKey: strings.Repeat("hidden", copySecretMax)}},
 		{Kind: kind, DiskId: v, SnapshotId: s, To: &api.CopyTarget{Url: "s3://a/b", Ca: make([]byte, copyCAMax+1)}},
+		{Kind: kind, DiskId: v, SnapshotId: s, To: &api.CopyTarget{Url: "s3://a/b", LockMs: uint64(copyLockMax.Milliseconds()) + 1}},
 		{Kind: api.ArchiveTaskKind_ARCHIVE_TASK_KIND_LIST, To: &api.CopyTarget{Url: "s3://a/b"}},
 	} {
 		if err := checkCopy(q); !errors.Is(err, errs.ErrInvalid) || strings.Contains(err.Error(), "hidden") {

@@ -32,6 +32,8 @@ type CopyTarget struct {
 	SecretKey     string                 `protobuf:"bytes,3,opt,name=secret_key,json=secretKey,proto3" json:"secret_key,omitempty"`
 	Ca            []byte                 `protobuf:"bytes,4,opt,name=ca,proto3" json:"ca,omitempty"` // PEM; empty: the system's
 	Region        string                 `protobuf:"bytes,5,opt,name=region,proto3" json:"region,omitempty"`
+	LockMs        uint64                 `protobuf:"varint,270,opt,name=lock_ms,json=lockMs,proto3" json:"lock_ms,omitempty"`      // how long the copy is locked there (object lock); 0: not
+	LockMode      string                 `protobuf:"bytes,271,opt,name=lock_mode,json=lockMode,proto3" json:"lock_mode,omitempty"` // governance or compliance
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -101,11 +103,25 @@ func (x *CopyTarget) GetRegion() string {
 	return ""
 }
 
+func (x *CopyTarget) GetLockMs() uint64 {
+	if x != nil {
+		return x.LockMs
+	}
+	return 0
+}
+
+func (x *CopyTarget) GetLockMode() string {
+	if x != nil {
+		return x.LockMode
+	}
+	return ""
+}
+
 var File_ashlar_copy_proto protoreflect.FileDescriptor
 
 const file_ashlar_copy_proto_rawDesc = "" +
 	"\n" +
-	"\x11ashlar_copy.proto\x12\tashlar.v1\"\x84\x01\n" +
+	"\x11ashlar_copy.proto\x12\tashlar.v1\"\xbc\x01\n" +
 	"\n" +
 	"CopyTarget\x12\x10\n" +
 	"\x03url\x18\x01 \x01(\tR\x03url\x12\x1d\n" +
@@ -114,7 +130,9 @@ const file_ashlar_copy_proto_rawDesc = "" +
 	"\n" +
 	"secret_key\x18\x03 \x01(\tR\tsecretKey\x12\x0e\n" +
 	"\x02ca\x18\x04 \x01(\fR\x02ca\x12\x16\n" +
-	"\x06region\x18\x05 \x01(\tR\x06regionB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
+	"\x06region\x18\x05 \x01(\tR\x06region\x12\x18\n" +
+	"\alock_ms\x18\x8e\x02 \x01(\x04R\x06lockMs\x12\x1c\n" +
+	"\tlock_mode\x18\x8f\x02 \x01(\tR\blockModeB\x18Z\x16ashlar.dev/pkg/api;apib\x06proto3"
 
 var (
 	file_ashlar_copy_proto_rawDescOnce sync.Once

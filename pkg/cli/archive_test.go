@@ -34,6 +34,8 @@ func TestArchiveCommands(t *testing.T) {
 		{"snapshot copy gone@monday --to file:///other/", 0, []string{"gone@monday is in file:///other: 3 objects, 5 MiB, of which 1 were there already", "--from-archive manifests/d-9/s-9"}},
 		{"snapshot copy gone@monday --to s3://host/b", 2, []string{"--credentials FILE"}},
 		{"snapshot copy gone@monday --to /other", 2, []string{"want file:///FOLDER or s3://HOST"}},
+		{"snapshot copy gone@monday --to file:///other/ --lock 30d", 2, []string{"only a bucket of S3 can lock"}},
+		{"snapshot copy gone@monday --to s3://host/b --lock-mode never", 2, []string{"--lock-mode"}},
 		{"snapshot copy gone@monday", 2, []string{"--to"}},
 		{"archive delete gone@monday", 0, []string{"not in the archive any more"}},
 		{"archive list -o json", 0, []string{`"manifest": "manifests/d-9/s-9"`, `"base": "s-8"`}},

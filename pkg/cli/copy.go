@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"ashlar.dev/pkg/api"
+	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/objectstore"
 )
@@ -19,6 +21,9 @@ type snapshotCopy struct {
 	Credentials string `help:"File with the lines access_key = … and secret_key = … for the bucket, readable by you only." placeholder:"FILE" type:"existingfile"`
 	CA          string `name:"ca" help:"File of certificates to trust for it instead of the system's." placeholder:"FILE" type:"existingfile"`
 	Region      string `help:"What requests to it are signed for." placeholder:"REGION"`
+
+	Lock     config.Duration `help:"Lock the copy for so long, in a bucket with object lock: nobody can delete or change it before." placeholder:"30d"`
+	LockMode string          `help:"governance, or compliance: that lock is taken away by nobody." enum:"governance,compliance" default:"governance" placeholder:"governance"`
 }
 
 // Help is printed by kong below the summary.
@@ -40,6 +45,7 @@ type copyView struct {
 	Objects  uint64 `json:"objects"`
 	Found    uint64 `json:"found"` // that were there already
 	Bytes    uint64 `json:"bytes"`
+	Locked   string `json:"lockedUntil,omitempty"`
 }
 
 // target reads the files that the flags name.
@@ -49,7 +55,12 @@ func (c *snapshotCopy) target() (*api.CopyTarget, error) {
 		return nil, err
 	}
 	t := &api.CopyTarget{Url: c.To, Region: c.Region}
-	if cfg.Directory != "" {
+	switch {
+	case c.Lock > 0 && (cfg.Directory != "" || c.Lock.Std() < time.Minute):
+		return nil, &hinted{fmt.Errorf("--lock %s: only a bucket of S3 can lock what is in it, for a minute or longer: %w", c.Lock, errs.ErrInvalid), "leave --lock out for a folder"}
+	case c.Lock > 0:
+		t.LockMs, t.LockMode = uint64(c.Lock.Std().Milliseconds()), c.LockMode
+	case cfg.Directory != "":
 		return t, nil
 	}
 	if c.Credentials == "" {
@@ -82,9 +93,15 @@ func (c *snapshotCopy) Run(ctx context.Context, s *session) error {
 	case err != nil:
 		return err
 	}
-	v := copyView{c.Snapshot, strings.TrimSuffix(c.To, "/"), "manifests/" + diskID + "/" + snapshotID, rep.GetDoneObjects(), rep.GetFoundObjects(), rep.GetDoneBytes()}
+	v := copyView{c.Snapshot, strings.TrimSuffix(c.To, "/"), "manifests/" + diskID + "/" + snapshotID, rep.GetDoneObjects(), rep.GetFoundObjects(), rep.GetDoneBytes(), rfc3339(rep.GetLockedUntilUnixMs())}
+	if c.Lock > 0 && v.Locked == "" {
+		return &hinted{fmt.Errorf("%s is copied, and not locked: the snapshotd is of an earlier version: %w", c.Snapshot, errs.ErrUnavailable), "update it and ask again: what is there is not copied again"}
+	}
 	return s.show(v, func(w io.Writer) {
 		fmt.Fprintf(w, "%s is in %s: %d objects, %s, of which %d were there already\n  on a cluster that has that archive: ashlar disk create NAME --from-archive %s\n",
 			v.Snapshot, v.To, v.Objects, size(v.Bytes), v.Found, v.Manifest)
+		if v.Locked != "" {
+			fmt.Fprintf(w, "  locked until %s, with everything it needs\n", v.Locked)
+		}
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"ashlar.dev/pkg/archive"
 	"ashlar.dev/pkg/clock"
@@ -23,12 +24,14 @@ type Copying struct {
 	AtOnce   int             // objects
 	Clock    clock.Clock
 	Tell     func(Copied) // may be nil
+	Lock     Locking      // of objects and manifest there
 }
 
 // Copied is how far that is. Bytes and objects are those of the manifest, Found those that were there already.
 type Copied struct {
 	Objects, ObjectsAll, Found int
 	Bytes, BytesAll            uint64
+	Locked                     time.Time // until then all of it is; zero: it is not locked
 }
 
 // copying is one being done.
@@ -38,19 +41,25 @@ type copying struct {
 	manifest *archive.Manifest
 	mark     *mark
 
-	mu   sync.Mutex
-	done Copied
+	mu     sync.Mutex
+	done   Copied
+	locked map[string]time.Time // objects that were put, by key: until when
 }
 
 // Copy brings an archived snapshot into another archive, under the same keys, byte for byte: objects first, each read whole and
 // checked against its SHA-256, the manifest last, by a conditional put. What is there already is not put again, be it of an earlier try or of
 // another snapshot. When it returns well the manifest is there, durable, and everything it names. Many at once do no harm.
 func Copy(ctx context.Context, c Copying) (Copied, error) {
-	x := &copying{Copying: c}
+	x := &copying{Copying: c, locked: make(map[string]time.Time)}
 	if c.From.String() == c.To.String() {
 		return x.done, fmt.Errorf("%s is where it is already: %w", c.To, errs.ErrInvalid)
 	}
 	var err error
+	if c.Lock.For > 0 {
+		if err = c.To.CanLock(ctx); err != nil {
+			return x.done, err
+		}
+	}
 	if x.body, err = fetch(ctx, c.From, c.Manifest); err != nil {
 		return x.done, fmt.Errorf("read manifest: %w", err)
 	}
@@ -150,7 +159,13 @@ func (x *copying) object(ctx context.Context, o archive.Object, body []byte) (fo
 	if sum := sha256.Sum256(body); sum != o.SHA {
 		return false, fmt.Errorf("object %s is damaged in %s (SHA-256 %x, want %x), so nothing is copied that needs it: %w", o.Key, x.From, sum[:6], o.SHA[:6], errs.ErrCorrupt)
 	}
-	if err = x.To.PutNew(ctx, o.Key, body); errors.Is(err, errs.ErrExists) { // somebody else was first
+	lock, err := x.Lock.put(ctx, x.To, o.Key, body, x.Lock.object)
+	switch {
+	case err == nil:
+		x.mu.Lock()
+		x.locked[o.Key] = lock.Until
+		x.mu.Unlock()
+	case errors.Is(err, errs.ErrExists): // somebody else was first
 		if found, err = x.there(ctx, o); err == nil && !found {
 			err = fmt.Errorf("object %s is there and is not: %w", o.Key, errs.ErrUnavailable)
 		}
@@ -183,15 +198,31 @@ func (x *copying) finish(ctx context.Context) error {
 	if err := x.mark.young(copyingLife / 2); err != nil {
 		return err
 	}
-	err := x.To.PutNew(ctx, x.Manifest, x.body)
+	lock, err := x.Lock.lockObjects(ctx, x.To, x.manifest, x.locked)
+	if err != nil {
+		return err
+	}
+	_, err = x.Lock.put(ctx, x.To, x.Manifest, x.body, func() objectstore.Lock { return lock })
 	if errors.Is(err, errs.ErrExists) {
-		var have []byte
-		if have, err = fetch(ctx, x.To, x.Manifest); err == nil && !bytes.Equal(have, x.body) {
-			err = fmt.Errorf("%s has another archive of that snapshot, %s: delete that one first: %w", x.To, x.Manifest, errs.ErrExists)
-		}
+		err = x.again(ctx, lock)
 	}
 	if err != nil {
 		return fmt.Errorf("put manifest: %w", err)
 	}
+	x.done.Locked = lock.Until
 	return x.To.Delete(ctx, x.mark.key)
+}
+
+// again: a manifest is there. The same one is locked for as long as it would be.
+func (x *copying) again(ctx context.Context, lock objectstore.Lock) error {
+	have, err := fetch(ctx, x.To, x.Manifest)
+	switch {
+	case err != nil:
+		return err
+	case !bytes.Equal(have, x.body):
+		return fmt.Errorf("%s has another archive of that snapshot, %s: delete that one first: %w", x.To, x.Manifest, errs.ErrExists)
+	case x.Lock.For > 0:
+		return x.To.Extend(ctx, x.Manifest, lock)
+	}
+	return nil
 }
