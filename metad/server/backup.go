@@ -122,3 +122,37 @@ func sayBackup(h *reconcile.Report, b *api.BackupStatus) {
 		h.Add(reconcile.Degraded, "backup_late", b.GetWorker(), "metad's state is not backed up to the archive, %s: %s", last, why)
 	}
 }
+
+// archiverSilent is for how long no snapshotd may be heard before the health says so: longer than a restart.
+const archiverSilent = 3 * workerSilent
+
+// sayArchiver adds to the health that snapshots are archived here and no snapshotd is heard, whatever it was
+// to do: then there is nobody either who would say that it makes no backups.
+func sayArchiver(h *reconcile.Report, m *state.Machine, unheard bool) {
+	if unheard && usesArchive(m) {
+		h.Add(reconcile.Degraded, "no_snapshotd", "", "snapshots are archived here, and no snapshotd is heard: nothing is put into the archive, metad's state is not backed up to it; start one, or look at its log")
+	}
+}
+
+// unheard tells that no snapshotd was heard for long.
+func (a *archives) unheard(now time.Duration) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	last := a.began
+	for _, w := range a.workers {
+		last = max(last, w.heard)
+	}
+	return now-last > archiverSilent
+}
+
+// usesArchive tells whether some snapshot is in the archive, or on its way.
+func usesArchive(m *state.Machine) bool {
+	for _, v := range m.Volumes() {
+		for i := range v.Snapshots {
+			if x := &v.Snapshots[i].Archived; !v.Deleted && (x.Pending() || x.Manifest != "") {
+				return true
+			}
+		}
+	}
+	return false
+}

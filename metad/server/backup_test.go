@@ -6,10 +6,12 @@ import (
 	"testing"
 	"time"
 
+	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/pki"
 )
 
@@ -80,5 +82,40 @@ func TestBackupsThatFailAreSaid(t *testing.T) {
 	g.untilEvent("backup_written", "s1")
 	if _, err := s1.Work(g.ctx(), &api.ArchiveWorkRequest{Worker: "s1", Life: "a", Backup: &api.BackupReport{Failed: strings.Repeat("x", 501)}}); !errors.Is(err, errs.ErrInvalid) {
 		t.Errorf("a reason without bounds: %v", err)
+	}
+}
+
+// Without this nobody sees that the only snapshotd is gone: it was the one who told of backups.
+func TestNoSnapshotdIsSaidWhereSnapshotsAreArchived(t *testing.T) {
+	a := &archives{workers: map[string]*worker{"s1": {heard: time.Minute}}, began: time.Second}
+	if a.unheard(time.Minute+archiverSilent) || !a.unheard(time.Minute+archiverSilent+time.Second) {
+		t.Error("of one that was heard")
+	}
+	if fresh := (&archives{began: time.Minute}); fresh.unheard(time.Minute+archiverSilent) || !fresh.unheard(time.Minute+archiverSilent+time.Second) {
+		t.Error("of a leader that has heard of none")
+	}
+	m := state.New()
+	said := func(unheard bool) bool {
+		h := &reconcile.Report{}
+		sayArchiver(h, m, unheard)
+		return len(h.Reasons) == 1 && h.Reasons[0].Code == "no_snapshotd" && h.Level == reconcile.Degraded
+	}
+	if said(true) {
+		t.Error("nothing is archived here")
+	}
+	for i, c := range []state.Command{
+		&state.Init{ClusterID: [16]byte{1}, Settings: state.DefaultSettings}, &state.SetLevel{Level: state.LevelNewest},
+		&state.RegisterHost{Holder: id.Holder{Host: "h1", Number: 1}}, &state.CreateVolume{ID: id.Volume{1}, Name: "d", Size: 1 << 20},
+		&state.Acquire{Volume: id.Volume{1}, By: id.Holder{Host: "h1", Number: 1}},
+		&state.CreateSnapshot{Volume: id.Volume{1}, ID: id.Snapshot{1}, Name: "s"},
+		&state.SnapshotTaken{Volume: id.Volume{1}, ID: id.Snapshot{1}},
+		&state.QueueArchive{Volume: id.Volume{1}, ID: id.Snapshot{1}, Upload: id.Raw{1}},
+	} {
+		if r := m.Apply(uint64(i+1), c); r.Err != nil {
+			t.Fatalf("%T: %v", c, r.Err)
+		}
+	}
+	if !said(true) || said(false) {
+		t.Error("a snapshot is to be archived")
 	}
 }

@@ -109,6 +109,9 @@ func fillRisk(rep *api.StatusReply, h *reconcile.Report) {
 func summary(h *reconcile.Report) string {
 	r := h.Risk
 	bytes := func(n uint64) string { return config.ByteSize(n).Human() }
+	if slices.ContainsFunc(h.Reasons, func(x reconcile.Reason) bool { return x.Code == "rebuilding" }) {
+		return "the state is being rebuilt; what stores have is not judged until then"
+	}
 	var parts []string
 	add := func(n uint64, text string) {
 		if n > 0 {

@@ -31,6 +31,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 	}
 	rep := &api.StatusReply{AtUnixMs: c.s.clock.Wall().UnixMilli(), Counts: &api.Counts{}}
 	rep.Backup = r.archivesOf().backup(c.s.clock.Wall())
+	unheard := r.archivesOf().unheard(c.s.clock.Now())
 	members := c.s.node.Members()
 	var known []reconcile.Member
 	for _, m := range members {
@@ -50,6 +51,7 @@ func (c *clusterService) Status(ctx context.Context, q *api.StatusRequest) (*api
 		health := reconcile.Health(m, top, l, known, now)
 		c.s.sayCertificates(health, l, m)
 		sayBackup(health, rep.Backup)
+		sayArchiver(health, m, unheard)
 		fillHealth(rep, health)
 		rep.Hosts = hosts(m, l, top, now)
 		stores := stores(m, l, top, now)
