@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -27,6 +28,7 @@ type index struct {
 	err     func() error
 	commits chan *commit
 	stopped chan struct{}
+	parked  atomic.Int64 // calls that never return; see park
 
 	mu struct {
 		sync.Mutex
@@ -76,7 +78,13 @@ func formatIndex(dir string, fs vfs.FS) error {
 
 func openIndex(s *Store) (*index, error) {
 	x := &index{dead: s.death.c, err: s.Err, commits: make(chan *commit), stopped: make(chan struct{})}
-	o := indexOptions(s.fs)
+	o := indexOptions(vfs.WithHooks(s.fs, vfs.Hooks{Before: x.park, AfterSync: func(op vfs.Op, err error) error {
+		if err != nil { // Pebble panics where it is that of a directory
+			s.die(fmt.Errorf("index: %s: %w", op, err))
+			return x.park(op)
+		}
+		return nil
+	}}))
 	o.ErrorIfNotExists = true
 	x.cache = pebble.NewCache(s.opts.IndexCacheBytes)
 	o.Cache = x.cache
@@ -88,14 +96,42 @@ func openIndex(s *Store) (*index, error) {
 			s.die(fmt.Errorf("index in the background: %w", err))
 		}
 	}}
-	db, err := pebble.Open(filepath.Join(s.dir, "index"), o)
-	if err != nil {
+	if err := x.orDead(func() (err error) {
+		x.db, err = pebble.Open(filepath.Join(s.dir, "index"), o)
+		return err
+	}); err != nil {
 		x.cache.Unref()
 		return nil, fmt.Errorf("open index: %w", err)
 	}
-	x.db = db
 	go x.run()
 	return x, nil
+}
+
+// orDead waits for the end of Pebble's opening or closing, or for the store's death: then that never ends.
+func (x *index) orDead(do func() error) error {
+	ended := make(chan error, 1)
+	go func() { ended <- do() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-x.dead:
+		return x.err()
+	}
+}
+
+// park keeps whoever would change files of a dead index for ever: Pebble tries a flush that failed
+// again at once, and again, as long as it is told that it failed.
+func (x *index) park(op vfs.Op) error {
+	select {
+	case <-x.dead:
+	default:
+		return nil
+	}
+	if op.Kind != vfs.OpRead {
+		x.parked.Add(1)
+		select {}
+	}
+	return nil
 }
 
 // run carries out commits until close; it may be parked for ever by a fatal error.
@@ -116,8 +152,10 @@ func (x *index) close() error {
 	default:
 	}
 	close(x.commits)
-	<-x.stopped
-	err := x.db.Close()
+	err := x.orDead(func() error {
+		<-x.stopped
+		return x.db.Close()
+	})
 	x.cache.Unref()
 	return err
 }

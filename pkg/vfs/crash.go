@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	pvfs "github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -16,27 +17,41 @@ type Crash struct {
 	mu     sync.Mutex
 	onSync func(n int)
 	syncs  int
+	off    atomic.Bool
 }
+
+// ErrPowerOff is what a file system answers that was cut.
+var ErrPowerOff = errors.New("the power is off")
 
 // NewCrash makes an empty one.
 func NewCrash() *Crash { return newCrash(pvfs.NewCrashableMem()) }
 
 func newCrash(mem *pvfs.MemFS) *Crash {
 	c := &Crash{mem: mem}
-	c.FS = WithHooks(Wrap(mem), Hooks{Before: func(op Op) error {
-		if op.Kind != OpSync {
-			return nil
+	c.FS = WithHooks(Wrap(mem), Hooks{Before: c.before, AfterSync: func(_ Op, err error) error {
+		if c.off.Load() { // a clone of the cut may lack it
+			return ErrPowerOff
 		}
-		c.mu.Lock()
-		c.syncs++
-		f, n := c.onSync, c.syncs
-		c.mu.Unlock()
-		if f != nil {
-			f(n)
-		}
-		return nil
+		return err
 	}})
 	return c
+}
+
+func (c *Crash) before(op Op) error {
+	if c.off.Load() {
+		return ErrPowerOff
+	}
+	if op.Kind != OpSync {
+		return nil
+	}
+	c.mu.Lock()
+	c.syncs++
+	f, n := c.onSync, c.syncs
+	c.mu.Unlock()
+	if f != nil {
+		f(n)
+	}
+	return nil
 }
 
 // OnSync has f called before the n-th sync is carried out, for every n: all that
@@ -54,6 +69,11 @@ func (c *Crash) Clone(percent int, seed uint64) *Crash {
 		UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(seed, seed)),
 	}))
 }
+
+// Cut ends the file system: from now on every call fails that it can, and a sync that is
+// under way and does not end in time fails, too. So what Clone gives then has everything
+// that anybody was told to be synced. Who cuts several first cuts all and then clones.
+func (c *Crash) Cut() { c.off.Store(true) }
 
 // SetDiskUsage sets what GetDiskUsage tells.
 func (c *Crash) SetDiskUsage(u pvfs.DiskUsage) { c.mem.TestingSetDiskUsage(u) }

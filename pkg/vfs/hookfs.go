@@ -152,18 +152,19 @@ func write(h *Hooks, op Op, p []byte, do func([]byte) (int, error)) (int, error)
 	return do(p)
 }
 
-func (f *hookFile) Sync() error {
-	if err := f.h.Before(f.op(OpSync, -1, 0)); err != nil {
+func syncWith(h *Hooks, op Op, do func() error) error {
+	if err := h.Before(op); err != nil {
 		return err
 	}
-	return f.File.Sync()
+	return h.AfterSync(op, do())
+}
+
+func (f *hookFile) Sync() error {
+	return syncWith(f.h, f.op(OpSync, -1, 0), f.File.Sync)
 }
 
 func (f *hookFile) SyncData() error {
-	if err := f.h.Before(f.op(OpSync, -1, 0)); err != nil {
-		return err
-	}
-	return f.File.SyncData()
+	return syncWith(f.h, f.op(OpSync, -1, 0), f.File.SyncData)
 }
 
 // hookDirect is hookFile for direct files.
@@ -218,10 +219,7 @@ func (f *hookDirect) WritevAt(pieces [][]byte, off int64) (int, error) {
 }
 
 func (f *hookDirect) SyncData() error {
-	if err := f.h.Before(f.op(OpSync, -1, 0)); err != nil {
-		return err
-	}
-	return f.File.SyncData()
+	return syncWith(f.h, f.op(OpSync, -1, 0), f.File.SyncData)
 }
 
 func (f *hookDirect) Preallocate(off, n int64) error {

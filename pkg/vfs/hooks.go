@@ -39,11 +39,13 @@ func (o Op) String() string {
 	return fmt.Sprintf("%s %s %d+%d", o.Kind, o.Path, o.Offset, o.Len)
 }
 
-// Hooks go around the calls of a file system. Both may be nil and must be safe
+// Hooks go around the calls of a file system. All may be nil and must be safe
 // for concurrent use.
 type Hooks struct {
 	// Before runs first; its error is the call's. A ShortWrite lets a write do a part.
 	Before func(Op) error
+	// AfterSync runs when a sync that Before let pass is done; its error is the call's.
+	AfterSync func(Op, error) error
 	// AfterRead may change what was read.
 	AfterRead func(Op, []byte)
 
@@ -60,6 +62,9 @@ func WithHooks(fs FS, h Hooks) FS {
 	h.before = h.AfterRead == nil
 	if h.Before == nil {
 		h.Before = func(Op) error { return nil }
+	}
+	if h.AfterSync == nil {
+		h.AfterSync = func(_ Op, err error) error { return err }
 	}
 	if h.AfterRead == nil {
 		h.AfterRead = func(Op, []byte) {}
