@@ -10,7 +10,7 @@ LDFLAGS := -s -w -X ashlar.dev/pkg/telemetry.productVersion=$(VERSION)
 # Tests that start real daemons or measure are run by targets of their own. Rooms and worlds
 # in which one goroutine does everything gain nothing from the race detector; with it the crash tests
 # of a store cut the power before few syncs, without it before each.
-SEQUENTIAL   := bench/sim|blockd/volume/coretest|metad/(state|placement|reconcile)|pkg/(layers|segment|record|codec|storeproto/core)
+SEQUENTIAL   := bench/(crash|sim)|blockd/volume/coretest|metad/(state|placement|reconcile)|pkg/(layers|segment|record|codec|storeproto/core)
 UNIT_PACKAGES = $$(go list ./... | grep -vE '^ashlar.dev/(bench/(perf|upgrade)|$(SEQUENTIAL))(/|$$)')
 UNIT_SEQUENTIAL = $$(go list ./... | grep -E '^ashlar.dev/($(SEQUENTIAL))$$')
 
@@ -23,7 +23,7 @@ MUTANT        ?=
 SEEDS         ?= 1000
 FROM          ?= 1
 
-.PHONY: help build unit fuzz e2e s3 test lint bench bench-sharing chaos newer upgrade sim history sim-mutants mutants demo generate tools clean
+.PHONY: help build unit fuzz e2e s3 test lint bench bench-sharing chaos crash newer upgrade sim history sim-mutants mutants demo generate tools clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/\1|\2/' | column -t -s '|'
@@ -77,6 +77,9 @@ chaos: build tools ## seeded histories under kills, pauses and partitions (CHAOS
 
 upgrade: build tools ## a cluster of an earlier commit becomes one of this tree, daemon by daemon, under I/O (UPGRADE_FROM)
 	go test -tags upgrade -count=1 -v -timeout 15m ./bench/upgrade
+
+crash: ## engine and stores as they ship lose power again and again (CUTS, SEED)
+	CUTS=$(CUTS) SEED=$(SEED) go test -count=1 -v -timeout 60m ./bench/crash
 
 sim: ## the whole cluster under one seed after the other, everything going wrong (SEEDS, FROM the first, SEED for one)
 	SEEDS=$(SEEDS) FROM=$(FROM) SEED=$(SEED) go test -count=1 -v -timeout 60m -run 'TestWorlds|TestSameSeedSameTrace' ./bench/sim
