@@ -12,8 +12,9 @@ func TestConnectionsKeepNoMoreThanTheirLimit(t *testing.T) {
 	each(t, func(t *testing.T, tr rpctest.Transport) {
 		p := connect(t, tr, setup{class: ClassBulk})
 		var all []*waiter
-		for i := range 8 {
-			w := newWaiter(opEcho, "x", random(2<<20, uint64(i)))
+		long := random(1<<20, 1)
+		for range 3 {
+			w := newWaiter(opEcho, "x", long)
 			all = append(all, w)
 			p.client.Start(&w.Call)
 		}
