@@ -180,12 +180,12 @@ func (c *conn) resume() {
 func (c *conn) transmit() error {
 	n := c.mode.requestLen()
 	for {
-		if c.draining.Load() && c.server.cfg.HangupOnShutdown {
-			return nil
-		}
 		b, err := c.in.take(n)
 		if err != nil {
 			return err
+		}
+		if c.draining.Load() && c.server.cfg.HangupOnShutdown {
+			return nil // unanswered, whenever it came: the client sends it again elsewhere
 		}
 		h, ok := parseRequest(b, c.mode)
 		if !ok {
@@ -400,7 +400,7 @@ func (c *conn) check(h *requestHeader) verdict {
 	if int(h.op) >= len(flagsOf) || h.flags&^(flagsOf[h.op]|FlagFUA) != 0 {
 		return refuse(EINVAL)
 	}
-	if c.draining.Load() {
+	if c.draining.Load() && !c.server.cfg.HangupOnShutdown { // with it, what got here before the drain began is served
 		return refuse(ESHUTDOWN)
 	}
 	extended, carries := c.mode == headersExtended, h.flags&flagPayloadLen != 0

@@ -360,8 +360,10 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	var drains sync.WaitGroup
-	for _, c := range conns {
+	for _, c := range conns { // all before the first closes, by which clients may know
 		c.draining.Store(true)
+	}
+	for _, c := range conns {
 		drains.Go(func() {
 			if !s.cfg.HangupOnShutdown {
 				select {
