@@ -423,7 +423,7 @@ func (h *host) repairs(life uint64) {
 }
 
 func (h *host) round(f *filler) {
-	if f.running || h.top == nil || f.st.died != "" || len(repair.Tasks(h.top, f.st.ref)) == 0 && !h.mayReap() && len(f.worker.Remains()) == 0 {
+	if f.running || h.top == nil || f.st.died != "" || !h.anyMoved() {
 		return
 	}
 	f.running = true
@@ -431,9 +431,10 @@ func (h *host) round(f *filler) {
 	h.goes(func() { f.worker.Round(ctx) }, "repair round of "+f.st.name, func() { f.running = false })
 }
 
-// mayReap tells whether some group has forgotten versions.
-func (h *host) mayReap() bool {
-	return slices.ContainsFunc(h.top.PGs, func(p cluster.PG) bool { return p.Versions[0].Version > 1 })
+// anyMoved tells whether some group has or had other versions: else no store has anything to fill in, to count or to
+// reap, not even one that only an older version names.
+func (h *host) anyMoved() bool {
+	return slices.ContainsFunc(h.top.PGs, func(p cluster.PG) bool { return p.Current().Version > 1 })
 }
 
 // lease steps the process's leases and carries out what comes of it.
