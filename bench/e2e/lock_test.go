@@ -25,13 +25,22 @@ import (
 	"ashlar.dev/pkg/objectstore"
 )
 
-// plainClient is somebody with the credentials of the bucket, and no Ashlar; it makes bucket snaps with object lock, and plain without.
-func (g *gateway) plainClient(t *testing.T) *minio.Client {
+// client is somebody with the credentials of the server, and no Ashlar.
+func (g *gateway) client(t *testing.T) *minio.Client {
 	t.Helper()
 	c, err := minio.New(g.address, &minio.Options{Creds: credentials.NewStaticV4("tester", "hidden-from-logs", ""), Secure: true, Region: "us-east-1",
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: g.roots}}})
 	must(t, err)
-	must(t, c.MakeBucket(t.Context(), "snaps", minio.MakeBucketOptions{ObjectLocking: true}))
+	return c
+}
+
+// plainClient is such a client; it makes buckets snaps and copies with object lock, and plain without.
+func (g *gateway) plainClient(t *testing.T) *minio.Client {
+	t.Helper()
+	c := g.client(t)
+	for _, name := range []string{"snaps", "copies"} {
+		must(t, c.MakeBucket(t.Context(), name, minio.MakeBucketOptions{ObjectLocking: true}))
+	}
 	must(t, c.MakeBucket(t.Context(), "plain", minio.MakeBucketOptions{}))
 	return c
 }
@@ -108,25 +117,59 @@ func TestLockedArchiveInS3(t *testing.T) {
 	if text := ashlar(t, c, "snapshot", "verify", "kept@two"); !strings.Contains(text, "locked until") || strings.Contains(text, "not locked for as long") {
 		t.Errorf("verify says: %s", text)
 	}
-	readByPlainTools(t, c, plain, key)
+	must(t, cluster.Wait("a locked backup of metad", patience, func() bool { return backupsMade(t, c) > 0 }))
+	lockedCopy(t, c, g)
+	readByPlainTools(t, c, plain, "snaps", key)
+	readByPlainTools(t, c, plain, "copies", key)
 	refusedToDelete(t, c)
-	vandal(t, plain)
+	vandal(t, plain, "snaps")
+	vandal(t, plain, "copies")
+	readByPlainTools(t, c, plain, "copies", key)
 	ashlar(t, c, "archive", "gc", "--grace", "1m")
 	for _, name := range []string{"one", "two"} {
 		ashlar(t, c, "snapshot", "verify", "kept@"+name)
 	}
+	ashlar(t, c, "metad", "backups", "fetch", scratch(t, "state"))
 	refusedToStart(t, c, g)
 	dropSnapshots(t, c, "kept")
 }
 
+// backupsMade is how many backups of metad are said to be in the archive: one that is not locked yet does not count.
+func backupsMade(t *testing.T, c *cluster.Cluster) int {
+	t.Helper()
+	var s struct{ Backup struct{ Count int } }
+	must(t, c.JSON(&s, "status"))
+	return s.Backup.Count
+}
+
+// lockedCopy copies the newer snapshot into another bucket, and again for longer. A bucket that cannot lock is refused before anything is there.
+func lockedCopy(t *testing.T, c *cluster.Cluster, g *gateway) {
+	t.Helper()
+	to := func(bucket, lock string) []string {
+		return []string{"snapshot", "copy", "kept@two", "--to", "https://" + g.address + "/" + bucket + "/here", "--credentials", g.credentials, "--ca", g.cert, "--lock", lock}
+	}
+	var first, again struct {
+		Objects, Found int
+		LockedUntil    time.Time
+	}
+	must(t, c.JSON(&first, to("copies", "1h")...))
+	must(t, c.JSON(&again, to("copies", "2h")...))
+	if first.Objects == 0 || again.Found != first.Objects || !again.LockedUntil.After(first.LockedUntil.Add(30*time.Minute)) {
+		t.Errorf("copied %+v, then %+v", first, again)
+	}
+	if r, err := c.CLI(to("plain", "1h")...); err != nil || r.Code == 0 || !strings.Contains(r.Stderr, "has no object lock") {
+		t.Errorf("a locked copy into a bucket that cannot lock: %v %+v", err, r)
+	}
+}
+
 // readByPlainTools brings an encrypted, compressed, incremental archive back from S3 with nothing of Ashlar: a client of S3 that copies
 // objects into a folder, and the program of FORMAT.md.
-func readByPlainTools(t *testing.T, c *cluster.Cluster, plain *minio.Client, key string) {
+func readByPlainTools(t *testing.T, c *cluster.Cluster, plain *minio.Client, bucket, key string) {
 	t.Helper()
 	dir, tool, out := t.TempDir(), scratch(t, "restore"), scratch(t, "restored")
-	for o := range plain.ListObjectsIter(t.Context(), "snaps", minio.ListObjectsOptions{Prefix: "here/", Recursive: true}) {
+	for o := range plain.ListObjectsIter(t.Context(), bucket, minio.ListObjectsOptions{Prefix: "here/", Recursive: true}) {
 		must(t, o.Err)
-		must(t, plain.FGetObject(t.Context(), "snaps", o.Key, filepath.Join(dir, strings.TrimPrefix(o.Key, "here/")), minio.GetObjectOptions{}))
+		must(t, plain.FGetObject(t.Context(), bucket, o.Key, filepath.Join(dir, strings.TrimPrefix(o.Key, "here/")), minio.GetObjectOptions{}))
 	}
 	a := inArchive(t, c, "kept", "two")
 	run(t, "go", "build", "-o", tool, "ashlar.dev/pkg/archive/restore")
@@ -134,7 +177,7 @@ func readByPlainTools(t *testing.T, c *cluster.Cluster, plain *minio.Client, key
 	uri := endpoints(t, c, "kept").Unix
 	id := filepath.Base(strings.SplitN(uri, "?", 2)[0])
 	if got, want := sumOfFile(t, out), sumOf(t, exported(uri, id, "kept@two")); got != want || a.Base == "" {
-		t.Errorf("read by plain tools against %q: %s, is %s", a.Base, got, want)
+		t.Errorf("read by plain tools from %s, archived against %q: %s, is %s", bucket, a.Base, got, want)
 	}
 }
 
@@ -153,36 +196,36 @@ func refusedToDelete(t *testing.T, c *cluster.Cluster) {
 }
 
 // vandal deletes and overwrites everything, as far as the server lets it, and then takes what hides the true versions away.
-func vandal(t *testing.T, c *minio.Client) {
+func vandal(t *testing.T, c *minio.Client, bucket string) {
 	t.Helper()
-	ctx, locked := t.Context(), 0
-	versions := func(f func(minio.ObjectInfo)) {
-		for v := range c.ListObjectsIter(ctx, "snaps", minio.ListObjectsOptions{Prefix: "here/", WithVersions: true, Recursive: true}) {
+	ctx, locked := t.Context(), make(map[string]int)
+	versions := func(f func(is minio.ObjectInfo, kind string)) {
+		for v := range c.ListObjectsIter(ctx, bucket, minio.ListObjectsOptions{Prefix: "here/", WithVersions: true, Recursive: true}) {
 			must(t, v.Err)
-			if strings.HasPrefix(v.Key, "here/data/") || strings.HasPrefix(v.Key, "here/manifests/") {
-				f(v)
+			if kind := strings.Split(v.Key, "/")[1]; kind == "data" || kind == "manifests" || kind == "metad" {
+				f(v, kind)
 			}
 		}
 	}
-	versions(func(v minio.ObjectInfo) {
-		if c.RemoveObject(ctx, "snaps", v.Key, minio.RemoveObjectOptions{VersionID: v.VersionID}) == nil {
+	versions(func(v minio.ObjectInfo, kind string) {
+		if c.RemoveObject(ctx, bucket, v.Key, minio.RemoveObjectOptions{VersionID: v.VersionID}) == nil {
 			t.Errorf("%s was deleted", v.Key)
 		}
-		locked++
+		locked[kind]++
 	})
-	if locked < 4 {
-		t.Errorf("%d objects and manifests", locked)
+	if locked["data"] < 2 || locked["manifests"] == 0 || bucket == "snaps" && locked["metad"] == 0 {
+		t.Errorf("in %s are %v", bucket, locked)
 	}
 	mine := make(map[string]bool)
-	versions(func(v minio.ObjectInfo) {
-		i, err := c.PutObject(ctx, "snaps", v.Key, bytes.NewReader([]byte("spoilt")), 6, minio.PutObjectOptions{})
+	versions(func(v minio.ObjectInfo, _ string) {
+		i, err := c.PutObject(ctx, bucket, v.Key, bytes.NewReader([]byte("spoilt")), 6, minio.PutObjectOptions{})
 		must(t, err)
-		must(t, c.RemoveObject(ctx, "snaps", v.Key, minio.RemoveObjectOptions{}))
+		must(t, c.RemoveObject(ctx, bucket, v.Key, minio.RemoveObjectOptions{}))
 		mine[v.Key+i.VersionID] = true
 	})
-	versions(func(v minio.ObjectInfo) {
+	versions(func(v minio.ObjectInfo, _ string) {
 		if v.IsDeleteMarker || mine[v.Key+v.VersionID] {
-			must(t, c.RemoveObject(ctx, "snaps", v.Key, minio.RemoveObjectOptions{VersionID: v.VersionID}))
+			must(t, c.RemoveObject(ctx, bucket, v.Key, minio.RemoveObjectOptions{VersionID: v.VersionID}))
 		}
 	})
 }

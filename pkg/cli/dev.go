@@ -26,7 +26,7 @@ type devCommand struct {
 	SnapshotdConfig string          `help:"YAML laid over the snapshotd's config, for experiments." placeholder:"FILE" type:"existingfile"`
 	S3              string          `name:"s3" help:"Keep the archive in a bucket of an S3 server instead of the folder: https://HOST:PORT/BUCKET[/PREFIX]." placeholder:"URL"`
 	S3Credentials   string          `name:"s3-credentials" help:"File with the lines access_key = … and secret_key = …, readable by you only." placeholder:"FILE" type:"existingfile"`
-	S3Lock          config.Duration `name:"s3-lock" help:"Lock what is archived there for so long (object lock): nobody can delete or change it before." placeholder:"30d"`
+	S3Lock          config.Duration `name:"s3-lock" help:"Lock what is archived there, and backups of metad, for so long (object lock): nobody can delete or change it before." placeholder:"30d"`
 	S3LockMode      string          `name:"s3-lock-mode" help:"governance, or compliance: that lock is taken away by nobody." placeholder:"governance"`
 	S3CA            string          `name:"s3-ca" help:"File of certificates to trust for it instead of the system's." placeholder:"FILE" type:"existingfile"`
 }

@@ -24,6 +24,8 @@ type Backups struct {
 	// Fetch asks metad for its state, as a file, and for the entry of its log that is in it.
 	Fetch func(ctx context.Context) (file []byte, entry uint64, err error)
 	Wall  func() time.Time
+	// Lock is for how long one stays, whoever wants it gone, from when it was taken. Those stay beside the number that is kept.
+	Lock Locking
 }
 
 // Kept is what there is after a look.
@@ -44,7 +46,7 @@ func (b *Backups) Step(ctx context.Context) (k Kept, err error) {
 		k.Newest = all[k.Count-1]
 	}
 	if b.due(k.Newest) > 0 {
-		return k, nil
+		return k, b.lock(ctx, k.Newest) // who took it may have died before, or have had no lock to give
 	}
 	x, err := b.take(ctx)
 	if err != nil {
@@ -81,7 +83,23 @@ func (b *Backups) list(ctx context.Context) ([]archive.Backup, error) {
 	return all, nil
 }
 
-// take puts a new one. It counts when it was read back whole: until then nothing else goes.
+// lockedUntil is until when one is locked, or is to be.
+func (b *Backups) lockedUntil(x archive.Backup) time.Time { return x.Taken.Add(b.Lock.For) }
+
+// lock locks one that is there, unless its time is over.
+func (b *Backups) lock(ctx context.Context, x archive.Backup) error {
+	until := b.lockedUntil(x)
+	if b.Lock.For == 0 || !until.After(b.Wall()) {
+		return nil
+	}
+	if err := b.Store.Extend(ctx, x.Key, objectstore.Lock{Until: until, Mode: b.Lock.Mode}); err != nil {
+		return fmt.Errorf("lock backup %s: %w", x.Key, err)
+	}
+	return nil
+}
+
+// take puts a new one. It counts when it was read back whole, and is locked only then, for one that is damaged must go: until
+// then nothing else goes.
 func (b *Backups) take(ctx context.Context) (x archive.Backup, err error) {
 	file, entry, err := b.Fetch(ctx)
 	if err != nil {
@@ -107,7 +125,7 @@ func (b *Backups) take(ctx context.Context) (x archive.Backup, err error) {
 		// What is not right is not to be found as the newest. If it cannot be deleted, it is refused by its checksum.
 		return x, fmt.Errorf("read backup %s back: %w", x.Key, errors.Join(err, b.spoilt(ctx, x.Key, err)))
 	}
-	return x, nil
+	return x, b.lock(ctx, x)
 }
 
 // spoilt deletes a backup that was read back damaged; one that could not be read may be right, and stays.
@@ -118,20 +136,20 @@ func (b *Backups) spoilt(ctx context.Context, key string, err error) error {
 	return nil
 }
 
-// prune deletes those that are too many, never the one just taken, and gives how many are left.
+// prune deletes those that are too many, never the one just taken nor what is locked, and gives how many are left.
 func (b *Backups) prune(ctx context.Context, newest string) (left int, err error) {
 	all, err := b.list(ctx)
 	if err != nil {
 		return 1, err
 	}
-	left = len(all)
+	left, now := len(all), b.Wall()
 	for _, x := range all[:max(0, len(all)-b.Keep)] {
-		if x.Key == newest {
+		if x.Key == newest || b.Lock.For > 0 && !x.Taken.After(now) && b.lockedUntil(x).After(now) {
 			continue
 		}
 		e := b.Store.Delete(ctx, x.Key)
 		if errors.Is(e, objectstore.ErrLocked) {
-			continue // the bucket keeps it, and it goes when that has ended
+			continue // for longer than is asked for now, and it goes when that has ended
 		}
 		if e != nil {
 			err = errors.Join(err, fmt.Errorf("delete backup %s: %w", x.Key, e))

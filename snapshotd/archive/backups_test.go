@@ -183,3 +183,58 @@ func TestBackupOfAnotherClusterIsRefused(t *testing.T) {
 		t.Error(all, err)
 	}
 }
+
+// Without this whoever wants the archive gone could take the backups out of it, or those that are locked would be asked for every
+// hour, or stay for ever: each is locked from when it was taken, and goes when that has ended.
+func TestBackupsAreLocked(t *testing.T) {
+	x := newBacking(t)
+	s, done, err := (&objectstoretest.S3Server{Bucket: "bucket", Locks: true, Clock: x.clock.Wall}).Open(objectstore.S3Config{EveryVersion: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	x.store.Store, x.Lock = s, Locking{For: 5 * time.Hour, Mode: objectstore.Compliance, Wall: x.clock.Wall}
+	locked := func(key string, until time.Time) {
+		t.Helper()
+		if is, err := s.Head(t.Context(), key); err != nil || !is.Lock.Until.Equal(until) || is.Lock.Mode != objectstore.Compliance {
+			t.Errorf("%s: %+v %v, want it locked until %s", key, is.Lock, err, until)
+		}
+	}
+	for n := range 8 {
+		k := x.step(true)
+		locked(k.Newest.Key, k.Newest.Taken.Add(5*time.Hour))
+		if want := min(n+1, 5); k.Count != want || len(x.keys()) != want { // three are to be kept
+			t.Errorf("%d: %d are there, %d told, want %d", n, len(x.keys()), k.Count, want)
+		}
+		if n := x.store.Count("delete"); n != max(0, int(x.entry)-5) {
+			t.Errorf("%d were asked to be deleted", n)
+		}
+		x.clock.Advance(time.Hour)
+	}
+	x.store.Before = failing("extend", errs.ErrUnavailable)
+	had := x.keys()
+	if _, err := x.Step(t.Context()); !errors.Is(err, errs.ErrUnavailable) || len(x.keys()) != len(had)+1 {
+		t.Errorf("the lock failed: %v; %v", err, x.keys())
+	}
+	if _, err := x.Step(t.Context()); !errors.Is(err, errs.ErrUnavailable) {
+		t.Errorf("it is not locked, and nobody says so: %v", err)
+	}
+	x.store.Before = nil
+	x.clock.Advance(time.Minute)
+	k := x.step(false)
+	locked(k.Newest.Key, k.Newest.Taken.Add(5*time.Hour))
+	x.clock.Advance(time.Hour)
+	x.store.After = func(o objectstoretest.Op) error {
+		if o.Name == "readat" {
+			o.Dst[len(o.Dst)/2] ^= 1
+		}
+		return nil
+	}
+	if _, err := x.Step(t.Context()); !errors.Is(err, errs.ErrCorrupt) {
+		t.Error(err)
+	}
+	x.store.After = nil
+	if got := x.keys(); got[len(got)-1] != k.Newest.Key {
+		t.Error("what was read back damaged is locked, and cannot go")
+	}
+}

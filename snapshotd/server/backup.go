@@ -16,7 +16,7 @@ import (
 type BackupConfig struct {
 	// How often metad's state is put into the archive, under metad/. Snapshotds with the same archive take turns. Default 1h.
 	Every config.Duration `yaml:"every"`
-	// How many of this cluster's are kept there; the oldest go. Default 48.
+	// How many of this cluster's are kept there; the oldest go. Those that are locked (lock.for) stay for that long, too. Default 48.
 	Keep int `yaml:"keep"`
 	// None are made.
 	Disabled bool `yaml:"disabled"`
@@ -72,7 +72,7 @@ type backupKeeper struct {
 func newBackupKeeper(s *server) *backupKeeper {
 	c := s.cfg.Backup
 	b := &backupKeeper{s: s, Backups: archive.Backups{Store: s.store, Secret: s.secret, Cluster: s.creds.Self().Cluster, Every: c.Every.Std(), Keep: c.Keep,
-		Fetch: s.metad.TakeBackup, Wall: s.clock.Wall}}
+		Fetch: s.metad.TakeBackup, Wall: s.clock.Wall, Lock: s.locking()}}
 	if !c.Disabled {
 		b.said.EverySeconds, b.said.Keep = uint32(c.Every.Std()/time.Second), uint32(c.Keep)
 		b.said.SinceUnixMs = s.clock.Wall().UnixMilli()

@@ -26,7 +26,7 @@ type Config struct {
 	DataTLS string `yaml:"data_tls"`
 	// Where the archive is, and how it is encrypted.
 	Archive archive.Config `yaml:"archive"`
-	// Object lock (WORM): what is archived is kept as it is, by the S3 server, whoever wants it gone.
+	// Object lock (WORM): what is archived, and backups of metad, are kept as they are, by the S3 server, whoever wants them gone.
 	Lock LockConfig `yaml:"lock"`
 	// Backups of metad's state in the archive.
 	Backup BackupConfig `yaml:"backup"`
@@ -42,7 +42,7 @@ type Config struct {
 
 // LockConfig says how long what is archived is locked. The bucket must have been made with object lock, and have no default retention.
 type LockConfig struct {
-	// How long nobody can delete or change an archived snapshot after it was put there, "30d"; 0: no lock. It is as long for all that a snapshot needs.
+	// How long nobody can delete or change an archived snapshot, or a backup of metad, after it was put there, "30d"; 0: no lock. It is as long for all that a snapshot needs.
 	For config.Duration `yaml:"for"`
 	// governance: whom the bucket's policy allows to can take a lock away; compliance: nobody can. Default governance.
 	Mode objectstore.LockMode `yaml:"mode"`

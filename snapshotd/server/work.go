@@ -65,6 +65,11 @@ func (s *server) dialer(host string) func() *tls.Config {
 	return s.creds.Dialer(pki.Expect{Roles: []pki.Role{pki.RoleBlockd}, Name: host})
 }
 
+// locking is for what is put into the archive from now on.
+func (s *server) locking() archive.Locking {
+	return archive.Locking{For: s.cfg.Lock.For.Std(), Mode: s.cfg.Lock.Mode, Wall: s.clock.Wall}
+}
+
 // run asks metad for work until ctx ends.
 func (w *work) run(ctx context.Context) error {
 	t := w.s.clock.NewTicker(workEvery)
@@ -207,7 +212,7 @@ func (w *work) job(x *uploading, clusterID []byte) (archive.Job, error) {
 	}
 	j := archive.Job{Cluster: [16]byte(clusterID), Volume: v, Disk: u.GetDisk(), Snapshot: x.id, Name: u.GetName(), Created: time.UnixMilli(u.GetCreatedUnixMs()).UTC(),
 		Upload: id.Raw(u.GetUpload()), Again: true, AtOnce: w.s.cfg.ObjectsAtOnce, Store: w.s.store, Secret: w.s.secret,
-		Lock: archive.Locking{For: w.s.cfg.Lock.For.Std(), Mode: w.s.cfg.Lock.Mode, Wall: w.s.clock.Wall}}
+		Lock: w.s.locking()}
 	if len(u.GetBase()) == 16 {
 		j.Base = id.Snapshot(u.GetBase())
 	}
