@@ -24,6 +24,7 @@ type machine struct {
 	bin, dir      string
 	name, address string
 	daemons       map[string]*exec.Cmd
+	tokens        cluster.Secrets // of all machines of the test
 }
 
 // machines have loopback addresses that no other run has.
@@ -39,20 +40,44 @@ func machines(t *testing.T, names ...string) []*machine {
 		}
 	})
 	var out []*machine
+	tokens := make(cluster.Secrets)
 	for i, name := range names {
-		m := &machine{t: t, bin: bin, dir: filepath.Join(top, name), name: name, daemons: make(map[string]*exec.Cmd),
+		m := &machine{t: t, bin: bin, dir: filepath.Join(top, name), name: name, daemons: make(map[string]*exec.Cmd), tokens: tokens,
 			address: fmt.Sprintf("127.%d.%d.%d", 100+os.Getpid()/250%100, 1+os.Getpid()%250, i+1)}
 		must(t, os.MkdirAll(filepath.Join(m.dir, "run"), 0o700))
 		t.Cleanup(func() {
 			m.end("blockd", os.Kill) // in order, each would drain into the others
 			m.end("metad", os.Kill)
 		})
+		t.Cleanup(m.tellsNoSecret)
 		out = append(out, m)
 	}
 	return out
 }
 
 func (m *machine) etc() string { return filepath.Join(m.dir, "etc") }
+
+// tellsNoSecret looks for keys and tokens in the logs, and in what a machine tells if it still knows.
+func (m *machine) tellsNoSecret() {
+	if _, err := os.Stat(m.etc()); err != nil {
+		return // it never joined
+	}
+	logs, err := filepath.Glob(filepath.Join(m.dir, "*.log"))
+	must(m.t, err)
+	keys, err := cluster.SecretsIn(m.etc())
+	must(m.t, err)
+	for _, s := range []cluster.Secrets{keys, m.tokens} {
+		if err := s.CheckFiles(logs...); err != nil {
+			m.t.Error(err)
+		}
+		for _, args := range [][]string{{"status", "-v"}, {"events", "-n", "0", "-o", "json"}} {
+			out, _ := m.try("", args...)
+			if err := s.Check("ashlar "+args[0], []byte(out)); err != nil {
+				m.t.Error(err)
+			}
+		}
+	}
+}
 
 // try runs ashlar on this machine and gives its output and exit code.
 func (m *machine) try(stdin string, args ...string) (string, int) {
@@ -145,6 +170,7 @@ func (m *machine) token(uses string, roles ...string) string {
 		Token string `json:"token"`
 	}
 	m.json(&out, args...)
+	m.tokens[out.Token] = "a join token"
 	return out.Token
 }
 

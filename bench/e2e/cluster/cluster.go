@@ -50,6 +50,7 @@ type Cluster struct {
 	said    strings.Builder
 	extra   map[string]*exec.Cmd // daemons started by StartDaemon
 	held    map[string]*os.File  // their sockets, by HoldSocket
+	hidden  Secrets              // see Hide
 }
 
 // BinDir is where the binaries of this tree are: ASHLAR_BIN, or bin beside go.mod.
@@ -200,10 +201,10 @@ func (c *Cluster) Down() error {
 	return errExtra
 }
 
-// Stop ends the cluster, reads the logs and removes the folder if all was well. What the
+// Stop ends the cluster, reads the logs, looks for secrets in what it tells, and removes the folder if all was well. What the
 // folder holds is kept otherwise, and the error says where.
 func (c *Cluster) Stop(keep bool) error {
-	err := c.Down()
+	err := errors.Join(c.CheckSecrets(), c.Down())
 	err = errors.Join(err, c.CheckLogs())
 	if c.own && err == nil && !keep {
 		return os.RemoveAll(c.Dir)
@@ -362,10 +363,10 @@ func (c *Cluster) startDaemon(daemon, bin string) error {
 	return nil
 }
 
-// stopExtra ends the daemons that we started ourselves, blockds first.
+// stopExtra ends the daemons that we started ourselves, metads last.
 func (c *Cluster) stopExtra() error {
 	var all error
-	for _, prefix := range []string{"b", "m"} {
+	for _, prefix := range []string{"s", "b", "m"} {
 		c.mu.Lock()
 		var names []string
 		for name, cmd := range c.extra {
