@@ -58,7 +58,8 @@ type Opener struct {
 
 	fences  []*fencing
 	runs    [storeproto.Kinds]run
-	covered bool // Covered was called
+	ended   id.Epoch // the highest epoch whose opening is known to have ended: see served
+	covered bool     // Covered was called
 	fetch   fetching
 	loss    bool // an accepted loss was used
 	over    bool

@@ -81,7 +81,7 @@ func (o *Opener) lend(f *fencing) {
 			continue
 		}
 		i := slices.IndexFunc(o.inForce, func(e Ensemble) bool { return e.ID == st.Stream.Ensemble })
-		if i < 0 {
+		if i < 0 || o.inForce[i].ID.Epoch < o.ended {
 			continue
 		}
 		e, k := &o.inForce[i], st.Stream.Kind
@@ -96,6 +96,20 @@ func (o *Opener) lend(f *fencing) {
 	}
 }
 
+// served: a batch of an epoch proves that the opening of that epoch ended, for its owner appended it.
+// What counts of older ensembles was in the list that replaced theirs; what they have beyond is what
+// that opening discarded. They are asked only where a rebuilt metad found them again.
+func (o *Opener) served(e id.Epoch) {
+	if e <= o.ended {
+		return
+	}
+	o.ended = e
+	for k := range o.runs {
+		r := &o.runs[k]
+		r.sources = slices.DeleteFunc(r.sources, func(s *source) bool { return s.stream.Ensemble.Epoch < e })
+	}
+}
+
 // recover reads on: the meta run, then, when the volume knows what it covers, the journal.
 func (o *Opener) recover(now time.Duration, fx *Effects) {
 	meta := &o.runs[storeproto.Meta]
@@ -107,13 +121,12 @@ func (o *Opener) recover(now time.Duration, fx *Effects) {
 		fx.Meta = &MetaRun{Batches: meta.batches}
 		return
 	}
-	journal := &o.runs[storeproto.Journal]
-	if !journal.begun || journal.done {
+	journal, op := &o.runs[storeproto.Journal], o.core.opening
+	if !journal.begun || op.filled {
 		return
 	}
 	o.read(now, storeproto.Journal, fx)
-	if journal.done {
-		op := o.core.opening
+	if journal.done { // or it was before: what was fetched last may have ended it
 		op.filled = true
 		o.core.advance(now, fx)
 	}
@@ -301,6 +314,7 @@ func (o *Opener) take(now time.Duration, batches []*storeproto.Batch, fx *Effect
 			return nil
 		}
 		r.epoch, r.next = b.Epoch, b.Last()+1
+		o.served(b.Epoch)
 		took++
 		r.batches = append(r.batches, b)
 		o.core.fill(now, k, b, fx)
