@@ -346,7 +346,16 @@ const foundMax = EnsemblesMax / 2
 // which the targets of openings that broke off, nobody knows; what the former have and
 // the latter lack, the union has. So it is with the target of an opening that was under way
 // when the backup was taken: it may have become the list since, and hold what was acknowledged.
+//
+// What is older than the highest checkpoint is not looked at: that checkpoint's epoch replaced the
+// list, and what counted of it was in the list that it put there. What the older has beyond is
+// what was discarded then, and its stores may be gone long since.
 func (m *Machine) takeEnsembles(v *Volume, s *seen) {
+	var since id.Epoch
+	if v.Checkpoint != nil {
+		since = v.Checkpoint.Epoch
+	}
+	v.List = slices.DeleteFunc(v.List, func(e cluster.Ensemble) bool { return e.ID.Epoch < since })
 	for i := range v.List {
 		if e := &v.List[i]; e.ID.Epoch != v.List[0].ID.Epoch {
 			e.Found = true
@@ -357,7 +366,7 @@ func (m *Machine) takeEnsembles(v *Volume, s *seen) {
 		last = e.ID
 	}
 	for _, e := range slices.SortedFunc(maps.Keys(s.ensembles), compareEnsembles) {
-		if compareEnsembles(e, last) <= 0 {
+		if compareEnsembles(e, last) <= 0 || e.Epoch < since {
 			continue
 		}
 		tails := slices.Clone(s.ensembles[e])
