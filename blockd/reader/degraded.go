@@ -68,7 +68,7 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
-	total := int(p.where.K) + int(p.where.M)
+	total, mayWait := int(p.where.K)+int(p.where.M), cause == errSlow
 	b, cause := p.elsewhere(cause)
 	if b != nil {
 		return b, nil
@@ -80,7 +80,7 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 		if i == int(p.index) {
 			continue
 		}
-		o := &other{index: uint8(i), bytes: buf.Get(int(p.count) * storeproto.BlockSize), answers: answers}
+		o := p.other(uint8(i), answers)
 		if !p.ask(o) {
 			o.bytes.Release()
 			failures = append(failures, p.r.nobody(p.seg, p.where, o.index))
@@ -108,11 +108,14 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 	if asked > 0 {
 		go drainOthers(answers, asked)
 	}
-	defer func() {
-		for _, o := range used {
-			o.bytes.Release()
+	if len(pieces) < int(p.where.K) && !mayWait {
+		var own *buf.Buffer
+		if own, pieces, used = p.askAway(pieces, used); own != nil {
+			release(used)
+			return own, nil
 		}
-	}()
+	}
+	defer release(used)
 	if len(pieces) < int(p.where.K) {
 		return nil, p.tooFew(len(pieces), failures)
 	}
@@ -124,12 +127,65 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 	return dst, nil
 }
 
+// askAway asks the stores that this host believes away, all at once, for what too few others
+// have: metad, whose word that is, may be away itself. It gives the part's own blocks, or
+// adds to the pieces. Every answer is checked as any other; that there is none, or not the right
+// one, tells nothing new of a shard.
+func (p *part) askAway(pieces []stripe.Piece, used []*other) (*buf.Buffer, []stripe.Piece, []*other) {
+	var asked []*other
+	var have [256]bool
+	for i := range pieces {
+		have[pieces[i].Index] = true
+	}
+	answers := make(chan *other, awayMax)
+	for i := range int(p.where.K) + int(p.where.M) {
+		if have[i] {
+			continue
+		}
+		for _, store := range p.r.away(p.seg, p.where, uint8(i)) {
+			if len(asked) < awayMax {
+				o := p.other(uint8(i), answers)
+				asked = append(asked, o)
+				p.askOf(o, store)
+			}
+		}
+	}
+	var own *buf.Buffer
+	left := len(asked)
+	for ; left > 0 && own == nil && len(pieces) < int(p.where.K); left-- {
+		switch o := <-answers; {
+		case o.verify(p) != nil || have[o.index]:
+			o.bytes.Release()
+		case o.index == p.index:
+			own = o.bytes
+		default:
+			have[o.index] = true
+			pieces = append(pieces, stripe.Piece{Index: o.index, Generation: o.req.Got, Data: o.bytes.Bytes()})
+			used = append(used, o)
+		}
+	}
+	if left > 0 {
+		go drainOthers(answers, left)
+	}
+	return own, pieces, used
+}
+
+// awayMax bounds the stores that one read asks though they are believed away.
+const awayMax = 32
+
+func release(all []*other) {
+	for _, o := range all {
+		o.bytes.Release()
+	}
+}
+
 // elsewhere reads the part from another store that may have its shard: the one that
 // was given the slot, when the older holder failed, or the other way round. If all of
 // them fail it gives no bytes, and what the failures together say.
 func (p *part) elsewhere(cause error) (*buf.Buffer, error) {
 	for nth := 1; cause != errSlow; nth++ {
-		o := &other{index: p.index, nth: nth, bytes: buf.Get(int(p.count) * storeproto.BlockSize), answers: make(chan *other, 1)}
+		o := p.other(p.index, make(chan *other, 1))
+		o.nth = nth
 		if !p.ask(o) {
 			o.bytes.Release()
 			break
@@ -176,7 +232,7 @@ func (r *Reader) perhaps(s id.Segment, w Where, shard uint8, err error) error {
 		return err
 	}
 	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
-		if st, known := t.Store(ref.Store); known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost && !st.State.Serves() {
+		if isAway(t, ref) {
 			return fmt.Errorf("%v, but store %s is away and may have it: %w", err, ref.Store, errs.ErrUnavailable)
 		}
 	}
@@ -238,18 +294,26 @@ type other struct {
 	answers chan *other
 }
 
+// other is a read of another shard that is not asked for yet.
+func (p *part) other(index uint8, answers chan *other) *other {
+	return &other{index: index, bytes: buf.Get(int(p.count) * storeproto.BlockSize), answers: answers}
+}
+
 func (p *part) ask(o *other) bool {
 	store, _, ok := p.r.storeOf(p.seg, p.where, o.index, o.nth)
-	if !ok {
-		return false
+	if ok {
+		p.askOf(o, store)
 	}
+	return ok
+}
+
+func (p *part) askOf(o *other, store storeproto.Store) {
 	o.req = storeproto.ReadShard{
 		Segment: p.seg, Generation: p.where.Generation, Index: o.index, First: p.first, Count: p.count, Class: p.class,
 		Dst: o.bytes.Bytes(), Sums: make([]uint32, p.count),
 		Done: func(*storeproto.ReadShard) { o.answers <- o },
 	}
 	store.ReadShard(&o.req)
-	return true
 }
 
 // verify checks an other shard's answer and its blocks.

@@ -116,60 +116,76 @@ func (r *Reader) Find(ctx context.Context, s id.Segment) (Where, error) {
 	return r.lookFor(ctx, s)
 }
 
-// lookFor asks every store that may have a shard of the segment. The first generation of
-// which k shards are there is the answer.
+// lookFor asks every store that may have a shard of the segment, and where that is not enough those
+// that are believed away. The first generation of which k shards are there is the answer.
 func (r *Reader) lookFor(ctx context.Context, s id.Segment) (Where, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	type answer struct {
-		heads []storeproto.ShardHead
-		err   error
-	}
-	stores, away := r.holders(s)
-	answers := make(chan answer, len(stores))
-	for _, store := range stores {
-		go func() {
-			heads, err := store.ShardHeads(ctx, s)
-			answers <- answer{heads, err}
-		}()
-	}
-	have := make(map[Where]map[uint8]bool)
-	var failures []error
-	for range stores {
-		a := <-answers
-		if a.err != nil && !errors.Is(a.err, errs.ErrNotFound) {
-			away++
-			failures = append(failures, a.err)
-		}
-		for i := range a.heads {
-			h := &a.heads[i]
-			w, ok := whereOfHead(s, h)
-			if !ok {
-				continue
-			}
-			if have[w] == nil {
-				have[w] = make(map[uint8]bool)
-			}
-			if have[w][h.Index] = true; len(have[w]) >= int(w.K) {
-				return w, nil
-			}
+	l := looking{segment: s, have: make(map[Where]map[uint8]bool)}
+	stores, away, silent := r.holders(s)
+	for _, round := range [][]storeproto.Store{stores, away} {
+		if w, ok := l.ask(ctx, round); ok {
+			return w, nil
 		}
 	}
-	if away > 0 {
-		return Where{}, fmt.Errorf("find inherited segment %s: %d stores that may have it did not answer (%v): %w", s, away, errors.Join(failures...), errs.ErrUnavailable)
+	if n := silent + len(away) + len(l.failures); n > 0 {
+		return Where{}, fmt.Errorf("find inherited segment %s: stores that may have it did not answer (%v): %w", s, errors.Join(l.failures...), errs.ErrUnavailable)
 	}
 	return Where{}, fmt.Errorf("find inherited segment %s: no generation of it is whole: %w", s, errs.ErrNotFound)
 }
 
-// holders are the stores that may have shards of a segment, and how many more cannot be asked now.
-func (r *Reader) holders(s id.Segment) (out []storeproto.Store, away int) {
+// looking is what the headers that came have told of a segment.
+type looking struct {
+	segment  id.Segment
+	have     map[Where]map[uint8]bool
+	failures []error
+}
+
+// ask asks stores at once; true: k shards of a generation are there.
+func (l *looking) ask(ctx context.Context, stores []storeproto.Store) (Where, bool) {
+	type answer struct {
+		heads []storeproto.ShardHead
+		err   error
+	}
+	answers := make(chan answer, len(stores))
+	for _, store := range stores {
+		go func() {
+			heads, err := store.ShardHeads(ctx, l.segment)
+			answers <- answer{heads, err}
+		}()
+	}
+	for range stores {
+		a := <-answers
+		if a.err != nil && !errors.Is(a.err, errs.ErrNotFound) {
+			l.failures = append(l.failures, a.err)
+		}
+		for i := range a.heads {
+			h := &a.heads[i]
+			w, ok := whereOfHead(l.segment, h)
+			if !ok {
+				continue
+			}
+			if l.have[w] == nil {
+				l.have[w] = make(map[uint8]bool)
+			}
+			if l.have[w][h.Index] = true; len(l.have[w]) >= int(w.K) {
+				return w, true
+			}
+		}
+	}
+	return Where{}, false
+}
+
+// holders are the stores that may have shards of a segment: those that serve, those that are
+// believed away, and how many more cannot be asked now.
+func (r *Reader) holders(s id.Segment) (out, away []storeproto.Store, silent int) {
 	t := r.cfg.Topology()
 	if t == nil {
-		return nil, 1
+		return nil, nil, 1
 	}
 	g, ok := t.PG(s.PG())
 	if !ok {
-		return nil, 1
+		return nil, nil, 1
 	}
 	seen := make(map[cluster.StoreRef]bool)
 	for _, v := range g.Versions {
@@ -181,11 +197,15 @@ func (r *Reader) holders(s id.Segment) (out []storeproto.Store, away int) {
 			if body, _, ok := r.answering(t, ref, 0); ok {
 				out = append(out, body)
 			} else if st, known := t.Store(ref.Store); known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost {
-				away++
+				if body, ok := r.cfg.Stores.Store(ref.Store); ok {
+					away = append(away, body)
+				} else {
+					silent++
+				}
 			}
 		}
 	}
-	return out, away
+	return out, away, silent
 }
 
 // whereOfHead is how a shard's header says that its generation is kept.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -124,20 +125,38 @@ func (r *Reader) learn(n generationName, w Where) {
 }
 
 // Entries gives the header entries of all slots of a segment, from any store that has
-// them; those of slots that the generation has dropped are zero. Errors: as of a Request.
+// them; those of slots that the generation has dropped are zero. Stores that are believed away
+// are asked where the others do not know them all. Errors: as of a Request.
 func (r *Reader) Entries(ctx context.Context, s id.Segment, w Where) ([]uint64, error) {
 	all := make([]uint64, w.Slots)
 	have := make([]bool, w.K) // data shards whose own slots are in all
 	var failures []error
+	for _, head := range []headFunc{r.head, r.headAway} {
+		entries, e := r.entries(ctx, s, w, all, have, head)
+		if entries != nil {
+			return r.learned(s, w, entries)
+		}
+		if failures == nil {
+			failures = e
+		}
+	}
+	return nil, headsMissing(s, w, failures)
+}
+
+// headFunc asks somebody for the header of one shard.
+type headFunc func(context.Context, id.Segment, Where, uint8) (*storeproto.ShardHead, error)
+
+// entries asks for the header of one shard after the other, and gives the entries of all slots when they are known.
+func (r *Reader) entries(ctx context.Context, s id.Segment, w Where, all []uint64, have []bool, head headFunc) (_ []uint64, failures []error) {
 	for n := range int(w.K) + int(w.M) {
 		i := (n + int(w.K)) % (int(w.K) + int(w.M)) // parity shards first: they know all slots
-		h, err := r.head(ctx, s, w, uint8(i))
+		h, err := head(ctx, s, w, uint8(i))
 		switch {
 		case err != nil:
 			failures = append(failures, r.perhaps(s, w, uint8(i), err))
 			continue
 		case len(h.Entries) == int(w.Slots):
-			return r.learned(s, w, h.Entries)
+			return h.Entries, nil
 		case w.Kept > 0 || i >= int(w.K) || !ownEntries(all, h):
 			failures = append(failures, &errs.Corrupt{
 				Place: fmt.Sprintf("shard %d of %s", i, s), Offset: -1, What: "entries", Want: uint64(w.Slots), Got: uint64(len(h.Entries))})
@@ -145,12 +164,10 @@ func (r *Reader) Entries(ctx context.Context, s id.Segment, w Where) ([]uint64, 
 		}
 		have[i] = true
 	}
-	for _, ok := range have {
-		if !ok {
-			return nil, headsMissing(s, w, failures)
-		}
+	if slices.Contains(have, false) {
+		return nil, failures
 	}
-	return r.learned(s, w, all)
+	return all, nil
 }
 
 // ownEntries puts the entries of a data shard's own slots in their places.
@@ -185,21 +202,29 @@ func (r *Reader) learned(s id.Segment, w Where, entries []uint64) ([]uint64, err
 
 // head asks the stores that may have one shard for its header.
 func (r *Reader) head(ctx context.Context, s id.Segment, w Where, shard uint8) (h *storeproto.ShardHead, err error) {
-	h, err = r.headOf(ctx, s, w, shard, 0)
-	for nth := 1; err != nil; nth++ {
-		if _, _, more := r.storeOf(s, w, shard, nth); !more {
+	err = fmt.Errorf("shard %d: its store is not known: %w", shard, errs.ErrUnavailable)
+	for nth := 0; err != nil; nth++ {
+		store, _, ok := r.storeOf(s, w, shard, nth)
+		if !ok {
 			break
 		}
-		h, err = r.headOf(ctx, s, w, shard, nth)
+		h, err = headOf(ctx, store, s, w, shard)
 	}
 	return h, err
 }
 
-func (r *Reader) headOf(ctx context.Context, s id.Segment, w Where, shard uint8, nth int) (*storeproto.ShardHead, error) {
-	store, _, ok := r.storeOf(s, w, shard, nth)
-	if !ok {
-		return nil, fmt.Errorf("shard %d: its store is not known: %w", shard, errs.ErrUnavailable)
+// headAway asks those that may have it and are believed away.
+func (r *Reader) headAway(ctx context.Context, s id.Segment, w Where, shard uint8) (h *storeproto.ShardHead, err error) {
+	err = fmt.Errorf("shard %d: nobody who may have it is believed away: %w", shard, errs.ErrUnavailable)
+	for _, store := range r.away(s, w, shard) {
+		if h, err = headOf(ctx, store, s, w, shard); err == nil {
+			break
+		}
 	}
+	return h, err
+}
+
+func headOf(ctx context.Context, store storeproto.Store, s id.Segment, w Where, shard uint8) (*storeproto.ShardHead, error) {
 	heads, err := store.ShardHeads(ctx, s)
 	if err != nil {
 		return nil, fmt.Errorf("shard %d: %w", shard, err)

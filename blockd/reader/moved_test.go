@@ -81,6 +81,9 @@ func TestReaderFindsTheRebuiltShard(t *testing.T) {
 func TestShardOfAStoreThatIsAwayIsNotGone(t *testing.T) {
 	b := newBench(t)
 	b.move(3, cluster.StoreDown)
+	for _, s := range b.stores[:3] {
+		s.Crash(1)
+	}
 	if _, err := b.read(0, slots); !errors.Is(err, errs.ErrUnavailable) {
 		t.Errorf("the read fails with %v", err)
 	}

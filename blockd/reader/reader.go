@@ -282,6 +282,30 @@ func (r *Reader) answering(t *cluster.Topology, ref cluster.StoreRef, nth int) (
 	return body, asked{ref.Store, known && st.Slow}, ok
 }
 
+// isAway tells whether a store may have what it had, and is believed not to answer.
+func isAway(t *cluster.Topology, ref cluster.StoreRef) bool {
+	st, known := t.Store(ref.Store)
+	return known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost && !st.State.Serves()
+}
+
+// away gives the bodies of the stores that may have a shard and are believed not to answer.
+func (r *Reader) away(s id.Segment, w Where, shard uint8) (out []storeproto.Store) {
+	t := r.cfg.Topology()
+	if t == nil {
+		return nil
+	}
+	g, ok := t.PG(s.PG())
+	if !ok {
+		return nil
+	}
+	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
+		if body, ok := r.cfg.Stores.Store(ref.Store); ok && isAway(t, ref) {
+			out = append(out, body)
+		}
+	}
+	return out
+}
+
 // answered takes a store's answer.
 func (p *part) answered(q *storeproto.ReadShard) {
 	r := p.r
