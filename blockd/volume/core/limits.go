@@ -29,7 +29,8 @@ type Limits struct {
 	LongBlocksMin int
 	// ReadPatience is how long a read waits for shards of which too few answer, before it fails.
 	ReadPatience time.Duration
-	// ReapRetry is after how long stores that could not be asked for leftovers are asked again.
+	// ReapRetry is after how long stores that could not be asked for leftovers are asked again, and
+	// how long after an opening the checkpoint is cut that asking waits for, where none is due.
 	ReapRetry time.Duration
 	// CheckpointBytes of packed data or CheckpointMeta bytes of meta records since the last cause a
 	// checkpoint, and so do CheckpointDirty dirty pages or CheckpointDead bytes of dead segments.

@@ -121,7 +121,7 @@ func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 	c.assigned, c.acked = o.Next[storeproto.Journal]-1, o.Next[storeproto.Journal]-1
 	c.taken = c.assigned
 	c.meta.acked = o.Next[storeproto.Meta] - 1
-	c.reap.run = c.acked
+	c.reap.run, c.reap.hasty = c.acked, now+c.cfg.Limits.ReapRetry
 	l.run = o.Journal
 	for _, b := range o.Meta {
 		b.Release()

@@ -25,11 +25,12 @@ type Leftover struct {
 }
 
 type reapState struct {
-	wanted bool   // by Config.Leftovers, until it is done
-	run    id.LSN // the last record of the recovered run
-	ready  bool   // a checkpoint that covers it, of this epoch, is in metad
-	busy   bool   // the shell lists
-	whole  bool   // and every store has answered
+	wanted bool          // by Config.Leftovers, until it is done
+	run    id.LSN        // the last record of the recovered run
+	ready  bool          // a checkpoint that covers it, of this epoch, is in metad
+	hasty  time.Duration // when one is cut for this alone; 0: that is done
+	busy   bool          // the shell lists
+	whole  bool          // and every store has answered
 	again  time.Duration
 	doomed map[id.Segment]id.Generation // leftovers whose deletes are on their way
 }
@@ -38,6 +39,29 @@ type reapState struct {
 func (c *Core) reapReady(k *record.Checkpoint) {
 	r := &c.reap
 	r.ready = r.ready || k.Epoch == c.cfg.Epoch && k.Covered >= r.run
+}
+
+// hastenReap has, once an epoch, that checkpoint cut where none is due by itself: an owner of a disk that
+// nobody writes to cuts none, and what dead owners left there would stay, and keep its group's
+// older code.
+func (c *Core) hastenReap(now time.Duration, fx *Effects) {
+	r := &c.reap
+	if !r.wanted || r.ready || r.hasty == 0 || now < r.hasty || c.state != stateServing || c.cfg.Frozen {
+		return
+	}
+	if c.check.covered < r.run {
+		if c.active.empty() && c.acked >= c.active.first {
+			c.active.last = c.acked // records that say nothing are covered, too
+		}
+		if c.active.first <= r.run {
+			c.seal(now, fx)
+		}
+		return
+	}
+	if c.check.running == nil && c.check.asking == nil { // else that one may do
+		r.hasty = 0
+		c.stir(now, fx)
+	}
 }
 
 // startReap asks the shell for what stores have of older epochs. Deletes on their way are not

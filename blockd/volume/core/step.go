@@ -122,6 +122,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.startClean(now, fx)
 	c.startHydrate(now, fx)
 	c.startFlatten(now, fx)
+	c.hastenReap(now, fx)
 	c.startReap(now, fx)
 	c.endHold(now)
 	corks := c.corks

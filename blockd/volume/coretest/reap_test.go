@@ -64,6 +64,37 @@ func TestLeftoversOfADeadOwnerAreReaped(t *testing.T) {
 	}
 }
 
+// A disk that nobody writes to is never due for a checkpoint. Without one for this alone what a
+// dead owner left there would never be looked for, and its group would keep an older code for as
+// long (bench/sim, seed 82). One is enough: a quiet disk is not to wear its stores.
+func TestOwnerOfAQuietDiskFindsLeftovers(t *testing.T) {
+	s := orphaned(t)
+	s.seal()
+	s.seal()
+	if st := s.stats(); st.Leftovers != 1 || st.Checkpoints != 1 || len(s.older()) != 1 {
+		t.Fatalf("%d segments, %+v", len(s.older()), st)
+	}
+	for range 5 {
+		s.seal()
+	}
+	if n := s.stats().Checkpoints; n != 1 {
+		t.Errorf("%d checkpoints of a quiet disk", n)
+	}
+	s.good()
+	s.crash() // nothing is recovered now that a checkpoint does not cover, and nothing was left
+	for range 5 {
+		s.seal()
+	}
+	if st := s.stats(); st.Leftovers != 0 || st.Checkpoints > 1 {
+		t.Errorf("%+v", st)
+	}
+	for _, x := range s.Metad.Spans(s.volume) {
+		if x.Epoch < s.Owner().epoch {
+			t.Errorf("metad still keeps the span %+v", x)
+		}
+	}
+}
+
 // Before a checkpoint of the own epoch covers the recovered run, a segment may be named by
 // records that are not in the table yet: nothing is judged.
 func TestLeftoversWaitForACheckpointThatCoversTheRun(t *testing.T) {
