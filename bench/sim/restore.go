@@ -35,7 +35,7 @@ func (m *metad) backups() {
 }
 
 func (m *metad) backUp() {
-	if !m.silent() {
+	if m.restore == nil {
 		m.backup = m.m.Snapshot()
 	}
 }
@@ -43,11 +43,11 @@ func (m *metad) backUp() {
 // silent tells that nobody gets an answer.
 func (m *metad) silent() bool { return m.away || m.restore != nil }
 
-// restoreMetad puts the backup in the place of the state, once in some of every third world.
+// restoreMetad puts the backup in the place of the state, at most once in a world.
 func (m *menu) restoreMetad() bool {
 	md := m.w.metad
 	rolling := slices.ContainsFunc(m.w.disks, func(d *disk) bool { return d.held || d.leaves })
-	if m.w.cfg.Seed%3 > 0 || md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling || m.w.rng.IntN(3) > 0 {
+	if md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling {
 		return false
 	}
 	x, err := state.Restore(md.backup)

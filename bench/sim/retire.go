@@ -14,15 +14,12 @@ import (
 // retire deletes a disk; its snapshots stay, or go as far as no clone reads them.
 func (d *disk) retire() {
 	w := d.w
-	live := 0
-	for _, x := range w.disks {
-		if !x.retired && !x.leaves {
-			live++
-		}
-	}
+	stays := slices.ContainsFunc(w.disks, func(x *disk) bool { // clones go by themselves
+		return x != d && x.from == nil && !x.retired && !x.leaves
+	})
 	v, ok := w.metad.m.Volume(d.id)
 	taking := func(s cluster.Snapshot) bool { return s.State == cluster.SnapshotCreating }
-	if !ok || live < 3 || d.gone || d.held || d.leaves || d.retired || slices.ContainsFunc(v.Snapshots, taking) {
+	if !ok || !stays || d.gone || d.held || d.leaves || d.retired || slices.ContainsFunc(v.Snapshots, taking) {
 		return
 	}
 	mode := state.SnapshotsStay
@@ -56,6 +53,7 @@ func (d *disk) buried() bool {
 			}
 		}
 		d.end()
+		d.w.metad.backUp() // from an older one the disk comes back
 	}
 	return d.gone
 }
