@@ -80,7 +80,7 @@ type Coverage struct {
 	Requests  uint64
 	Orphans   uint64
 	Cleaned   uint64 // segments rewritten or merged
-	Opened    uint64
+	Opened    uint64 // openings that ended
 	Repaired  uint64 // groups that were moved, and are whole
 	Balanced  uint64 // slots that moved to emptier stores
 	Recoded   uint64 // groups that got a better code, and have nothing of the older one left
@@ -120,7 +120,7 @@ func (c *Coverage) Merge(o *Coverage) {
 // Missing are the kinds that no world had.
 func (c *Coverage) Missing() (out []Kind) {
 	for k := Kind(1); k < kinds; k++ {
-		if c.Seeds[k] == 0 && k != MetadRestored { // which is asked for apart
+		if c.Seeds[k] == 0 {
 			out = append(out, k)
 		}
 	}

@@ -142,6 +142,7 @@ func (e *engine) opening(fx *core.Effects) {
 	}
 	if o := j.Opened; o != nil {
 		j.Opened, e.opener = nil, nil
+		e.w.cover.Opened++
 		e.w.led.opened(e, o)
 		if err := e.core.Start(now, o, fx); err != nil {
 			e.end(err)

@@ -55,6 +55,8 @@ type Config struct {
 	Volumes              int
 	// IOs and Faults are how many of each there must have been before all is healed.
 	IOs, Faults uint64
+	// Patience is how long there may be too few of them. 0: ten minutes.
+	Patience time.Duration
 	// Calm: nothing goes wrong. Only: no other fault than this.
 	Calm bool
 	Only Kind

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // run lives one world.
@@ -46,6 +47,12 @@ func fail(t *testing.T, w *World, err error) {
 	t.Errorf("%v\nagain: SEED=%d make sim (TRACE=1 for all of it)\n... %s", err, w.cfg.Seed, strings.Join(lines, "\n    "))
 }
 
+// What every world must have had, however it is made.
+const (
+	iosMin    = 10_000
+	faultsMin = 20
+)
+
 // unitSeeds is how many worlds a plain go test lives.
 const unitSeeds = 1
 
@@ -73,11 +80,14 @@ func TestWorlds(t *testing.T) {
 						return
 					}
 					w, err := run(t, ForSeed(seed))
+					c := w.Coverage()
 					if err != nil {
 						fail(t, w, err)
+					} else if c.IOs < iosMin || c.faults() < faultsMin {
+						t.Errorf("seed %d passes with %d I/Os and %d faults", seed, c.IOs, c.faults())
 					}
 					mu.Lock()
-					sum.Merge(w.Coverage())
+					sum.Merge(c)
 					mu.Unlock()
 				}
 			})
@@ -100,6 +110,15 @@ func TestCalmWorld(t *testing.T) {
 	w, err := run(t, cfg)
 	if err != nil {
 		fail(t, w, err)
+	}
+}
+
+// Without this a world in which hardly anything happens would count as one that held.
+func TestWorldWithTooFewFaultsFails(t *testing.T) {
+	cfg := ForSeed(1)
+	cfg.IOs, cfg.Faults, cfg.Patience = 1, 20, 100*time.Millisecond
+	if w, err := run(t, cfg); err == nil || !strings.Contains(err.Error(), string(CheckWorld)) {
+		t.Errorf("%d faults: %v", w.Coverage().faults(), err)
 	}
 }
 
