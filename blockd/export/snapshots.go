@@ -151,11 +151,9 @@ func (x *Exports) Snapshot(ctx context.Context, o client.SnapshotOrder) (id.Epoc
 		err = vol.RollBack(ctx, cluster.Rollback{To: o.Snapshot, Safety: o.Safety})
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_PREPARE: // the disk is open
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_HOLD:
-		err = vol.TakeHeld(ctx, o.Snapshot, holdMax)
+		err = vol.HoldSnapshot(ctx, o.Snapshot, holdMax)
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_RELEASE:
-		if !vol.ReleaseHold(o.Snapshot) {
-			err = fmt.Errorf("what came after the snapshot of disk %s was not held back: %w", o.Volume, errs.ErrTimeout)
-		}
+		err = vol.ReleaseSnapshot(ctx, o.Snapshot)
 	case o.Drop:
 		err = vol.DropSnapshot(ctx, o.Snapshot)
 	default:

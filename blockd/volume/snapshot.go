@@ -17,22 +17,38 @@ import (
 // on two stores, and every later owner has the snapshot. The same id again is the same
 // snapshot. After another error it may be there or not.
 func (v *Volume) TakeSnapshot(ctx context.Context, s id.Snapshot) error {
-	return v.TakeHeld(ctx, s, 0)
+	done, _ := v.mark(s, 0)
+	return v.marked(ctx, s, done, 0)
 }
 
-// TakeHeld is TakeSnapshot with a hold behind the mark: nothing that comes after it is acknowledged or read before
-// ReleaseHold, or until hold has passed. An error of class errs.ErrConflict: there is a hold already.
-func (v *Volume) TakeHeld(ctx context.Context, s id.Snapshot, hold time.Duration) error {
-	done := make(chan error, 1)
+// heldMark is a mark with a hold behind it.
+type heldMark struct {
+	snapshot id.Snapshot
+	done     <-chan error
+}
+
+// mark gives a snapshot its place in the order of writes. Done hears how its mark ends: nil, it is durable.
+// Held: it has its place, and what comes behind is held back.
+func (v *Volume) mark(s id.Snapshot, hold time.Duration) (done chan error, held bool) {
+	done = make(chan error, 1)
 	fx := effects.Get().(*core.Effects)
 	v.mu.Lock()
 	if v.closed || v.opener != nil {
 		v.mu.Unlock()
 		effects.Put(fx)
-		return fmt.Errorf("take snapshot %s: %w", s, errs.ErrStaleEpoch)
+		done <- errs.ErrStaleEpoch
+		return done, false
 	}
 	v.core.Submit(v.cfg.Clock.Now(), &core.Op{Kind: core.OpMark, Snapshot: id.Raw(s), Hold: hold, User: done}, fx)
+	if held = hold > 0 && v.core.Holds(id.Raw(s)); held {
+		v.held = heldMark{s, done}
+	}
 	v.unlock(fx)
+	return done, held
+}
+
+// marked waits for the end of a mark.
+func (v *Volume) marked(ctx context.Context, s id.Snapshot, done <-chan error, held time.Duration) error {
 	var err error
 	select {
 	case err = <-done:
@@ -42,16 +58,37 @@ func (v *Volume) TakeHeld(ctx context.Context, s id.Snapshot, hold time.Duration
 	if err != nil {
 		return fmt.Errorf("take snapshot %s: %w", s, err)
 	}
-	v.log.Info("snapshot taken", "snapshot", s.String())
+	v.log.Info("snapshot taken", "snapshot", s.String(), "held", held)
 	return nil
 }
 
-// ReleaseHold ends the hold of TakeHeld, and tells whether it stood until now.
-func (v *Volume) ReleaseHold(s id.Snapshot) (stood bool) {
+// HoldSnapshot gives the mark of a snapshot its place, with a hold behind it: nothing that comes after it is acknowledged or
+// read before ReleaseSnapshot, or until hold has passed. The mark may not be durable yet when it returns nil. An error of class errs.ErrConflict: there is
+// a hold already.
+func (v *Volume) HoldSnapshot(ctx context.Context, s id.Snapshot, hold time.Duration) error {
+	done, held := v.mark(s, hold)
+	if held {
+		return nil
+	}
+	return v.marked(ctx, s, done, 0)
+}
+
+// ReleaseSnapshot ends the hold of HoldSnapshot, and then waits for the mark. When it returns nil the hold stood until it was ended, and the
+// mark is durable on two stores.
+func (v *Volume) ReleaseSnapshot(ctx context.Context, s id.Snapshot) error {
+	var held time.Duration
+	var stood bool
+	var done <-chan error
 	v.step(func(now time.Duration, fx *core.Effects) {
-		stood = v.opener == nil && v.core.ReleaseHold(now, id.Raw(s), fx)
+		if v.opener == nil {
+			held, stood = v.core.ReleaseHold(now, id.Raw(s), fx)
+			done = v.held.done
+		}
 	})
-	return stood
+	if !stood {
+		return fmt.Errorf("what came after snapshot %s of disk %s was not held back: %w", s, v.id, errs.ErrTimeout)
+	}
+	return v.marked(ctx, s, done, held)
 }
 
 // DropSnapshot deletes a snapshot. When it returns nil nothing of it is in any checkpoint

@@ -93,6 +93,7 @@ type Volume struct {
 	topo    uint64
 	spread  journal.Spread
 	gone    map[id.Raw]chan struct{} // closed when nothing of that snapshot is left
+	held    heldMark                 // the last one
 	frozen  bool                     // see Frozen
 	archive *restore.Disk            // nil: nothing was read there yet
 	lent    *lent

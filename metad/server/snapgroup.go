@@ -14,9 +14,9 @@ import (
 	"ashlar.dev/pkg/id"
 )
 
-// Snapshots of several disks at one point in time. Each owner takes its mark and holds back what comes after it, until this
-// leader knows that all marks are durable. The group counts if every release says that its hold still
-// stood, and if no disk has got another owner meanwhile (state.EndSnapshots). It is arranged by one call on one leader
+// Snapshots of several disks at one point in time. Each owner gives its mark a place in the order of writes and holds back what comes after it, until this
+// leader knows that all marks have their places. The group counts if every owner says, when its mark is durable, that its hold stood
+// until it was released, and if no disk has got another owner meanwhile (state.EndSnapshots). It is arranged by one call on one leader
 // and known to nobody else: what another leader finds half taken it has deleted.
 
 const (
@@ -135,7 +135,7 @@ func (r *reign) takeGroup(ctx context.Context, g []state.GroupMember, name strin
 		err = r.orderStep(ctx, g, api.SnapshotStep_SNAPSHOT_STEP_HOLD, groupHold)
 		// Also after a failure: no writer waits longer than it must.
 		err = errors.Join(err, r.orderStep(ctx, g, api.SnapshotStep_SNAPSHOT_STEP_RELEASE, groupHold))
-		r.s.log.Info("disks held for a group of snapshots", "disks", len(g), "took", r.s.clock.Now()-began, "err", err)
+		r.s.log.Info("disks held for a group of snapshots, and their marks durable", "disks", len(g), "took", r.s.clock.Now()-began, "err", err)
 	}
 	if err == nil {
 		err = r.apply(ctx, &state.EndSnapshots{Members: g, OK: true, Name: name})

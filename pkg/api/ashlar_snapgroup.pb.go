@@ -29,8 +29,8 @@ type SnapshotStep int32
 const (
 	SnapshotStep_SNAPSHOT_STEP_NONE    SnapshotStep = 0 // it is of one disk: take it, or drop it
 	SnapshotStep_SNAPSHOT_STEP_PREPARE SnapshotStep = 1 // open the disk
-	SnapshotStep_SNAPSHOT_STEP_HOLD    SnapshotStep = 2 // take it, and hold back what comes after it
-	SnapshotStep_SNAPSHOT_STEP_RELEASE SnapshotStep = 3 // end the hold
+	SnapshotStep_SNAPSHOT_STEP_HOLD    SnapshotStep = 2 // give its mark a place in the order of writes, and hold back what comes after it
+	SnapshotStep_SNAPSHOT_STEP_RELEASE SnapshotStep = 3 // end the hold; done when the mark is durable
 )
 
 // Enum value maps for SnapshotStep.
