@@ -215,6 +215,42 @@ func TestClonesOfWhatLiesInTheArchive(t *testing.T) {
 	}
 }
 
+// Without this a clone of what lies in the archive would not say that it needs that, or could not be made to stand alone: flattened, it is
+// what it was with the disk it came from deleted and the archive gone.
+func TestFlattenedCloneNeedsNoArchive(t *testing.T) {
+	needTools(t, "nbdcopy", "qemu-io")
+	c := mortal(t)
+	manifest, objects, image := archivedImage(t, c, 7)
+	ok(t, c, "disk", "create", "parent", "--from-archive", manifest, "--hydrate", "1MiB")
+	snapshot(t, c, "parent", "early")
+	uri := cloned(t, c, "alone", "parent@early")
+	if text := ashlar(t, c, "disk", "show", "alone"); !strings.Contains(text, "of disk parent still lie in the archive only") || !strings.Contains(text, manifest) {
+		t.Errorf("the clone does not say that it reads the archive:\n%s", text)
+	}
+	run(t, "qemu-io", "-f", "raw", "-c", "write -P 7 1M 2M", uri)
+	for i := range 2 << 20 {
+		image[1<<20+i] = 7
+	}
+	ok(t, c, "--timeout", "2m", "disk", "flatten", "alone", "--wait")
+	h := hydrationOf(t, c, "parent")
+	t.Logf("flattened with %d of %d segments of its parent in the archive", h.Left, h.Segments)
+	if text := ashlar(t, c, "disk", "show", "alone"); strings.Contains(text, "archive") {
+		t.Errorf("flattened, the clone says that it reads the archive:\n%s", text)
+	}
+	ok(t, c, "disk", "delete", "parent", "--with-snapshots", "--force")
+	must(t, cluster.Wait("the parent to be gone", patience, func() bool {
+		s, err := c.Status()
+		return err == nil && s.Counts.DisksDeleted == 0
+	}))
+	for _, o := range objects {
+		must(t, os.Remove(o))
+	}
+	ok(t, c, "disk", "move", "alone", "--to", endpoints(t, c, "alone").All[1].Host)
+	if got := sumOf(t, endpoints(t, c, "alone").Unix); got != sumText(image) {
+		t.Errorf("without its parent and the archive the clone is %s, was %s", got, sumText(image))
+	}
+}
+
 // Without this a damaged archive would come back as zeros, or take the whole disk with it.
 func TestDamagedArchiveIsSaid(t *testing.T) {
 	needTools(t, "qemu-io")

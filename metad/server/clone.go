@@ -165,7 +165,7 @@ func (c *clusterService) cloneOf(v *state.Volume, s cluster.Snapshot, q *api.Clo
 }
 
 // describeOrigin is what a disk began with, as people see it.
-func describeOrigin(m *state.Machine, v *state.Volume) *api.DiskOrigin {
+func describeOrigin(l *reconcile.Liveness, m *state.Machine, v *state.Volume, now time.Duration) *api.DiskOrigin {
 	o := v.Origin
 	if o == nil {
 		return nil
@@ -183,12 +183,19 @@ func describeOrigin(m *state.Machine, v *state.Volume) *api.DiskOrigin {
 			out.Disk = m.Called(p)
 		}
 	}
+	if root, ok := m.Volume(o.Chain()[0].Volume); ok && root.Restored != nil { // no other can be made from an archive
+		var b reconcile.VolumeBeat
+		if l.HostUp(now, root.Owner.Host) {
+			b, _ = l.Volume(root.Owner, root.ID, root.Epoch)
+		}
+		out.Hydration, out.HydratedDisk = describeHydration(root, &b), m.Called(root)
+	}
 	return out
 }
 
 // described is describe with where the disk comes from.
 func described(l *reconcile.Liveness, m *state.Machine, v *state.Volume, top *cluster.Topology, now time.Duration) *api.Disk {
 	d := describe(l, v, top, now)
-	d.Origin = describeOrigin(m, v)
+	d.Origin = describeOrigin(l, m, v, now)
 	return d
 }

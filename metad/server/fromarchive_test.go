@@ -4,6 +4,7 @@ import (
 	"slices"
 	"testing"
 
+	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/blockmap"
 	"ashlar.dev/pkg/cluster"
@@ -12,7 +13,7 @@ import (
 )
 
 // Without this the owner of a clone would not know which of its ancestors' segments lie in an archive, and where: it gets
-// the allotments of all that are not here wholly, a grandparent's too, and no others.
+// the allotments of all that are not here wholly, a grandparent's too, and no others. And nobody would see that the clone still needs the archive.
 func TestOwnerOfACloneHearsWhatLiesInArchives(t *testing.T) {
 	m, index := state.New(), uint64(0)
 	apply := func(c state.Command) *state.Volume {
@@ -51,5 +52,12 @@ func TestOwnerOfACloneHearsWhatLiesInArchives(t *testing.T) {
 	}
 	if got := lent(m, &old.Volume).Lent; len(got) != 0 {
 		t.Errorf("a disk is told of itself: %+v", got)
+	}
+	live := reconcile.NewLiveness(0, state.DefaultSettings)
+	for _, v := range []*state.Volume{middle, young} {
+		d := described(live, m, v, &cluster.Topology{}, 0)
+		if o := d.Origin; o.GetHydratedDisk() != "old" || o.Hydration.GetManifest() != "manifests/old" || o.Hydration.GetLeft() != 10 || d.Hydration != nil {
+			t.Errorf("of %s people see %+v", v.Name, d)
+		}
 	}
 }

@@ -113,10 +113,12 @@ type DiskOrigin struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	DiskId        string                 `protobuf:"bytes,1,opt,name=disk_id,json=diskId,proto3" json:"disk_id,omitempty"`
 	SnapshotId    string                 `protobuf:"bytes,2,opt,name=snapshot_id,json=snapshotId,proto3" json:"snapshot_id,omitempty"`
-	Disk          string                 `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`         // its name; empty: it is deleted
-	Snapshot      string                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // its name; empty: it is deleted
-	Depth         uint32                 `protobuf:"varint,5,opt,name=depth,proto3" json:"depth,omitempty"`      // ancestors, this one included
-	Image         string                 `protobuf:"bytes,6,opt,name=image,proto3" json:"image,omitempty"`       // that holds the snapshot, where nobody sees that any more
+	Disk          string                 `protobuf:"bytes,3,opt,name=disk,proto3" json:"disk,omitempty"`                                     // its name; empty: it is deleted
+	Snapshot      string                 `protobuf:"bytes,4,opt,name=snapshot,proto3" json:"snapshot,omitempty"`                             // its name; empty: it is deleted
+	Depth         uint32                 `protobuf:"varint,5,opt,name=depth,proto3" json:"depth,omitempty"`                                  // ancestors, this one included
+	Image         string                 `protobuf:"bytes,6,opt,name=image,proto3" json:"image,omitempty"`                                   // that holds the snapshot, where nobody sees that any more
+	Hydration     *Hydration             `protobuf:"bytes,7,opt,name=hydration,proto3" json:"hydration,omitempty"`                           // absent: nothing of any ancestor lies in an archive. Else of the oldest one, by its owner's word
+	HydratedDisk  string                 `protobuf:"bytes,8,opt,name=hydrated_disk,json=hydratedDisk,proto3" json:"hydrated_disk,omitempty"` // which that is: its name, or its id if it is deleted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -193,6 +195,20 @@ func (x *DiskOrigin) GetImage() string {
 	return ""
 }
 
+func (x *DiskOrigin) GetHydration() *Hydration {
+	if x != nil {
+		return x.Hydration
+	}
+	return nil
+}
+
+func (x *DiskOrigin) GetHydratedDisk() string {
+	if x != nil {
+		return x.HydratedDisk
+	}
+	return ""
+}
+
 // RollbackDiskRequest makes a disk what it was at a snapshot. The answer is the safety snapshot.
 type RollbackDiskRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -258,7 +274,7 @@ var File_ashlar_lineage_proto protoreflect.FileDescriptor
 
 const file_ashlar_lineage_proto_rawDesc = "" +
 	"\n" +
-	"\x14ashlar_lineage.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\"\xc8\x01\n" +
+	"\x14ashlar_lineage.proto\x12\tashlar.v1\x1a\x13ashlar_common.proto\x1a\x14ashlar_restore.proto\"\xc8\x01\n" +
 	"\x10CloneDiskRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -267,7 +283,7 @@ const file_ashlar_lineage_proto_rawDesc = "" +
 	"request_id\x18\x03 \x01(\tR\trequestId\x12 \n" +
 	"\x03qos\x18\x04 \x01(\v2\x0e.ashlar.v1.QoSR\x03qos\x12\x1b\n" +
 	"\tfrom_disk\x18\x05 \x01(\tR\bfromDisk\x12#\n" +
-	"\rfrom_snapshot\x18\x06 \x01(\tR\ffromSnapshot\"\xa2\x01\n" +
+	"\rfrom_snapshot\x18\x06 \x01(\tR\ffromSnapshot\"\xfb\x01\n" +
 	"\n" +
 	"DiskOrigin\x12\x17\n" +
 	"\adisk_id\x18\x01 \x01(\tR\x06diskId\x12\x1f\n" +
@@ -276,7 +292,9 @@ const file_ashlar_lineage_proto_rawDesc = "" +
 	"\x04disk\x18\x03 \x01(\tR\x04disk\x12\x1a\n" +
 	"\bsnapshot\x18\x04 \x01(\tR\bsnapshot\x12\x14\n" +
 	"\x05depth\x18\x05 \x01(\rR\x05depth\x12\x14\n" +
-	"\x05image\x18\x06 \x01(\tR\x05image\"b\n" +
+	"\x05image\x18\x06 \x01(\tR\x05image\x122\n" +
+	"\thydration\x18\a \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x12#\n" +
+	"\rhydrated_disk\x18\b \x01(\tR\fhydratedDisk\"b\n" +
 	"\x13RollbackDiskRequest\x12\x12\n" +
 	"\x04disk\x18\x01 \x01(\tR\x04disk\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\tR\bsnapshot\x12\x1b\n" +
@@ -300,14 +318,16 @@ var file_ashlar_lineage_proto_goTypes = []any{
 	(*DiskOrigin)(nil),          // 1: ashlar.v1.DiskOrigin
 	(*RollbackDiskRequest)(nil), // 2: ashlar.v1.RollbackDiskRequest
 	(*QoS)(nil),                 // 3: ashlar.v1.QoS
+	(*Hydration)(nil),           // 4: ashlar.v1.Hydration
 }
 var file_ashlar_lineage_proto_depIdxs = []int32{
 	3, // 0: ashlar.v1.CloneDiskRequest.qos:type_name -> ashlar.v1.QoS
-	1, // [1:1] is the sub-list for method output_type
-	1, // [1:1] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	4, // 1: ashlar.v1.DiskOrigin.hydration:type_name -> ashlar.v1.Hydration
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_lineage_proto_init() }
@@ -316,6 +336,7 @@ func file_ashlar_lineage_proto_init() {
 		return
 	}
 	file_ashlar_common_proto_init()
+	file_ashlar_restore_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

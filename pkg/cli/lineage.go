@@ -20,13 +20,16 @@ type originView struct {
 	Snapshot   string `json:"snapshot,omitempty"`
 	Image      string `json:"image,omitempty"` // that holds the snapshot, which nobody sees any more
 	Depth      uint32 `json:"depth"`           // ancestors, this one included
+	// Hydration is how far the oldest ancestor, HydratedDisk, is brought in from its archive; absent: nothing lies there.
+	Hydration    *hydrationView `json:"hydration,omitempty"`
+	HydratedDisk string         `json:"hydratedDisk,omitempty"`
 }
 
 func viewOrigin(o *api.DiskOrigin) *originView {
 	if o == nil {
 		return nil
 	}
-	return &originView{DiskID: o.DiskId, Disk: o.Disk, SnapshotID: o.SnapshotId, Snapshot: o.Snapshot, Image: o.Image, Depth: o.Depth}
+	return &originView{DiskID: o.DiskId, Disk: o.Disk, SnapshotID: o.SnapshotId, Snapshot: o.Snapshot, Image: o.Image, Depth: o.Depth, Hydration: viewHydration(o.Hydration), HydratedDisk: o.HydratedDisk}
 }
 
 // originText says where a clone comes from: by names, by ids where these are gone.

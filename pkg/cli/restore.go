@@ -40,9 +40,12 @@ func viewHydration(h *api.Hydration) *hydrationView {
 	return &hydrationView{Manifest: h.Manifest, Segments: h.Segments, Left: h.Left, Percent: hydrated(h), BytesPerSecond: h.BytesPerSecond, Problem: h.Problem}
 }
 
-// hydrationRows tell of it in ashlar disk show.
+// hydrationRows tell of it in ashlar disk show: of the disk's own, or of what it reads of an ancestor.
 func hydrationRows(d *api.Disk) (rows [][2]string) {
-	h := d.Hydration
+	h, of := d.Hydration, ""
+	if h == nil {
+		h, of = d.GetOrigin().GetHydration(), " of disk "+d.GetOrigin().GetHydratedDisk()
+	}
 	if h == nil {
 		return nil
 	}
@@ -50,7 +53,7 @@ func hydrationRows(d *api.Disk) (rows [][2]string) {
 	if h.BytesPerSecond > 0 {
 		rate = ", at most " + size(h.BytesPerSecond) + "/s"
 	}
-	rows = append(rows, [2]string{"brought in", fmt.Sprintf("%d %%; %d of %d segments still lie in the archive only%s", hydrated(h), h.Left, h.Segments, rate)},
+	rows = append(rows, [2]string{"brought in", fmt.Sprintf("%d %%; %d of %d segments%s still lie in the archive only%s", hydrated(h), h.Left, h.Segments, of, rate)},
 		[2]string{"archived as", h.Manifest})
 	if h.Problem != "" {
 		rows = append(rows, [2]string{"archive", h.Problem})
@@ -63,6 +66,12 @@ func remark(d *api.Disk) string {
 	var parts []string
 	if h := d.Hydration; h != nil {
 		parts = append(parts, fmt.Sprintf("%d %% brought in from the archive", hydrated(h)))
+		if h.Problem != "" {
+			parts = append(parts, h.Problem)
+		}
+	}
+	if h := d.GetOrigin().GetHydration(); h != nil {
+		parts = append(parts, "reads what lies in the archive")
 		if h.Problem != "" {
 			parts = append(parts, h.Problem)
 		}

@@ -61,7 +61,12 @@ func TestRestoredDiskShowsHowFarItIs(t *testing.T) {
 	if out := x.must("disk set back --hydrate default"); !strings.Contains(out, "by default") || d.Hydration.BytesPerSecond != 0 {
 		t.Error(out)
 	}
-	d.Hydration = nil
+	d.Origin, d.Hydration = &api.DiskOrigin{Disk: "p", Snapshot: "s", Depth: 1, Hydration: d.Hydration, HydratedDisk: "p"}, nil // a clone of one
+	for cmd, want := range map[string]string{"show back": "1 of 200 segments of disk p still lie", "show back -o json": `"hydratedDisk": "p"`, "list": "reads what lies in the archive; object data/1"} {
+		if out := x.must("disk " + cmd); !strings.Contains(out, want) {
+			t.Errorf("%s: no %q in\n%s", cmd, want, out)
+		}
+	}
 	if code := x.run("disk set back --hydrate 10MiB"); code == 0 {
 		t.Error("a rate for a disk that is whole")
 	}
