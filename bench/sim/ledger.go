@@ -53,8 +53,9 @@ var Checks = []Check{CheckRegister, CheckTwo, CheckRun, CheckFence, CheckPersist
 // ledger is what was promised, and by whom.
 type ledger struct {
 	w        *World
-	sums     map[batchName]uint32              // of every batch ever sent
+	sums     map[batchName]sentBatch           // every batch ever sent
 	copies   map[batchName]map[id.Store]bool   // where it was durable
+	counted  map[storeStream]id.LSN            // as far as copies has what a store told
 	at       map[recordName]batchName          // the batch that begins at an LSN of an epoch
 	acks     map[id.Volume]map[id.Epoch]id.LSN // the highest that was acknowledged
 	runs     map[id.Volume]map[id.Epoch]id.LSN // where the run of an opening ended
@@ -75,6 +76,17 @@ type batchName struct {
 	count  uint32
 }
 
+// sentBatch is what a batch was, and how long what the log has of it is.
+type sentBatch struct {
+	sum           uint32
+	head, payload int64
+}
+
+type storeStream struct {
+	store  id.Store
+	stream storeproto.Stream
+}
+
 type recordName struct {
 	volume id.Volume
 	epoch  id.Epoch
@@ -93,7 +105,7 @@ type segmentName struct {
 }
 
 func (l *ledger) init(w *World) {
-	*l = ledger{w: w, sums: make(map[batchName]uint32), copies: make(map[batchName]map[id.Store]bool), at: make(map[recordName]batchName),
+	*l = ledger{w: w, sums: make(map[batchName]sentBatch), copies: make(map[batchName]map[id.Store]bool), counted: make(map[storeStream]id.LSN), at: make(map[recordName]batchName),
 		acks: make(map[id.Volume]map[id.Epoch]id.LSN), runs: make(map[id.Volume]map[id.Epoch]id.LSN),
 		covers: make(map[id.Volume]map[id.LSN]map[id.Store]bool), covered: make(map[id.Volume]id.LSN),
 		answered: make(map[id.Store]map[id.Volume]id.Epoch), owners: make(map[id.Sequence]allotment), put: make(map[segmentName]*core.PackJob)}
@@ -106,10 +118,11 @@ func nameOf(s storeproto.Stream, b *storeproto.Batch) batchName {
 // sent: a batch leaves an engine; its name stands for its content.
 func (l *ledger) sent(e *engine, a *storeproto.Append) {
 	n := nameOf(a.Stream, a.Batch)
-	if sum, ok := l.sums[n]; ok && sum != a.Batch.Sum {
+	if have, ok := l.sums[n]; ok && have.sum != a.Batch.Sum {
 		l.w.fail(CheckNames, "%s sends batch %+v with another content", e.name, n)
 	}
-	l.sums[n] = a.Batch.Sum
+	b := a.Batch
+	l.sums[n] = sentBatch{b.Sum, int64(storeproto.HeaderSize + len(b.Meta) + 4*len(b.Sums)), int64(len(b.Sums) * jlog.Block)}
 	if n.kind == storeproto.Journal {
 		l.at[recordName{n.volume, n.epoch, n.first}] = n
 	}
@@ -128,32 +141,36 @@ func (l *ledger) durable(st *store, op *score.Op) {
 func (l *ledger) appendDurable(st *store, op *score.Op) {
 	a := op.Append
 	n := nameOf(a.Stream, a.Batch)
-	if l.copies[n] == nil {
-		l.copies[n] = make(map[id.Store]bool)
-	}
-	l.copies[n][st.ref.Store] = true
+	l.copy(st, n)
 	if a.Stream.Kind == storeproto.Meta {
 		l.metaDurable(st, a)
 		return
 	}
-	l.safe(st, n, a.Batch, op.Pos)
+	l.safe(st, n, op.Pos)
 	if a.Released >= op.Stream.Row().Base && a.Released > l.covered[n.volume] {
 		l.w.fail(CheckReleased, "%s is told to forget up to %d of %s; commits that two stores have cover %d", st.name, a.Released, l.w.disk(n.volume).name, l.covered[n.volume])
 	}
 }
 
+// copy notes that a store has a batch.
+func (l *ledger) copy(st *store, n batchName) {
+	if l.copies[n] == nil {
+		l.copies[n] = make(map[id.Store]bool)
+	}
+	l.copies[n][st.ref.Store] = true
+}
+
 // safe demands that a batch of the journal is on the store's disk.
-func (l *ledger) safe(st *store, n batchName, b *storeproto.Batch, at score.Position) {
-	file := fmt.Sprintf("log/%06d.log", at.File)
-	if !st.fs.isSafe(file, int64(at.Head), int64(storeproto.HeaderSize+len(b.Meta)+4*len(b.Sums))) ||
-		!st.fs.isSafe(file, int64(at.Payload), int64(len(b.Sums)*jlog.Block)) {
+func (l *ledger) safe(st *store, n batchName, at score.Position) {
+	file, b := fmt.Sprintf("log/%06d.log", at.File), l.sums[n]
+	if !st.fs.isSafe(file, int64(at.Head), b.head) || !st.fs.isSafe(file, int64(at.Payload), b.payload) {
 		l.w.fail(CheckPersist, "%s tells batch %+v durable, and a loss of power would take it", st.name, n)
 	}
 }
 
 // metaDurable looks at what the meta stream releases, and notes what it covers.
 func (l *ledger) metaDurable(st *store, a *storeproto.Append) {
-	l.covering(st, a)
+	l.covering(st, a.Stream.Volume, a.Batch)
 	committed := id.LSN(0)
 	if x, ok := l.w.metad.m.Volume(a.Stream.Volume); ok && x.Checkpoint != nil {
 		committed = x.Checkpoint.Meta
@@ -164,9 +181,8 @@ func (l *ledger) metaDurable(st *store, a *storeproto.Append) {
 }
 
 // covering notes what the commits and checkpoints of a durable batch cover.
-func (l *ledger) covering(st *store, a *storeproto.Append) {
-	v := a.Stream.Volume
-	records, err := record.ReadMeta("meta batch", a.Batch.Meta, a.Batch.First, a.Batch.Count)
+func (l *ledger) covering(st *store, v id.Volume, b *storeproto.Batch) {
+	records, err := record.ReadMeta("meta batch", b.Meta, b.First, b.Count)
 	if err != nil {
 		l.w.fail(CheckWire, "%s has a meta batch that cannot be read: %v", st.name, err)
 	}
@@ -227,30 +243,32 @@ func (l *ledger) appended(st *store, a *storeproto.Append) {
 	if at := l.answered[st.ref.Store][a.Stream.Volume]; a.Epoch < at {
 		l.w.fail(CheckFence, "%s takes an append of %s after it answered the fence at %s", st.name, a.Epoch, at)
 	}
-	n := nameOf(a.Stream, a.Batch)
-	s := st.core.Stream(a.Stream)
-	if s == nil || l.copies[n][st.ref.Store] {
+	s, at := st.core.Stream(a.Stream), storeStream{st.ref.Store, a.Stream}
+	if s == nil {
 		return
 	}
-	s.Batches(a.Batch.First, func(b score.Batch) bool { // it got through before a crash, and was sent again
-		if b.First == a.Batch.First && b.Sum == a.Batch.Sum {
-			l.found(st, n, a, b)
+	s.Batches(l.counted[at]+1, func(b score.Batch) bool {
+		if b.First <= a.Batch.First {
+			l.found(st, a.Stream, b)
 		}
-		return false
+		return b.First < a.Batch.First
 	})
+	l.counted[at] = max(l.counted[at], a.Batch.Last())
 }
 
-// found: a batch that a store is told again is there though the store never said so.
-func (l *ledger) found(st *store, n batchName, a *storeproto.Append, b score.Batch) {
-	if l.copies[n] == nil {
-		l.copies[n] = make(map[id.Store]bool)
-	}
-	l.copies[n][st.ref.Store] = true
-	if n.kind == storeproto.Meta {
-		l.covering(st, a)
+// found: a success tells that a store has all up to there, also what got through before a crash
+// of which it never said so.
+func (l *ledger) found(st *store, stream storeproto.Stream, b score.Batch) {
+	n := batchName{stream.Volume, stream.Kind, b.Epoch, b.First, b.Count}
+	if l.copies[n][st.ref.Store] || l.sums[n].sum != b.Sum {
 		return
 	}
-	l.safe(st, n, a.Batch, b.Pos)
+	l.copy(st, n)
+	if n.kind == storeproto.Journal {
+		l.safe(st, n, b.Pos)
+	} else if have := st.img.metas[stream][b.First]; have != nil {
+		l.covering(st, n.volume, have)
+	}
 }
 
 // stepped looks at what an engine has acknowledged since.
@@ -292,7 +310,7 @@ func (l *ledger) opened(e *engine, o *journal.Opened) {
 		next, last := id.LSN(0), id.Epoch(0)
 		for _, b := range run {
 			n := batchName{v, storeproto.Kind(k), b.Epoch, b.First, b.Count}
-			if sum, ok := l.sums[n]; !ok || sum != b.Sum {
+			if have, ok := l.sums[n]; !ok || have.sum != b.Sum {
 				l.w.fail(CheckRun, "%s recovers batch %+v that nobody sent", e.name, n)
 			}
 			if next != 0 && b.First != next || b.Epoch < last {

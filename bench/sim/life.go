@@ -118,11 +118,11 @@ func (w *World) heal() {
 	w.checkWhole()
 }
 
-// knowFull tells whether an owner takes stores for full.
+// knowFull tells whether an owner takes a store for full, or would if there were no other.
 func (w *World) knowFull() bool {
 	return slices.ContainsFunc(w.disks, func(d *disk) bool {
 		e := d.owner()
-		return e != nil && e.core != nil && e.core.Stats().Full
+		return e != nil && e.core != nil && (e.core.Stats().Full || e.core.Stats().Refused)
 	})
 }
 

@@ -121,6 +121,7 @@ type Stats struct {
 	PackRetries     uint64
 	WaitingForRoom  int
 	Full            bool // new bytes are refused, for stores have no room
+	Refused         bool // a store is taken for full, for it refused new bytes lately
 	JournalAcked    id.LSN
 	CheckpointAt    id.LSN
 	SegmentsDeleted uint64
@@ -166,7 +167,7 @@ type Stats struct {
 func (c *Core) Stats() Stats {
 	s := c.stats
 	s.UnpackedBytes, s.Memtables = c.unpacked, len(c.sealed)+1
-	s.WaitingForRoom, s.JournalAcked, s.Full = len(c.room), c.acked, c.groups.full()
+	s.WaitingForRoom, s.JournalAcked, s.Full, s.Refused = len(c.room), c.acked, c.groups.full(), c.groups.relentAt != 0
 	if c.m != nil {
 		st := c.m.Stats()
 		s.MapPages, s.MapDirty = st.Pages, st.Dirty
