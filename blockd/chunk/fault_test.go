@@ -20,7 +20,7 @@ import (
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/storetest"
 	"ashlar.dev/pkg/vfs"
-	"ashlar.dev/pkg/vfs/uring"
+	"ashlar.dev/pkg/vfs/aio"
 )
 
 func TestMain(m *testing.M) {
@@ -360,17 +360,17 @@ func TestDeletedSpaceComesBackAndNoReaderSeesIt(t *testing.T) {
 	t.Run("readers", func(t *testing.T) {
 		deleteWhileReading(t, testNew(t, vfs.Wrap(pvfs.NewMem()), "/store", clock.NewManual()))
 	})
-	t.Run("ring", func(t *testing.T) {
-		ring, err := uring.New(8)
+	t.Run("queue", func(t *testing.T) {
+		queue, err := aio.New(8)
 		if err != nil {
-			t.Skipf("this kernel has no io_uring for us: %v", err)
+			t.Skipf("this kernel has no queue for us: %v", err)
 		}
-		t.Cleanup(func() { ring.Close() })
+		t.Cleanup(func() { queue.Close() })
 		dir := t.TempDir()
 		if _, err := Format(dir, testFormat(vfs.OS)); err != nil {
 			t.Fatal(err)
 		}
-		s, err := Open(dir, Options{Ring: ring, Readers: 2, Putters: 2})
+		s, err := Open(dir, Options{Queue: queue, Readers: 2, Putters: 2})
 		if err != nil {
 			t.Fatal(err)
 		}

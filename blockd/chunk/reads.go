@@ -16,7 +16,7 @@ import (
 	"ashlar.dev/pkg/vfs"
 )
 
-// readSlots is how many reads may be at the disk at once, those on a ring too; more wait
+// readSlots is how many reads may be at the disk at once, those on a queue too; more wait
 // for their turn, each with the buffer that its sender has bounded.
 const readSlots = 32
 
@@ -127,7 +127,7 @@ func (s *Store) enterRead(q *storeproto.ReadShard) bool {
 
 // startRead carries out a read whose turn has come.
 func (s *Store) startRead(q *storeproto.ReadShard) {
-	if !s.viaRing(q) {
+	if !s.viaQueue(q) {
 		s.reads.queue <- q
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/core"
 	"ashlar.dev/pkg/vfs"
-	"ashlar.dev/pkg/vfs/uring"
+	"ashlar.dev/pkg/vfs/aio"
 )
 
 // Options open a store. Zero values are sane.
@@ -37,9 +37,9 @@ type Options struct {
 	SyncDelay time.Duration
 	// Readers is how many shard reads run at once; more wait. 16 if zero.
 	Readers int
-	// Ring, if set, takes reads of one piece whose sums are in memory: many of them then
+	// Queue, if set, takes reads of one piece whose sums are in memory: many of them then
 	// share a system call. Stores of a process share one; it outlives them.
-	Ring *uring.Ring
+	Queue *aio.Queue
 	// Putters is how many shards are written at once; more wait. 4 if zero.
 	Putters int
 	// SumCacheBytes bounds the cache of block sums, 1/1000 of the data it covers;

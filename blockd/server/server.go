@@ -38,7 +38,7 @@ import (
 	"ashlar.dev/pkg/rpc"
 	"ashlar.dev/pkg/storeproto/remote"
 	"ashlar.dev/pkg/telemetry"
-	"ashlar.dev/pkg/vfs/uring"
+	"ashlar.dev/pkg/vfs/aio"
 	"ashlar.dev/pkg/volproto"
 )
 
@@ -72,7 +72,7 @@ type server struct {
 	hooks    *hooks.Runner
 	nbd      *nbd.Server
 	data     *rpc.Server
-	ring     *uring.Ring // of the local stores; nil if there is none
+	queue    *aio.Queue // of the local stores; nil if there is none
 	rpcStats *rpc.Stats
 	shares   []*rpc.Budget // of the bytes of peers' requests
 	registry *prometheus.Registry
@@ -196,17 +196,17 @@ func (s *server) health() error {
 	return nil
 }
 
-// ringDepth is how many shard reads of this host the kernel has at once; more wait.
-const ringDepth = 128
+// queueDepth is how many shard reads of this host the kernel has at once; more wait.
+const queueDepth = 128
 
 // openStores opens the local stores and formats new ones that may be.
 func (s *server) openStores() error {
-	ring, err := uring.New(ringDepth)
+	queue, err := aio.New(queueDepth)
 	if err != nil {
-		s.log.Info("no io_uring here, shards are read with pread", "err", err)
+		s.log.Info("no asynchronous reads here, shards are read with pread", "err", err)
 	} else {
-		s.stack.PushCloser("ring", ring.Close)
-		s.ring, s.stores.ring = ring, ring
+		s.stack.PushCloser("queue", queue.Close)
+		s.queue, s.stores.queue = queue, queue
 	}
 	for _, c := range s.cfg.Stores {
 		if c.Format {
@@ -229,7 +229,7 @@ func (s *server) openStores() error {
 // openStore opens one store, sealed.
 func (s *server) openStore(c Store) (*localStore, error) {
 	st, err := chunk.Open(c.Path, chunk.Options{
-		Clock: s.clock, Logger: s.log.With("store", filepath.Base(c.Path)), CapacityBytes: c.Size.Int64(), SyncDelay: c.SyncDelay.Std(), Ring: s.ring,
+		Clock: s.clock, Logger: s.log.With("store", filepath.Base(c.Path)), CapacityBytes: c.Size.Int64(), SyncDelay: c.SyncDelay.Std(), Queue: s.queue,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", c.Path, err)
@@ -302,7 +302,7 @@ func (s *server) openVolume(ctx context.Context, rec *cluster.Volume, ended func
 }
 
 // burst is corked while answers that came together are told, of the stores here by the
-// ring and of the others by their connections: what comes of them leaves together.
+// queue and of the others by their connections: what comes of them leaves together.
 type burst struct {
 	clients nbd.Gather
 	peers   *rpc.Server
@@ -322,8 +322,8 @@ func (b *burst) Uncork() {
 func (s *server) makeServers() error {
 	part := int(s.cfg.Memory.PeerRequests / 6) // bulk has two, for whole shards
 	cfg := remote.ServiceConfig{Lookup: s.stores.Local, Clock: s.clock, LogBytesMax: part, BulkBytesMax: 2 * part, ReadBytesMax: part}
-	if s.ring != nil {
-		cfg.Corker = s.ring
+	if s.queue != nil {
+		cfg.Corker = s.queue
 	}
 	service, err := remote.NewService(cfg)
 	if err != nil {
@@ -355,8 +355,8 @@ func (s *server) makeServers() error {
 	}
 	b := &burst{peers: s.data}
 	s.stores.burst = b
-	if s.ring != nil {
-		s.ring.Around(b.Cork, b.Uncork)
+	if s.queue != nil {
+		s.queue.Around(b.Cork, b.Uncork)
 	}
 	s.nbd, err = nbd.NewServer(nbd.Config{Exports: s.exports, HangupOnShutdown: true, Gather: &b.clients, Log: s.log,
 		Limits: nbd.Limits{ServerBytesMax: s.cfg.Memory.ClientRequests.Int64(), ExportBytesMax: min(s.cfg.Memory.ClientRequests.Int64(), 256<<20), ConnBytesMax: min(s.cfg.Memory.ClientRequests.Int64(), 64<<20)}})

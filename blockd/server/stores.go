@@ -20,7 +20,7 @@ import (
 	"ashlar.dev/pkg/rpc"
 	"ashlar.dev/pkg/storeproto"
 	"ashlar.dev/pkg/storeproto/remote"
-	"ashlar.dev/pkg/vfs/uring"
+	"ashlar.dev/pkg/vfs/aio"
 	"ashlar.dev/pkg/volproto"
 )
 
@@ -38,7 +38,7 @@ type stores struct {
 
 	bodies atomic.Pointer[map[id.Store]storeproto.Store]
 	corks  atomic.Pointer[[]nbd.Corker] // see Corks
-	ring   *uring.Ring                  // of the local stores; nil if there is none
+	queue  *aio.Queue                   // of the local stores; nil if there is none
 
 	mu    sync.Mutex
 	local map[id.Store]storeproto.Store
@@ -139,13 +139,13 @@ func (s *stores) follow(t *cluster.Topology) {
 	for _, p := range s.peers {
 		corks = append(corks, p.stores)
 	}
-	if s.ring != nil {
-		corks = append(corks, s.ring)
+	if s.queue != nil {
+		corks = append(corks, s.queue)
 	}
 	s.corks.Store(&corks)
 }
 
-// Corks are the connections to all peers, and the ring of the stores here.
+// Corks are the connections to all peers, and the queue of the stores here.
 func (s *stores) Corks() []nbd.Corker { return *s.corks.Load() }
 
 func (s *stores) connect(h *cluster.Host) {

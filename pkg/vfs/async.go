@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"io"
 
-	"ashlar.dev/pkg/vfs/uring"
+	"ashlar.dev/pkg/vfs/aio"
 )
 
-// AsyncRead is a read of a direct file through a ring. The caller sets Buf, Off and Done
-// and owns the struct again when Done is called, from the ring's goroutine or inline; Err
+// AsyncRead is a read of a direct file through a queue. The caller sets Buf, Off and Done
+// and owns the struct again when Done is called, from the queue's goroutine or inline; Err
 // is nil if Buf was filled.
 type AsyncRead struct {
 	Buf  []byte
@@ -16,34 +16,34 @@ type AsyncRead struct {
 	Done func(*AsyncRead)
 	Err  error
 
-	read uring.Read
+	read aio.Read
 	file *osFile
 }
 
 // async is what a file's body does for ReadAsync.
 type async interface {
-	readAsync(*uring.Ring, *AsyncRead) bool
+	readAsync(*aio.Queue, *AsyncRead) bool
 }
 
 // ReadAsync starts r on f; false: this file cannot be read so, call ReadAt. Buf is
 // aligned as for ReadAt.
-func ReadAsync(ring *uring.Ring, f File, r *AsyncRead) bool {
+func ReadAsync(queue *aio.Queue, f File, r *AsyncRead) bool {
 	a, ok := f.(async)
-	return ok && ring != nil && a.readAsync(ring, r)
+	return ok && queue != nil && a.readAsync(queue, r)
 }
 
-func (f *osFile) readAsync(ring *uring.Ring, r *AsyncRead) bool {
+func (f *osFile) readAsync(queue *aio.Queue, r *AsyncRead) bool {
 	r.Err, r.file = nil, f
 	if r.read.Done == nil {
 		r.read.Done = r.finished
 	}
 	r.read.Fd, r.read.Off, r.read.Buf = f.fd, r.Off, r.Buf
-	ring.Submit(&r.read)
+	queue.Submit(&r.read)
 	return true
 }
 
 // finished takes the kernel's answer.
-func (r *AsyncRead) finished(q *uring.Read) {
+func (r *AsyncRead) finished(q *aio.Read) {
 	switch {
 	case q.Err != nil:
 		r.Err = r.file.fail("read", q.Err)
@@ -55,7 +55,7 @@ func (r *AsyncRead) finished(q *uring.Read) {
 
 // readAsync lets hooks see the read that only look before it; with hooks that change what
 // was read the caller takes the other way.
-func (f *hookDirect) readAsync(ring *uring.Ring, r *AsyncRead) bool {
+func (f *hookDirect) readAsync(queue *aio.Queue, r *AsyncRead) bool {
 	a, ok := f.File.(async)
 	if !ok || !f.h.before {
 		return false
@@ -65,5 +65,5 @@ func (f *hookDirect) readAsync(ring *uring.Ring, r *AsyncRead) bool {
 		r.Done(r)
 		return true
 	}
-	return a.readAsync(ring, r)
+	return a.readAsync(queue, r)
 }

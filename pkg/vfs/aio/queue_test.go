@@ -1,4 +1,4 @@
-package uring
+package aio
 
 import (
 	"bytes"
@@ -12,11 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func newRing(t *testing.T, depth int) *Ring {
+func newQueue(t *testing.T, depth int) *Queue {
 	t.Helper()
 	r, err := New(depth)
 	if errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EPERM) {
-		t.Skipf("the kernel's io_uring is missing: %v", err)
+		t.Skipf("the kernel has no queue for us: %v", err)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -24,7 +24,7 @@ func newRing(t *testing.T, depth int) *Ring {
 	return r
 }
 
-// Without this a read could get another read's bytes, or wait for ever behind a full ring.
+// Without this a read could get another read's bytes, or wait for ever behind a full queue.
 func TestManyReadersGetTheirOwnBytes(t *testing.T) {
 	const blocks = 64
 	data := make([]byte, blocks*4096)
@@ -40,7 +40,7 @@ func TestManyReadersGetTheirOwnBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	r := newRing(t, 4)
+	r := newQueue(t, 4)
 	var wg sync.WaitGroup
 	for g := range 16 {
 		wg.Go(func() {
@@ -76,7 +76,7 @@ func TestCorkHoldsBackUntilAnUncork(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	r := newRing(t, 2*corkedMax)
+	r := newQueue(t, 2*corkedMax)
 	done := make(chan *Read, 2*corkedMax)
 	submit := func() {
 		r.Submit(&Read{Fd: int(f.Fd()), Buf: make([]byte, 4096), Done: func(q *Read) { done <- q }})
@@ -84,7 +84,7 @@ func TestCorkHoldsBackUntilAnUncork(t *testing.T) {
 	held := func() uint32 {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		return r.mu.ready
+		return uint32(len(r.mu.ready))
 	}
 	r.Cork()
 	r.Cork()
@@ -115,7 +115,7 @@ func TestCorkHoldsBackUntilAnUncork(t *testing.T) {
 
 // Without this an error of the disk would look like a short read, or a closed file hang its reader.
 func TestErrorsAndEndsAreTold(t *testing.T) {
-	r := newRing(t, 2)
+	r := newQueue(t, 2)
 	done := make(chan *Read, 1)
 	r.Submit(&Read{Fd: 1 << 20, Buf: make([]byte, 8), Done: func(q *Read) { done <- q }})
 	if q := <-done; !errors.Is(q.Err, unix.EBADF) {
@@ -126,7 +126,7 @@ func TestErrorsAndEndsAreTold(t *testing.T) {
 	}
 	r.Submit(&Read{Buf: make([]byte, 8), Done: func(q *Read) { done <- q }})
 	if q := <-done; q.Err == nil {
-		t.Error("a closed ring took a read")
+		t.Error("a closed queue took a read")
 	}
 }
 
@@ -170,8 +170,8 @@ func TestAroundIsInPairs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	r := newRing(t, 64)
-	inside := 0 // of the ring's goroutine, until it has ended
+	r := newQueue(t, 64)
+	inside := 0 // of the queue's goroutine, until it has ended
 	r.Around(func() { inside++ }, func() { inside-- })
 	var all sync.WaitGroup
 	for i := range 200 {
@@ -189,5 +189,36 @@ func TestAroundIsInPairs(t *testing.T) {
 	}
 	if inside != 0 {
 		t.Errorf("left inside %d times", inside)
+	}
+}
+
+// Without this a read that the kernel cannot start at once would hold up whoever submits, or never be answered.
+func TestReadThatWouldWaitIsDoneAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	want := bytes.Repeat([]byte("wait"), 1<<18)
+	if err := os.WriteFile(path, want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	q := newQueue(t, 4)
+	defer q.Close()
+	for at := int64(0); at < int64(len(want)); at += 1 << 16 {
+		// Clean pages that are dropped must come from the disk, which is more than a start.
+		if err := errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan *Read, 1)
+		q.Submit(&Read{Fd: int(f.Fd()), Off: at, Buf: make([]byte, 1<<16), Done: func(r *Read) { done <- r }})
+		if r := <-done; r.Err != nil || !bytes.Equal(r.Buf[:r.N], want[at:at+1<<16]) {
+			t.Fatalf("at %d: %d bytes, %v", at, r.N, r.Err)
+		}
+	}
+	r := &Read{Fd: int(f.Fd()), Buf: make([]byte, 8), Done: func(*Read) {}}
+	if r.wait(); r.Err != nil || string(r.Buf[:r.N]) != "waitwait" {
+		t.Errorf("aside: %q, %v", r.Buf[:r.N], r.Err)
 	}
 }

@@ -10,30 +10,30 @@ import (
 	"ashlar.dev/pkg/vfs"
 )
 
-// ringRead is one shard read on its way through Options.Ring: what lies in one piece of
+// queuedRead is one shard read on its way through Options.Queue: what lies in one piece of
 // one extent and whose sums are in memory, so that nothing has to wait for the index.
 // inUse is held for it from the look-up to the answer.
-type ringRead struct {
+type queuedRead struct {
 	s  *Store
 	q  *storeproto.ReadShard
 	c  *cachedShard
 	io vfs.AsyncRead
 }
 
-var ringReads sync.Pool
+var queuedReads sync.Pool
 
-func newRingRead() *ringRead {
-	r, _ := ringReads.Get().(*ringRead)
+func newQueuedRead() *queuedRead {
+	r, _ := queuedReads.Get().(*queuedRead)
 	if r == nil {
-		r = &ringRead{}
+		r = &queuedRead{}
 		r.io.Done = r.answer
 	}
 	return r
 }
 
-// viaRing starts q on the ring; false: it has to take a reader.
-func (s *Store) viaRing(q *storeproto.ReadShard) bool {
-	if s.opts.Ring == nil || !vfs.Aligned(q.Dst) {
+// viaQueue starts q on the queue; false: it has to take a reader.
+func (s *Store) viaQueue(q *storeproto.ReadShard) bool {
+	if s.opts.Queue == nil || !vfs.Aligned(q.Dst) {
 		return false
 	}
 	// A deletion that waits for the readers must not be kept waiting by new ones for ever, nor
@@ -51,21 +51,21 @@ func (s *Store) viaRing(q *storeproto.ReadShard) bool {
 		s.reads.inUse.RUnlock()
 		return false
 	}
-	r := newRingRead()
+	r := newQueuedRead()
 	r.s, r.q, r.c = s, q, c
 	r.io.Buf, r.io.Off = q.Dst, at
 	s.count.reads.Add(1)
-	if !vfs.ReadAsync(s.opts.Ring, s.ext.file(file), &r.io) {
+	if !vfs.ReadAsync(s.opts.Queue, s.ext.file(file), &r.io) {
 		s.count.reads.Add(-1)
 		s.reads.inUse.RUnlock()
-		ringReads.Put(r)
+		queuedReads.Put(r)
 		return false
 	}
 	return true
 }
 
 // answer checks what was read and hands it on.
-func (r *ringRead) answer(io *vfs.AsyncRead) {
+func (r *queuedRead) answer(io *vfs.AsyncRead) {
 	s, q, c := r.s, r.q, r.c
 	q.Got = c.name.generation
 	if io.Err != nil {
@@ -77,7 +77,7 @@ func (r *ringRead) answer(io *vfs.AsyncRead) {
 	s.suspect(c.name, q.Err)
 	s.reads.inUse.RUnlock()
 	r.s, r.q, r.c, io.Buf = nil, nil, nil, nil
-	ringReads.Put(r)
+	queuedReads.Put(r)
 	s.readDone(q)
 }
 

@@ -10,21 +10,21 @@ import (
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
-	"ashlar.dev/pkg/vfs/uring"
+	"ashlar.dev/pkg/vfs/aio"
 )
 
-// Without this a read through the ring could give unchecked bytes, hold its shard's place for
+// Without this a read through the queue could give unchecked bytes, hold its shard's place for
 // ever, or never be answered when the store closes.
-func TestRingReadsAreCheckedAndEnd(t *testing.T) {
-	ring, err := uring.New(8)
+func TestQueuedReadsAreCheckedAndEnd(t *testing.T) {
+	queue, err := aio.New(8)
 	if err != nil {
-		t.Skipf("the kernel's io_uring is missing: %v", err)
+		t.Skipf("the kernel has no queue for us: %v", err)
 	}
 	dir := t.TempDir()
 	if _, err := Format(dir, FormatOptions{ID: id.Store{1}, Incarnation: id.Incarnation{1}, LogFileBytes: 4 << 20, LogFilesMax: 4, CapacityBytes: 1 << 30}); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Open(dir, Options{Ring: ring, CapacityBytes: 1 << 30})
+	s, err := Open(dir, Options{Queue: queue, CapacityBytes: 1 << 30})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +68,7 @@ func TestRingReadsAreCheckedAndEnd(t *testing.T) {
 	if n := s.Stats().ShardReads; n != 800 {
 		t.Errorf("%d reads counted, want 800", n)
 	}
-	if err := errors.Join(s.Close(), ring.Close()); err != nil {
+	if err := errors.Join(s.Close(), queue.Close()); err != nil {
 		t.Error(err)
 	}
 }
