@@ -31,6 +31,8 @@ type OpenConfig struct {
 	MetaFrom id.LSN
 	// Lost are stores that are gone for good, Down ones that metad cannot reach now.
 	Lost, Down []id.Store
+	// Near are stores that cost less to read: those of the opener's own host.
+	Near []id.Store
 	// AcceptLoss stands for LossAccepted of every ensemble.
 	AcceptLoss bool
 	Leases     *Leases

@@ -32,6 +32,7 @@ type source struct {
 	stream   storeproto.Stream
 	from, to id.LSN // what it says it has and what counts
 	counted  bool   // the store's answer counts: what it says it has exists
+	near     bool   // reading there costs less
 
 	badAt   id.LSN // it could not give this LSN and never will
 	single  bool   // it failed with damage somewhere in a fetch: read it batch by batch
@@ -85,7 +86,7 @@ func (o *Opener) lend(f *fencing) {
 			continue
 		}
 		e, k := &o.inForce[i], st.Stream.Kind
-		s := &source{store: f.store, ensemble: i, stream: st.Stream, counted: o.counts(i, f)}
+		s := &source{store: f.store, ensemble: i, stream: st.Stream, counted: o.counts(i, f), near: slices.Contains(o.cfg.Near, f.store)}
 		s.from, s.to = max(st.Base, st.Released+1), st.Tail
 		if e.Closed {
 			s.from, s.to = max(s.from, e.From[k]), min(s.to, e.To[k])
@@ -171,7 +172,7 @@ func (o *Opener) read(now time.Duration, k storeproto.Kind, fx *Effects) {
 }
 
 // pick chooses who lends the next LSN: the later ensemble wins, then who is not
-// damaged, then the longest.
+// damaged, then who is near, then the longest. What two stores of one ensemble have of an LSN is the same.
 // waiting: somebody has it, but failed just now.
 func (r *run) pick(now time.Duration) (best *source, waiting bool) {
 	for _, s := range r.sources {
@@ -195,6 +196,9 @@ func (s *source) before(o *source) bool {
 	}
 	if s.single != o.single {
 		return o.single
+	}
+	if s.near != o.near {
+		return s.near
 	}
 	return s.to > o.to
 }

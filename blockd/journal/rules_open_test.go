@@ -404,6 +404,35 @@ func TestDamageBelowATailFailsLoudly(t *testing.T) {
 	}
 }
 
+// A store of the opener's host is read first, as far as it goes, and the longest from there on.
+func TestNearStoreIsReadFirst(t *testing.T) {
+	e1 := ens(1, 1, 1, 2, 3)
+	d := openAt(t, 2, List{Version: 1, Ensembles: []Ensemble{e1}}, func(c *OpenConfig) { c.Near = []id.Store{storeN(2).Store} })
+	d.put(1, e1, [3]uint64{1, 1, 2}, [3]uint64{1, 3, 2}, [3]uint64{1, 5, 2})
+	d.put(2, e1, [3]uint64{1, 1, 2}, [3]uint64{1, 3, 2})
+	d.fenced(1, 2)
+	d.fx.Meta = nil
+	d.o.Covered(d.now, 0, d.fx)
+	var asked []byte
+	for len(d.fx.Fetches) > 0 {
+		f := d.fx.Fetches[0]
+		d.fx.Fetches = d.fx.Fetches[1:]
+		asked = append(asked, f.Store[0])
+		var r storeproto.FetchReply
+		for _, b := range d.has[f.Fetch.Stream][f.Store[0]] {
+			if b.Last() >= f.Fetch.From {
+				b.Retain()
+				r.Batches = append(r.Batches, b)
+			}
+		}
+		d.o.FetchDone(d.now, f, r, nil, d.fx)
+	}
+	if want := []byte{2, 1}; !slices.Equal(asked, want) {
+		t.Errorf("the stores %v were read, want %v", asked, want)
+	}
+	d.wantRun([3]uint64{1, 1, 2}, [3]uint64{1, 3, 2}, [3]uint64{1, 5, 2})
+}
+
 // Without this the damage of one copy would fail an opening that has another.
 func TestDamagedCopyIsReadElsewhere(t *testing.T) {
 	e1 := ens(1, 1, 1, 2, 3)

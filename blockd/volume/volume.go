@@ -174,6 +174,9 @@ func (v *Volume) beginOpening() error {
 			case cluster.StoreLost:
 				cfg.Lost = append(cfg.Lost, s.Store)
 			}
+			if s := &t.Stores[i]; s.Host == v.cfg.Holder.Host {
+				cfg.Near = append(cfg.Near, s.Store)
+			}
 		}
 	}
 	var err error
