@@ -35,6 +35,7 @@ var plans = map[string]plan{
 	"aging":    {Name: "aging", DiskMiB: 4096, CacheMiB: 96, BufferMiB: 512},
 	"recovery": {Name: "recovery", DiskMiB: 1024, CacheMiB: 48, BufferMiB: 512, PackDelay: 10 * time.Minute},
 	"floor":    {Name: "floor", DiskMiB: 1024},
+	"pieces":   {Name: "pieces", Job: 11 * time.Second, DiskMiB: 2048, CacheMiB: 96, BufferMiB: 512, SteadyFill: 40 * time.Second, Settle: 6 * time.Second},
 	"map":      {Name: "map", DiskMiB: 1 << 20, MapMiB: 256},
 }
 
@@ -62,7 +63,7 @@ func run(ctx context.Context) (err error) {
 	}
 	p, ok := plans[name]
 	if !ok {
-		return fmt.Errorf("BENCH=%s: want full, quick, aging, recovery, map or floor", name)
+		return fmt.Errorf("BENCH=%s: want full, quick, aging, recovery, map, floor or pieces", name)
 	}
 	root, err := os.Getwd()
 	if err != nil {
@@ -92,6 +93,8 @@ func run(ctx context.Context) (err error) {
 		measure = b.bigMap
 	case "floor":
 		measure = b.floor
+	case "pieces":
+		measure = b.allPieces
 	}
 	if err := measure(ctx); err != nil {
 		logs, _ := filepath.Glob(filepath.Join(dir, "c/log/*.log"))

@@ -23,6 +23,7 @@ type report struct {
 	Map      *mapResult       `json:"map,omitempty"`
 	Recovery []recoveryResult `json:"recovery,omitempty"`
 	Floor    []floorPiece     `json:"floor,omitempty"`
+	Pieces   []piecesResult   `json:"pieces,omitempty"`
 }
 
 // write puts the JSON into results/ and replaces this plan's part of RESULTS.md; what
@@ -72,6 +73,8 @@ func (r *report) markdown() string {
 		return r.recoveryMarkdown()
 	case r.Floor != nil:
 		return r.floorMarkdown()
+	case r.Pieces != nil:
+		return r.piecesMarkdown()
 	case r.Map != nil:
 		return r.mapMarkdown()
 	}

@@ -1,15 +1,9 @@
-// Profile tells where the blockds of a cluster of `ashlar dev` spend their processor time, by the pieces of an I/O
-// (bench/perf/PROFILE.md): run it while something drives a disk.
-//
-//	go run ./bench/perf/profile DIR [SECONDS]
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -19,70 +13,37 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"ashlar.dev/pkg/devcluster"
 )
 
-func main() {
-	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "profile:", err)
-		os.Exit(1)
-	}
-}
-
-func run(args []string) error {
-	seconds := 5
-	if len(args) == 2 {
-		n, err := strconv.Atoi(args[1])
-		if err != nil || n < 1 {
-			return fmt.Errorf("%q are no seconds", args[1])
-		}
-		seconds = n
-	}
-	if len(args) < 1 || len(args) > 2 {
-		return fmt.Errorf("want the folder of a running `ashlar dev`, and seconds")
-	}
-	f, err := devcluster.LoadFile(args[0])
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "profile")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
+// sortedTime is where the blockds spent their processor time while a job drove a disk, by the pieces of an I/O.
+func sortedTime(ctx context.Context, dir string, debug []string, d time.Duration) (map[string]time.Duration, error) {
 	var all sync.WaitGroup
-	errs := make([]error, len(f.Dev.Blockds))
-	for i, b := range f.Dev.Blockds {
-		all.Go(func() { errs[i] = fetch(b.Debug, filepath.Join(dir, b.ID), seconds) })
+	path := func(i int) string { return filepath.Join(dir, "profile"+strconv.Itoa(i)) }
+	errs := make([]error, len(debug))
+	for i, address := range debug {
+		all.Go(func() { errs[i] = fetchProfile(ctx, address, path(i), d) })
 	}
 	all.Wait()
-	total, sum := map[string]time.Duration{}, time.Duration(0)
-	for i, b := range f.Dev.Blockds {
+	total := make(map[string]time.Duration)
+	for i := range debug {
 		if errs[i] != nil {
-			return errs[i]
+			return nil, errs[i]
 		}
-		own, err := pieces(filepath.Join(dir, b.ID))
+		own, err := pieces(path(i))
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for piece, d := range own {
 			total[piece] += d
-			sum += d
 		}
 	}
-	fmt.Printf("%.2f cores\n", sum.Seconds()/float64(seconds))
-	order := slices.SortedFunc(maps.Keys(total), func(a, b string) int { return cmp.Compare(total[b], total[a]) })
-	for _, piece := range order {
-		fmt.Printf("%6.1f %%  %s\n", 100*float64(total[piece])/float64(sum), piece)
-	}
-	return nil
+	return total, nil
 }
 
-func fetch(address, path string, seconds int) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(seconds+30)*time.Second)
+func fetchProfile(ctx context.Context, address, path string, d time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, d+30*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, seconds), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://%s/debug/pprof/profile?seconds=%d", address, int(d.Seconds())), nil)
 	if err != nil {
 		return err
 	}
@@ -132,7 +93,7 @@ var rules = []struct {
 	{"threads: wake and sleep", true, []string{"futex", "usleep", "nanosleep", "tgkill"}},
 	{"threads: wait for sockets", false, []string{"linux.EpollWait", "runtime.netpollBreak"}},
 	{"device: fdatasync", false, []string{"unix.Fdatasync", ".SyncData", "syscall.Fdatasync"}},
-	{"device: reads by io_uring, doorbell included", false, []string{"io_uring", "/uring."}},
+	{"device: asynchronous reads, doorbell included", false, []string{"vfs/aio."}},
 	{"clock", false, []string{"unix.ClockGettime"}},
 }
 
