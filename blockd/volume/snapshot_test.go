@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ashlar.dev/blockd/volume"
+	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
 )
@@ -124,4 +125,56 @@ func TestSnapshotIsReadOnlyAndEnds(t *testing.T) {
 	if err := ask(nbd.OpRead, 0, 4096); !errors.Is(err, nbd.ErrHangup) {
 		t.Errorf("read of what is gone: %v", err)
 	}
+}
+
+// Without this writers of all disks of a group would wait for the stores of each, or a group would count of which a mark is on no store
+// and dies with its owner: a mark has its place at once, and its release is answered when it is durable.
+func TestHeldSnapshotIsReleasedBeforeItIsDurable(t *testing.T) {
+	r := newRig(t, 3, 1, 1, 2)
+	vol, f, e := r.disk(4 * mib)
+	f.put(vol, 0, 64<<10)
+	s := id.Snapshot{7}
+	r.stores[0].Pause()
+	r.stores[1].Pause()
+	if err := vol.HoldSnapshot(t.Context(), s, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	released, written := make(chan error, 1), make(chan error, 1)
+	data := bytes.Repeat([]byte{7}, 64<<10)
+	go func() { written <- write(vol, 0, data) }()
+	go func() { released <- vol.ReleaseSnapshot(t.Context(), s) }()
+	select {
+	case err := <-released:
+		t.Fatalf("released with its mark on one store of three: %v", err)
+	case err := <-written:
+		t.Fatalf("answered by one store: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	r.stores[0].Resume()
+	r.stores[1].Resume()
+	for _, done := range []chan error{released, written} {
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	}
+	copy(f.data, data)
+	f.all(vol)
+	if err := vol.ReleaseSnapshot(t.Context(), s); !errors.Is(err, errs.ErrTimeout) {
+		t.Errorf("a hold was released twice: %v", err)
+	}
+	for _, x := range r.stores[:2] {
+		x.Pause()
+	}
+	if err := vol.HoldSnapshot(t.Context(), id.Snapshot{8}, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	go func() { released <- vol.ReleaseSnapshot(t.Context(), id.Snapshot{8}) }()
+	vol.Abandon()
+	if err := <-released; err == nil {
+		t.Error("the owner is gone with a mark that no two stores have, and it is said to be durable")
+	}
+	for _, x := range r.stores[:2] {
+		x.Resume()
+	}
+	e.kill()
 }
