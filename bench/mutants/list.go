@@ -128,6 +128,24 @@ var All = []Mutant{
 		World: World{Package: "./blockd/journal", Run: "TestRunEndsWhereTheEpochFalls$"},
 	},
 	{
+		Name: "miss that a run has ended", File: "blockd/journal/recover.go",
+		Old:   "	if !journal.begun || op.filled {",
+		New:   "	if !journal.begun || journal.done {",
+		World: World{Package: "./blockd/journal", Run: "TestRunEndsWhereTheEpochFalls$"},
+	},
+	{
+		Name: "recover what a later opening discarded", File: "blockd/journal/recover.go",
+		Old:   "		o.served(b.Epoch)\n",
+		New:   "",
+		World: World{Package: "./blockd/journal", Run: "TestDiscardedTailDoesNotComeBackBehindWhatIsReleased$"},
+	},
+	{
+		Name: "take the list for replaced by its looks", File: "blockd/journal/change.go",
+		Old:   "	if l.Complete && len(l.Ensembles) == 1",
+		New:   "	if len(l.Ensembles) == 1",
+		World: World{Package: "./blockd/journal", Run: "TestFirstListIsReplacedOnlyWhenMetadSaysSo$"},
+	},
+	{
 		Name: "end the run where a store lost synced records", File: "blockd/journal/recover.go",
 		Old:   "		if s.counted && s.to >= r.next {",
 		New:   "		if false {",
@@ -236,6 +254,12 @@ var All = []Mutant{
 		World: World{Package: "./blockd/volume/coretest", Run: "TestSpansStayUntilEveryStoreWasAsked$"},
 	},
 	{
+		Name: "look for no leftovers of a quiet disk", File: "blockd/volume/core/reap.go",
+		Old:   "	if !r.wanted || r.ready || r.hasty == 0 ||",
+		New:   "	if true || !r.wanted || r.ready || r.hasty == 0 ||",
+		World: World{Package: "./blockd/volume/coretest", Run: "TestOwnerOfAQuietDiskFindsLeftovers$"},
+	},
+	{
 		Name: "write over a shard that is right", File: "blockd/repair/mend.go",
 		Old:   "	case err == nil:\n		return right, nil",
 		New:   "	case false:\n		return right, nil",
@@ -272,10 +296,34 @@ var All = []Mutant{
 		World: reader,
 	},
 	{
+		Name: "ask nobody who is believed away", File: "blockd/reader/degraded.go",
+		Old:   "	if len(pieces) < int(p.where.K) && !mayWait {",
+		New:   "	if false && !mayWait {",
+		World: World{Package: "./blockd/reader", Run: "TestStoresBelievedAway"},
+	},
+	{
 		Name: "change a list that changed meanwhile", File: "metad/state/list.go",
 		Old:   "	if at.Version != v.ListVersion {",
 		New:   "	if false {",
 		World: World{Package: "./metad/state", Run: "TestListChangesCompareTheVersion$"},
+	},
+	{
+		Name: "wait for lists older than the checkpoint", File: "metad/state/rebuild.go",
+		Old:   "		since = v.Checkpoint.Epoch\n",
+		New:   "		since = 0\n",
+		World: World{Package: "./metad/state", Run: "TestRestoredStateTakesTheHighestOfEverything$"},
+	},
+	{
+		Name: "forget what stores found after the backup", File: "metad/state/rebuild.go",
+		Old:   "		if compareEnsembles(e, last) <= 0 || e.Epoch < since {",
+		New:   "		if true || compareEnsembles(e, last) <= 0 || e.Epoch < since {",
+		World: World{Package: "./metad/state", Run: "TestRestoredStateTakesTheHighestOfEverything$"},
+	},
+	{
+		Name: "take versions of groups back that were forgotten", File: "metad/state/rebuildgroups.go",
+		Old:   "	if !ok || v.Version >= before[at].Versions[0].Version {",
+		New:   "	if true || !ok || v.Version >= before[at].Versions[0].Version {",
+		World: World{Package: "./metad/state", Run: "TestRestoredStateDoesNotTakeBackForgottenVersions$"},
 	},
 	{
 		Name: "give segment names twice", File: "metad/state/apply.go",
