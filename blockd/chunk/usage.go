@@ -239,16 +239,15 @@ func (s *Store) ForgetStreams(ctx context.Context, v id.Volume, epoch id.Epoch, 
 }
 
 // PurgeVolume removes what a deleted volume has here up to an epoch: streams of
-// such ensembles and shards of such generations. A tombstone over all of them stays, so
-// that no repair brings one back, and the fence does; metad has fenced the volume at
-// that epoch before, so nothing else of it can come back.
+// such ensembles and shards of such generations. A tombstone over all of them comes first and stays, so
+// that no repair brings one back, and no owner who has not heard of the deletion makes a stream anew; the fence stays too.
 // Durable when it returns; after an error, or a crash, it is to be called again.
 func (s *Store) PurgeVolume(ctx context.Context, v id.Volume, epoch id.Epoch) error {
-	if err := s.ForgetStreams(ctx, v, epoch); err != nil {
-		return err
-	}
 	_, err := s.control(ctx, "purge shards", func(ctl *core.Control) { s.mu.core.PurgeShards(v, epoch, ctl) })
 	if err != nil {
+		return err
+	}
+	if err := s.ForgetStreams(ctx, v, epoch); err != nil {
 		return err
 	}
 	var doomed []shardName

@@ -472,6 +472,21 @@ func TestTombstonesGoWithTheEpochThatLeftThem(t *testing.T) {
 	}
 }
 
+// Schedule: a volume is deleted and its store has purged it, before the owner hears of it and makes the
+// stream that it has not needed there so far. Nobody would ever drop that one (bench/sim, seed 428).
+func TestPurgedVolumeTakesNoStream(t *testing.T) {
+	l := newLab(t, core.Config{})
+	l.c.PurgeShards(storetest.Volume, 4, &core.Control{Done: func(*core.Control) {}})
+	l.c.Forget(storeproto.Drop{Volume: storetest.Volume, Epoch: 4}, &core.Control{Done: func(*core.Control) {}})
+	l.append(journal, batch(1))
+	l.sync(10)
+	l.expect("append 1: " + errs.ErrStaleEpoch.Error())
+	later := storetest.Stream(5, 1, storeproto.Journal) // it was deleted after metad's backup, and came back with it
+	l.append(later, storetest.Batch(5, 1, 1, 0, 0))
+	l.sync(10)
+	l.expect("append 1: ok")
+}
+
 // Without this a volume that one owner keeps for months would fill the memory
 // with tombstones.
 func TestTombstonesHaveALimit(t *testing.T) {

@@ -159,7 +159,8 @@ func (c *Core) Deleted(v id.Volume, s id.Segment, g id.Generation) bool {
 const allSegments id.Segment = 0
 
 // PurgeShards admits a tombstone over all generations of a deleted volume up to epoch:
-// no put of them, repairs included, is committed after.
+// no put of them, repairs included, is committed after, and no stream made by an owner of before
+// who has not heard of it.
 func (c *Core) PurgeShards(v id.Volume, epoch id.Epoch, ctl *Control) {
 	op := c.newOp()
 	op.Control = ctl

@@ -186,6 +186,9 @@ func (c *Core) checkCreate(a *storeproto.Append, vol *volume) error {
 		return fmt.Errorf("append to a stream that is not there: %w", errs.ErrConflict)
 	}
 	if vol != nil {
+		if all, purged := vol.tombstones[allSegments]; purged && a.Epoch <= all.generation.Epoch {
+			return fmt.Errorf("append under %s to a volume that is deleted: %w", a.Epoch, errs.ErrStaleEpoch)
+		}
 		if _, ok := vol.dropped[a.Stream]; ok {
 			return fmt.Errorf("append to a stream that was dropped: %w", errs.ErrConflict)
 		}
