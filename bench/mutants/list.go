@@ -80,6 +80,12 @@ var All = []Mutant{
 		World: shards,
 	},
 	{
+		Name: "take streams of a purged volume", File: "pkg/storeproto/core/stream.go",
+		Old:   "purged && a.Epoch <= all.generation.Epoch {",
+		New:   "false && purged && a.Epoch <= all.generation.Epoch {",
+		World: World{Package: "./pkg/storeproto/core", Run: "TestPurgedVolumeTakesNoStream$"},
+	},
+	{
 		Name: "answer a fence while grants of before a start may stand", File: "pkg/storeproto/core/fence.go",
 		Old:   "		until := c.cfg.Started + c.cfg.LeaseTerm\n",
 		New:   "		until := time.Duration(0)\n",

@@ -23,6 +23,7 @@ var InWorlds = append(taken(
 	"use a generation's name again",
 	"reap what the table names",
 	"give segment names twice",
+	"forget what stores found after the backup",
 ), []Mutant{
 	{
 		Name: "answer a fence before it is durable", File: "pkg/storeproto/core/fence.go",

@@ -250,11 +250,10 @@ func (h *host) purge(p purge) {
 		}, func(error) {})
 	}
 	st.do(func() {
-		st.forgetAll(p, func(err error) {
-			if err != nil {
-				return
+		st.core.PurgeShards(p.volume, p.epoch, st.control(func(err error) {
+			if err == nil {
+				st.do(func() { st.forgetAll(p, confirm) }, func(error) {})
 			}
-			st.do(func() { st.core.PurgeShards(p.volume, p.epoch, st.control(confirm)) }, func(error) {})
-		})
+		}))
 	}, func(error) {})
 }

@@ -255,8 +255,8 @@ func (st *store) gone() bool { return !slices.Contains(st.h.stores, st) }
 // flipped or misplaced some of what it had told synced.
 func (m *menu) damageLog() bool {
 	st := m.choose()
-	if st == nil || !st.h.up {
-		return false
+	if st == nil || !st.h.up || m.w.metad.restored && !m.w.safe() {
+		return false // a list that stores told of may hang on this one alone: README.md, "Not there"
 	}
 	h := st.h
 	h.crash(true)

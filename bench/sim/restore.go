@@ -47,7 +47,8 @@ func (m *metad) silent() bool { return m.away || m.restore != nil }
 func (m *menu) restoreMetad() bool {
 	md := m.w.metad
 	rolling := slices.ContainsFunc(m.w.disks, func(d *disk) bool { return d.held || d.leaves })
-	if md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling {
+	lost := m.victim != nil && (m.rotten || m.victim.gone())
+	if md.backup == nil || md.silent() || md.restored || m.leaves != nil || rolling || lost {
 		return false
 	}
 	x, err := state.Restore(md.backup)
