@@ -22,24 +22,24 @@ import (
 
 // control is struct iocb of linux/aio_abi.h on a little-endian machine.
 type control struct {
-	data     uint64
-	key      uint32
-	rwFlags  int32
-	op       uint16
-	priority int16
-	fd       uint32
-	buf      unsafe.Pointer
-	bytes    uint64
-	off      int64
-	reserved uint64
-	flags    uint32
-	eventFd  uint32
+	data    uint64
+	_       uint32 // the kernel's
+	rwFlags int32
+	op      uint16
+	_       int16 // priority
+	fd      uint32
+	buf     unsafe.Pointer
+	bytes   uint64
+	off     int64
+	_       uint64
+	_       uint32 // flags
+	_       uint32 // to be woken
 }
 
 // event is struct io_event.
 type event struct {
-	data, control uint64
-	res, res2     int64
+	data, _ uint64
+	res, _  int64
 }
 
 // opRead is IOCB_CMD_PREAD.
