@@ -252,7 +252,7 @@ func (m *metad) Volume(_ context.Context, v id.Volume) (*cluster.Volume, error) 
 
 // AddEnsemble is part of volume.Metad.
 func (m *metad) AddEnsemble(_ context.Context, q client.AddEnsemble) (*cluster.Volume, error) {
-	return m.record(&state.AddEnsemble{At: at(q.At), Want: 3, Fallback: 2, Seed: m.w.rng.Uint64(),
+	return m.record(&state.AddEnsemble{At: at(q.At), Want: 3, Fallback: 2, Better: q.Better, Seed: m.w.rng.Uint64(),
 		Candidates: reconcile.EnsembleCandidates(m.refresh(), q.Exclude)})
 }
 
@@ -288,6 +288,9 @@ func (m *metad) ForgetSpans(_ context.Context, v id.Volume, e, below id.Epoch) e
 
 // CommitCheckpoint is part of volume.Metad.
 func (m *metad) CommitCheckpoint(_ context.Context, v id.Volume, e id.Epoch, c cluster.Checkpoint) error {
+	if len(c.Opaque) > cluster.CheckpointBytesMax {
+		return errs.ErrInvalid
+	}
 	return m.apply(&state.CommitCheckpoint{Volume: v, Epoch: e, Checkpoint: c}).Err
 }
 

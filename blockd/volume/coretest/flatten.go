@@ -83,9 +83,12 @@ func (w *World) flattened(e *Engine) {
 func (f *Metad) VolumeFlattened(_ context.Context, v id.Volume, e id.Epoch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r, ok := f.volumes[v]
-	if !ok || r.Epoch != e {
-		return errs.ErrStaleEpoch
+	r, err := f.owned(v, e)
+	switch {
+	case err != nil:
+		return err
+	case r.Origin != nil && r.Checkpoint == nil:
+		return errs.ErrConflict
 	}
 	r = r.Clone()
 	r.Origin = nil

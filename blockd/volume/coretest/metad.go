@@ -1,6 +1,7 @@
 package coretest
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"sync"
@@ -13,7 +14,8 @@ import (
 )
 
 // Metad keeps one version of the truth in memory, with metad's rules and no
-// quorum. It is safe for concurrent use and serves as a volume's Metad.
+// quorum. It is safe for concurrent use and serves as a volume's Metad: that it answers as the
+// real one does is tested (blockd/volume/metadtest).
 type Metad struct {
 	mu      sync.Mutex
 	volumes map[id.Volume]*cluster.Volume
@@ -210,29 +212,45 @@ func (f *Metad) Acquire(v id.Volume, by id.Holder) (*cluster.Volume, error) {
 	if r == nil {
 		return nil, errs.ErrNotFound
 	}
-	if r.Owner.Host != "" {
+	if r.OpenComplete && !slices.Contains(r.Prior, r.Owner.Host) {
 		r.Prior = append(r.Prior, r.Owner.Host)
+		slices.Sort(r.Prior)
 	}
 	r.Epoch++
-	r.OpenComplete = false
-	r.Owner = by
+	r.OpenComplete, r.Owner = false, by
+	f.counter[v] = 0
+	if kept := cluster.InForce(r.List); len(kept) < len(r.List) { // targets of openings that broke off
+		r.List = kept
+		r.ListVersion++
+	}
 	return r.Clone(), nil
 }
 
-func (f *Metad) at(l client.ListVersion) (*cluster.Volume, error) {
-	if f.away {
-		return nil, errs.ErrUnavailable
-	}
-	r := f.volumes[l.Volume]
+// owned finds the record on which the owner under epoch e may act.
+func (f *Metad) owned(v id.Volume, e id.Epoch) (*cluster.Volume, error) {
+	r := f.volumes[v]
 	switch {
+	case f.away:
+		return nil, errs.ErrUnavailable
 	case r == nil:
 		return nil, errs.ErrNotFound
-	case r.Epoch != l.Epoch:
+	case r.Epoch != e:
 		return nil, errs.ErrStaleEpoch
-	case r.ListVersion != l.Version:
-		return nil, errs.ErrConflict
 	}
 	return r, nil
+}
+
+func (f *Metad) at(l client.ListVersion) (*cluster.Volume, error) {
+	r, err := f.owned(l.Volume, l.Epoch)
+	if err == nil && r.ListVersion != l.Version {
+		return nil, errs.ErrConflict
+	}
+	return r, err
+}
+
+// alive tells whether a store is known, and not lost for good.
+func (f *Metad) alive(r cluster.StoreRef) bool {
+	return slices.ContainsFunc(f.stores, func(s cluster.Store) bool { return s.StoreRef == r && s.State != cluster.StoreLost })
 }
 
 // Topology is the newest one.
@@ -247,85 +265,12 @@ func (f *Metad) Volume(_ context.Context, v id.Volume) (*cluster.Volume, error) 
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.volumes[v]
-	if r == nil || f.away {
+	switch {
+	case f.away:
 		return nil, errs.ErrUnavailable
-	}
-	return r.Clone(), nil
-}
-
-// AddEnsemble adds an open ensemble of three stores, or two, on different hosts where it can.
-func (f *Metad) AddEnsemble(_ context.Context, a client.AddEnsemble) (*cluster.Volume, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	r, err := f.at(a.At)
-	if err != nil {
-		return nil, err
-	}
-	var members []cluster.StoreRef
-	for pass := range 2 { // one store of each host first
-		hosts := make(map[id.Host]bool)
-		for _, s := range f.stores {
-			skip := s.State != cluster.StoreUp || pass == 0 && hosts[s.Host] ||
-				slices.Contains(a.Exclude, s.Store) || slices.Contains(members, s.StoreRef)
-			if !skip && len(members) < 3 {
-				hosts[s.Host] = true
-				members = append(members, s.StoreRef)
-			}
-		}
-	}
-	if len(members) < 2 {
-		return nil, errs.ErrNoSpace
-	}
-	f.counter[r.ID]++
-	r.List = append(r.List, cluster.Ensemble{ID: id.Ensemble{Epoch: r.Epoch, N: f.counter[r.ID]}, Stores: members})
-	r.ListVersion++
-	return r.Clone(), nil
-}
-
-// CloseEnsemble closes one.
-func (f *Metad) CloseEnsemble(_ context.Context, c client.CloseEnsemble) (*cluster.Volume, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	r, err := f.at(c.At)
-	if err != nil {
-		return nil, err
-	}
-	for i := range r.List {
-		if e := &r.List[i]; e.ID == c.Ensemble {
-			e.Closed, e.From, e.To, e.MetaFrom, e.MetaTo, e.Holders = true, c.From, c.To, c.MetaFrom, c.MetaTo, c.Holders
-		}
-	}
-	r.ListVersion++
-	return r.Clone(), nil
-}
-
-// RemoveEnsembles takes some out of the list.
-func (f *Metad) RemoveEnsembles(_ context.Context, d client.RemoveEnsembles) (*cluster.Volume, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	r, err := f.at(d.At)
-	if err != nil {
-		return nil, err
-	}
-	r.List = slices.DeleteFunc(slices.Clone(r.List), func(e cluster.Ensemble) bool { return slices.Contains(d.Ensembles, e.ID) })
-	r.ListVersion++
-	return r.Clone(), nil
-}
-
-// ReplaceList leaves one ensemble of the list.
-func (f *Metad) ReplaceList(_ context.Context, at client.ListVersion, keep id.Ensemble) (*cluster.Volume, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	r, err := f.at(at)
-	if err != nil {
-		return nil, err
-	}
-	e, ok := r.Ensemble(keep)
-	if !ok {
+	case r == nil:
 		return nil, errs.ErrNotFound
 	}
-	r.List, r.Prior, r.OpenComplete = []cluster.Ensemble{e}, nil, true
-	r.ListVersion++
 	return r.Clone(), nil
 }
 
@@ -333,13 +278,10 @@ func (f *Metad) ReplaceList(_ context.Context, at client.ListVersion, keep id.En
 func (f *Metad) AllocRange(_ context.Context, v id.Volume, e id.Epoch) (client.Range, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch r := f.volumes[v]; {
-	case f.away:
-		return client.Range{}, errs.ErrUnavailable
-	case r == nil || r.Epoch != e:
-		return client.Range{}, errs.ErrStaleEpoch
+	r, err := f.owned(v, e)
+	if err != nil {
+		return client.Range{}, err
 	}
-	r := f.volumes[v]
 	f.next += 256
 	if n := len(r.Spans); n == 0 || r.Spans[n-1].Epoch != e {
 		r.Spans = append(r.Spans, cluster.Span{Epoch: e, First: f.next - 256})
@@ -352,14 +294,14 @@ func (f *Metad) AllocRange(_ context.Context, v id.Volume, e id.Epoch) (client.R
 func (f *Metad) ForgetSpans(_ context.Context, v id.Volume, e, below id.Epoch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch r := f.volumes[v]; {
-	case f.away:
-		return errs.ErrUnavailable
-	case r == nil || r.Epoch != e || below > e:
-		return errs.ErrStaleEpoch
-	default:
-		r.Spans = slices.DeleteFunc(slices.Clone(r.Spans), func(s cluster.Span) bool { return s.Epoch < below })
+	r, err := f.owned(v, e)
+	switch {
+	case err != nil:
+		return err
+	case below > e || !r.OpenComplete:
+		return errs.ErrConflict
 	}
+	r.Spans = slices.DeleteFunc(slices.Clone(r.Spans), func(s cluster.Span) bool { return s.Epoch < below })
 	return nil
 }
 
@@ -370,19 +312,23 @@ func (f *Metad) Spans(v id.Volume) []cluster.Span {
 	return slices.Clone(f.volumes[v].Spans)
 }
 
-// CommitCheckpoint takes a higher checkpoint, and the same one again.
+// CommitCheckpoint takes a higher checkpoint, and the same one again, of an owner that is open.
 func (f *Metad) CommitCheckpoint(_ context.Context, v id.Volume, e id.Epoch, c cluster.Checkpoint) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := f.volumes[v]
+	r, err := f.owned(v, e)
+	if err != nil {
+		return err
+	}
+	last := r.Checkpoint
 	switch {
-	case f.away:
-		return errs.ErrUnavailable
-	case r == nil || r.Epoch != e:
-		return errs.ErrStaleEpoch
-	case len(c.Opaque) > cluster.CheckpointBytesMax:
+	case len(c.Opaque) > cluster.CheckpointBytesMax || c.Epoch == 0 || c.Epoch > e:
 		return errs.ErrInvalid
-	case r.Checkpoint != nil && !c.Above(*r.Checkpoint) && (c.Epoch != r.Checkpoint.Epoch || c.Meta != r.Checkpoint.Meta):
+	case !r.OpenComplete:
+		return errs.ErrConflict
+	case last != nil && last.Epoch == c.Epoch && last.Meta == c.Meta && last.Covered == c.Covered && bytes.Equal(last.Opaque, c.Opaque):
+		return nil
+	case last != nil && !c.Above(*last):
 		return errs.ErrConflict
 	}
 	r.Checkpoint = &c
@@ -393,7 +339,13 @@ func (f *Metad) CommitCheckpoint(_ context.Context, v id.Volume, e id.Epoch, c c
 func (f *Metad) EnsurePlacement(_ context.Context, exclude []id.Store) (*cluster.Topology, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.away {
+	healthy := 0
+	for _, s := range f.stores {
+		if s.State == cluster.StoreUp && !s.Full && !slices.Contains(exclude, s.Store) {
+			healthy++
+		}
+	}
+	if f.away || healthy < 2 {
 		return nil, errs.ErrUnavailable
 	}
 	f.groupsLocked(exclude)
@@ -407,14 +359,14 @@ func (f *Metad) ReportStore(context.Context, id.Host, cluster.StoreRef, string) 
 func (f *Metad) RestoreWhole(_ context.Context, v id.Volume, e id.Epoch) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch r := f.volumes[v]; {
-	case f.away:
-		return errs.ErrUnavailable
-	case r == nil || r.Epoch != e:
-		return errs.ErrStaleEpoch
-	default:
-		r.Restored = nil
+	r, err := f.owned(v, e)
+	switch {
+	case err != nil:
+		return err
+	case r.Restored != nil && r.Checkpoint == nil:
+		return errs.ErrConflict
 	}
+	r.Restored = nil
 	return nil
 }
 
