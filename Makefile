@@ -54,7 +54,7 @@ test: tools ## everything that must pass: unit, fuzz, e2e (installs what it need
 	$(MAKE) --no-print-directory fuzz
 	$(MAKE) --no-print-directory e2e
 
-lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, commit subjects
+lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, files made from source, commit subjects
 	@bad=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go' | xargs -r ls -d 2>/dev/null)); \
 	if [ -n "$$bad" ]; then echo "not formatted, run gofmt -w on:"; echo "$$bad"; exit 1; fi
 	go vet ./...
@@ -62,6 +62,7 @@ lint: bin/tools/staticcheck ## gofmt, vet, staticcheck, layering and habits, com
 	bin/tools/staticcheck ./...
 	go test ./pkg/layers/...
 	deploy/dev/tracked-files
+	deploy/dev/generated-files
 	deploy/dev/commit-subjects
 
 bench: build tools ## measure speed beside other servers; results go where bench/perf/README.md says
