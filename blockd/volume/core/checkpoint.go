@@ -290,7 +290,6 @@ func (c *Core) checkpointDurable(now time.Duration, st *checkpointState, fx *Eff
 		c.compare(st.walk, st.rec.Map)
 		c.walkOn(now, fx)
 	}
-	c.founded(now, fx)
 	c.flatDurable(st)
 	c.check.asking, c.check.askAt, c.check.pause = st, 0, 0
 	c.stats.Checkpoints++
@@ -319,6 +318,7 @@ func (c *Core) CheckpointDone(now time.Duration, position id.LSN, err error, fx 
 	}
 	k.asking = nil
 	k.committed = position
+	c.founded(now, fx)
 	c.reapReady(st.rec)
 	c.tellWhole(st.rec, fx)
 	c.tellFlat(st.rec.Origin != nil, fx)

@@ -25,8 +25,9 @@ type loadState struct {
 	loader  *blockmap.TableLoader
 	run     []*storeproto.Batch
 	dead    []id.Segment // already dead at the checkpoint's cut
-	// founding: there is no checkpoint yet that says what the volume began with.
+	// founding: metad has no checkpoint yet that says what the volume began with.
 	founding bool
+	inRecord bool // metad had one at the opening
 }
 
 // New makes the core of a volume that is being opened. checkpoint is metad's, as
@@ -54,7 +55,7 @@ func New(cfg Config, checkpoint []byte) (*Core, error) {
 		if k.Volume != cfg.Volume {
 			return nil, fmt.Errorf("checkpoint of %s given for %s: %w", k.Volume, cfg.Volume, errs.ErrCorrupt)
 		}
-		c.load.check, c.load.inMetad = k, true
+		c.load.check, c.load.inMetad, c.load.inRecord = k, true, true
 	}
 	return c, nil
 }

@@ -56,6 +56,7 @@ func (c *Core) begin(opts *blockmap.Options) (table blockmap.Root, err error) {
 		return blockmap.Root{}, nil
 	}
 	c.origin, c.archive.Archive = k.Origin, k.Archive
+	c.load.founding = !c.load.inRecord && (k.Origin != nil || k.Archive != nil)
 	opts.Root = k.Map
 	return k.Table, nil
 }
@@ -63,7 +64,7 @@ func (c *Core) begin(opts *blockmap.Options) (table blockmap.Root, err error) {
 // opened says that the volume serves, but of one that must write down first where it comes from.
 func (c *Core) opened(now time.Duration, fx *Effects) {
 	if c.load.founding {
-		c.stir(now, fx)
+		c.lay(now, fx)
 		return
 	}
 	c.stats.Problem = ""
@@ -71,10 +72,22 @@ func (c *Core) opened(now time.Duration, fx *Effects) {
 	c.archiveOpened(fx)
 }
 
-// founded: a checkpoint stands, and says what the volume began with.
+// lay has the first checkpoint cut of a volume that must write down where it comes from.
+func (c *Core) lay(now time.Duration, fx *Effects) {
+	if c.load.founding && c.check.running == nil && c.check.asking == nil {
+		c.stir(now, fx)
+	}
+}
+
+// founded: metad has a checkpoint that says what the volume began with. That stores have it is not enough: a
+// metad that is restored from a backup learns from each store once what it has, and the checkpoint
+// may come just after.
 func (c *Core) founded(now time.Duration, fx *Effects) {
-	if c.load.founding {
-		c.load.founding = false
+	if !c.load.founding {
+		return
+	}
+	c.load.founding = false
+	if c.state == stateServing { // else it is not loaded yet
 		c.opened(now, fx)
 	}
 }

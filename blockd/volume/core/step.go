@@ -110,9 +110,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 		c.doubt(now, fx)
 	}
 	c.m.Shrink()
-	if c.load.founding {
-		c.stir(now, fx)
-	}
+	c.lay(now, fx)
 	c.closeTrees(now)
 	c.walkOn(now, fx)
 	c.rollOn(now, fx)

@@ -244,6 +244,40 @@ func TestCloneIsFoundedBeforeItServes(t *testing.T) {
 	}
 }
 
+// Schedule: metad is lost, and each store tells the restored one what it has, before the first checkpoint of
+// a clone reaches it. Had the clone served by then, nobody would know any more that it is one, and
+// the snapshot that it reads could be deleted (bench/sim, seed 691).
+func TestCloneServesWhenMetadHasItsFounding(t *testing.T) {
+	s := play(t, core.Limits{SealBlocks: 8})
+	s.acked(0, 8)
+	x := s.mark()
+	for _, crash := range []bool{false, true} {
+		w, err := s.Clone(x)
+		s.must(err)
+		c := &stage{w, t}
+		c.hold("checkpoint")
+		for n := range 40 {
+			c.Quiesce()
+			c.pass(100e6)
+			if crash && n == 20 { // the next owner finds the checkpoint in the meta stream
+				c.Owner().Kill()
+				c.open()
+			}
+		}
+		if c.Owner().Opened {
+			t.Fatalf("crash %t: it serves, and metad has nothing that says what it began with", crash)
+		}
+		if n := c.stats().Checkpoints; n > 1 {
+			t.Errorf("crash %t: %d checkpoints while metad does not answer", crash, n)
+		}
+		c.hold()
+		c.must(c.Settle())
+		c.acked(20, 1)
+		c.crash()
+		c.purge()
+	}
+}
+
 // An owner that dies while it founds the clone leaves it to the next one.
 func TestFoundingIsDoneAgainByTheNextOwner(t *testing.T) {
 	s := play(t, core.Limits{SealBlocks: 8})
