@@ -79,7 +79,7 @@ var faults = []fault{
 	{MetadClockJump, 2, (*menu).jumpMetad},
 	{MetadAway, 3, (*menu).metadAway},
 	{MetadLeader, 2, (*menu).leader},
-	{MetadRestored, 3, (*menu).restoreMetad},
+	{MetadRestored, 8, (*menu).restoreMetad},
 	{Takeover, 5, (*menu).takeover},
 	{Handoff, 4, (*menu).handoff},
 	{Drain, 5, (*menu).drain},
