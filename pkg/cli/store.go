@@ -7,6 +7,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/config"
@@ -139,7 +140,11 @@ func moving(x *api.Store) string {
 	case x.State == "draining":
 		return "empty; closed journals of disks name it until their next checkpoint"
 	case r.GetSegmentsLeft() > 0:
-		return fmt.Sprintf("to get %d segments, %s, at %s/s", r.SegmentsLeft, size(r.BytesLeft), size(r.BytesPerSecond))
+		text := fmt.Sprintf("to get %d segments, %s", r.SegmentsLeft, size(r.BytesLeft))
+		if r.GetSecondsLeft() > 0 {
+			text += fmt.Sprintf(", at %s/s, about %s", size(r.BytesPerSecond), time.Duration(r.SecondsLeft)*time.Second)
+		}
+		return text
 	}
 	return ""
 }
