@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -75,8 +76,14 @@ func newWorld(t *testing.T, seed uint64) *world {
 	return w
 }
 
-// watch lets the power hear of every sync of a store.
-func (w *world) watch(i int) { w.slots[i].fs.OnSync(func(int) { w.power.synced() }) }
+// watch lets the power hear of every sync of a store. One takes up to two milliseconds before it
+// is carried out, as on disks: a store that answers without waiting for it is believed meanwhile.
+func (w *world) watch(i int) {
+	w.slots[i].fs.OnSync(func(n int) {
+		_ = system.Sleep(context.Background(), time.Duration(uint64(n)*0x9e3779b97f4a7c15>>53)*time.Microsecond)
+		w.power.synced()
+	})
+}
 
 // boot opens the stores that are not open. It fails only if the power is cut meanwhile.
 func (w *world) boot() error {
