@@ -4,29 +4,21 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
 	"ashlar.dev/blockd/chunk"
-	"ashlar.dev/blockd/journal"
-	"ashlar.dev/blockd/packer"
-	"ashlar.dev/blockd/reader"
 	"ashlar.dev/blockd/volume"
-	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/blockd/volume/volumetest"
 	"ashlar.dev/pkg/id"
-	"ashlar.dev/pkg/lifecycle"
 	"ashlar.dev/pkg/nbd"
 )
 
 // engine is one process that has the disk open, and its clients.
 type engine struct {
+	*volumetest.Process
 	w      *world
 	door   *door
-	leases *volume.Leases
-	packer *packer.Packer
-	reader *reader.Reader
-	group  *lifecycle.Group
 	volume *volume.Volume
 
 	ctx    context.Context // ends with the process
@@ -44,23 +36,12 @@ func (w *world) start() *engine {
 		e.door.open[s.ref.Store] = s.store
 	}
 	e.ctx, e.cancel = context.WithCancel(context.Background())
-	e.leases = volume.NewLeases(e.ctx, e.holder(), 50*time.Millisecond, e.door, system)
-	e.packer = packer.New(e.ctx, packer.Config{Stores: e.door, Topology: w.metad.Topology, PutTimeout: 2 * time.Second})
-	e.reader = reader.New(reader.Config{Stores: e.door, Topology: w.metad.Topology, Clock: system})
-	e.group = lifecycle.NewGroup(e.ctx)
-	e.group.Go("hedge", func(ctx context.Context) error {
-		for system.Sleep(ctx, 5*time.Millisecond) == nil {
-			e.reader.Tick(system.Now())
-		}
-		return nil
-	})
+	e.Process = volumetest.Start(volumetest.Config{Metad: w.metad, Stores: e.door, Holder: id.Holder{Host: "b1", Number: w.lives}, PutTimeout: 2 * time.Second})
 	w.power.mu.Lock() // a cut looks at it
 	w.run = e
 	w.power.mu.Unlock()
 	return e
 }
-
-func (e *engine) holder() id.Holder { return id.Holder{Host: "b1", Number: e.w.lives} }
 
 // open opens the disk, reads all of it and of its snapshots, and holds that against the ledger.
 // An error of the opening may be that of a cut; one of the ledger never is.
@@ -75,16 +56,7 @@ func (e *engine) open(off <-chan struct{}) (wrong, err error) {
 		case <-ctx.Done():
 		}
 	}()
-	rec, err := w.metad.Acquire(w.disk, e.holder())
-	if err != nil {
-		return nil, err
-	}
-	e.volume, err = volume.Open(ctx, volume.Config{
-		Record: rec, Holder: e.holder(), Metad: w.metad, Stores: e.door, Reader: e.reader, Packer: e.packer, Leases: e.leases,
-		Budget: blockmap.NewBudget(64), Clock: system, Log: slog.New(slog.DiscardHandler),
-		Limits: w.limits, Journal: journal.Limits{ReplaceAfter: 500 * time.Millisecond},
-		Ended: func(v *volume.Volume, _ error) { v.Abandon() },
-	})
+	e.volume, err = e.Open(ctx, w.disk, w.limits, func(c *volume.Config) { c.Journal.ReplaceAfter = 500 * time.Millisecond })
 	if err != nil {
 		return nil, err
 	}
@@ -148,9 +120,7 @@ func (w *world) halt() {
 	}
 	e.door.close()
 	e.busy.Wait()
-	_ = e.leases.Close()
-	_ = e.packer.Close()
-	_ = e.group.Close()
+	e.Kill()
 	w.power.mu.Lock()
 	w.run = nil
 	w.power.mu.Unlock()

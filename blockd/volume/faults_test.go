@@ -199,7 +199,7 @@ func TestHedgedReadPassesAPausedStore(t *testing.T) {
 	r.stores[1].Pause()
 	defer r.stores[1].Resume()
 	f.all(vol)
-	if st := e.reader.Stats(); st.Hedged == 0 {
+	if st := e.Reader.Stats(); st.Hedged == 0 {
 		t.Fatalf("no read was hedged: %+v", st)
 	}
 }
@@ -286,7 +286,7 @@ func TestTwoStoreCluster(t *testing.T) {
 	copy(f.data, b)
 	f.all(vol)
 	vol.Abandon()
-	e.kill()
+	e.Kill()
 	vol = r.engine("b1").mustOpen(id.Volume{1})
 	f.all(vol)
 	closed(t, vol)

@@ -85,7 +85,7 @@ func TestClonesOfADiskInTheArchiveAreLikeFlatBytes(t *testing.T) {
 	if vol.ArchiveLeft() == 0 {
 		t.Fatal("nothing was left in the archive")
 	}
-	e.kill()
+	e.Kill()
 	vol.Abandon()
 	r.stores[0].Crash(1)
 	for range 10 {
@@ -103,7 +103,7 @@ func TestClonesOfADiskInTheArchiveAreLikeFlatBytes(t *testing.T) {
 	gone = true
 	c1.all(one)
 	c2.all(two)
-	e2.kill()
+	e2.Kill()
 	one.Abandon()
 	r.archive = nil // nobody needs it any more
 	one = r.engine("b2").mustOpen(id.Volume{2})
@@ -137,7 +137,7 @@ func TestCloneOfADiskInTheArchiveNeedsIt(t *testing.T) {
 		if got, err := readBack(c, 0, block.Size); !errors.Is(err, s.want) {
 			t.Errorf("%s: a block of zeros is %v: %v", name, bytes.Equal(got, make([]byte, block.Size)), err)
 		}
-		e.kill()
+		e.Kill()
 		c.Abandon()
 	}
 	r.archive = restore.New(restore.Config{Store: x.store})

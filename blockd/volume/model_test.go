@@ -132,7 +132,7 @@ func TestVolumeIsLikeFlatBytes(t *testing.T) {
 			cancel()
 		case 1: // the process dies
 			vol.Abandon()
-			e.kill()
+			e.Kill()
 			e = r.engine("b1")
 		case 2: // another host takes over while this one still believes
 			e = r.engine("b2")

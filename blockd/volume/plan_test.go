@@ -143,7 +143,7 @@ func TestPlansHoldExactlyWhatASnapshotHas(t *testing.T) {
 			m, _ := archiveOf(t, vol, s.id, objectstoretest.NewMemory(), nil)
 			_ = m
 		}
-		e.kill()
+		e.Kill()
 	}
 	comesBack(t, store, base, all[len(all)-1].data)
 	vol := r.engine("b1").mustOpen(v)

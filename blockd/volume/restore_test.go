@@ -110,7 +110,7 @@ func TestRestoredVolumeIsLikeFlatBytes(t *testing.T) {
 		f.all(vol)
 		r.stores[life].Restart()
 		if life < 2 {
-			e.kill()
+			e.Kill()
 			vol.Abandon()
 			continue
 		}

@@ -80,7 +80,7 @@ func TestSnapshotsAreLikeCopiesOfFlatBytes(t *testing.T) {
 			}
 		}
 		r.stores[life].Restart()
-		e.kill()
+		e.Kill()
 	}
 }
 
@@ -176,5 +176,5 @@ func TestHeldSnapshotIsReleasedBeforeItIsDurable(t *testing.T) {
 	for _, x := range r.stores[:2] {
 		x.Resume()
 	}
-	e.kill()
+	e.Kill()
 }

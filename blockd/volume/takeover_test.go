@@ -173,7 +173,7 @@ func TestTakeoversKeepEveryRegister(t *testing.T) {
 		switch rng.IntN(3) {
 		case 0: // the process dies
 			current.Load().Abandon()
-			e.kill()
+			e.Kill()
 		case 1: // it hands over
 			ctx, cancel := timeout(10 * time.Second)
 			if err := current.Load().Close(ctx); err != nil {
@@ -256,7 +256,7 @@ func TestAbandonEndsEveryRequestOnce(t *testing.T) {
 			s.Resume()
 		}
 		vol.Abandon()
-		e.kill()
+		e.Kill()
 		for i, o := range all {
 			if o.n.Load() != 1 || o.err != nil && !errors.Is(o.err, errs.ErrStaleEpoch) {
 				t.Fatalf("request %d completed %d times: %v", i, o.n.Load(), o.err)
