@@ -114,14 +114,14 @@ func TestGroupsBesideKilledOwners(t *testing.T) {
 			}
 		})
 	}
-	g := &grouping{}
+	g, rng := &grouping{}, seeded(t)
 	for round := range 4 {
 		for i, name := range names {
 			must(t, cluster.Wait("disk "+name+" to move", patience, func() bool { r, err := c.CLI("disk", "move", name, "--to", hosts[i]); return err == nil && r.Code == 0 }))
 		}
 		g.run(c, names)
 		g.more(t, 3)
-		<-time.After(rand.N(100 * time.Millisecond)) // anywhere in a group
+		<-time.After(time.Duration(rng.Int64N(int64(100 * time.Millisecond)))) // anywhere in a group
 		before := count.Load()
 		kill(t, c, hosts[round%2])
 		must(t, cluster.Wait("the counts to go on", patience, func() bool { return count.Load() > before+counters }))
@@ -168,4 +168,11 @@ func groupsOf(t *testing.T, c *cluster.Cluster, disk string) (out []int) {
 	}
 	slices.Sort(out)
 	return out
+}
+
+// seeded draws a seed, says it, and gives what follows from it.
+func seeded(t *testing.T) *rand.Rand {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	return rand.New(rand.NewPCG(seed, 0))
 }
