@@ -15,6 +15,7 @@ import (
 
 func main() {
 	lifecycle.PrivateFiles()
+	spareProcs()
 	if code, is := server.Command(os.Args[1:], os.Stdout, os.Stderr); is {
 		os.Exit(code)
 	}
