@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -54,13 +55,28 @@ const (
 
 func indexOptions(fs vfs.FS) *pebble.Options {
 	return &pebble.Options{
-		FS:                          fs,
+		FS:                          namesFirst(fs),
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                memTableBytes,
 		MemTableStopWritesThreshold: memTables,
 		MaxOpenFiles:                256,
 		BytesPerSync:                512 << 10,
 	}
+}
+
+// namesFirst syncs a directory before a marker of Pebble's is made in it. A marker names the manifest in force, and both names
+// become durable by one sync after it: of names that were not synced a power loss may keep any, so also the marker's alone.
+func namesFirst(fs vfs.FS) vfs.FS {
+	return vfs.WithHooks(fs, vfs.Hooks{Before: func(op vfs.Op) error {
+		if op.Kind != vfs.OpCreate || !strings.HasPrefix(filepath.Base(op.Path), "marker.") {
+			return nil
+		}
+		dir, err := fs.OpenDir(filepath.Dir(op.Path))
+		if err != nil {
+			return fmt.Errorf("sync what a marker will name: %w", err)
+		}
+		return errors.Join(dir.Sync(), dir.Close())
+	}})
 }
 
 // formatIndex makes an empty index, so that a store whose index is missing is
