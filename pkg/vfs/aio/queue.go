@@ -88,7 +88,9 @@ func New(depth int) (*Queue, error) {
 		return nil, fmt.Errorf("queue of depth %d: %w", depth, errs.ErrInvalid)
 	}
 	q := &Queue{ended: make(chan struct{})}
-	if _, _, e := unix.Syscall(unix.SYS_IO_SETUP, uintptr(depth), uintptr(unsafe.Pointer(&q.context)), 0); e != 0 {
+	if _, _, e := unix.Syscall(unix.SYS_IO_SETUP, uintptr(depth), uintptr(unsafe.Pointer(&q.context)), 0); e == unix.EAGAIN {
+		return nil, fmt.Errorf("set up asynchronous reads: the machine's programs use all that fs.aio-max-nr allows (see sysctl): %w", e)
+	} else if e != 0 {
 		return nil, fmt.Errorf("set up asynchronous reads: %w", e)
 	}
 	q.mu.flight, q.mu.controls = make([]*Read, depth), make([]control, depth)

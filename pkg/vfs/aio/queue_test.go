@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,20 @@ func newQueue(t *testing.T, depth int) *Queue {
 	return r
 }
 
+// file is one that has data.
+func file(t testing.TB, data []byte) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "f"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // Without this a read could get another read's bytes, or wait for ever behind a full queue.
 func TestManyReadersGetTheirOwnBytes(t *testing.T) {
 	const blocks = 64
@@ -31,15 +46,7 @@ func TestManyReadersGetTheirOwnBytes(t *testing.T) {
 	for i := range data {
 		data[i] = byte(i>>12) ^ byte(i)
 	}
-	path := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(path, data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := file(t, data)
 	r := newQueue(t, 4)
 	var wg sync.WaitGroup
 	for g := range 16 {
@@ -67,15 +74,7 @@ func TestManyReadersGetTheirOwnBytes(t *testing.T) {
 // Without this reads that came together would each pay a system call, or one that was
 // held back would wait for ever.
 func TestCorkHoldsBackUntilAnUncork(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(path, make([]byte, 4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := file(t, make([]byte, 4096))
 	r := newQueue(t, 2*corkedMax)
 	done := make(chan *Read, 2*corkedMax)
 	submit := func() {
@@ -131,15 +130,7 @@ func TestErrorsAndEndsAreTold(t *testing.T) {
 }
 
 func BenchmarkRead(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "f")
-	if err := os.WriteFile(path, make([]byte, 1<<20), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
+	f := file(b, make([]byte, 1<<20))
 	r, err := New(64)
 	if err != nil {
 		b.Skip(err)
@@ -161,24 +152,16 @@ func BenchmarkRead(b *testing.B) {
 
 // Without this what is held back between begin and end could stay there.
 func TestAroundIsInPairs(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
-	if err := os.WriteFile(path, make([]byte, 64*4096), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := file(t, make([]byte, 64*4096))
 	r := newQueue(t, 64)
-	inside := 0 // of the queue's goroutine, until it has ended
-	r.Around(func() { inside++ }, func() { inside-- })
+	var inside atomic.Int32
+	r.Around(func() { inside.Add(1) }, func() { inside.Add(-1) })
 	var all sync.WaitGroup
 	for i := range 200 {
 		all.Add(1)
 		r.Submit(&Read{Fd: int(f.Fd()), Off: int64(i%64) * 4096, Buf: make([]byte, 4096), Done: func(q *Read) {
-			if q.Err != nil || inside > 1 {
-				t.Errorf("read: %v, inside %d times", q.Err, inside)
+			if q.Err != nil || inside.Load() > 1 {
+				t.Errorf("read: %v, inside %d times", q.Err, inside.Load())
 			}
 			all.Done()
 		}})
@@ -187,23 +170,15 @@ func TestAroundIsInPairs(t *testing.T) {
 	if err := r.Close(); err != nil {
 		t.Error(err)
 	}
-	if inside != 0 {
-		t.Errorf("left inside %d times", inside)
+	if n := inside.Load(); n != 0 {
+		t.Errorf("left inside %d times", n)
 	}
 }
 
 // Without this a read that the kernel cannot start at once would hold up whoever submits, or never be answered.
 func TestReadThatWouldWaitIsDoneAside(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "f")
 	want := bytes.Repeat([]byte("wait"), 1<<18)
-	if err := os.WriteFile(path, want, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
+	f := file(t, want)
 	q := newQueue(t, 4)
 	defer q.Close()
 	for at := int64(0); at < int64(len(want)); at += 1 << 16 {
