@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"ashlar.dev/bench/e2e/cluster"
 )
 
 // strays is how many objects an upload has left that was given up: enough for gc to be killed among them.
@@ -70,14 +72,7 @@ func TestGcSurvivesKills(t *testing.T) {
 	ashlar(t, c, "archive", "delete", "swept@one")
 	left := litterArchive(t, archive)
 	age(t, archive)
-	done := make(chan error, 1)
-	go func() {
-		r, err := c.CLI("--timeout", "2m", "archive", "gc", "--grace", "1m")
-		if err == nil && r.Code != 0 {
-			err = fmt.Errorf("archive gc: %s", r.Stderr)
-		}
-		done <- err
-	}()
+	done := sweep(c)
 	for began := time.Now(); left() > strays*3/4 && time.Since(began) < patience; { // it is quick: no time to lose between looks
 	}
 	kill(t, c, "s1")
@@ -103,4 +98,17 @@ func TestGcSurvivesKills(t *testing.T) {
 		}
 	}
 	dropSnapshots(t, c, "swept")
+}
+
+// sweep has the archive's gc run, and tells how it ended.
+func sweep(c *cluster.Cluster) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		r, err := c.CLI("--timeout", "2m", "archive", "gc", "--grace", "1m")
+		if err == nil && r.Code != 0 {
+			err = fmt.Errorf("archive gc: %s", r.Stderr)
+		}
+		done <- err
+	}()
+	return done
 }

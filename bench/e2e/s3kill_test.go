@@ -93,14 +93,7 @@ func killedInGc(t *testing.T, c *cluster.Cluster, b *bucket) {
 	}
 	ashlar(t, c, "archive", "delete", "kept@one")
 	age(t, b.folder)
-	done := make(chan error, 1)
-	go func() {
-		r, err := c.CLI("--timeout", "2m", "archive", "gc", "--grace", "1m")
-		if err == nil && r.Code != 0 {
-			err = fmt.Errorf("archive gc: %s", r.Stderr)
-		}
-		done <- err
-	}()
+	done := sweep(c)
 	must(t, cluster.Wait("the first deletions", patience, func() bool { return b.countKeys(http.MethodDelete, litter) > 0 }))
 	kill(t, c, "s1")
 	if n := b.countKeys(http.MethodDelete, litter); n == given {
