@@ -151,7 +151,7 @@ func (x *Exports) Snapshot(ctx context.Context, o client.SnapshotOrder) (id.Epoc
 		err = vol.RollBack(ctx, cluster.Rollback{To: o.Snapshot, Safety: o.Safety})
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_PREPARE: // the disk is open
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_HOLD:
-		err = vol.HoldSnapshot(ctx, o.Snapshot, holdMax)
+		err = vol.HoldSnapshot(ctx, o.Snapshot, holdFor(o))
 	case o.Step == api.SnapshotStep_SNAPSHOT_STEP_RELEASE:
 		err = vol.ReleaseSnapshot(ctx, o.Snapshot)
 	case o.Drop:
@@ -162,6 +162,14 @@ func (x *Exports) Snapshot(ctx context.Context, o client.SnapshotOrder) (id.Epoc
 	return vol.Epoch(), err
 }
 
-// holdMax is how long what comes after the mark of a snapshot that is taken with others is held back, if
-// metad does not end it before.
+// holdMax is how long what comes after the mark of a snapshot that is taken with others is held back at most, whatever metad
+// says, and where it says nothing.
 const holdMax = time.Second
+
+// holdFor is how long an order may hold writers back.
+func holdFor(o client.SnapshotOrder) time.Duration {
+	if o.Hold <= 0 {
+		return holdMax
+	}
+	return min(o.Hold, holdMax)
+}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ashlar.dev/blockd/volume/core"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
@@ -25,6 +26,7 @@ func (v *Volume) TakeSnapshot(ctx context.Context, s id.Snapshot) error {
 type heldMark struct {
 	snapshot id.Snapshot
 	done     <-chan error
+	late     clock.Timer // ends the hold
 }
 
 // mark gives a snapshot its place in the order of writes. Done hears how its mark ends: nil, it is durable.
@@ -41,10 +43,19 @@ func (v *Volume) mark(s id.Snapshot, hold time.Duration) (done chan error, held 
 	}
 	v.core.Submit(v.cfg.Clock.Now(), &core.Op{Kind: core.OpMark, Snapshot: id.Raw(s), Hold: hold, User: done}, fx)
 	if held = hold > 0 && v.core.Holds(id.Raw(s)); held {
-		v.held = heldMark{s, done}
+		v.held = heldMark{s, done, v.cfg.Clock.AfterFunc(hold, v.endHold)}
 	}
 	v.unlock(fx)
 	return done, held
+}
+
+// endHold lets writers go on whose hold has lasted as long as it may. The group hears of it at its release.
+func (v *Volume) endHold() {
+	v.step(func(now time.Duration, fx *core.Effects) {
+		if held := v.core.EndHold(now, fx); held > 0 {
+			v.log.Info("writers waited for a group of snapshots as long as they may; the group is tried again", "snapshot", v.held.snapshot.String(), "held", held)
+		}
+	})
 }
 
 // marked waits for the end of a mark.
@@ -83,6 +94,9 @@ func (v *Volume) ReleaseSnapshot(ctx context.Context, s id.Snapshot) error {
 		if v.opener == nil {
 			held, stood = v.core.ReleaseHold(now, id.Raw(s), fx)
 			done = v.held.done
+			if stood {
+				v.held.late.Stop()
+			}
 		}
 	})
 	if !stood {

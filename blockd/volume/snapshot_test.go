@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ashlar.dev/blockd/volume"
+	"ashlar.dev/pkg/clock"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/nbd"
@@ -176,5 +177,41 @@ func TestHeldSnapshotIsReleasedBeforeItIsDurable(t *testing.T) {
 	for _, x := range r.stores[:2] {
 		x.Resume()
 	}
+	e.Kill()
+}
+
+// tickless is a clock that never ticks: only timers move what waits.
+type tickless struct{ clock.Clock }
+
+func (tickless) NewTicker(time.Duration) clock.Ticker { return neverTicks{} }
+
+type neverTicks struct{}
+
+func (neverTicks) C() <-chan time.Time   { return nil }
+func (neverTicks) Stop()                 {}
+func (neverTicks) Reset(d time.Duration) {}
+
+// Without this a group whose release is late would keep writers waiting until the next tick: a hold ends by itself when its time is
+// over, and the release says that it did not stand.
+func TestHoldEndsByItself(t *testing.T) {
+	r := newRig(t, 3, 1, 1, 2)
+	v := id.Volume{1}
+	r.metad.Create(v, 4*mib)
+	e := r.engine("b1")
+	vol, err := e.Open(t.Context(), v, r.limits, func(c *volume.Config) { c.Clock = tickless{c.Clock} })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := id.Snapshot{7}
+	if err := vol.HoldSnapshot(t.Context(), s, 20*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(vol, 0, bytes.Repeat([]byte{7}, 64<<10)); err != nil {
+		t.Fatal(err)
+	}
+	if err := vol.ReleaseSnapshot(t.Context(), s); !errors.Is(err, errs.ErrTimeout) {
+		t.Errorf("released after its time, and it is said to have stood: %v", err)
+	}
+	vol.Abandon()
 	e.Kill()
 }

@@ -20,28 +20,36 @@ import (
 // and known to nobody else: what another leader finds half taken it has deleted.
 
 const (
-	groupTries   = 3                // before the caller hears that it did not work
 	prepareWait  = 10 * time.Second // for disks to be opened that nobody owns
-	groupHold    = time.Second      // blockd's hold ends after that (blockd/export); no step is waited for longer
+	stepWait     = time.Second      // for any other step
 	groupForgets = time.Second      // how often leftovers are looked for
 )
+
+// groupHolds are how long each try may hold writers back, which then go on by themselves (blockd/volume): 20 ms are what a group
+// may cost them. Longer ones are for hosts that never get the orders round in that: better than no group. After the last
+// the caller hears that it did not work.
+var groupHolds = []time.Duration{groupHold, groupHold, groupHold, groupHold, 5 * groupHold, time.Second}
+
+// groupHold leaves 2 ms for the owner to notice that it is over.
+const groupHold = 18 * time.Millisecond
 
 // groupStep is the step of one snapshot that is taken with others.
 type groupStep struct {
 	step   api.SnapshotStep
+	hold   time.Duration // of the step HOLD
 	done   bool
 	epoch  id.Epoch
 	failed string
 }
 
 // groupSteps are the steps to be ordered now.
-func (r *reign) groupSteps() map[id.Snapshot]api.SnapshotStep {
+func (r *reign) groupSteps() map[id.Snapshot]groupStep {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := make(map[id.Snapshot]api.SnapshotStep, len(r.mu.groups))
+	out := make(map[id.Snapshot]groupStep, len(r.mu.groups))
 	for s, g := range r.mu.groups {
 		if !g.done {
-			out[s] = g.step
+			out[s] = *g
 		}
 	}
 	return out
@@ -112,11 +120,11 @@ func (r *reign) apply(ctx context.Context, c state.Command) error {
 	return errors.Join(err, res.Err)
 }
 
-// takeGroup takes one snapshot of each disk, or none.
-func (r *reign) takeGroup(ctx context.Context, g []state.GroupMember, name string) (err error) {
+// takeGroup takes one snapshot of each disk, or none; no disk is held longer than hold.
+func (r *reign) takeGroup(ctx context.Context, g []state.GroupMember, name string, hold time.Duration) (err error) {
 	r.mu.Lock()
 	for _, x := range g {
-		r.mu.groups[x.ID] = &groupStep{done: true}
+		r.mu.groups[x.ID] = &groupStep{done: true, hold: hold}
 	}
 	r.mu.Unlock()
 	defer func() {
@@ -132,10 +140,13 @@ func (r *reign) takeGroup(ctx context.Context, g []state.GroupMember, name strin
 	err = r.orderStep(ctx, g, api.SnapshotStep_SNAPSHOT_STEP_PREPARE, prepareWait)
 	if err == nil {
 		began := r.s.clock.Now()
-		err = r.orderStep(ctx, g, api.SnapshotStep_SNAPSHOT_STEP_HOLD, groupHold)
+		err = r.orderStep(ctx, g, api.SnapshotStep_SNAPSHOT_STEP_HOLD, stepWait)
 		// Also after a failure: no writer waits longer than it must.
-		err = errors.Join(err, r.orderStep(ctx, g, api.SnapshotStep_SNAPSHOT_STEP_RELEASE, groupHold))
-		r.s.log.Info("disks held for a group of snapshots, and their marks durable", "disks", len(g), "took", r.s.clock.Now()-began, "err", err)
+		err = errors.Join(err, r.orderStep(ctx, g, api.SnapshotStep_SNAPSHOT_STEP_RELEASE, stepWait))
+		r.s.log.Info("disks held for a group of snapshots, and their marks durable", "disks", len(g), "took", r.s.clock.Now()-began, "hold_at_most", hold, "err", err)
+		if err != nil && ctx.Err() == nil && r.ctx.Err() == nil {
+			err = fmt.Errorf("%w: %v", errs.ErrConflict, err) // no client asks again by itself: each time writers are held
+		}
 	}
 	if err == nil {
 		err = r.apply(ctx, &state.EndSnapshots{Members: g, OK: true, Name: name})
@@ -198,7 +209,7 @@ func (c *clusterService) CreateSnapshots(ctx context.Context, q *api.CreateSnaps
 		g = append(g, state.GroupMember{Volume: v.ID})
 	}
 	var err error
-	for range groupTries {
+	for _, hold := range groupHolds {
 		c.s.node.View(func(m *state.Machine) { err = m.CheckGroupName(g, q.GetName()) })
 		if err != nil {
 			return nil, c.s.fail(err)
@@ -210,7 +221,7 @@ func (c *clusterService) CreateSnapshots(ctx context.Context, q *api.CreateSnaps
 			}
 			g[i].ID, g[i].Epoch = id.Snapshot(raw), 0
 		}
-		if err = r.takeGroup(ctx, g, q.GetName()); err == nil || ctx.Err() != nil || r.ctx.Err() != nil || !errors.Is(err, errs.ErrUnavailable) && !errors.Is(err, errs.ErrConflict) {
+		if err = r.takeGroup(ctx, g, q.GetName(), hold); err == nil || ctx.Err() != nil || r.ctx.Err() != nil || !errors.Is(err, errs.ErrUnavailable) && !errors.Is(err, errs.ErrConflict) {
 			break
 		}
 	}

@@ -20,6 +20,7 @@ import (
 type grouper struct {
 	mu    sync.Mutex
 	steps []string
+	holds []time.Duration // ordered
 	fail  func(o client.SnapshotOrder) string
 	epoch id.Epoch
 }
@@ -30,6 +31,9 @@ func (x *grouper) watch(ctx context.Context, t *testing.T, h *host) {
 		failed := ""
 		if x.fail != nil {
 			failed = x.fail(o)
+		}
+		if o.Step == api.SnapshotStep_SNAPSHOT_STEP_HOLD {
+			x.holds = append(x.holds, o.Hold)
 		}
 		if o.Step != 0 {
 			x.steps = append(x.steps, fmt.Sprint(int32(o.Step), failed))
@@ -111,15 +115,19 @@ func failingGroups(t *testing.T, g *group, ops *client.Cluster, groupers []*grou
 		})
 	}
 	groupers[0].mu.Lock()
+	groupers[0].holds = nil
 	groupers[0].fail = func(o client.SnapshotOrder) string {
 		return map[bool]string{true: "never"}[o.Step == api.SnapshotStep_SNAPSHOT_STEP_RELEASE]
 	}
 	groupers[0].mu.Unlock()
-	short, stop := context.WithTimeout(g.ctx(), 2*time.Second)
-	defer stop()
-	if all, err := ops.CreateSnapshots(short, []string{"a", "b"}, "third"); err == nil {
+	if all, err := ops.CreateSnapshots(g.ctx(), []string{"a", "b"}, "third"); err == nil {
 		t.Errorf("a group that was never held is there: %v", all)
 	}
+	groupers[0].mu.Lock()
+	if got := slices.Compact(groupers[0].holds); fmt.Sprint(got) != "[18ms 90ms 1s]" {
+		t.Errorf("writers were to be held for %v at most", got)
+	}
+	groupers[0].mu.Unlock()
 	g.until("nothing of it to be left", func() bool {
 		have, _, err := ops.Snapshots(g.ctx(), "")
 		return err == nil && len(have) == 6
@@ -152,4 +160,32 @@ func TestHalfAGroupIsDeletedByTheNextLeader(t *testing.T) {
 		all, _, err := ops.Snapshots(g.ctx(), "d")
 		return err == nil && len(all) == 0
 	})
+}
+
+// Without this each of many orders that is carried out would have all others sent again, and a host would be busy with orders it has
+// carried out long ago: one is sent at once, and then only with the next tick.
+func TestOrdersAreNotSentAgainForEachChange(t *testing.T) {
+	o := make(ordered)
+	orders := func(steps ...api.SnapshotStep) *api.SnapshotOrders {
+		x := &api.SnapshotOrders{Empty: [][]byte{{1}}, Manifests: []string{"m"}}
+		for _, s := range steps {
+			x.Orders = append(x.Orders, &api.SnapshotOrder{Volume: []byte{1}, Snapshot: []byte{2}, Step: s})
+		}
+		return x
+	}
+	hold, release := api.SnapshotStep_SNAPSHOT_STEP_HOLD, api.SnapshotStep_SNAPSHOT_STEP_RELEASE
+	first, second := orders(hold), orders(hold, release)
+	o.strip(first)
+	o.strip(second)
+	if len(first.Orders) != 1 || len(first.Empty) != 1 {
+		t.Errorf("of what is new %d orders and %d others are sent", len(first.Orders), len(first.Empty))
+	}
+	if len(second.Orders) != 1 || second.Orders[0].Step != release || len(second.Empty) != 0 || len(second.Manifests) != 1 {
+		t.Errorf("after a change %v is sent", second)
+	}
+	clear(o)
+	third := orders(hold)
+	if o.strip(third); len(third.Orders) != 1 {
+		t.Error("an order is not repeated with the next tick")
+	}
 }

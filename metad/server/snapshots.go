@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -87,8 +88,8 @@ func (r *reign) snapshotOrders(host id.Host) *api.SnapshotOrders {
 				if v.Rollback != nil && v.Rollback.Safety == s.ID {
 					continue // not by an owner that lets clients in
 				}
-				if step, due := grouped[s.ID]; due && s.State == cluster.SnapshotGrouped {
-					out.Orders = append(out.Orders, &api.SnapshotOrder{Volume: v.ID[:], Snapshot: s.ID[:], Step: step})
+				if g, due := grouped[s.ID]; due && s.State == cluster.SnapshotGrouped {
+					out.Orders = append(out.Orders, &api.SnapshotOrder{Volume: v.ID[:], Snapshot: s.ID[:], Step: g.step, HoldMs: uint32(g.hold.Milliseconds())})
 				}
 				_, due := reminded[s.ID]
 				due = due && s.State == cluster.SnapshotReady || s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotDeleting
@@ -115,9 +116,11 @@ func (b *blockdService) WatchSnapshots(q *api.WatchSnapshotsRequest, stream grpc
 	}
 	t := b.s.clock.NewTicker(snapshotsAgain)
 	defer t.Stop()
+	sent := make(ordered)
 	for {
 		changed := r.snapped()
-		if orders := r.snapshotOrders(holder.Host); len(orders.Orders)+len(orders.Manifests)+len(orders.Yields)+len(orders.Empty) > 0 {
+		orders := r.snapshotOrders(holder.Host)
+		if sent.strip(orders); len(orders.Orders)+len(orders.Manifests)+len(orders.Yields)+len(orders.Empty) > 0 {
 			if err := stream.Send(orders); err != nil {
 				return err
 			}
@@ -125,12 +128,35 @@ func (b *blockdService) WatchSnapshots(q *api.WatchSnapshotsRequest, stream grpc
 		select {
 		case <-changed:
 		case <-t.C():
+			clear(sent)
 		case <-stream.Context().Done():
 			return nil
 		case <-r.ctx.Done():
 			return b.s.fail(b.s.node.NotLeader())
 		}
 	}
+}
+
+// ordered is what a host was ordered lately about snapshots. Each order that is carried out changes something: were all others sent
+// again for that, they would be carried out again, change something again, and a host with many would hear of nothing else.
+type ordered map[string]bool
+
+// strip takes out of x what was ordered lately, and notes the rest.
+func (o ordered) strip(x *api.SnapshotOrders) {
+	again := func(parts ...[]byte) bool {
+		key := string(bytes.Join(parts, []byte{0}))
+		was := o[key]
+		o[key] = true
+		return was
+	}
+	x.Orders = slices.DeleteFunc(x.Orders, func(q *api.SnapshotOrder) bool {
+		drop := byte(0)
+		if q.Drop {
+			drop = 1
+		}
+		return again(q.Volume, q.Snapshot, q.RollbackSafety, []byte{byte(q.Step), drop})
+	})
+	x.Empty = slices.DeleteFunc(x.Empty, func(v []byte) bool { return again(v) })
 }
 
 func (b *blockdService) TellSnapshot(ctx context.Context, q *api.TellSnapshotRequest) (*api.TellSnapshotReply, error) {

@@ -3555,6 +3555,7 @@ type SnapshotOrder struct {
 	Snapshot []byte                 `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"` // 16 bytes
 	Drop     bool                   `protobuf:"varint,3,opt,name=drop,proto3" json:"drop,omitempty"`        // else take it
 	Step     SnapshotStep           `protobuf:"varint,4,opt,name=step,proto3,enum=ashlar.v1.SnapshotStep" json:"step,omitempty"`
+	HoldMs   uint32                 `protobuf:"varint,5,opt,name=hold_ms,json=holdMs,proto3" json:"hold_ms,omitempty"` // of the step HOLD: how long writers may wait for the others; 0: as long as blockd likes
 	// Not empty: take this one, and roll the volume back to snapshot. Only who opened the volume for it does.
 	RollbackSafety []byte `protobuf:"bytes,60,opt,name=rollback_safety,json=rollbackSafety,proto3" json:"rollback_safety,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -3617,6 +3618,13 @@ func (x *SnapshotOrder) GetStep() SnapshotStep {
 		return x.Step
 	}
 	return SnapshotStep_SNAPSHOT_STEP_NONE
+}
+
+func (x *SnapshotOrder) GetHoldMs() uint32 {
+	if x != nil {
+		return x.HoldMs
+	}
+	return 0
 }
 
 func (x *SnapshotOrder) GetRollbackSafety() []byte {
@@ -4048,12 +4056,13 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\x06orders\x18\x01 \x03(\v2\x18.ashlar.v1.SnapshotOrderR\x06orders\x12\x1d\n" +
 	"\tmanifests\x18\x90\x01 \x03(\tR\tmanifests\x12\x15\n" +
 	"\x05empty\x18\xc0\x01 \x03(\fR\x05empty\x12\x17\n" +
-	"\x06yields\x18\xd0\x01 \x03(\fR\x06yields\"\xad\x01\n" +
+	"\x06yields\x18\xd0\x01 \x03(\fR\x06yields\"\xc6\x01\n" +
 	"\rSnapshotOrder\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x1a\n" +
 	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x12\n" +
 	"\x04drop\x18\x03 \x01(\bR\x04drop\x12+\n" +
-	"\x04step\x18\x04 \x01(\x0e2\x17.ashlar.v1.SnapshotStepR\x04step\x12'\n" +
+	"\x04step\x18\x04 \x01(\x0e2\x17.ashlar.v1.SnapshotStepR\x04step\x12\x17\n" +
+	"\ahold_ms\x18\x05 \x01(\rR\x06holdMs\x12'\n" +
 	"\x0frollback_safety\x18< \x01(\fR\x0erollbackSafety\"\x84\x02\n" +
 	"\x13TellSnapshotRequest\x12)\n" +
 	"\x06holder\x18\x01 \x01(\v2\x11.ashlar.v1.HolderR\x06holder\x12\x16\n" +

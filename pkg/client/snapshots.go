@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"time"
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/id"
@@ -17,6 +18,7 @@ type SnapshotOrder struct {
 	Snapshot id.Snapshot
 	Drop     bool
 	Step     api.SnapshotStep // of a group; none: it is of one disk
+	Hold     time.Duration    // of the step HOLD: how long writers may wait; 0: metad does not say
 	Safety   id.Snapshot
 	Yield    bool // alone: give the volume up if no client has it open
 	Empty    bool
@@ -63,7 +65,7 @@ func (b *Blockd) WatchSnapshots(ctx context.Context, by id.Holder, f func(Snapsh
 					if err != nil {
 						return err
 					}
-					order := SnapshotOrder{Volume: v, Snapshot: s, Drop: o.Drop, Step: o.Step}
+					order := SnapshotOrder{Volume: v, Snapshot: s, Drop: o.Drop, Step: o.Step, Hold: time.Duration(o.HoldMs) * time.Millisecond}
 					if len(o.RollbackSafety) > 0 {
 						if order.Safety, err = api.SnapshotID(o.RollbackSafety); err != nil {
 							return err

@@ -50,17 +50,26 @@ func (c *Core) ReleaseHold(now time.Duration, x id.Raw, fx *Effects) (held time.
 		return 0, false
 	}
 	held, stood = now-c.keep.since, now < c.keep.until && c.state == stateServing
+	c.letGo(now, fx)
+	return held, stood
+}
+
+// EndHold ends a hold whose deadline has passed, and tells how long it stood; 0: there is none, or it stands still. Ticks do it as
+// well, but later.
+func (c *Core) EndHold(now time.Duration, fx *Effects) (held time.Duration) {
+	if c.keep.until == 0 || now < c.keep.until {
+		return 0
+	}
+	held = now - c.keep.since
+	c.letGo(now, fx)
+	return held
+}
+
+// letGo ends the hold, and sends what it kept back.
+func (c *Core) letGo(now time.Duration, fx *Effects) {
 	c.keep = hold{}
 	if c.state != stateFenced && c.state != stateDrained {
 		c.pump(now, fx)
 		c.absorb(now, fx)
-	}
-	return held, stood
-}
-
-// endHold ends a hold whose deadline has passed.
-func (c *Core) endHold(now time.Duration) {
-	if c.keep.until != 0 && now >= c.keep.until {
-		c.keep = hold{}
 	}
 }

@@ -122,7 +122,7 @@ func (c *Core) tickServing(now time.Duration, fx *Effects) {
 	c.startFlatten(now, fx)
 	c.hastenReap(now, fx)
 	c.startReap(now, fx)
-	c.endHold(now)
+	c.EndHold(now, fx)
 	corks := c.corks
 	c.corks = 0 // a client that was slow between a Cork and its Uncork holds nobody up for long
 	c.pump(now, fx)
