@@ -30,8 +30,8 @@ const (
 // the caller hears that it did not work.
 var groupHolds = []time.Duration{groupHold, groupHold, groupHold, groupHold, 5 * groupHold, time.Second}
 
-// groupHold leaves 2 ms for the owner to notice that it is over.
-const groupHold = 18 * time.Millisecond
+// groupHold leaves 5 ms for the owner to notice that it is over, where processors are busy.
+const groupHold = 15 * time.Millisecond
 
 // groupStep is the step of one snapshot that is taken with others.
 type groupStep struct {

@@ -124,7 +124,7 @@ func failingGroups(t *testing.T, g *group, ops *client.Cluster, groupers []*grou
 		t.Errorf("a group that was never held is there: %v", all)
 	}
 	groupers[0].mu.Lock()
-	if got := slices.Compact(groupers[0].holds); fmt.Sprint(got) != "[18ms 90ms 1s]" {
+	if got := slices.Compact(groupers[0].holds); fmt.Sprint(got) != "[15ms 75ms 1s]" {
 		t.Errorf("writers were to be held for %v at most", got)
 	}
 	groupers[0].mu.Unlock()
