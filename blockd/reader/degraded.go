@@ -68,56 +68,23 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 	if err != nil {
 		return nil, err
 	}
-	total, mayWait := int(p.where.K)+int(p.where.M), cause == errSlow
+	mayWait := cause == errSlow
 	b, cause := p.elsewhere(cause)
 	if b != nil {
 		return b, nil
 	}
-	answers := make(chan *other, total)
-	failures := []error{fmt.Errorf("shard %d: %w", p.index, p.r.perhaps(p.seg, p.where, p.index, cause))}
-	asked := 0
-	for i := range total {
-		if i == int(p.index) {
-			continue
-		}
-		o := p.other(uint8(i), answers)
-		if !p.ask(o) {
-			o.bytes.Release()
-			failures = append(failures, p.r.nobody(p.seg, p.where, o.index))
-			continue
-		}
-		asked++
-	}
-	pieces := make([]stripe.Piece, 0, p.where.K)
-	var used []*other
-	for ; asked > 0 && len(pieces) < int(p.where.K); asked-- {
-		o := <-answers
-		if e := o.verify(p); e != nil {
-			o.err = unsure(o.err, e)
-			if o.nth++; p.ask(o) { // another store may have the shard, too
-				asked++
-				continue
-			}
-			failures = append(failures, p.r.perhaps(p.seg, p.where, o.index, o.err))
-			o.bytes.Release()
-			continue
-		}
-		pieces = append(pieces, stripe.Piece{Index: o.index, Generation: o.req.Got, Data: o.bytes.Bytes()})
-		used = append(used, o)
-	}
-	if asked > 0 {
-		go drainOthers(answers, asked)
-	}
+	pieces, used, failed := p.askOthers()
+	failed = append(failed, missing{p.index, p.tried, cause})
 	if len(pieces) < int(p.where.K) && !mayWait {
 		var own *buf.Buffer
-		if own, pieces, used = p.askAway(pieces, used); own != nil {
+		if own, pieces, used = p.askUntried(failed, pieces, used); own != nil {
 			release(used)
 			return own, nil
 		}
 	}
 	defer release(used)
 	if len(pieces) < int(p.where.K) {
-		return nil, p.tooFew(len(pieces), failures)
+		return nil, p.tooFew(len(pieces), failed)
 	}
 	dst := buf.Get(int(p.count) * storeproto.BlockSize)
 	if err := code.Rebuild(dst.Bytes(), p.index, pieces); err != nil {
@@ -127,30 +94,69 @@ func (p *part) gather(cause error) (*buf.Buffer, error) {
 	return dst, nil
 }
 
-// askAway asks the stores that this host believes away, all at once, for what too few others
-// have: metad, whose word that is, may be away itself. It gives the part's own blocks, or
-// adds to the pieces. Every answer is checked as any other; that there is none, or not the right
-// one, tells nothing new of a shard.
-func (p *part) askAway(pieces []stripe.Piece, used []*other) (*buf.Buffer, []stripe.Piece, []*other) {
-	var asked []*other
-	var have [256]bool
-	for i := range pieces {
-		have[pieces[i].Index] = true
-	}
-	answers := make(chan *other, awayMax)
-	for i := range int(p.where.K) + int(p.where.M) {
-		if have[i] {
+// missing is a shard that nobody gave: who was asked for it, and what they said. No error: nobody could be asked.
+type missing struct {
+	shard uint8
+	tried []id.Store
+	err   error
+}
+
+// askOthers asks for all shards but the part's own, until k of them are there.
+func (p *part) askOthers() (pieces []stripe.Piece, used []*other, failed []missing) {
+	total := int(p.where.K) + int(p.where.M)
+	answers := make(chan *other, total)
+	asked := 0
+	for i := range total {
+		if i == int(p.index) {
 			continue
 		}
-		for _, store := range p.r.away(p.seg, p.where, uint8(i)) {
-			if len(asked) < awayMax {
-				o := p.other(uint8(i), answers)
+		o := p.other(uint8(i), answers)
+		if !p.ask(o) {
+			o.bytes.Release()
+			failed = append(failed, missing{shard: o.index})
+			continue
+		}
+		asked++
+	}
+	for ; asked > 0 && len(pieces) < int(p.where.K); asked-- {
+		o := <-answers
+		if e := o.verify(p); e != nil {
+			o.err = unsure(o.err, e)
+			if p.ask(o) { // another store may have the shard, too
+				asked++
+				continue
+			}
+			failed = append(failed, missing{o.index, o.tried, o.err})
+			o.bytes.Release()
+			continue
+		}
+		pieces = append(pieces, stripe.Piece{Index: o.index, Generation: o.req.Got, Data: o.bytes.Bytes()})
+		used = append(used, o)
+	}
+	if asked > 0 {
+		go drainOthers(answers, asked)
+	}
+	return pieces, used, failed
+}
+
+// askUntried asks the stores that may have what too few others have and were not asked, all at once: those that this host
+// believes away, for metad, whose word that is, may be away itself; and those that came back, or got the slot, meanwhile. It
+// gives the part's own blocks, or adds to the pieces. Every answer is checked as any other; that there is none, or not the right
+// one, tells nothing new of a shard.
+func (p *part) askUntried(failed []missing, pieces []stripe.Piece, used []*other) (*buf.Buffer, []stripe.Piece, []*other) {
+	var asked []*other
+	answers := make(chan *other, untriedMax)
+	for _, x := range failed {
+		for _, ref := range p.r.untried(p.seg, p.where, x.shard, x.tried) {
+			if store, ok := p.r.cfg.Stores.Store(ref.Store); ok && len(asked) < untriedMax {
+				o := p.other(x.shard, answers)
 				asked = append(asked, o)
 				p.askOf(o, store)
 			}
 		}
 	}
 	var own *buf.Buffer
+	var have [256]bool
 	left := len(asked)
 	for ; left > 0 && own == nil && len(pieces) < int(p.where.K); left-- {
 		switch o := <-answers; {
@@ -170,8 +176,8 @@ func (p *part) askAway(pieces []stripe.Piece, used []*other) (*buf.Buffer, []str
 	return own, pieces, used
 }
 
-// awayMax bounds the stores that one read asks though they are believed away.
-const awayMax = 32
+// untriedMax bounds the stores that one read asks at last.
+const untriedMax = 32
 
 func release(all []*other) {
 	for _, o := range all {
@@ -183,9 +189,9 @@ func release(all []*other) {
 // was given the slot, when the older holder failed, or the other way round. If all of
 // them fail it gives no bytes, and what the failures together say.
 func (p *part) elsewhere(cause error) (*buf.Buffer, error) {
-	for nth := 1; cause != errSlow; nth++ {
+	for cause != errSlow {
 		o := p.other(p.index, make(chan *other, 1))
-		o.nth = nth
+		o.tried = p.tried
 		if !p.ask(o) {
 			o.bytes.Release()
 			break
@@ -194,7 +200,7 @@ func (p *part) elsewhere(cause error) (*buf.Buffer, error) {
 		if e == nil {
 			return o.bytes, nil
 		}
-		cause = unsure(cause, e)
+		cause, p.tried = unsure(cause, e), o.tried
 		o.bytes.Release()
 	}
 	return nil, cause
@@ -219,22 +225,15 @@ func known(err error) bool {
 	return errors.Is(err, errs.ErrNotFound) || errors.Is(err, errs.ErrCorrupt)
 }
 
-// perhaps is err, or of class ErrUnavailable if it says that a shard is gone though a
-// store that may have it was not asked, because it is away: the one that was asked was
-// given the slot and may not have been filled in yet.
-func (r *Reader) perhaps(s id.Segment, w Where, shard uint8, err error) error {
-	t := r.cfg.Topology()
-	if t == nil || !errors.Is(err, errs.ErrNotFound) {
+// perhaps is err, or of class ErrUnavailable if it says that a shard is gone or wrong though a
+// store that may have it was not asked. That is judged by what is known of stores now, not when they were asked: a store
+// that was believed away then, and is up now, is asked by who comes again.
+func (r *Reader) perhaps(s id.Segment, w Where, shard uint8, tried []id.Store, err error) error {
+	if !known(err) {
 		return err
 	}
-	g, ok := t.PG(s.PG())
-	if !ok {
-		return err
-	}
-	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
-		if isAway(t, ref) {
-			return fmt.Errorf("%v, but store %s is away and may have it: %w", err, ref.Store, errs.ErrUnavailable)
-		}
+	for _, ref := range r.untried(s, w, shard, tried) {
+		return fmt.Errorf("%v, but store %s may have it and was not asked: %w", err, ref.Store, errs.ErrUnavailable)
 	}
 	return err
 }
@@ -257,9 +256,15 @@ func (r *Reader) nobody(s id.Segment, w Where, shard uint8) error {
 // tooFew is the error when fewer than k shards are right. Its class tells the caller
 // what to do: ErrNotFound, they are all gone: look where the blocks are now;
 // ErrUnavailable, those that did not answer may help later; ErrCorrupt, nothing will.
-func (p *part) tooFew(right int, failures []error) error {
+func (p *part) tooFew(right int, failed []missing) error {
+	var failures []error
 	gone, away := 0, 0
-	for _, e := range failures {
+	for _, x := range failed {
+		e := p.r.nobody(p.seg, p.where, x.shard)
+		if x.err != nil {
+			e = fmt.Errorf("shard %d: %w", x.shard, p.r.perhaps(p.seg, p.where, x.shard, x.tried, x.err))
+		}
+		failures = append(failures, e)
 		switch {
 		case errors.Is(e, errs.ErrNotFound):
 			gone++
@@ -288,8 +293,8 @@ func drainOthers(answers chan *other, n int) {
 type other struct {
 	req     storeproto.ReadShard
 	index   uint8
-	nth     int   // of the stores that may have it
-	err     error // of those before it
+	tried   []id.Store // that were asked for it
+	err     error      // what those before the last one said
 	bytes   *buf.Buffer
 	answers chan *other
 }
@@ -300,8 +305,9 @@ func (p *part) other(index uint8, answers chan *other) *other {
 }
 
 func (p *part) ask(o *other) bool {
-	store, _, ok := p.r.storeOf(p.seg, p.where, o.index, o.nth)
+	store, a, ok := p.r.storeOf(p.seg, p.where, o.index, o.tried)
 	if ok {
+		o.tried = append(slices.Clip(o.tried), a.Store)
 		p.askOf(o, store)
 	}
 	return ok

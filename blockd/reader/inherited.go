@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
-	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
@@ -122,13 +122,16 @@ func (r *Reader) lookFor(ctx context.Context, s id.Segment) (Where, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	l := looking{segment: s, have: make(map[Where]map[uint8]bool)}
-	stores, away, silent := r.holders(s)
-	for _, round := range [][]storeproto.Store{stores, away} {
-		if w, ok := l.ask(ctx, round); ok {
-			return w, nil
-		}
+	stores, tried := r.serving(s)
+	if w, ok := l.ask(ctx, stores); ok {
+		return w, nil
 	}
-	if n := silent + len(away) + len(l.failures); n > 0 {
+	rest, _ := r.rest(s, tried)
+	if w, ok := l.ask(ctx, rest); ok {
+		return w, nil
+	}
+	// By what is known of stores now, not when they were asked: see perhaps.
+	if _, n := r.rest(s, tried); n+len(l.failures) > 0 {
 		return Where{}, fmt.Errorf("find inherited segment %s: stores that may have it did not answer (%v): %w", s, errors.Join(l.failures...), errs.ErrUnavailable)
 	}
 	return Where{}, fmt.Errorf("find inherited segment %s: no generation of it is whole: %w", s, errs.ErrNotFound)
@@ -176,36 +179,42 @@ func (l *looking) ask(ctx context.Context, stores []storeproto.Store) (Where, bo
 	return Where{}, false
 }
 
-// holders are the stores that may have shards of a segment: those that serve, those that are
-// believed away, and how many more cannot be asked now.
-func (r *Reader) holders(s id.Segment) (out, away []storeproto.Store, silent int) {
+// serving are the stores that may have shards of a segment, and answer.
+func (r *Reader) serving(s id.Segment) (out []storeproto.Store, tried []id.Store) {
 	t := r.cfg.Topology()
 	if t == nil {
-		return nil, nil, 1
+		return nil, nil
 	}
-	g, ok := t.PG(s.PG())
-	if !ok {
-		return nil, nil, 1
-	}
-	seen := make(map[cluster.StoreRef]bool)
-	for _, v := range g.Versions {
-		for _, ref := range v.Stores {
-			if seen[ref] {
-				continue
-			}
-			seen[ref] = true
-			if body, _, ok := r.answering(t, ref, 0); ok {
-				out = append(out, body)
-			} else if st, known := t.Store(ref.Store); known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost {
-				if body, ok := r.cfg.Stores.Store(ref.Store); ok {
-					away = append(away, body)
-				} else {
-					silent++
-				}
+	if g, ok := t.PG(s.PG()); ok {
+		for _, ref := range g.Members() {
+			if body, _, ok := r.answering(t, ref, tried); ok {
+				out, tried = append(out, body), append(tried, ref.Store)
 			}
 		}
 	}
-	return out, away, silent
+	return out, tried
+}
+
+// rest are those that may have some and were not tried: the ones that can be asked, and how many there are.
+func (r *Reader) rest(s id.Segment, tried []id.Store) (out []storeproto.Store, n int) {
+	t := r.cfg.Topology()
+	if t == nil {
+		return nil, 1
+	}
+	g, ok := t.PG(s.PG())
+	if !ok {
+		return nil, 1
+	}
+	for _, ref := range g.Members() {
+		if !mayHave(t, ref) || slices.Contains(tried, ref.Store) {
+			continue
+		}
+		n++
+		if body, ok := r.cfg.Stores.Store(ref.Store); ok {
+			out = append(out, body)
+		}
+	}
+	return out, n
 }
 
 // whereOfHead is how a shard's header says that its generation is kept.

@@ -128,46 +128,51 @@ func (r *Reader) learn(n generationName, w Where) {
 // them; those of slots that the generation has dropped are zero. Stores that are believed away
 // are asked where the others do not know them all. Errors: as of a Request.
 func (r *Reader) Entries(ctx context.Context, s id.Segment, w Where) ([]uint64, error) {
-	all := make([]uint64, w.Slots)
-	have := make([]bool, w.K) // data shards whose own slots are in all
-	var failures []error
-	for _, head := range []headFunc{r.head, r.headAway} {
-		entries, e := r.entries(ctx, s, w, all, have, head)
-		if entries != nil {
+	x := asking{r: r, segment: s, where: w, all: make([]uint64, w.Slots), have: make([]bool, w.K),
+		failed: make([]missing, int(w.K)+int(w.M))}
+	for _, head := range []headFunc{x.head, x.headUntried} {
+		if entries := x.entries(ctx, head); entries != nil {
 			return r.learned(s, w, entries)
 		}
-		if failures == nil {
-			failures = e
-		}
 	}
-	return nil, headsMissing(s, w, failures)
+	return nil, x.tooFew()
+}
+
+// asking is one search for the header entries of a segment.
+type asking struct {
+	r       *Reader
+	segment id.Segment
+	where   Where
+	all     []uint64
+	have    []bool    // data shards whose own slots are in all
+	failed  []missing // of each shard
 }
 
 // headFunc asks somebody for the header of one shard.
-type headFunc func(context.Context, id.Segment, Where, uint8) (*storeproto.ShardHead, error)
+type headFunc func(context.Context, uint8) (*storeproto.ShardHead, error)
 
 // entries asks for the header of one shard after the other, and gives the entries of all slots when they are known.
-func (r *Reader) entries(ctx context.Context, s id.Segment, w Where, all []uint64, have []bool, head headFunc) (_ []uint64, failures []error) {
+func (x *asking) entries(ctx context.Context, head headFunc) []uint64 {
+	w := x.where
 	for n := range int(w.K) + int(w.M) {
 		i := (n + int(w.K)) % (int(w.K) + int(w.M)) // parity shards first: they know all slots
-		h, err := head(ctx, s, w, uint8(i))
+		h, err := head(ctx, uint8(i))
 		switch {
 		case err != nil:
-			failures = append(failures, r.perhaps(s, w, uint8(i), err))
 			continue
 		case len(h.Entries) == int(w.Slots):
-			return h.Entries, nil
-		case w.Kept > 0 || i >= int(w.K) || !ownEntries(all, h):
-			failures = append(failures, &errs.Corrupt{
-				Place: fmt.Sprintf("shard %d of %s", i, s), Offset: -1, What: "entries", Want: uint64(w.Slots), Got: uint64(len(h.Entries))})
+			return h.Entries
+		case w.Kept > 0 || i >= int(w.K) || !ownEntries(x.all, h):
+			x.failed[i].err = unsure(x.failed[i].err, &errs.Corrupt{
+				Place: fmt.Sprintf("shard %d of %s", i, x.segment), Offset: -1, What: "entries", Want: uint64(w.Slots), Got: uint64(len(h.Entries))})
 			continue
 		}
-		have[i] = true
+		x.have[i] = true
 	}
-	if slices.Contains(have, false) {
-		return nil, failures
+	if slices.Contains(x.have, false) {
+		return nil
 	}
-	return all, nil
+	return x.all
 }
 
 // ownEntries puts the entries of a data shard's own slots in their places.
@@ -200,24 +205,32 @@ func (r *Reader) learned(s id.Segment, w Where, entries []uint64) ([]uint64, err
 	return entries, nil
 }
 
-// head asks the stores that may have one shard for its header.
-func (r *Reader) head(ctx context.Context, s id.Segment, w Where, shard uint8) (h *storeproto.ShardHead, err error) {
-	err = fmt.Errorf("shard %d: its store is not known: %w", shard, errs.ErrUnavailable)
-	for nth := 0; err != nil; nth++ {
-		store, _, ok := r.storeOf(s, w, shard, nth)
+// head asks the stores that may have one shard, and answer, for its header.
+func (x *asking) head(ctx context.Context, shard uint8) (h *storeproto.ShardHead, err error) {
+	f := &x.failed[shard]
+	err = fmt.Errorf("shard %d: its store is not known, or is away: %w", shard, errs.ErrUnavailable)
+	for {
+		store, a, ok := x.r.storeOf(x.segment, x.where, shard, f.tried)
 		if !ok {
-			break
+			return nil, err
 		}
-		h, err = headOf(ctx, store, s, w, shard)
+		f.tried = append(f.tried, a.Store)
+		if h, err = headOf(ctx, store, x.segment, x.where, shard); err == nil {
+			return h, nil
+		}
+		f.err = unsure(f.err, err)
 	}
-	return h, err
 }
 
-// headAway asks those that may have it and are believed away.
-func (r *Reader) headAway(ctx context.Context, s id.Segment, w Where, shard uint8) (h *storeproto.ShardHead, err error) {
-	err = fmt.Errorf("shard %d: nobody who may have it is believed away: %w", shard, errs.ErrUnavailable)
-	for _, store := range r.away(s, w, shard) {
-		if h, err = headOf(ctx, store, s, w, shard); err == nil {
+// headUntried asks those that may have it and were not asked. What they do not have tells nothing new.
+func (x *asking) headUntried(ctx context.Context, shard uint8) (h *storeproto.ShardHead, err error) {
+	err = fmt.Errorf("shard %d: nobody is left who may have it: %w", shard, errs.ErrUnavailable)
+	for _, ref := range x.r.untried(x.segment, x.where, shard, x.failed[shard].tried) {
+		store, ok := x.r.cfg.Stores.Store(ref.Store)
+		if !ok {
+			continue
+		}
+		if h, err = headOf(ctx, store, x.segment, x.where, shard); err == nil {
 			break
 		}
 	}
@@ -238,11 +251,21 @@ func headOf(ctx context.Context, store storeproto.Store, s id.Segment, w Where, 
 	return nil, fmt.Errorf("shard %d of %s %s: %w", shard, s, w.Generation, errs.ErrNotFound)
 }
 
-// headsMissing is the error when the stores that answered do not know all slots. Its
+// tooFew is the error when the stores that answered do not know all slots. Its
 // class is as that of a read of too few shards.
-func headsMissing(s id.Segment, w Where, failures []error) error {
+func (x *asking) tooFew() error {
+	s, w := x.segment, x.where
+	var failures []error
 	gone, class := 0, errs.ErrCorrupt
-	for _, e := range failures {
+	for i, f := range x.failed {
+		if i < len(x.have) && x.have[i] {
+			continue
+		}
+		e := x.r.nobody(s, w, uint8(i))
+		if f.err != nil {
+			e = x.r.perhaps(s, w, uint8(i), f.tried, f.err)
+		}
+		failures = append(failures, e)
 		switch {
 		case errors.Is(e, errs.ErrNotFound):
 			gone++

@@ -1,6 +1,7 @@
 package reader_test
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
@@ -102,4 +103,31 @@ func TestShardOfAStoreThatCannotBeReachedIsNotGone(t *testing.T) {
 	}
 	b.stores[1].SetFault(nil)
 	b.good()
+}
+
+// Schedule (bench/sim, seed 653): a slot has got a new store, which has nothing yet, and its older holder is away. While a read asks the
+// new one the older one comes back. Stores were told apart by their place among those that answer: the new one was asked once
+// more, the older one not at all, and with as many wrong shards beside it as there are for it the shard was taken for gone
+// and the segment for lost.
+func TestHolderThatComesBackDuringAReadIsAsked(t *testing.T) {
+	b := newBench(t)
+	b.move(1, cluster.StoreDown)
+	b.stores[1].lie, b.stores[2].lie = flip, flip
+	b.stores[6].lie = func(*storeproto.ReadShard) { b.mark(1, cluster.StoreUp) }
+	got, err := b.read(0, 1)
+	if err != nil || !bytes.Equal(got, b.data[:block4k]) {
+		t.Errorf("all that the code needs is there: %v", err)
+	}
+}
+
+// The same where the older holder comes back last of all: it was not asked, so nothing is said of its shard.
+func TestHolderThatCameBackTooLateMayHaveItsShard(t *testing.T) {
+	b := newBench(t)
+	b.move(1, cluster.StoreDown)
+	b.stores[0].Crash(1)
+	b.stores[1].lie, b.stores[2].lie = flip, flip
+	b.stores[5].lie = func(*storeproto.ReadShard) { b.mark(1, cluster.StoreUp) }
+	if _, err := b.read(0, 1); !errors.Is(err, errs.ErrUnavailable) {
+		t.Errorf("the read fails with %v", err)
+	}
 }

@@ -1,6 +1,7 @@
 package reader
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -115,7 +116,8 @@ type part struct {
 	seg     id.Segment
 	where   Where
 	class   storeproto.Class
-	store   id.Store // that was asked
+	store   id.Store   // that was asked first
+	tried   []id.Store // all that were asked for the part's own shard
 	layout  segment.Layout
 	index   uint8
 	first   uint16
@@ -201,17 +203,17 @@ func (r *Reader) start(q *Request, l segment.Layout, shard uint8, first, count u
 		p.sums = make([]uint32, count)
 	}
 	p.sums = p.sums[:count]
-	p.store = id.Store{}
+	p.store, p.tried = id.Store{}, p.tried[:0]
 	p.state.Store(0)
 	p.refs.Store(1)
 	p.hedged = false
-	store, ref, ok := r.storeOf(p.seg, p.where, shard, 0)
+	store, ref, ok := r.storeOf(p.seg, p.where, shard, nil)
 	if !ok {
 		p.req.Err = r.nobody(p.seg, p.where, shard)
 		p.answered(&p.req)
 		return
 	}
-	p.started, p.store = time.Duration(r.ticked.Load()), ref.Store
+	p.started, p.store, p.tried = time.Duration(r.ticked.Load()), ref.Store, append(p.tried, ref.Store)
 	if ref.Slow && r.pass(p, store) {
 		return
 	}
@@ -241,10 +243,10 @@ func (p *part) send(store storeproto.Store) {
 	store.ReadShard(&p.req)
 }
 
-// storeOf finds the store of a shard: the nth of those that may have it and answer. The
+// storeOf finds the store of a shard: the first of those that may have it and answer, and were not tried. The
 // first is the one that had the slot when the segment was coded; if the slot was given
 // to another store since, that one comes after, for it may not have the shard yet.
-func (r *Reader) storeOf(s id.Segment, w Where, shard uint8, nth int) (storeproto.Store, asked, bool) {
+func (r *Reader) storeOf(s id.Segment, w Where, shard uint8, tried []id.Store) (storeproto.Store, asked, bool) {
 	t := r.cfg.Topology()
 	if t == nil {
 		return nil, asked{}, false
@@ -254,12 +256,10 @@ func (r *Reader) storeOf(s id.Segment, w Where, shard uint8, nth int) (storeprot
 		return nil, asked{}, false
 	}
 	if v := g.Current(); len(g.Versions) == 1 && v.K == w.K && v.M == w.M && int(shard) < len(v.Stores) {
-		return r.answering(t, v.Stores[shard], nth) // as nearly always, and without a list
+		return r.answering(t, v.Stores[shard], tried) // as nearly always, and without a list
 	}
 	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
-		if body, a, ok := r.answering(t, ref, 0); !ok {
-			continue
-		} else if nth--; nth < 0 {
+		if body, a, ok := r.answering(t, ref, tried); ok {
 			return body, a, true
 		}
 	}
@@ -272,24 +272,19 @@ type asked struct {
 	Slow bool
 }
 
-// answering gives the body of a store unless it is known not to answer, or to be another memory.
-func (r *Reader) answering(t *cluster.Topology, ref cluster.StoreRef, nth int) (storeproto.Store, asked, bool) {
+// answering gives the body of a store unless it was tried, or is known not to answer, or to be another memory.
+func (r *Reader) answering(t *cluster.Topology, ref cluster.StoreRef, tried []id.Store) (storeproto.Store, asked, bool) {
 	st, known := t.Store(ref.Store)
-	if nth > 0 || known && (!st.State.Serves() || st.Incarnation != ref.Incarnation) {
+	if slices.Contains(tried, ref.Store) || known && (!st.State.Serves() || st.Incarnation != ref.Incarnation) {
 		return nil, asked{}, false
 	}
 	body, ok := r.cfg.Stores.Store(ref.Store)
 	return body, asked{ref.Store, known && st.Slow}, ok
 }
 
-// isAway tells whether a store may have what it had, and is believed not to answer.
-func isAway(t *cluster.Topology, ref cluster.StoreRef) bool {
-	st, known := t.Store(ref.Store)
-	return known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost && !st.State.Serves()
-}
-
-// away gives the bodies of the stores that may have a shard and are believed not to answer.
-func (r *Reader) away(s id.Segment, w Where, shard uint8) (out []storeproto.Store) {
+// untried are the stores that may have a shard, as far as is known now, and were not tried: they were believed away
+// then, or still are, or have got the slot since. Nothing is said of a shard without them.
+func (r *Reader) untried(s id.Segment, w Where, shard uint8, tried []id.Store) (out []cluster.StoreRef) {
 	t := r.cfg.Topology()
 	if t == nil {
 		return nil
@@ -299,11 +294,17 @@ func (r *Reader) away(s id.Segment, w Where, shard uint8) (out []storeproto.Stor
 		return nil
 	}
 	for _, ref := range g.Holders(w.PGVersion, w.K, w.M, shard) {
-		if body, ok := r.cfg.Stores.Store(ref.Store); ok && isAway(t, ref) {
-			out = append(out, body)
+		if mayHave(t, ref) && !slices.Contains(tried, ref.Store) {
+			out = append(out, ref)
 		}
 	}
 	return out
+}
+
+// mayHave tells whether a store may have what it had.
+func mayHave(t *cluster.Topology, ref cluster.StoreRef) bool {
+	st, known := t.Store(ref.Store)
+	return known && st.Incarnation == ref.Incarnation && st.State != cluster.StoreLost
 }
 
 // answered takes a store's answer.
