@@ -548,7 +548,7 @@ func (w *World) margin(excused func(state.PG) bool) bool {
 	}
 	for _, d := range w.disks {
 		v, ok := m.Volume(d.id)
-		if !ok || len(v.List) != 1 || slices.ContainsFunc(v.List[0].Stores, w.missing) {
+		if !ok || len(v.List) != 1 || v.List[0].Found || slices.ContainsFunc(v.List[0].Stores, w.missing) {
 			return false
 		}
 	}

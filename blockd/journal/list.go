@@ -19,7 +19,7 @@ type Ensemble struct {
 	// valid when Closed.
 	From, To [storeproto.Kinds]id.LSN
 	Closed   bool
-	Members  []Member // three, or two where the cluster has no more
+	Members  []Member // three, or two where the cluster has no more; of a found one who told of it
 	Holders  []Member // named by the close: each holds both streams whole
 	// LossAccepted: an operator lets openings go on without the answers and records
 	// that this ensemble lost.
@@ -32,8 +32,15 @@ type Ensemble struct {
 const quorum = 2
 
 // fenceQuorum is how many fence answers meet every quorum of an open ensemble:
-// two of three, one of two.
-func (e *Ensemble) fenceQuorum() int { return max(len(e.Members)-quorum+1, 1) }
+// two of three, one of two. Of one that was found the members are those that told of it: a
+// third may have been lost, or was given no record before they told, and an extra may be among them. So what was
+// acknowledged may be on any one of them alone, and an owner of before may still have a quorum with each.
+func (e *Ensemble) fenceQuorum() int {
+	if e.Found {
+		return max(len(e.Members), 1)
+	}
+	return max(len(e.Members)-quorum+1, 1)
+}
 
 // asked are the stores whose answers a recovery needs: the members of an open
 // ensemble, the holders of a closed one.

@@ -224,7 +224,7 @@ func TestFoundEnsemblesAreRecovered(t *testing.T) {
 	}
 	d.put(4, e2, [3]uint64{5, 1, 8})
 	d.put(5, e2, [3]uint64{5, 1, 8})
-	d.fenced(1, 2, 4, 5)
+	d.fenced(1, 2, 4, 5, 6)
 	d.read(0)
 	d.wantRun([3]uint64{5, 1, 8})
 }
