@@ -274,14 +274,15 @@ func (w *World) readOne(d *disk, off, n uint64) error {
 	return w.again(d, func() *operation { return d.read(d.owner(), off, n) })
 }
 
-func (w *World) again(d *disk, read func() *operation) error {
+// again makes a request of whoever owns the disk, until it is not refused because the owner lets the disk go.
+func (w *World) again(d *disk, request func() *operation) error {
 	for range 400 { // an owner that lets go waits for deletions for up to two seconds
 		w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
 		if w.err != nil {
 			return w.err
 		}
-		o := read()
-		w.demand(CheckOnce, time.Minute, "a read ends", func() bool { return o.ended })
+		o := request()
+		w.demand(CheckOnce, time.Minute, "a request ends", func() bool { return o.ended })
 		if !errors.Is(o.err, errs.ErrClosed) && !errors.Is(o.err, errs.ErrStaleEpoch) {
 			return o.err
 		}
@@ -317,9 +318,8 @@ func (w *World) giveBack() {
 		if w.err != nil {
 			return
 		}
-		if o := d.owner(); o != nil {
-			t := d.change(o, core.OpTrim, 0, uint64(d.blocks.Offset()))
-			w.demand(CheckOnce, time.Minute, "a trim ends", func() bool { return t.ended && t.err == nil })
+		if err := w.again(d, func() *operation { return d.change(d.owner(), core.OpTrim, 0, uint64(d.blocks.Offset())) }); err != nil && w.err == nil {
+			w.fail(CheckSpace, "%s: trim all of it: %v", d.name, err)
 		}
 	}
 	w.readAll()
