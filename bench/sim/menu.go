@@ -533,7 +533,13 @@ func (m *menu) cleaned(s core.Stats) { m.w.cover.Cleaned += s.SegmentsRewritten 
 func (w *World) whole() bool { return w.margin(w.placeless) }
 
 // safe is whole, and no group waits for a store to take the place of one that is gone.
-func (w *World) safe() bool { return w.margin(func(state.PG) bool { return false }) }
+func (w *World) safe() bool {
+	found := func(d *disk) bool { // all its stores are needed
+		v, ok := w.metad.m.Volume(d.id)
+		return ok && slices.ContainsFunc(v.List, func(e cluster.Ensemble) bool { return e.Found })
+	}
+	return w.metad.restore == nil && !slices.ContainsFunc(w.disks, found) && w.margin(func(state.PG) bool { return false })
+}
 
 func (w *World) margin(excused func(state.PG) bool) bool {
 	m := w.metad.m
@@ -548,7 +554,7 @@ func (w *World) margin(excused func(state.PG) bool) bool {
 	}
 	for _, d := range w.disks {
 		v, ok := m.Volume(d.id)
-		if !ok || len(v.List) != 1 || v.List[0].Found || slices.ContainsFunc(v.List[0].Stores, w.missing) {
+		if !ok || len(v.List) != 1 || slices.ContainsFunc(v.List[0].Stores, w.missing) {
 			return false
 		}
 	}
