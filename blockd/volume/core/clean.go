@@ -115,7 +115,7 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 		return
 	}
 	if recode && (!clean || !c.recode.justDid) {
-		job = c.pickRecode(now)
+		job = c.pickRecode(now, fx)
 	}
 	if c.recode.justDid = job != nil; job == nil && clean {
 		job = c.pick(now, space, share)

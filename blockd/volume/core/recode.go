@@ -60,7 +60,7 @@ func (c *Core) codedOtherwise(e blockmap.Entry) bool {
 }
 
 // pickRecode gives the next segment that is to be coded anew.
-func (c *Core) pickRecode(now time.Duration) *CleanJob {
+func (c *Core) pickRecode(now time.Duration, fx *Effects) *CleanJob {
 	var job *CleanJob
 	r := &c.recode
 	r.left, r.looked = 0, true
@@ -73,8 +73,8 @@ func (c *Core) pickRecode(now time.Duration) *CleanJob {
 		r.left += int64(e.Stored()) * block.Size
 		pages := e.Flags&blockmap.Pages != 0
 		switch {
-		case e.Live == 0:
-			waits = true
+		case e.Live == 0: // pages of the checkpoint before, as a rule
+			waits = waits || !c.deletes[s]
 		case job != nil, c.long.known[s] != nil, c.deletes[s], c.clean.shy[s] > now, !c.groups.rewritable(now, s.PG()):
 		case pages && c.check.running != nil: // its own pages are not durable yet
 		default:
@@ -91,7 +91,7 @@ func (c *Core) pickRecode(now time.Duration) *CleanJob {
 			r.next = now + cleanRetry // something is in the way of it for now
 		}
 		if waits { // a small or idle volume makes none for so little, and its group would wait
-			c.check.force = true
+			c.stir(now, fx)
 		}
 	}
 	return job

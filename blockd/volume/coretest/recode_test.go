@@ -76,6 +76,37 @@ func TestEverythingIsCodedAnew(t *testing.T) {
 	}
 }
 
+// Schedule (bench/sim, seeds 206 and 731): a disk is left alone after a checkpoint. The pages of its table that were replaced lie in a
+// group of a smaller code until the next checkpoint, which an idle disk never cuts: the group kept that code for ever.
+func TestPagesOfAQuietDiskDoNotKeepAnOlderCode(t *testing.T) {
+	for n := range len(play(t, cleaning()).Metad.PGs()) {
+		s := play(t, cleaning())
+		for range 2 { // the second checkpoint leaves pages of the first one's table
+			s.acked(0, 8)
+			s.checkpoint()
+			s.checkpoint()
+		}
+		s.crash()
+		s.seal()
+		pg := s.Metad.PGs()[n]
+		s.Metad.RecodePG(pg, 2, 1)
+		for range 4 {
+			s.seal()
+		}
+		if _, before := s.coded(); before != 0 {
+			t.Errorf("%d generations in group %d keep its older code", before, pg)
+		}
+		cut := s.stats().Checkpoints
+		for range 10 {
+			s.Quiesce()
+		}
+		if more := s.stats().Checkpoints - cut; more > 0 {
+			t.Errorf("%d more checkpoints of a disk that is whole and left alone", more)
+		}
+		s.good()
+	}
+}
+
 // The trees that metad has know the older generations: they stay until it has one that
 // knows of the new ones, of the table's own pages too, without which no table can be read.
 func TestOldCodeStaysUntilMetadHasACheckpoint(t *testing.T) {
