@@ -3,8 +3,10 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"ashlar.dev/bench/e2e/cluster"
@@ -81,8 +83,8 @@ func TestClusterHealsAfterALostHost(t *testing.T) {
 	sameFiles(t, in, out)
 }
 
-// Without this a disk could not be taken out of a machine but by losing it. A blockd
-// whose other stores serve starts without the one that was emptied.
+// Without this a disk could not be taken out of a machine but by losing it, or by a restart of
+// its blockd, which would hold on to it. A blockd whose other stores serve starts without it.
 func TestStoreIsEmptiedAndRemoved(t *testing.T) {
 	needTools(t, "nbdcopy")
 	c, in := roomy(t)
@@ -103,6 +105,7 @@ func TestStoreIsEmptiedAndRemoved(t *testing.T) {
 		st, err := c.Status()
 		return err == nil && len(st.Stores) == 7
 	}))
+	isLetGo(t, c, "b2")
 	healthIs(t, c, "OK")
 	_, err = c.Kill("b2")
 	must(t, err)
@@ -111,4 +114,36 @@ func TestStoreIsEmptiedAndRemoved(t *testing.T) {
 	sameFiles(t, in, out)
 	must(t, c.StartDaemon("b2"))
 	must(t, c.WaitHealthy(patience))
+}
+
+// isLetGo waits until a blockd that lives has closed a store that was removed: its folder is nobody's.
+func isLetGo(t *testing.T, c *cluster.Cluster, host string) {
+	t.Helper()
+	pid, dir := c.Pid(host), ""
+	all, err := filepath.Glob(filepath.Join(c.Dir, "data", host, "s*"))
+	must(t, err)
+	must(t, cluster.Wait("the removed store to be closed", patience, func() bool {
+		for _, d := range all {
+			r, err := c.CLI("blockd", "check", d)
+			must(t, err)
+			if r.Code == 0 {
+				dir = d
+			}
+		}
+		return dir != ""
+	}))
+	open, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	must(t, err)
+	for _, fd := range open {
+		if to, err := os.Readlink(fd); err == nil && strings.HasPrefix(to, dir+"/") {
+			t.Errorf("%s has %s open", host, to)
+		}
+	}
+	if c.Pid(host) != pid {
+		t.Errorf("%s was started anew", host)
+	}
+	must(t, cluster.Wait("the event that says so", patience, func() bool {
+		events, err := c.CLI("events")
+		return err == nil && strings.Contains(events.Stdout, "store_closed")
+	}))
 }

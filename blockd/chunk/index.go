@@ -34,6 +34,40 @@ type index struct {
 	mu struct {
 		sync.Mutex
 		forgotten [][]byte // keys of released meta batches, to delete with the next batch
+		users     int      // calls under way, see enter
+		closed    bool
+		idle      sync.Cond // closed, and no users any more
+	}
+}
+
+// enter keeps Pebble open until leave: a store may close while others serve and its callers
+// live on. It is refused once the index closes, also to who is inside already.
+func (x *index) enter() error {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.mu.closed {
+		return fmt.Errorf("index is closed: %w", errs.ErrUnavailable)
+	}
+	x.mu.users++
+	return nil
+}
+
+func (x *index) leave() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.mu.users--; x.mu.users == 0 && x.mu.closed {
+		x.mu.idle.Broadcast()
+	}
+}
+
+// shut refuses newcomers and waits for the calls under way.
+func (x *index) shut() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.mu.closed = true
+	x.mu.idle.L = &x.mu.Mutex
+	for x.mu.users > 0 {
+		x.mu.idle.Wait()
 	}
 }
 
@@ -167,8 +201,9 @@ func (x *index) close() error {
 		return nil
 	default:
 	}
-	close(x.commits)
 	err := x.orDead(func() error {
+		x.shut()
+		close(x.commits)
 		<-x.stopped
 		return x.db.Close()
 	})
@@ -305,6 +340,10 @@ func (x *index) addAppend(b *pebble.Batch, op *core.Op, logSeq uint64) error {
 
 // get gives a copy of a value; ErrNotFound if there is none.
 func (x *index) get(key []byte) ([]byte, error) {
+	if err := x.enter(); err != nil {
+		return nil, err
+	}
+	defer x.leave()
 	v, closer, err := x.db.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, errs.ErrNotFound
@@ -327,6 +366,10 @@ func (x *index) scan(prefix []byte, f func(key []byte, value func() ([]byte, err
 
 // scanFrom is scan from a key on.
 func (x *index) scanFrom(prefix, lower []byte, f func(key []byte, value func() ([]byte, error)) error) error {
+	if err := x.enter(); err != nil {
+		return err
+	}
+	defer x.leave()
 	_, upper := keyRange(prefix)
 	it, err := x.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {

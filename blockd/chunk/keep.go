@@ -190,6 +190,10 @@ func (s *Store) SaveCare(c storeproto.Care) error {
 	if err := s.alive(); err != nil {
 		return err
 	}
+	if err := s.index.enter(); err != nil {
+		return err
+	}
+	defer s.index.leave()
 	b := s.index.newBatch()
 	if err := b.Set([]byte{keyCare}, encodeCare(c), nil); err != nil {
 		return errors.Join(err, b.Close())

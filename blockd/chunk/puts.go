@@ -360,6 +360,10 @@ func (s *Store) deleteShards(doomed []shardName) error {
 }
 
 func (s *Store) deleteSome(doomed []shardName) error {
+	if err := s.index.enter(); err != nil {
+		return err
+	}
+	defer s.index.leave()
 	b := s.index.newBatch()
 	var rows []shardRow
 	seen := make(map[shardName]bool, len(doomed))

@@ -314,14 +314,14 @@ func (s *Store) Close() error {
 
 func (s *Store) closeParts() error {
 	var all []error
+	if s.index != nil {
+		all = append(all, s.index.close()) // waits for the calls that are under way, which use the other parts
+	}
 	if s.ext != nil {
 		all = append(all, s.ext.close())
 	}
 	if s.jlog != nil {
 		all = append(all, s.jlog.Close())
-	}
-	if s.index != nil {
-		all = append(all, s.index.close())
 	}
 	if s.lock != nil {
 		all = append(all, s.lock.Close())

@@ -126,6 +126,12 @@ func (s *server) beat(ctx context.Context) error {
 			})
 		}
 	}
+	if len(reply.Gone) > 0 {
+		select {
+		case s.gone <- reply.Gone:
+		default: // it is named again until it is closed
+		}
+	}
 	s.takeScrubs(reply.Scrubs)
 	s.takeLooks(reply.Looks, reply.Doubts)
 	for _, d := range reply.Drops {

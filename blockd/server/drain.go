@@ -34,6 +34,8 @@ func (s *server) serve(ctx context.Context, signals <-chan os.Signal) error {
 			} else {
 				s.drain(ctx)
 			}
+		case gone := <-s.gone:
+			s.release(gone)
 		}
 	}
 }

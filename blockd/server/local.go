@@ -10,6 +10,7 @@ import (
 
 	"ashlar.dev/blockd/chunk"
 	"ashlar.dev/pkg/client"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 )
 
@@ -21,9 +22,9 @@ type localStore struct {
 	page   pages  // where the next pages of its lists begin; of the heartbeats alone
 }
 
-// locals are the stores that serve here, in the order in which they came. They become more
-// while the process lives, never fewer. The zero value is none; safe for concurrent use, with
-// one writer at a time: the start, then the loop that takes signals.
+// locals are the stores that serve here, in the order in which they came. Who has the list of
+// before may meet a store that is closed: it answers with errs.ErrUnavailable. The zero value is
+// none; safe for concurrent use, with one writer at a time: the start, then the loop that takes signals.
 type locals struct{ p atomic.Pointer[[]*localStore] }
 
 // all is what there is now; nobody changes it.
@@ -119,4 +120,24 @@ func (s *server) closeAdded() (err error) {
 		err = errors.Join(err, st.Close())
 	}
 	return err
+}
+
+// release closes stores that were emptied and removed for good, so that their disks can be taken
+// away. Their keys in the config stay: a folder that metad refuses is left out at the next start.
+func (s *server) release(gone []cluster.StoreRef) {
+	for _, ref := range gone {
+		all := s.local.all()
+		i := slices.IndexFunc(all, func(st *localStore) bool { return refOf(st.Store) == ref })
+		if i < 0 {
+			continue // metad names it until a heartbeat comes without it
+		}
+		st := all[i]
+		s.local.set(slices.Delete(slices.Clone(all), i, i+1))
+		s.stores.removeLocal(st.ID())
+		if err := errors.Join(st.filler.group.Close(), st.Close()); err != nil {
+			s.log.Warn("removed store not closed cleanly", "store", st.ID().String(), "path", st.path, "err", err)
+		}
+		s.tales.tell(client.Info, "store_closed", "store", st.ID().String(), "%s is closed: nothing of it is needed, its disk may be taken away", st.path)
+		s.log.Info("removed store closed", "store", st.ID().String(), "path", st.path)
+	}
 }

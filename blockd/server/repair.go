@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -10,10 +11,14 @@ import (
 	"ashlar.dev/pkg/config"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/lifecycle"
 )
 
 // filler is the worker that gives one store of this host the shards it lacks.
-type filler struct{ worker *repair.Worker }
+type filler struct {
+	worker *repair.Worker
+	group  *lifecycle.Group // what the worker runs on
+}
 
 // startRepairs starts a worker for each store of this host.
 func (s *server) startRepairs() {
@@ -35,10 +40,11 @@ func (s *server) startFiller(st *localStore) *localStore {
 			s.tales.tell(client.Info, "group_filled", "repair", st.ID().String(), "group %d: %d segments rebuilt here, %s", pg, segments, config.ByteSize(bytes).Human())
 		},
 	})
-	s.repairing.Go("repair", w.Run)
-	s.repairing.Go("care", w.Care)
-	s.repairing.Go("scrub", w.Scrub)
-	return &localStore{Store: st.Store, path: st.path, filler: filler{w}}
+	g := lifecycle.NewGroup(s.repairing.Context())
+	g.Go("repair", w.Run)
+	g.Go("care", w.Care)
+	g.Go("scrub", w.Scrub)
+	return &localStore{Store: st.Store, path: st.path, filler: filler{w, g}}
 }
 
 func (f filler) beats() []client.RepairBeat {
@@ -83,4 +89,10 @@ func (s *server) takeScrubs(orders []client.ScrubOrder) {
 }
 
 // stopRepairs waits for the workers.
-func (s *server) stopRepairs() error { return s.repairing.Close() }
+func (s *server) stopRepairs() error {
+	err := s.repairing.Close()
+	for _, st := range s.local.all() {
+		err = errors.Join(err, st.filler.group.Close())
+	}
+	return err
+}

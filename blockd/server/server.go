@@ -59,8 +59,9 @@ type server struct {
 	settings cluster.Settings
 	stores   *stores
 	local    locals
-	added    []*localStore // of these, those that came after the start
-	beatNow  chan struct{} // a heartbeat out of turn
+	added    []*localStore           // of these, those that came after the start
+	beatNow  chan struct{}           // a heartbeat out of turn
+	gone     chan []cluster.StoreRef // what the last heartbeat said is to be closed
 	leases   *volume.Leases
 	packer   *packer.Packer
 	reader   *reader.Reader
@@ -95,7 +96,7 @@ type server struct {
 func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	s := &server{
 		cfg: cfg, log: log, clock: clock.System, rpcStats: &rpc.Stats{}, registry: telemetry.NewRegistry("blockd"),
-		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()), storeWaits: newStoreWaits(), looks: newLooks(), beatNow: make(chan struct{}, 1),
+		group: lifecycle.NewGroup(context.Background()), repairing: lifecycle.NewGroup(context.Background()), storeWaits: newStoreWaits(), looks: newLooks(), beatNow: make(chan struct{}, 1), gone: make(chan []cluster.StoreRef, 1),
 	}
 	s.tales.clock = s.clock
 	s.stack = lifecycle.NewStack(s.clock, log)

@@ -127,6 +127,11 @@ func (b *blockdService) Heartbeat(ctx context.Context, q *api.HeartbeatRequest) 
 		if err = knownLife(m, beat.Holder); err != nil {
 			return
 		}
+		for _, x := range beat.Stores {
+			if m.Forgotten(x.StoreRef) {
+				rep.Gone = append(rep.Gone, api.FromRef(x.StoreRef))
+			}
+		}
 		// Only what is registered on this host counts, whatever it says.
 		beat.Stores = slices.DeleteFunc(beat.Stores, func(x reconcile.StoreBeat) bool {
 			s, ok := m.Store(x.Store)

@@ -196,6 +196,13 @@ func (m *Machine) Store(s id.Store) (Store, bool) {
 	return Store{}, false
 }
 
+// Forgotten tells whether a memory is gone for good: emptied and removed, given up and
+// rebuilt elsewhere, or replaced by a newer one.
+func (m *Machine) Forgotten(r cluster.StoreRef) bool {
+	_, is := m.lost[r]
+	return is
+}
+
 // Stores are all stores with their present memories, by id.
 func (m *Machine) Stores() []Store {
 	out := make([]Store, 0, len(m.stores))

@@ -159,9 +159,12 @@ func TestStoreIsRemovedWhenNothingNeedsIt(t *testing.T) {
 	for _, p := range w.PGs() {
 		w.ok(&ForgetVersions{PG: p.Number, At: p.Current().Version})
 	}
+	if w.Forgotten(r) {
+		t.Fatal("forgotten before it is removed: its host would close it")
+	}
 	w.ok(&RemoveStore{Store: r})
-	if _, ok := w.Store(r.Store); ok {
-		t.Fatal("still there")
+	if _, ok := w.Store(r.Store); ok || !w.Forgotten(r) || w.Forgotten(storeRef(9, 9)) {
+		t.Fatal("still there, or one that was never heard of is said to be gone")
 	}
 	res := w.ok(&RegisterHost{Holder: holder(1, 2), Stores: []RegisterStore{{StoreRef: r}}})
 	if res.Refused[r.Store] == "" {

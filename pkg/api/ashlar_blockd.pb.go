@@ -1178,6 +1178,7 @@ type HeartbeatReply struct {
 	Scrubs        []*ScrubOrder  `protobuf:"bytes,20,rep,name=scrubs,proto3" json:"scrubs,omitempty"`                               // that stores of this host have not told of
 	Looks         []*LookOrder   `protobuf:"bytes,21,rep,name=looks,proto3" json:"looks,omitempty"`                                 // at volumes of this host, again until they are answered
 	Doubts        []uint64       `protobuf:"varint,22,rep,packed,name=doubts,proto3" json:"doubts,omitempty"`                       // segments that stores call stuck, for the looks; at most 4,096
+	Gone          []*StoreRef    `protobuf:"bytes,23,rep,name=gone,proto3" json:"gone,omitempty"`                                   // stores of the beat that nothing needs any more and that are removed for good: close them
 	Floors        []*VolumeFloor `protobuf:"bytes,209,rep,name=floors,proto3" json:"floors,omitempty"`                              // of all volumes, if the stores are sealed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1293,6 +1294,13 @@ func (x *HeartbeatReply) GetLooks() []*LookOrder {
 func (x *HeartbeatReply) GetDoubts() []uint64 {
 	if x != nil {
 		return x.Doubts
+	}
+	return nil
+}
+
+func (x *HeartbeatReply) GetGone() []*StoreRef {
+	if x != nil {
+		return x.Gone
 	}
 	return nil
 }
@@ -3874,7 +3882,7 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"\thydration\x18\x90\x01 \x01(\v2\x14.ashlar.v1.HydrationR\thydration\x126\n" +
 	"\n" +
 	"flattening\x18\xe6\x01 \x01(\v2\x15.ashlar.v1.FlatteningR\n" +
-	"flattening\"\xf6\x03\n" +
+	"flattening\"\x9f\x04\n" +
 	"\x0eHeartbeatReply\x12)\n" +
 	"\x10topology_version\x18\x01 \x01(\x04R\x0ftopologyVersion\x12/\n" +
 	"\avolumes\x18\x02 \x03(\v2\x15.ashlar.v1.VolumeNewsR\avolumes\x12(\n" +
@@ -3888,7 +3896,8 @@ const file_ashlar_blockd_proto_rawDesc = "" +
 	"trust_hash\x18) \x01(\fR\ttrustHash\x12-\n" +
 	"\x06scrubs\x18\x14 \x03(\v2\x15.ashlar.v1.ScrubOrderR\x06scrubs\x12*\n" +
 	"\x05looks\x18\x15 \x03(\v2\x14.ashlar.v1.LookOrderR\x05looks\x12\x16\n" +
-	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\x12/\n" +
+	"\x06doubts\x18\x16 \x03(\x04R\x06doubts\x12'\n" +
+	"\x04gone\x18\x17 \x03(\v2\x13.ashlar.v1.StoreRefR\x04gone\x12/\n" +
 	"\x06floors\x18\xd1\x01 \x03(\v2\x16.ashlar.v1.VolumeFloorR\x06floors\";\n" +
 	"\vVolumeFloor\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\fR\x06volume\x12\x14\n" +
@@ -4260,88 +4269,89 @@ var file_ashlar_blockd_proto_depIdxs = []int32{
 	17, // 35: ashlar.v1.HeartbeatReply.drops:type_name -> ashlar.v1.DropStreams
 	71, // 36: ashlar.v1.HeartbeatReply.scrubs:type_name -> ashlar.v1.ScrubOrder
 	72, // 37: ashlar.v1.HeartbeatReply.looks:type_name -> ashlar.v1.LookOrder
-	14, // 38: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
-	73, // 39: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
-	74, // 40: ashlar.v1.VolumeNews.flatten:type_name -> ashlar.v1.Flatten
-	64, // 41: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
-	21, // 42: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
-	22, // 43: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
-	23, // 44: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
-	20, // 45: ashlar.v1.Topology.removed:type_name -> ashlar.v1.RemovedHost
-	53, // 46: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
-	1,  // 47: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
-	24, // 48: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
-	53, // 49: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
-	28, // 50: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
-	52, // 51: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	2,  // 52: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
-	75, // 53: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
-	31, // 54: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
-	52, // 55: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
-	52, // 56: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
-	64, // 57: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
-	53, // 58: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
-	64, // 59: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
-	64, // 60: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
-	76, // 61: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
-	53, // 62: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
-	53, // 63: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
-	52, // 64: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
-	49, // 65: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
-	77, // 66: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
-	52, // 67: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
-	77, // 68: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
-	3,  // 69: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
-	8,  // 70: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
-	18, // 71: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
-	25, // 72: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
-	26, // 73: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
-	29, // 74: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
-	32, // 75: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
-	33, // 76: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
-	34, // 77: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
-	35, // 78: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
-	36, // 79: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
-	37, // 80: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
-	39, // 81: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
-	40, // 82: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
-	42, // 83: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
-	43, // 84: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
-	45, // 85: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
-	47, // 86: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
-	50, // 87: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
-	78, // 88: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
-	79, // 89: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
-	80, // 90: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
-	81, // 91: ashlar.v1.Blockd.VolumeFlattened:input_type -> ashlar.v1.VolumeFlattenedRequest
-	5,  // 92: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
-	13, // 93: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
-	19, // 94: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
-	75, // 95: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
-	27, // 96: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
-	30, // 97: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
-	75, // 98: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
-	75, // 99: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
-	75, // 100: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
-	75, // 101: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
-	75, // 102: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
-	38, // 103: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
-	75, // 104: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
-	41, // 105: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
-	19, // 106: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
-	44, // 107: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
-	46, // 108: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
-	48, // 109: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
-	51, // 110: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
-	82, // 111: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
-	83, // 112: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
-	75, // 113: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
-	75, // 114: ashlar.v1.Blockd.VolumeFlattened:output_type -> ashlar.v1.VolumeRecord
-	92, // [92:115] is the sub-list for method output_type
-	69, // [69:92] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	53, // 38: ashlar.v1.HeartbeatReply.gone:type_name -> ashlar.v1.StoreRef
+	14, // 39: ashlar.v1.HeartbeatReply.floors:type_name -> ashlar.v1.VolumeFloor
+	73, // 40: ashlar.v1.VolumeNews.qos:type_name -> ashlar.v1.QoS
+	74, // 41: ashlar.v1.VolumeNews.flatten:type_name -> ashlar.v1.Flatten
+	64, // 42: ashlar.v1.DropStreams.keep:type_name -> ashlar.v1.EnsembleID
+	21, // 43: ashlar.v1.Topology.hosts:type_name -> ashlar.v1.HostInfo
+	22, // 44: ashlar.v1.Topology.stores:type_name -> ashlar.v1.StoreInfo
+	23, // 45: ashlar.v1.Topology.pgs:type_name -> ashlar.v1.PlacementGroup
+	20, // 46: ashlar.v1.Topology.removed:type_name -> ashlar.v1.RemovedHost
+	53, // 47: ashlar.v1.StoreInfo.ref:type_name -> ashlar.v1.StoreRef
+	1,  // 48: ashlar.v1.StoreInfo.state:type_name -> ashlar.v1.StoreState
+	24, // 49: ashlar.v1.PlacementGroup.versions:type_name -> ashlar.v1.PGVersion
+	53, // 50: ashlar.v1.PGVersion.stores:type_name -> ashlar.v1.StoreRef
+	28, // 51: ashlar.v1.ListVolumesReply.volumes:type_name -> ashlar.v1.VolumeSummary
+	52, // 52: ashlar.v1.AcquireVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	2,  // 53: ashlar.v1.AcquireVolumeRequest.why:type_name -> ashlar.v1.AcquireWhy
+	75, // 54: ashlar.v1.AcquireVolumeReply.granted:type_name -> ashlar.v1.VolumeRecord
+	31, // 55: ashlar.v1.AcquireVolumeReply.refused:type_name -> ashlar.v1.AcquireRefused
+	52, // 56: ashlar.v1.AcquireRefused.owner:type_name -> ashlar.v1.Holder
+	52, // 57: ashlar.v1.ReleaseVolumeRequest.holder:type_name -> ashlar.v1.Holder
+	64, // 58: ashlar.v1.CloseEnsembleRequest.ensemble:type_name -> ashlar.v1.EnsembleID
+	53, // 59: ashlar.v1.CloseEnsembleRequest.holders:type_name -> ashlar.v1.StoreRef
+	64, // 60: ashlar.v1.RemoveEnsemblesRequest.ensembles:type_name -> ashlar.v1.EnsembleID
+	64, // 61: ashlar.v1.ReplaceListRequest.keep:type_name -> ashlar.v1.EnsembleID
+	76, // 62: ashlar.v1.CommitCheckpointRequest.checkpoint:type_name -> ashlar.v1.Checkpoint
+	53, // 63: ashlar.v1.ReportStoreRequest.store:type_name -> ashlar.v1.StoreRef
+	53, // 64: ashlar.v1.ConfirmPurgeRequest.store:type_name -> ashlar.v1.StoreRef
+	52, // 65: ashlar.v1.WatchSnapshotsRequest.holder:type_name -> ashlar.v1.Holder
+	49, // 66: ashlar.v1.SnapshotOrders.orders:type_name -> ashlar.v1.SnapshotOrder
+	77, // 67: ashlar.v1.SnapshotOrder.step:type_name -> ashlar.v1.SnapshotStep
+	52, // 68: ashlar.v1.TellSnapshotRequest.holder:type_name -> ashlar.v1.Holder
+	77, // 69: ashlar.v1.TellSnapshotRequest.step:type_name -> ashlar.v1.SnapshotStep
+	3,  // 70: ashlar.v1.Blockd.RegisterHost:input_type -> ashlar.v1.RegisterHostRequest
+	8,  // 71: ashlar.v1.Blockd.Heartbeat:input_type -> ashlar.v1.HeartbeatRequest
+	18, // 72: ashlar.v1.Blockd.WatchTopology:input_type -> ashlar.v1.WatchTopologyRequest
+	25, // 73: ashlar.v1.Blockd.GetVolume:input_type -> ashlar.v1.GetVolumeRequest
+	26, // 74: ashlar.v1.Blockd.ListVolumes:input_type -> ashlar.v1.ListVolumesRequest
+	29, // 75: ashlar.v1.Blockd.AcquireVolume:input_type -> ashlar.v1.AcquireVolumeRequest
+	32, // 76: ashlar.v1.Blockd.ReleaseVolume:input_type -> ashlar.v1.ReleaseVolumeRequest
+	33, // 77: ashlar.v1.Blockd.AddEnsemble:input_type -> ashlar.v1.AddEnsembleRequest
+	34, // 78: ashlar.v1.Blockd.CloseEnsemble:input_type -> ashlar.v1.CloseEnsembleRequest
+	35, // 79: ashlar.v1.Blockd.RemoveEnsembles:input_type -> ashlar.v1.RemoveEnsemblesRequest
+	36, // 80: ashlar.v1.Blockd.ReplaceList:input_type -> ashlar.v1.ReplaceListRequest
+	37, // 81: ashlar.v1.Blockd.AllocRange:input_type -> ashlar.v1.AllocRangeRequest
+	39, // 82: ashlar.v1.Blockd.ForgetSpans:input_type -> ashlar.v1.ForgetSpansRequest
+	40, // 83: ashlar.v1.Blockd.CommitCheckpoint:input_type -> ashlar.v1.CommitCheckpointRequest
+	42, // 84: ashlar.v1.Blockd.EnsurePlacement:input_type -> ashlar.v1.EnsurePlacementRequest
+	43, // 85: ashlar.v1.Blockd.ReportStore:input_type -> ashlar.v1.ReportStoreRequest
+	45, // 86: ashlar.v1.Blockd.ConfirmPurge:input_type -> ashlar.v1.ConfirmPurgeRequest
+	47, // 87: ashlar.v1.Blockd.WatchSnapshots:input_type -> ashlar.v1.WatchSnapshotsRequest
+	50, // 88: ashlar.v1.Blockd.TellSnapshot:input_type -> ashlar.v1.TellSnapshotRequest
+	78, // 89: ashlar.v1.Blockd.TellEmptied:input_type -> ashlar.v1.TellEmptiedRequest
+	79, // 90: ashlar.v1.Blockd.TellManifest:input_type -> ashlar.v1.TellManifestRequest
+	80, // 91: ashlar.v1.Blockd.RestoreWhole:input_type -> ashlar.v1.RestoreWholeRequest
+	81, // 92: ashlar.v1.Blockd.VolumeFlattened:input_type -> ashlar.v1.VolumeFlattenedRequest
+	5,  // 93: ashlar.v1.Blockd.RegisterHost:output_type -> ashlar.v1.RegisterHostReply
+	13, // 94: ashlar.v1.Blockd.Heartbeat:output_type -> ashlar.v1.HeartbeatReply
+	19, // 95: ashlar.v1.Blockd.WatchTopology:output_type -> ashlar.v1.Topology
+	75, // 96: ashlar.v1.Blockd.GetVolume:output_type -> ashlar.v1.VolumeRecord
+	27, // 97: ashlar.v1.Blockd.ListVolumes:output_type -> ashlar.v1.ListVolumesReply
+	30, // 98: ashlar.v1.Blockd.AcquireVolume:output_type -> ashlar.v1.AcquireVolumeReply
+	75, // 99: ashlar.v1.Blockd.ReleaseVolume:output_type -> ashlar.v1.VolumeRecord
+	75, // 100: ashlar.v1.Blockd.AddEnsemble:output_type -> ashlar.v1.VolumeRecord
+	75, // 101: ashlar.v1.Blockd.CloseEnsemble:output_type -> ashlar.v1.VolumeRecord
+	75, // 102: ashlar.v1.Blockd.RemoveEnsembles:output_type -> ashlar.v1.VolumeRecord
+	75, // 103: ashlar.v1.Blockd.ReplaceList:output_type -> ashlar.v1.VolumeRecord
+	38, // 104: ashlar.v1.Blockd.AllocRange:output_type -> ashlar.v1.AllocRangeReply
+	75, // 105: ashlar.v1.Blockd.ForgetSpans:output_type -> ashlar.v1.VolumeRecord
+	41, // 106: ashlar.v1.Blockd.CommitCheckpoint:output_type -> ashlar.v1.CommitCheckpointReply
+	19, // 107: ashlar.v1.Blockd.EnsurePlacement:output_type -> ashlar.v1.Topology
+	44, // 108: ashlar.v1.Blockd.ReportStore:output_type -> ashlar.v1.ReportStoreReply
+	46, // 109: ashlar.v1.Blockd.ConfirmPurge:output_type -> ashlar.v1.ConfirmPurgeReply
+	48, // 110: ashlar.v1.Blockd.WatchSnapshots:output_type -> ashlar.v1.SnapshotOrders
+	51, // 111: ashlar.v1.Blockd.TellSnapshot:output_type -> ashlar.v1.TellSnapshotReply
+	82, // 112: ashlar.v1.Blockd.TellEmptied:output_type -> ashlar.v1.TellEmptiedReply
+	83, // 113: ashlar.v1.Blockd.TellManifest:output_type -> ashlar.v1.TellManifestReply
+	75, // 114: ashlar.v1.Blockd.RestoreWhole:output_type -> ashlar.v1.VolumeRecord
+	75, // 115: ashlar.v1.Blockd.VolumeFlattened:output_type -> ashlar.v1.VolumeRecord
+	93, // [93:116] is the sub-list for method output_type
+	70, // [70:93] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_ashlar_blockd_proto_init() }

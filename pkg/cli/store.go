@@ -196,7 +196,7 @@ func (c *storeDrain) drain(ctx context.Context, s *session, cl Cluster, x *api.S
 			fmt.Fprintf(w, "store %s stays\n", x.StoreId)
 			return
 		}
-		fmt.Fprintf(w, "store %s is being emptied\n  when ashlar store list shows it no more its disk may be taken away\n", x.StoreId)
+		fmt.Fprintf(w, "store %s is being emptied\n  when ashlar store list shows it no more, and ashlar events that it is closed, its disk may be taken away\n", x.StoreId)
 	})
 }
 

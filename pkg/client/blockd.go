@@ -192,14 +192,27 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 			*list.to = append(*list.to, v)
 		}
 	}
+	err = toStoreOrders(rep, &out)
+	return out, err
+}
+
+// toStoreOrders reads what is for stores of the host: those that are gone, streams that others are to drop.
+func toStoreOrders(rep *api.HeartbeatReply, out *HeartbeatReply) error {
+	for _, x := range rep.Gone {
+		ref, err := x.Value()
+		if err != nil {
+			return err
+		}
+		out.Gone = append(out.Gone, ref)
+	}
 	for _, x := range rep.Drops {
 		s, err := api.StoreID(x.Store)
 		if err != nil {
-			return out, err
+			return err
 		}
 		v, err := api.VolumeID(x.Volume)
 		if err != nil {
-			return out, err
+			return err
 		}
 		d := DropStreams{Store: s, Volume: v, Epoch: id.Epoch(x.Epoch)}
 		for _, e := range x.Keep {
@@ -207,7 +220,7 @@ func toHeartbeatReply(rep *api.HeartbeatReply) (out HeartbeatReply, err error) {
 		}
 		out.Drops = append(out.Drops, d)
 	}
-	return out, nil
+	return nil
 }
 
 func toFloors(in []*api.VolumeFloor) (map[id.Volume]id.Epoch, error) {

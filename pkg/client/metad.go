@@ -220,6 +220,8 @@ type HeartbeatReply struct {
 	Volumes         []VolumeNews
 	Purges          []Purge
 	Drops           []DropStreams
+	// Gone are stores of the heartbeat that were removed for good: close them.
+	Gone []cluster.StoreRef
 	// Rescues are volumes that nobody owns and whose journal misses a store. Opening one
 	// copies its journal to a full ensemble; release it then, unless somebody attached.
 	// The same volume is named again until it is done.
