@@ -161,10 +161,14 @@ func needs(t *cluster.Topology, missing map[cluster.StoreRef]bool, v *state.Volu
 }
 
 // recovery tells of which stores recovery asks e's records, and how many must answer:
-// of an open ensemble two of three, or one of two; of a closed one either holder.
+// of an open ensemble two of three, or one of two; of a closed one either holder; of one that was found all who
+// told of it (blockd/journal).
 func recovery(e cluster.Ensemble) (stores []cluster.StoreRef, need int) {
-	if e.Closed {
+	switch {
+	case e.Closed:
 		return e.Holders, 1
+	case e.Found:
+		return e.Stores, len(e.Stores)
 	}
 	return e.Stores, len(e.Stores) - 1
 }
