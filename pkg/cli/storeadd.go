@@ -46,7 +46,7 @@ func (c *storeAdd) Run(ctx context.Context, s *session) error {
 	}
 	file, cfg, err := devcluster.BlockdFile(s.flags.Data, c.Host, c.Config)
 	if err != nil {
-		return &hinted{err, "run it on the machine that has the disk, with --data /etc/ashlar; for ashlar dev say --host b1 or another"}
+		return &hinted{err, c.elsewhere()}
 	}
 	if err := ownedByUs(file); err != nil {
 		return err
@@ -77,6 +77,17 @@ func (c *storeAdd) Run(ctx context.Context, s *session) error {
 			"up": "up", "asked": "given to blockd; ashlar store list, where you are an operator, shows when it is up",
 			"stopped": "in its config: blockd does not run, and serves it when it starts"}[v.State])
 	})
+}
+
+// elsewhere says what to run where the disk is. No daemon takes a folder from afar: who may
+// speak to metad is not therefore to choose where the user of blockd writes on every machine.
+func (c *storeAdd) elsewhere() string {
+	where := "the machine of its disk"
+	if c.Host != "" {
+		where += ", here that of " + c.Host
+	}
+	return fmt.Sprintf("a store is added on %s; there run: ashlar --data /etc/ashlar store add %s --size %s; for ashlar dev say --host b1 or another",
+		where, c.Dir, c.Size)
 }
 
 // prepare formats the folder, or finds the store in it.

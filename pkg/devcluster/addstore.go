@@ -32,6 +32,9 @@ func BlockdFile(dir, name, given string) (file string, cfg *BlockdConfig, err er
 			return "", nil, err
 		}
 		if err == nil && f.Dev != nil {
+			if name == "" {
+				return "", nil, fmt.Errorf("which of %s in %s is meant is not said: %w", strings.Join(f.Dev.blockdNames(), ", "), dir, errs.ErrInvalid)
+			}
 			if !f.Dev.has(name) {
 				return "", nil, fmt.Errorf("blockd %q: %s has %s: %w", name, dir, strings.Join(f.Dev.blockdNames(), ", "), errs.ErrNotFound)
 			}
