@@ -146,6 +146,18 @@ var All = []Mutant{
 		World: World{Package: "./blockd/journal", Run: "TestDiscardedTailDoesNotComeBackBehindWhatIsReleased$"},
 	},
 	{
+		Name: "take two of three for enough of a found ensemble", File: "blockd/journal/list.go",
+		Old:   "	if e.Found {\n		return max(",
+		New:   "	if false {\n		return max(",
+		World: World{Package: "./blockd/journal", Run: "TestFoundEnsembleNeedsAllWhoToldOfIt$"},
+	},
+	{
+		Name: "want a checkpoint for an older code where nothing has changed", File: "blockd/volume/core/recode.go",
+		Old:   "			c.stir(now, fx)\n",
+		New:   "			c.check.force = true\n",
+		World: World{Package: "./blockd/volume/coretest", Run: "TestPagesOfAQuietDiskDoNotKeepAnOlderCode$"},
+	},
+	{
 		Name: "take the list for replaced by its looks", File: "blockd/journal/change.go",
 		Old:   "	if l.Complete && len(l.Ensembles) == 1",
 		New:   "	if len(l.Ensembles) == 1",
