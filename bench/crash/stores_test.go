@@ -111,6 +111,9 @@ func (w *world) fall() {
 			_ = s.store.Close() // it died of the cut, or never hears of it
 			s.store = nil
 		}
+		if err := s.fs.Scrap(); err != nil { // goroutines of a dead store's index may keep it for ever
+			w.t.Errorf("scrap a disk: %v", err)
+		}
 		s.fs, s.next = s.next, nil
 		w.watch(i)
 	}

@@ -187,9 +187,17 @@ func (x *index) park(op vfs.Op) error {
 // run carries out commits until close; it may be parked for ever by a fatal error.
 func (x *index) run() {
 	defer close(x.stopped)
-	for c := range x.commits {
-		c.err = x.db.Apply(c.batch, c.opts)
-		close(c.done)
+	for {
+		select {
+		case c, more := <-x.commits:
+			if !more {
+				return
+			}
+			c.err = x.db.Apply(c.batch, c.opts)
+			close(c.done)
+		case <-x.dead:
+			return
+		}
 	}
 }
 

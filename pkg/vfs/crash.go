@@ -75,6 +75,22 @@ func (c *Crash) Clone(percent int, seed uint64) *Crash {
 // that anybody was told to be synced. Who cuts several first cuts all and then clones.
 func (c *Crash) Cut() { c.off.Store(true) }
 
+// Scrap gives back the memory of a file system that was cut and cloned. Who still has a file open keeps that one's.
+func (c *Crash) Scrap() error {
+	names, err := c.mem.List("/")
+	for _, name := range names {
+		err = errors.Join(err, c.mem.RemoveAll("/"+name))
+	}
+	if err != nil {
+		return err
+	}
+	root, err := c.mem.OpenDir("/") // what was synced is kept until the next sync
+	if err != nil {
+		return err
+	}
+	return errors.Join(root.Sync(), root.Close())
+}
+
 // SetDiskUsage sets what GetDiskUsage tells.
 func (c *Crash) SetDiskUsage(u pvfs.DiskUsage) { c.mem.TestingSetDiskUsage(u) }
 
