@@ -44,7 +44,7 @@ func viewArchive(x *api.ArchiveStatus) archiveView {
 }
 
 type snapshotArchive struct {
-	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+	Snapshot string `arg:"" help:"DISK@NAME, or its id." placeholder:"DISK@NAME"`
 	Wait     bool   `help:"Wait for the end, and show how far it is."`
 	Cancel   bool   `help:"Give an upload up that is on its way."`
 }
@@ -90,7 +90,7 @@ func (s *session) again(ctx context.Context, f func(ctx context.Context, cl Clus
 
 // Run is called by kong.
 func (c *snapshotArchive) Run(ctx context.Context, s *session) error {
-	disk, name, err := snapshotOf(c.Snapshot)
+	disk, name, err := s.snapshotOf(ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}
@@ -239,7 +239,7 @@ func (c *snapshotVerify) Run(ctx context.Context, s *session) error {
 
 // archivedIDs finds the ids of an archived snapshot: in the cluster, else in the archive.
 func (s *session) archivedIDs(ctx context.Context, text string) (disk, snapshot string, err error) {
-	disk, name, err := snapshotOf(text)
+	disk, name, err := s.snapshotOf(ctx, text)
 	if err != nil {
 		return "", "", err
 	}
@@ -382,7 +382,7 @@ against it, and while it is locked (object lock): the answer says until when.`
 
 // Run is called by kong.
 func (c *archiveDelete) Run(ctx context.Context, s *session) error {
-	disk, name, err := snapshotOf(c.Snapshot)
+	disk, name, err := s.snapshotOf(ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 type snapshotDiff struct {
-	Snapshot     string `arg:"" help:"The older side, DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+	Snapshot     string `arg:"" help:"The older side, DISK@NAME or its id." placeholder:"DISK@NAME"`
 	To           string `arg:"" optional:"" help:"The newer side: the name or id of another snapshot of the disk. The disk as it is, if not given."`
 	Certificates string `name:"tls-certificates" help:"Folder with ca-cert.pem, client-cert.pem and client-key.pem for NBD over TLS; pki/nbd in the cluster's folder if not given." type:"path" placeholder:"DIR"`
 }
@@ -51,7 +51,7 @@ snapshot and name it as the newer side.`
 
 // Run is called by kong.
 func (c *snapshotDiff) Run(ctx context.Context, s *session) error {
-	disk, since, err := snapshotOf(c.Snapshot)
+	disk, since, err := s.snapshotOf(ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}

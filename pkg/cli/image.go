@@ -84,7 +84,7 @@ func (c *imageCreate) Run(ctx context.Context, s *session) error {
 	x := client.NewImage{Name: c.Name, Description: c.Description, Disk: c.Disk}
 	if c.Snapshot != "" {
 		var err error
-		if x.Disk, x.Snapshot, err = snapshotOf(c.Snapshot); err != nil {
+		if x.Disk, x.Snapshot, err = s.snapshotOf(ctx, c.Snapshot); err != nil {
 			return err
 		}
 	}

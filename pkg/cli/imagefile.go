@@ -376,14 +376,14 @@ func (c *imageExport) Run(ctx context.Context, s *session) error {
 }
 
 type snapshotExport struct {
-	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+	Snapshot string `arg:"" help:"DISK@NAME, or its id." placeholder:"DISK@NAME"`
 	File     string `arg:"" help:"The file to write, here or to s3://BUCKET/KEY." placeholder:"FILE"`
 	exportFlags
 }
 
 // Run is called by kong.
 func (c *snapshotExport) Run(ctx context.Context, s *session) error {
-	disk, snapshot, err := snapshotOf(c.Snapshot)
+	disk, snapshot, err := s.snapshotOf(ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ const namesMax = 8
 
 // clone makes the disk of a snapshot.
 func (c *diskCreate) clone(ctx context.Context, cl Cluster, limits cluster.QoS) (*api.Disk, error) {
-	disk, snapshot, err := snapshotOf(c.From)
+	disk, snapshot, err := findSnapshot(ctx, cl, c.From)
 	if err != nil {
 		return nil, err
 	}
@@ -67,12 +67,12 @@ func (c *diskCreate) clone(ctx context.Context, cl Cluster, limits cluster.QoS) 
 }
 
 type diskRollback struct {
-	Snapshot string `arg:"" help:"DISK@NAME; ids will do. Nobody may be attached to the disk." placeholder:"DISK@NAME"`
+	Snapshot string `arg:"" help:"DISK@NAME, or its id. Nobody may be attached to the disk." placeholder:"DISK@NAME"`
 }
 
 // Run is called by kong.
 func (c *diskRollback) Run(ctx context.Context, s *session) error {
-	disk, snapshot, err := snapshotOf(c.Snapshot)
+	disk, snapshot, err := s.snapshotOf(ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"ashlar.dev/pkg/api"
 	"ashlar.dev/pkg/errs"
+	"ashlar.dev/pkg/id"
 )
 
 type snapshotCommands struct {
@@ -168,22 +169,55 @@ func brief(text string) string {
 	return text
 }
 
-// snapshotOf parts DISK@SNAPSHOT.
-func snapshotOf(text string) (disk, snapshot string, err error) {
+// snapshotOf parts DISK@SNAPSHOT, and asks for the disk where a snapshot's id is given alone.
+func (s *session) snapshotOf(ctx context.Context, text string) (disk, snapshot string, err error) {
+	if _, e := id.ParseSnapshot(text); e != nil {
+		return partSnapshot(text)
+	}
+	err = s.with(ctx, func(ctx context.Context, cl Cluster) (err error) {
+		disk, snapshot, err = findSnapshot(ctx, cl, text)
+		return err
+	})
+	return disk, snapshot, err
+}
+
+// findSnapshot is snapshotOf where the cluster is at hand.
+func findSnapshot(ctx context.Context, cl Cluster, text string) (disk, snapshot string, err error) {
+	if _, e := id.ParseSnapshot(text); e != nil {
+		return partSnapshot(text)
+	}
+	all, more, err := cl.Snapshots(ctx, "")
+	if err != nil {
+		return "", "", err
+	}
+	for _, x := range all {
+		if x.SnapshotId == text {
+			return x.Disk, text, nil
+		}
+	}
+	hint := "ashlar snapshot list shows them all; of one that is in the archive only say DISK@NAME"
+	if more {
+		hint = "there are too many to look through: write it as DISK@NAME"
+	}
+	return "", "", &hinted{fmt.Errorf("snapshot %s: %w", text, errs.ErrNotFound), hint}
+}
+
+// partSnapshot parts DISK@SNAPSHOT.
+func partSnapshot(text string) (disk, snapshot string, err error) {
 	disk, snapshot, ok := strings.Cut(text, "@")
 	if !ok || disk == "" || snapshot == "" {
-		return "", "", &hinted{fmt.Errorf("snapshot %s: %w", strconv.Quote(text), errs.ErrInvalid), "write it as DISK@NAME; ashlar snapshot list shows them all"}
+		return "", "", &hinted{fmt.Errorf("snapshot %s: %w", strconv.Quote(text), errs.ErrInvalid), "write it as DISK@NAME, or give its id; ashlar snapshot list shows them all"}
 	}
 	return disk, snapshot, nil
 }
 
 type snapshotShow struct {
-	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+	Snapshot string `arg:"" help:"DISK@NAME, or its id." placeholder:"DISK@NAME"`
 }
 
 // Run is called by kong.
 func (c *snapshotShow) Run(ctx context.Context, s *session) error {
-	disk, name, err := snapshotOf(c.Snapshot)
+	disk, name, err := s.snapshotOf(ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}
@@ -209,7 +243,7 @@ func (c *snapshotShow) Run(ctx context.Context, s *session) error {
 }
 
 type snapshotDelete struct {
-	Snapshot string `arg:"" help:"DISK@NAME; ids will do." placeholder:"DISK@NAME"`
+	Snapshot string `arg:"" help:"DISK@NAME, or its id." placeholder:"DISK@NAME"`
 	Purge    bool   `help:"For good: it does not go into the trash."`
 }
 
@@ -222,7 +256,7 @@ disk may have. What clones and images read of it stays in any case, unseen.`
 
 // Run is called by kong.
 func (c *snapshotDelete) Run(ctx context.Context, s *session) error {
-	disk, name, err := snapshotOf(c.Snapshot)
+	disk, name, err := s.snapshotOf(ctx, c.Snapshot)
 	if err != nil {
 		return err
 	}
