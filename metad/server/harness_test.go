@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
+	mrand "math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"ashlar.dev/metad/consensus"
 	"ashlar.dev/pkg/client"
@@ -111,10 +114,23 @@ func must(t *testing.T, err error) {
 
 // address is a port of our own; members come back to theirs.
 func (g *group) address() string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(g.t, err)
+	ln := lowPort(g.t)
 	g.first[ln.Addr().String()] = ln
 	return ln.Addr().String()
+}
+
+// lowPort takes a port below those that the kernel gives to connections: one of these could have the port while its
+// member is away.
+func lowPort(t *testing.T) net.Listener {
+	t.Helper()
+	for {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+mrand.IntN(20_000)))
+		if errors.Is(err, unix.EADDRINUSE) {
+			continue
+		}
+		must(t, err)
+		return ln
+	}
 }
 
 // listener is the one an address was found with, the first time; later nil.
@@ -336,8 +352,7 @@ func volumeID(t *testing.T, text string) id.Volume {
 // closedAddress finds a port for a daemon that listens itself.
 func closedAddress(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	ln := lowPort(t)
 	must(t, ln.Close())
 	return ln.Addr().String()
 }
