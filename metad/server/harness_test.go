@@ -4,10 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	mrand "math/rand/v2"
 	"net"
 	"path/filepath"
 	"sync"
@@ -124,7 +124,10 @@ func (g *group) address() string {
 func lowPort(t *testing.T) net.Listener {
 	t.Helper()
 	for {
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+mrand.IntN(20_000)))
+		var b [2]byte
+		_, err := rand.Read(b[:])
+		must(t, err)
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+binary.LittleEndian.Uint16(b[:])%20_000))
 		if errors.Is(err, unix.EADDRINUSE) {
 			continue
 		}
