@@ -35,7 +35,8 @@ func withOwner(t *testing.T) (*group, *client.Cluster, *host) {
 	have := make(map[id.Snapshot]bool)
 	wg.Go(func() {
 		h.WatchSnapshots(ctx, h.holder, func(o client.SnapshotOrder) {
-			if err := h.TellSnapshot(ctx, h.holder, v.Epoch, o, ""); err != nil && ctx.Err() == nil && !errors.Is(err, errs.ErrConflict) {
+			err := h.TellSnapshot(ctx, h.holder, v.Epoch, o, "") // stale: the disk was deleted in this moment
+			if err != nil && ctx.Err() == nil && !errors.Is(err, errs.ErrConflict) && !errors.Is(err, errs.ErrStaleEpoch) {
 				t.Errorf("tell: %v", err)
 			}
 			if have[o.Snapshot] || o.Drop {
@@ -45,7 +46,7 @@ func withOwner(t *testing.T) (*group, *client.Cluster, *host) {
 			k.Meta++
 			k.Snapshots = append(k.Snapshots, record.Snapshot{ID: id.Raw(o.Snapshot), Root: blockmap.Root{}, Watermark: id.Sequence(len(have)), Blocks: 2048, Parent: k.Parent})
 			k.Parent, k.Watermark = id.Raw(o.Snapshot), id.Sequence(len(have))
-			err := h.CommitCheckpoint(ctx, v.ID, v.Epoch, cluster.Checkpoint{Epoch: v.Epoch, Meta: k.Meta, Opaque: record.EncodeCheckpoint(&k)})
+			err = h.CommitCheckpoint(ctx, v.ID, v.Epoch, cluster.Checkpoint{Epoch: v.Epoch, Meta: k.Meta, Opaque: record.EncodeCheckpoint(&k)})
 			if err != nil && ctx.Err() == nil {
 				t.Errorf("commit: %v", err)
 			}
