@@ -24,7 +24,7 @@ func TestStoreClosesBesideItsCallers(t *testing.T) {
 		func(int) error { _, err := r.s.NextShards(storeproto.ShardName{}, shards); return err },
 		func(int) error { _, err := r.s.Care(); return err },
 		func(int) error { return r.s.SaveCare(storeproto.Care{Wrong: 1}) },
-		func(n int) error { return r.s.RemoveShards(ctx, storeproto.ShardName{Segment: seg(n)}) },
+		func(n int) error { return r.s.RemoveShards(ctx, nameOf(r.shards[n%shards].Head)) },
 		func(int) error {
 			return r.s.EachShard(volume, func(storeproto.SegmentGeneration, uint8) bool { return true })
 		},
@@ -53,4 +53,25 @@ func TestStoreClosesBesideItsCallers(t *testing.T) {
 	ended.Wait()
 	want(t, "the store's life", r.s.Err(), nil)
 	r.s.Stats()
+}
+
+func nameOf(h *storeproto.ShardHead) storeproto.ShardName {
+	return storeproto.ShardName{Segment: h.Segment, Generation: h.Generation, Index: h.Index}
+}
+
+// Without this a shard that is named without its generation would give its room back and stay in the index: the room would be
+// given to another, and freed once more.
+func TestShardNamedWithoutAGenerationIsDeletedOnce(t *testing.T) {
+	r := newRotten(t, 2)
+	n := nameOf(r.shards[0].Head)
+	short := storeproto.ShardName{Segment: n.Segment, Index: n.Index}
+	for range 2 {
+		want(t, "remove", r.s.RemoveShards(context.Background(), short, n, short), nil)
+	}
+	if heads, err := r.s.ShardHeads(context.Background(), n.Segment); err != nil || len(heads) != 0 {
+		t.Errorf("%d shards are left, %v", len(heads), err)
+	}
+	if got := r.s.Stats().Shards; got != 1 {
+		t.Errorf("%d shards are counted, want the other one", got)
+	}
 }

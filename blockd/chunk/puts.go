@@ -367,15 +367,12 @@ func (s *Store) deleteSome(doomed []shardName) error {
 	b := s.index.newBatch()
 	var rows []shardRow
 	seen := make(map[shardName]bool, len(doomed))
-	for _, n := range doomed {
-		if seen[n] {
-			continue
+	for _, asked := range doomed {
+		row, n, err := s.findShard(asked) // without a generation it is the newest
+		if errors.Is(err, errs.ErrNotFound) || err == nil && seen[n] {
+			continue // deleted by another call, or named twice
 		}
 		seen[n] = true
-		row, _, err := s.findShard(n)
-		if errors.Is(err, errs.ErrNotFound) {
-			continue // deleted by another call
-		}
 		if err == nil {
 			err = errors.Join(b.Delete(n.key(keyShard), nil), b.Delete(n.key(keyEntries), nil),
 				b.Delete(n.key(keySums), nil), b.Delete(ownerKey(row.head.Volume, n), nil))
