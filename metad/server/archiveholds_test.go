@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 
+	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
@@ -24,7 +25,7 @@ func TestManifestIsHeldByACheckpointToo(t *testing.T) {
 	}
 	want := func(keys ...string) {
 		t.Helper()
-		if got, err := manifestsOf(v); err != nil || !slices.Equal(got, keys) {
+		if got, err := reconcile.ManifestsOf(v); err != nil || !slices.Equal(got, keys) {
 			t.Fatalf("%q %v, want %q", got, err, keys)
 		}
 	}
@@ -39,7 +40,7 @@ func TestManifestIsHeldByACheckpointToo(t *testing.T) {
 	v.Restored = nil
 	want()
 	v.Checkpoint.Opaque = []byte("what is this")
-	if _, err := manifestsOf(v); !errors.Is(err, errs.ErrCorrupt) {
+	if _, err := reconcile.ManifestsOf(v); !errors.Is(err, errs.ErrCorrupt) {
 		t.Fatalf("gc may go on though nobody knows what is needed: %v", err)
 	}
 }
@@ -50,7 +51,7 @@ func TestInventoryTellsWhatLiesInArchives(t *testing.T) {
 		PGs: []id.PG{3}, Left: []record.ArchiveRun{{From: 1, Count: 2}}}}
 	told := func() []state.ArchiveSighting {
 		t.Helper()
-		a, err := toldArchives(&state.TellInventory{Volumes: []state.Sighting{{Volume: id.Volume{2}}, {Volume: k.Volume, Checkpoint: &cluster.Checkpoint{Epoch: 3, Meta: 7, Opaque: record.EncodeCheckpoint(&k)}}}})
+		a, err := reconcile.ToldArchives(&state.TellInventory{Volumes: []state.Sighting{{Volume: id.Volume{2}}, {Volume: k.Volume, Checkpoint: &cluster.Checkpoint{Epoch: 3, Meta: 7, Opaque: record.EncodeCheckpoint(&k)}}}})
 		must(t, err)
 		return a.Volumes
 	}

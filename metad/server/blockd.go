@@ -452,7 +452,7 @@ func (b *blockdService) AcquireVolume(ctx context.Context, q *api.AcquireVolumeR
 	b.s.note(state.Info, kind, aboutDisk, res.Volume.Name, string(by.Host), "%s goes to %s under %s", v, by.Host, res.Volume.Epoch)
 	b.s.log.Info("volume acquired", "volume", v.String(), "epoch", res.Volume.Epoch.String(), "holder", by.String(), "why", q.GetWhy().String())
 	out := &api.AcquireVolumeReply{}
-	b.s.node.View(func(m *state.Machine) { out.Granted = api.FromVolume(lent(m, &res.Volume.Volume)) })
+	b.s.node.View(func(m *state.Machine) { out.Granted = api.FromVolume(reconcile.Lent(m, &res.Volume.Volume)) })
 	return out, nil
 }
 

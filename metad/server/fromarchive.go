@@ -21,9 +21,8 @@ import (
 // looks at the holds after it has taken one away, so that one of both sees the other.
 
 const (
-	manifestWait  = 10 * time.Second // for a host to say what a manifest says
-	manifestsMax  = 64               // asked for at a time
-	restoreGroups = 64               // of one allotment
+	manifestWait = 10 * time.Second // for a host to say what a manifest says
+	manifestsMax = 64               // asked for at a time
 )
 
 // manifestAsked is a question that waits for a host's answer.
@@ -152,29 +151,6 @@ func (b *blockdService) RestoreWhole(ctx context.Context, q *api.RestoreWholeReq
 	return b.record(ctx, &state.RestoreWhole{Volume: v, Epoch: id.Epoch(q.GetEpoch())})
 }
 
-// lent gives the record of a volume for its owner: with what its ancestors were allotted of archives, if it is a clone
-// of disks that are still being brought in. Who opens it before an ancestor is whole may look there, too, and afterwards
-// finds all of it in stores.
-func lent(m *state.Machine, v *cluster.Volume) *cluster.Volume {
-	c := *v
-	for _, a := range v.Origin.Chain() {
-		if p, ok := m.Volume(a.Volume); ok && p.Restored != nil {
-			c.Lent = append(c.Lent, *p.Restored.Clone())
-		}
-	}
-	return &c
-}
-
-// goodGroups are those that new segments go to now.
-func goodGroups(t *cluster.Topology) (out []id.PG) {
-	for i := range t.PGs {
-		if g := &t.PGs[i]; g.Preferred && g.Healthy && len(out) < restoreGroups {
-			out = append(out, g.Number)
-		}
-	}
-	return out
-}
-
 // restoreCommand checks a request, so that nonsense is not committed to be refused by everyone.
 func (c *clusterService) restoreCommand(r *reign, q *api.RestoreDiskRequest, is *api.TellManifestRequest) (*state.CreateRestored, error) {
 	archived := is.GetBlocks() * block.Size
@@ -203,7 +179,7 @@ func (c *clusterService) restoreCommand(r *reign, q *api.RestoreDiskRequest, is 
 	}
 	return &state.CreateRestored{Create: state.CreateVolume{ID: id.Volume(raw), Name: q.GetName(), Size: size, RequestID: q.GetRequestId(),
 		NowMS: c.s.clock.Wall().UnixMilli(), QoS: q.GetQos().Value()}, Manifest: q.GetManifest(), Segments: is.GetSegments(),
-		PGs: goodGroups(r.refresh()), Rate: q.GetBytesPerSecond()}, nil
+		PGs: reconcile.GoodGroups(r.refresh()), Rate: q.GetBytesPerSecond()}, nil
 }
 
 // RestoreDisk makes a disk from an archive.

@@ -45,12 +45,12 @@ func TestOwnerOfACloneHearsWhatLiesInArchives(t *testing.T) {
 	middle := clone(2, old)
 	young := clone(3, middle)
 	for _, v := range []*state.Volume{middle, young} {
-		got := lent(m, &v.Volume).Lent
+		got := reconcile.Lent(m, &v.Volume).Lent
 		if len(got) != 1 || got[0].Manifest != "manifests/old" || got[0].First != old.Restored.First || !slices.Equal(got[0].PGs, old.Restored.PGs) {
 			t.Errorf("the owner of %s is told %+v, %+v was allotted", v.Name, got, old.Restored)
 		}
 	}
-	if got := lent(m, &old.Volume).Lent; len(got) != 0 {
+	if got := reconcile.Lent(m, &old.Volume).Lent; len(got) != 0 {
 		t.Errorf("a disk is told of itself: %+v", got)
 	}
 	live := reconcile.NewLiveness(0, state.DefaultSettings)

@@ -10,11 +10,9 @@ import (
 	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/api"
-	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
-	"ashlar.dev/pkg/record"
 )
 
 const backupPartBytes = 1 << 20
@@ -160,14 +158,14 @@ func (b *rebuildService) TellInventory(ctx context.Context, q *api.TellInventory
 		return nil, b.s.fail(err)
 	}
 	c.Store = ref
-	if l, err := lineages(c); err != nil {
+	if l, err := reconcile.ToldLineages(c); err != nil {
 		return nil, b.s.fail(err)
 	} else if len(l.Volumes) > 0 { // before the last part: then nothing is waited for any more
 		if _, err := b.s.commit(ctx, l); err != nil {
 			return nil, err
 		}
 	}
-	if a, err := toldArchives(c); err != nil {
+	if a, err := reconcile.ToldArchives(c); err != nil {
 		return nil, b.s.fail(err)
 	} else if len(a.Volumes) > 0 {
 		if _, err := b.s.commit(ctx, a); err != nil {
@@ -181,48 +179,6 @@ func (b *rebuildService) TellInventory(ctx context.Context, q *api.TellInventory
 		b.s.log.Info("store has told what it has", "store", ref.Store.String(), "host", q.GetHost())
 	}
 	return &api.TellInventoryReply{}, nil
-}
-
-// lineages is what the checkpoints of an inventory say of where volumes come from.
-func lineages(c *state.TellInventory) (*state.TellLineage, error) {
-	out := &state.TellLineage{}
-	for _, s := range c.Volumes {
-		if s.Checkpoint == nil {
-			continue
-		}
-		k, err := record.DecodeCheckpoint("checkpoint of "+s.Volume.String(), s.Checkpoint.Opaque)
-		if err != nil {
-			return nil, err
-		}
-		if k.Origin == nil && len(k.Snapshots) == 0 {
-			continue
-		}
-		x := state.LineageSighting{Volume: s.Volume, Epoch: k.Epoch, Meta: k.Meta, Origin: k.Origin}
-		for _, y := range k.Snapshots {
-			x.Snapshots = append(x.Snapshots, state.SnapshotSighting{ID: id.Snapshot(y.ID), Size: uint64(y.Blocks) * block.Size})
-		}
-		out.Volumes = append(out.Volumes, x)
-	}
-	return out, nil
-}
-
-// toldArchives is what the checkpoints of an inventory say of the archives that their disks lie in.
-func toldArchives(c *state.TellInventory) (*state.TellArchives, error) {
-	out := &state.TellArchives{}
-	for _, s := range c.Volumes {
-		if s.Checkpoint == nil {
-			continue
-		}
-		k, err := record.DecodeCheckpoint("checkpoint of "+s.Volume.String(), s.Checkpoint.Opaque)
-		if err != nil {
-			return nil, err
-		}
-		if a := k.Archive; a != nil {
-			out.Volumes = append(out.Volumes, state.ArchiveSighting{Volume: s.Volume, Epoch: k.Epoch, Meta: k.Meta,
-				Archive: cluster.Restored{Manifest: a.Manifest, Segments: a.Segments, First: a.First, PGs: a.PGs}})
-		}
-	}
-	return out, nil
 }
 
 func readInventory(q *api.TellInventoryRequest) (*state.TellInventory, error) {
