@@ -36,7 +36,7 @@ func (v *Volume) carryClean(fx *core.Effects) {
 	}
 	if j := fx.CleanRead; j != nil {
 		go func() {
-			err := v.cleanRead(v.group.Context(), j)
+			err := cleanRead(v.group.Context(), v.cfg.Reader, j)
 			fx := effects.Get().(*core.Effects)
 			v.mu.Lock() // also when the volume is closed: the core owns the memory
 			v.core.CleanRead(v.cfg.Clock.Now(), j, err, fx)
@@ -46,7 +46,7 @@ func (v *Volume) carryClean(fx *core.Effects) {
 }
 
 // cleanRead reads the blocks of a job, piece by piece in the order of their places.
-func (v *Volume) cleanRead(ctx context.Context, j *core.CleanJob) error {
+func cleanRead(ctx context.Context, r *reader.Reader, j *core.CleanJob) error {
 	order := make([]*core.CleanBlock, len(j.Blocks))
 	for i := range j.Blocks {
 		order[i] = &j.Blocks[i]
@@ -60,7 +60,7 @@ func (v *Volume) cleanRead(ctx context.Context, j *core.CleanJob) error {
 		if kept[x] == nil {
 			kept[x] = segment.MakeKept(x.Entries)
 		}
-		n, err := v.readPiece(ctx, kept[x], order, piece.Bytes())
+		n, err := readPiece(ctx, r, kept[x], order, piece.Bytes())
 		if err != nil {
 			x.Err = err
 			return err
@@ -86,7 +86,7 @@ func adjoining(blocks []*core.CleanBlock, count int) ([]byte, bool) {
 }
 
 // readPiece reads the first blocks of order that lie near each other; it gives how many.
-func (v *Volume) readPiece(ctx context.Context, kept *segment.Kept, order []*core.CleanBlock, piece []byte) (int, error) {
+func readPiece(ctx context.Context, r *reader.Reader, kept *segment.Kept, order []*core.CleanBlock, piece []byte) (int, error) {
 	if err := ctx.Err(); err != nil {
 		return 0, err
 	}
@@ -109,7 +109,7 @@ func (v *Volume) readPiece(ctx context.Context, kept *segment.Kept, order []*cor
 		dst = piece[:int(count)*storeproto.BlockSize]
 	}
 	done := make(chan error, 1)
-	v.cfg.Reader.Read(&reader.Request{
+	r.Read(&reader.Request{
 		Location: id.MakeLocation(order[0].Location.Segment(), first), Count: uint32(count), Where: w,
 		Dst: dst, NoCache: true, Class: storeproto.ClassClean, Done: func(_ *reader.Request, err error) { done <- err },
 	})

@@ -24,6 +24,15 @@ import (
 // where something lies: a snapshot's tree does not change, and a segment keeps its numbers
 // however often it is written anew. Reading is at the cleaner's priority and bounded in memory.
 
+// Snapshots reads what the snapshots of one volume hold. It is safe for concurrent use; its fields are set before.
+type Snapshots struct {
+	Tree   func(id.Snapshot) (record.Snapshot, error)                  // the root of a snapshot that is there
+	Where  func(ctx context.Context, s id.Segment) (core.Where, error) // how a segment is kept now, an ancestor's too
+	Reader *reader.Reader
+
+	headers headers
+}
+
 // Held is a segment of which a snapshot holds slots.
 type Held struct {
 	Segment id.Segment
@@ -43,20 +52,30 @@ const (
 	planAtOnce = 8       // such requests
 )
 
-// PlanSnapshot walks the tree of a snapshot. It looks for segments above after; which slots of those is told of
-// those above the watermark base only.
+// PlanSnapshot is Plan of the volume's snapshots.
 func (v *Volume) PlanSnapshot(ctx context.Context, s id.Snapshot, base, after id.Sequence) (*Plan, error) {
-	tree, err := v.snapshotTree(s)
+	return v.snapshots.Plan(ctx, s, base, after)
+}
+
+// ReadHeld is Read of the volume's snapshots.
+func (v *Volume) ReadHeld(ctx context.Context, s id.Segment, set *segment.SlotSet, dst []byte) ([]segment.Entry, []uint32, error) {
+	return v.snapshots.Read(ctx, s, set, dst)
+}
+
+// Plan walks the tree of a snapshot. It looks for segments above after; which slots of those is told of
+// those above the watermark base only.
+func (r *Snapshots) Plan(ctx context.Context, s id.Snapshot, base, after id.Sequence) (*Plan, error) {
+	tree, err := r.Tree(s)
 	if err != nil {
 		return nil, err
 	}
-	w := &planning{v: v, base: base, after: after, limit: id.SequenceMax, held: make(map[id.Segment]*segment.SlotSet)}
+	w := &planning{r: r, base: base, after: after, limit: id.SequenceMax, held: make(map[id.Segment]*segment.SlotSet)}
 	if tree.Root.Location != 0 {
 		w.add(tree.Root.Location)
 		err = w.walk(ctx, []id.Location{tree.Root.Location}, int(tree.Root.Height)-1)
 	}
 	if err == nil {
-		_, err = v.snapshotTree(s) // it was there all the time
+		_, err = r.Tree(s) // it was there all the time
 	}
 	if err != nil {
 		return nil, fmt.Errorf("plan snapshot %s: %w", s, err)
@@ -108,7 +127,7 @@ func (v *Volume) whereIs(ctx context.Context, s id.Segment) (w core.Where, err e
 
 // planning is one walk.
 type planning struct {
-	v           *Volume
+	r           *Snapshots
 	base, after id.Sequence
 	limit       id.Sequence // above it nothing is noted any more: there is too much
 	held        map[id.Segment]*segment.SlotSet
@@ -156,7 +175,7 @@ func (w *planning) trim(n int) {
 func (w *planning) walk(ctx context.Context, pages []id.Location, level int) error {
 	for len(pages) > 0 {
 		n := min(len(pages), planRun*planAtOnce)
-		blocks, err := w.v.readPages(ctx, pages[:n])
+		blocks, err := w.r.readPages(ctx, pages[:n])
 		if err != nil {
 			return err
 		}
@@ -180,7 +199,7 @@ func (w *planning) walk(ctx context.Context, pages []id.Location, level int) err
 }
 
 // readPages reads pages, those in consecutive slots with one request.
-func (v *Volume) readPages(ctx context.Context, pages []id.Location) ([]byte, error) {
+func (r *Snapshots) readPages(ctx context.Context, pages []id.Location) ([]byte, error) {
 	out := make([]byte, len(pages)*block.Size)
 	type run struct{ first, n int }
 	var runs []run
@@ -192,10 +211,10 @@ func (v *Volume) readPages(ctx context.Context, pages []id.Location) ([]byte, er
 		runs = append(runs, run{i, 1})
 	}
 	gate, done := make(chan struct{}, planAtOnce), make(chan error, len(runs))
-	for _, r := range runs {
+	for _, x := range runs {
 		gate <- struct{}{}
 		go func() {
-			done <- v.readSlots(ctx, pages[r.first], r.n, out[r.first*block.Size:][:r.n*block.Size])
+			done <- r.readSlots(ctx, pages[x.first], x.n, out[x.first*block.Size:][:x.n*block.Size])
 			<-gate
 		}()
 	}
@@ -209,38 +228,38 @@ func (v *Volume) readPages(ctx context.Context, pages []id.Location) ([]byte, er
 }
 
 // readSlots reads slots one behind the other. A segment that was written anew meanwhile is looked up again.
-func (v *Volume) readSlots(ctx context.Context, first id.Location, n int, dst []byte) error {
+func (r *Snapshots) readSlots(ctx context.Context, first id.Location, n int, dst []byte) error {
 	for try := 0; ; try++ {
-		where, err := v.whereIs(ctx, first.Segment())
+		where, err := r.Where(ctx, first.Segment())
 		if err != nil {
 			return err
 		}
 		done := make(chan error, 1)
-		v.cfg.Reader.Read(&reader.Request{Location: first, Count: uint32(n), Where: whereOf(where), Dst: dst, NoCache: true,
+		r.Reader.Read(&reader.Request{Location: first, Count: uint32(n), Where: whereOf(where), Dst: dst, NoCache: true,
 			Class: storeproto.ClassClean, Done: func(_ *reader.Request, err error) { done <- err }})
 		err = <-done
 		if err == nil || ctx.Err() != nil || !errors.Is(err, errs.ErrNotFound) || try >= looksMax {
 			return errors.Join(err, ctx.Err())
 		}
-		if now, e := v.whereIs(ctx, first.Segment()); e != nil || now == where {
+		if now, e := r.Where(ctx, first.Segment()); e != nil || now == where {
 			return errors.Join(err, e)
 		}
 	}
 }
 
-// ReadHeld reads the slots of a set, which the snapshot holds: what each is, its CRC-32C, and the blocks in order, at
+// Read reads the slots of a set, which the snapshot holds: what each is, its CRC-32C, and the blocks in order, at
 // dst, which has room for them.
-func (v *Volume) ReadHeld(ctx context.Context, s id.Segment, set *segment.SlotSet, dst []byte) (entries []segment.Entry, sums []uint32, err error) {
+func (r *Snapshots) Read(ctx context.Context, s id.Segment, set *segment.SlotSet, dst []byte) (entries []segment.Entry, sums []uint32, err error) {
 	for try := 0; ; try++ {
-		where, err := v.whereIs(ctx, s)
+		where, err := r.Where(ctx, s)
 		if err != nil {
 			return nil, nil, err
 		}
-		entries, sums, err = v.readHeld(ctx, s, where, set, dst)
+		entries, sums, err = r.readHeld(ctx, s, where, set, dst)
 		if err == nil || ctx.Err() != nil || !errors.Is(err, errs.ErrNotFound) || try >= looksMax {
 			return entries, sums, errors.Join(err, ctx.Err())
 		}
-		if now, e := v.whereIs(ctx, s); e != nil || now == where {
+		if now, e := r.Where(ctx, s); e != nil || now == where {
 			return nil, nil, errors.Join(err, e)
 		}
 	}
@@ -263,29 +282,29 @@ type header struct {
 const headersKept = 8
 
 // heldEntries gives the header entries of all slots of a segment. They are not to be changed.
-func (v *Volume) heldEntries(ctx context.Context, s id.Segment, where core.Where) ([]uint64, error) {
-	v.headers.Lock()
-	for _, h := range v.headers.kept {
+func (r *Snapshots) heldEntries(ctx context.Context, s id.Segment, where core.Where) ([]uint64, error) {
+	r.headers.Lock()
+	for _, h := range r.headers.kept {
 		if h.segment == s && h.where == where {
-			v.headers.Unlock()
+			r.headers.Unlock()
 			return h.entries, nil
 		}
 	}
-	v.headers.Unlock()
-	all, err := v.cfg.Reader.Entries(ctx, s, whereOf(where))
+	r.headers.Unlock()
+	all, err := r.Reader.Entries(ctx, s, whereOf(where))
 	if err != nil {
 		return nil, err
 	}
-	v.headers.Lock()
-	defer v.headers.Unlock()
-	if v.headers.kept = append(v.headers.kept, header{s, where, all}); len(v.headers.kept) > headersKept {
-		v.headers.kept = slices.Delete(v.headers.kept, 0, 1)
+	r.headers.Lock()
+	defer r.headers.Unlock()
+	if r.headers.kept = append(r.headers.kept, header{s, where, all}); len(r.headers.kept) > headersKept {
+		r.headers.kept = slices.Delete(r.headers.kept, 0, 1)
 	}
 	return all, nil
 }
 
-func (v *Volume) readHeld(ctx context.Context, s id.Segment, where core.Where, set *segment.SlotSet, dst []byte) (entries []segment.Entry, sums []uint32, err error) {
-	all, err := v.heldEntries(ctx, s, where)
+func (r *Snapshots) readHeld(ctx context.Context, s id.Segment, where core.Where, set *segment.SlotSet, dst []byte) (entries []segment.Entry, sums []uint32, err error) {
+	all, err := r.heldEntries(ctx, s, where)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -308,7 +327,7 @@ func (v *Volume) readHeld(ctx context.Context, s id.Segment, where core.Where, s
 	if len(entries)*block.Size != len(dst) {
 		return nil, nil, &errs.Corrupt{Place: "segment " + s.String(), Offset: -1, What: "slots that a snapshot holds", Want: uint64(len(dst) / block.Size), Got: uint64(len(entries))}
 	}
-	if err := v.cleanRead(ctx, &core.CleanJob{Blocks: blocks}); err != nil {
+	if err := cleanRead(ctx, r.Reader, &core.CleanJob{Blocks: blocks}); err != nil {
 		return nil, nil, err
 	}
 	for i := range blocks {

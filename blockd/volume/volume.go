@@ -82,7 +82,8 @@ type Volume struct {
 
 	traffic traffic
 
-	headers headers // of segments that the archive reads
+	snapshots Snapshots // as the archive reads them
+
 	mu      sync.Mutex
 	opener  *journal.Opener // until the journal is open
 	core    *core.Core
@@ -127,6 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Volume, error) {
 		opened: make(chan struct{}), drained: make(chan struct{}), failed: make(chan struct{}),
 		rolled: make(chan struct{}), frozen: rec.Rollback != nil,
 	}
+	v.snapshots = Snapshots{Tree: v.snapshotTree, Where: v.whereIs, Reader: cfg.Reader}
 	if x := rec.Restored; x != nil {
 		k.SetHydrateRate(int64(min(x.Rate, 1<<62)))
 	}
