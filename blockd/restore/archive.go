@@ -36,7 +36,7 @@ type Config struct {
 // Archive is where a process finds the archives of its volumes.
 type Archive struct {
 	cfg    Config
-	groups *cache[groupKey, []byte]
+	groups *cache[groupKey, *group]
 	parts  *cache[partKey, *archive.Part]
 	turns  chan struct{}
 }
@@ -60,7 +60,7 @@ func New(cfg Config) *Archive {
 	}
 	return &Archive{
 		cfg: cfg, turns: make(chan struct{}, fetchesMax),
-		groups: newCache[groupKey, []byte](int(cfg.CacheBytes / (archive.GroupSlots * block.Size))),
+		groups: newCache[groupKey, *group](int(cfg.CacheBytes / (archive.GroupSlots * block.Size))),
 		parts:  newCache[partKey, *archive.Part](partsMax),
 	}
 }

@@ -111,8 +111,8 @@ func (d *Disk) translate(m *archive.Manifest, l id.Location) (id.Location, error
 	return id.MakeLocation(d.given.Segment(uint32(i)), l.Slot()), nil
 }
 
-// translatePage does so for all of a page of the map, in its place.
-func (d *Disk) translatePage(m *archive.Manifest, page []byte) error {
+// translatePage does so for all of a page of the map, in its place; false: not all of it can be.
+func (d *Disk) translatePage(m *archive.Manifest, page []byte) bool {
 	for at := 0; at < len(page); at += 8 {
 		l := id.Location(binary.LittleEndian.Uint64(page[at:]))
 		if l == 0 {
@@ -120,11 +120,11 @@ func (d *Disk) translatePage(m *archive.Manifest, page []byte) error {
 		}
 		ours, err := d.translate(m, l)
 		if err != nil {
-			return err
+			return false
 		}
 		binary.LittleEndian.PutUint64(page[at:], uint64(ours))
 	}
-	return nil
+	return true
 }
 
 // index gives the place in the manifest of a segment of the volume.
@@ -217,7 +217,10 @@ func (d *Disk) read(ctx context.Context, i uint32, l id.Location, want segment.E
 		if err != nil {
 			return err
 		}
-		copy(dst[n*block.Size:][:block.Size], g[at%archive.GroupSlots*block.Size:])
+		if g.stale&(1<<(at%archive.GroupSlots)) != 0 {
+			return fmt.Errorf("slot %d of archived segment %s, %s, leads to segments that are not in manifest %s: %w", int(l.Slot())+n, p.Segment, want+segment.Entry(n), d.given.Manifest, errs.ErrCorrupt)
+		}
+		copy(dst[n*block.Size:][:block.Size], g.data[at%archive.GroupSlots*block.Size:])
 	}
 	return nil
 }

@@ -12,9 +12,16 @@ import (
 	"ashlar.dev/pkg/segment"
 )
 
-// group gives the blocks of a group, pages translated. Who waits for one that is being fetched with
-// others waits for these.
-func (d *Disk) group(ctx context.Context, r *archive.Reader, i uint32, p *archive.Part, g int) ([]byte, error) {
+// group is the blocks of one, pages translated. Stale, bit by bit, are pages that refer to segments that the manifest does
+// not have: an archive that was made of a later snapshot against an earlier one has objects of that one, and in these pages
+// that the later one does not hold any more. Nothing leads to them, and they are given to nobody.
+type group struct {
+	data  []byte
+	stale uint16
+}
+
+// group gives the blocks of a group. Who waits for one that is being fetched with others waits for these.
+func (d *Disk) group(ctx context.Context, r *archive.Reader, i uint32, p *archive.Part, g int) (*group, error) {
 	k := groupKey{partKey{d.given.First, i}, g}
 	for {
 		b, there, f, ours := d.a.groups.claim(k)
@@ -43,33 +50,33 @@ func (d *Disk) group(ctx context.Context, r *archive.Reader, i uint32, p *archiv
 }
 
 // fetch reads the group that was claimed, and those after it that nobody has, in one request.
-func (d *Disk) fetch(ctx context.Context, r *archive.Reader, k groupKey, p *archive.Part) ([]byte, error) {
+func (d *Disk) fetch(ctx context.Context, r *archive.Reader, k groupKey, p *archive.Part) (*group, error) {
 	n := 1
 	for ahead := d.ahead(k); n < ahead && k.group+n < p.Groups(); n++ {
 		if !d.a.groups.try(groupKey{k.partKey, k.group + n}) {
 			break
 		}
 	}
-	blocks, err := d.fetchGroups(ctx, r, k, p, n)
+	blocks, stale, err := d.fetchGroups(ctx, r, k, p, n)
 	if err != nil && n > 1 {
 		// One of those after it may be damaged, and nobody asked for that one.
 		for j := 1; j < n; j++ {
 			d.a.groups.land(groupKey{k.partKey, k.group + j}, nil, err)
 		}
 		n = 1
-		blocks, err = d.fetchGroups(ctx, r, k, p, n)
+		blocks, stale, err = d.fetchGroups(ctx, r, k, p, n)
 	}
-	var first []byte
+	var first *group
 	for j := range n {
-		var b []byte
+		var g *group
 		if err == nil {
 			size := min(len(blocks), archive.GroupSlots*block.Size)
-			b, blocks = slices.Clone(blocks[:size]), blocks[size:]
+			g, blocks = &group{slices.Clone(blocks[:size]), stale[j]}, blocks[size:]
 		}
 		if j == 0 {
-			first = b
+			first = g
 		}
-		d.a.groups.land(groupKey{k.partKey, k.group + j}, b, err)
+		d.a.groups.land(groupKey{k.partKey, k.group + j}, g, err)
 	}
 	return first, err
 }
@@ -87,26 +94,26 @@ func (d *Disk) ahead(k groupKey) int {
 	return d.mu.ahead
 }
 
-// fetchGroups reads n groups from k on and translates their pages.
-func (d *Disk) fetchGroups(ctx context.Context, r *archive.Reader, k groupKey, p *archive.Part, n int) ([]byte, error) {
+// fetchGroups reads n groups from k on and translates their pages; of each it tells which are stale.
+func (d *Disk) fetchGroups(ctx context.Context, r *archive.Reader, k groupKey, p *archive.Part, n int) (b []byte, stale []uint16, err error) {
 	done, err := d.a.turn(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer done()
-	b, err := r.Groups(ctx, int(k.segment), p, k.group, n)
-	if err != nil {
-		return nil, err
+	if b, err = r.Groups(ctx, int(k.segment), p, k.group, n); err != nil {
+		return nil, nil, err
 	}
+	stale = make([]uint16, n)
 	for j, s := range p.Slots[k.group*archive.GroupSlots:][:len(b)/block.Size] {
 		if s.Entry.Kind() != segment.MapPage {
 			continue
 		}
-		if err := d.translatePage(r.Manifest(), b[j*block.Size:][:block.Size]); err != nil {
-			return nil, err
+		if !d.translatePage(r.Manifest(), b[j*block.Size:][:block.Size]) {
+			stale[j/archive.GroupSlots] |= 1 << (j % archive.GroupSlots)
 		}
 	}
-	return b, nil
+	return b, stale, nil
 }
 
 // Wanted is a slot to be filled in.
@@ -115,6 +122,7 @@ type Wanted struct {
 	Entry uint64
 	Data  []byte // a block
 	Sum   uint32 // CRC-32C of Data as it is filled in
+	Stale bool   // instead: it is a page that the archived snapshot does not hold any more, and leads nowhere
 }
 
 // Fill reads slots of the i-th segment, which are in order, past the cache: nobody will read them here again.
@@ -148,13 +156,16 @@ func (d *Disk) fill(ctx context.Context, i uint32, want []Wanted) error {
 			end++
 		}
 		count := places[end-1]/archive.GroupSlots - first + 1
-		b, err := d.fetchGroups(ctx, r, groupKey{partKey{d.given.First, i}, first}, p, count)
+		b, stale, err := d.fetchGroups(ctx, r, groupKey{partKey{d.given.First, i}, first}, p, count)
 		if err != nil {
 			return err
 		}
 		for ; n < end; n++ {
-			x := &want[n]
-			copy(x.Data, b[(places[n]-first*archive.GroupSlots)*block.Size:][:block.Size])
+			x, at := &want[n], places[n]-first*archive.GroupSlots
+			if x.Stale = stale[at/archive.GroupSlots]&(1<<(at%archive.GroupSlots)) != 0; x.Stale {
+				continue
+			}
+			copy(x.Data, b[at*block.Size:][:block.Size])
 			x.Sum = codec.CRC(x.Data)
 		}
 	}

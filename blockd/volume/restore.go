@@ -131,7 +131,7 @@ func (v *Volume) hydrateRead(j *core.HydrateJob) error {
 		return err
 	}
 	for i := range want {
-		j.Blocks[i].Sum = want[i].Sum
+		j.Blocks[i].Sum, j.Blocks[i].Stale = want[i].Sum, want[i].Stale
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ type HydrateJob struct {
 	Slots []uint64
 	// Blocks is what is to be written, in the order of slots. The shell reads each into its Data,
 	// pages translated, and notes the CRC-32C of that.
-	Blocks []HydrateBlock
+	Blocks []HydrateBlock // those that are Stale are left out
 
 	phase hydratePhase
 	slot  int // judged so far
@@ -49,6 +49,7 @@ type HydrateBlock struct {
 	Entry uint64
 	Sum   uint32
 	Data  []byte
+	Stale bool // a page that the archive has, though what is archived does not hold it any more: it cannot be read
 }
 
 type hydratePhase uint8
@@ -301,6 +302,16 @@ func (c *Core) hydrateRead(now time.Duration, j *HydrateJob, fx *Effects) {
 // HydrateRead: the shell has read the blocks of the job, or failed.
 func (c *Core) HydrateRead(now time.Duration, j *HydrateJob, err error, fx *Effects) {
 	wanted := c.hydrating(j, hydrateReading)
+	if wanted && err == nil && c.state == stateServing {
+		if err = c.dropStale(now, j, fx); err == nil && len(j.Blocks) == 0 {
+			j.buf.Release()
+			j.buf = nil
+			j.phase = hydrateDurable
+			c.hydrateCommit(now, j, fx)
+			c.absorb(now, fx)
+			return
+		}
+	}
 	if !wanted || err != nil || c.state != stateServing || !c.hydratePack(now, j, fx) {
 		j.buf.Release()
 		j.buf = nil
@@ -312,6 +323,32 @@ func (c *Core) HydrateRead(now time.Duration, j *HydrateJob, err error, fx *Effe
 		}
 	}
 	c.absorb(now, fx)
+}
+
+// errStaleUnknown: whether a page is needed cannot be told now.
+var errStaleUnknown = fmt.Errorf("a page that the archive cannot give is looked for in the map first: %w", errs.ErrUnavailable)
+
+// dropStale leaves out pages that the archive cannot give, when the map says that nothing has them.
+func (c *Core) dropStale(now time.Duration, j *HydrateJob, fx *Effects) error {
+	for i := range j.Blocks {
+		b := &j.Blocks[i]
+		if !b.Stale {
+			continue
+		}
+		if c.check.running != nil || c.writingOff() {
+			return errStaleUnknown
+		}
+		lives, of, miss := c.held(now, slotOf(segment.Entry(b.Entry)), id.MakeLocation(j.Segment, b.Slot))
+		switch {
+		case !miss.None():
+			c.wantPage(of, miss, fx)
+			return errStaleUnknown
+		case lives:
+			return fmt.Errorf("slot %d, %s, leads to segments that are not in the archive: %w", b.Slot, segment.Entry(b.Entry), errs.ErrCorrupt)
+		}
+	}
+	j.Blocks = slices.DeleteFunc(j.Blocks, func(b HydrateBlock) bool { return b.Stale })
+	return nil
 }
 
 // hydratePack sends the blocks on their way, into the group that was allotted, under its present version.

@@ -116,15 +116,43 @@ func (d *Disk) add(loc id.Location, e segment.Entry, b []byte) {
 	d.data[s] = append(d.data[s], b...)
 }
 
+// held are the segments that the tree refers to.
+func (d *Disk) held() map[id.Segment]bool {
+	out := make(map[id.Segment]bool)
+	var walk func(loc id.Location, level int)
+	walk = func(loc id.Location, level int) {
+		if out[loc.Segment()] = true; level < 0 {
+			return
+		}
+		page := d.data[loc.Segment()][int(loc.Slot())*block.Size:][:block.Size]
+		for at := 0; at < len(page); at += 8 {
+			if kid := id.Location(binary.LittleEndian.Uint64(page[at:])); kid != 0 {
+				walk(kid, level-1)
+			}
+		}
+	}
+	if d.Root.Location != 0 {
+		walk(d.Root.Location, int(d.Root.Height)-1)
+	}
+	return out
+}
+
 // Archive writes everything above the base, which may be nil, and the manifest. Parts of perObject segments share an object.
-// Also what is overwritten is archived, as far as it is above the base: a manifest may have more than is needed.
+// Also what is overwritten is archived, as far as it is above the base: a manifest may have more than is needed. Of the base, as in
+// any archive, it has the segments that are held; in these may be pages that are not, and lead to others.
 func (d *Disk) Archive(ctx context.Context, store objectstore.Store, base *archive.Manifest, s *archive.Secret, perObject int) (*archive.Manifest, error) {
 	m := &archive.Manifest{Volume: id.Volume{1}, VolumeName: "disk", Blocks: d.Blocks, Snapshot: id.Snapshot{byte(d.next)}, Name: fmt.Sprint("snap", d.next),
 		Created: time.Unix(1e9, 0).UTC(), Watermark: d.Watermark(), Root: d.Root}
 	first := id.Sequence(1)
 	if base != nil {
 		m.Base, first = base.Snapshot, base.Watermark+1
-		m.Objects, m.Segments = append(m.Objects, base.Objects...), append(m.Segments, base.Segments...)
+		m.Objects = append(m.Objects, base.Objects...)
+		held := d.held()
+		for _, x := range base.Segments {
+			if held[x.ID] {
+				m.Segments = append(m.Segments, x)
+			}
+		}
 	}
 	upload := len(m.Objects)
 	for q := first; q <= m.Watermark; {
