@@ -138,7 +138,7 @@ func TestDamagedAndMissingInS3(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	object := objectKey(id.Raw{1, 9}, 0)
+	object := (&upload{Job: Job{Upload: id.Raw{1, 9}}}).objectKey(0)
 	var was []byte
 	spoil(object, func(b []byte) error { was = bytes.Clone(b); b[len(b)/2] ^= 1; return s.Put(ctx, object, b) })
 	if err := verify(); !errors.Is(err, errs.ErrCorrupt) || !strings.Contains(err.Error(), object) {

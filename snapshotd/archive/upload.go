@@ -113,7 +113,7 @@ func Upload(ctx context.Context, j Job, src Source) (Result, error) {
 		}
 	}
 	for n := range u.cut { // what is left of them goes with the next gc
-		if err := j.Store.Delete(ctx, recordKey(j.Upload, n)); err != nil {
+		if err := j.Store.Delete(ctx, u.recordKey(n)); err != nil {
 			break
 		}
 	}
@@ -140,9 +140,22 @@ func (u *upload) result(key string, m *archive.Manifest) Result {
 	return r
 }
 
-func uploadPrefix(u id.Raw) string     { return fmt.Sprintf("data/%x/", u[:]) }
-func objectKey(u id.Raw, n int) string { return fmt.Sprintf("data/%x/%d", u[:], n) }
-func recordKey(u id.Raw, n int) string { return fmt.Sprintf("uploads/%x/%d", u[:], n) }
+func uploadPrefix(u id.Raw) string { return fmt.Sprintf("data/%x/", u[:]) }
+
+// objectKey is where object n lies, recordKey where its record does. What was to be uploaded against a base that is of no use is
+// uploaded whole, and cut otherwise: whoever goes on may find the base where another did not, or not find it any more, so
+// such objects have names of their own. What is left of the other cut no manifest names.
+func (u *upload) objectKey(n int) string { return "data/" + u.place(n) }
+func (u *upload) recordKey(n int) string { return "uploads/" + u.place(n) }
+
+func (u *upload) place(n int) string {
+	whole := ""
+	if u.base == nil && !u.Base.IsZero() {
+		whole = "w"
+	}
+	return fmt.Sprintf("%x/%s%d", u.Upload[:], whole, n)
+}
+
 func manifestOfTrash(trash string) string {
 	return archive.ManifestsPrefix + strings.TrimPrefix(trash, archive.TrashPrefix)
 }
@@ -168,6 +181,8 @@ func (u *upload) readBase(ctx context.Context) error {
 }
 
 // plan asks what the snapshot holds and cuts it into objects: by slots alone, so that whoever does it again cuts alike.
+// Of two snapshots that were asked for at about the same time the one that was asked for first, and so is the other's base, may have
+// been taken last: then the other one is archived whole, as whoever does it again finds.
 func (u *upload) plan(ctx context.Context) error {
 	q := archproto.PlanQuery{Volume: u.Volume, Snapshot: u.Snapshot}
 	if u.base != nil {
@@ -185,6 +200,10 @@ func (u *upload) plan(ctx context.Context) error {
 		if q.After == 0 {
 			u.tree = *p
 			u.tree.Held = nil
+			if u.base != nil && p.Watermark < u.base.Watermark {
+				u.base, q.Base = nil, 0
+				continue // more is still true
+			}
 		}
 		for _, h := range p.Held {
 			q.After = h.Segment.Sequence()
@@ -202,9 +221,6 @@ func (u *upload) plan(ctx context.Context) error {
 			u.total += uint64(n) * block.Size
 		}
 		more = p.More
-	}
-	if u.base != nil && u.tree.Watermark < u.base.Watermark {
-		return fmt.Errorf("base %s has watermark %x, the snapshot %x: it came later: %w", u.Base, uint64(u.base.Watermark), uint64(u.tree.Watermark), errs.ErrConflict)
 	}
 	u.parts = make([]archived, len(u.cut))
 	u.Tell(0, u.total)
@@ -262,7 +278,7 @@ const pieceSlots = 16 * archive.GroupSlots
 
 // make reads what object n is to have, and makes it.
 func (u *upload) make(ctx context.Context, n int, m *making) (body []byte, o archive.Object, parts []archive.Segment, err error) {
-	key := objectKey(u.Upload, n)
+	key := u.objectKey(n)
 	if m.builder == nil {
 		m.builder = archive.NewBuilder(key, u.Secret)
 	} else {
@@ -292,7 +308,7 @@ func (u *upload) make(ctx context.Context, n int, m *making) (body []byte, o arc
 
 // object brings one there, unless it is.
 func (u *upload) object(ctx context.Context, n int, m *making) error {
-	key := objectKey(u.Upload, n)
+	key := u.objectKey(n)
 	if u.Again {
 		if found, err := u.found(ctx, n); found || err != nil {
 			return err
@@ -324,7 +340,7 @@ func (u *upload) record(ctx context.Context, n int, a archived) error {
 	u.parts[n] = a
 	m := u.header()
 	m.Objects, m.Segments = []archive.Object{a.object}, a.parts
-	if err := u.Store.Put(ctx, recordKey(u.Upload, n), archive.EncodeManifest(m, u.Secret)); err != nil {
+	if err := u.Store.Put(ctx, u.recordKey(n), archive.EncodeManifest(m, u.Secret)); err != nil {
 		return fmt.Errorf("record object %d: %w", n, err)
 	}
 	return nil
@@ -332,7 +348,7 @@ func (u *upload) record(ctx context.Context, n int, a archived) error {
 
 // found looks whether object n is there already: by its record, else by itself, whole and checked.
 func (u *upload) found(ctx context.Context, n int) (bool, error) {
-	key := objectKey(u.Upload, n)
+	key := u.objectKey(n)
 	is, err := u.Store.Head(ctx, key)
 	switch {
 	case errors.Is(err, errs.ErrNotFound):
@@ -340,7 +356,7 @@ func (u *upload) found(ctx context.Context, n int) (bool, error) {
 	case err != nil:
 		return false, err
 	}
-	m, err := archive.ReadManifest(ctx, u.Store, recordKey(u.Upload, n), u.Secret)
+	m, err := archive.ReadManifest(ctx, u.Store, u.recordKey(n), u.Secret)
 	switch {
 	case err == nil && len(m.Objects) == 1 && m.Objects[0].Key == key && m.Objects[0].Size == uint64(is.Size) && u.fits(n, m.Segments):
 		u.parts[n] = archived{object: m.Objects[0], parts: m.Segments}
