@@ -74,6 +74,14 @@ func TestFilesBecomeImagesAndComeBack(t *testing.T) {
 		run(t, "qemu-img", "compare", "-f", format, "-F", "qcow2", path, qcow2)
 	}
 	run(t, "e2fsck", "-fn", filepath.Join(dir, "back.raw"))
+	for _, file := range []string{"back.raw", "back.vhd", "packed.vmdk"} { // the formats that people bring, by what is in the file
+		name := "from-" + strings.TrimPrefix(filepath.Ext(file), ".")
+		dropImage(t, c, name)
+		ok(t, c, "image", "import", name, filepath.Join(dir, file))
+		ok(t, c, "disk", "create", name, "--from-image", name)
+		t.Cleanup(func() { _, _ = c.CLI("disk", "delete", name, "--force") }) // the cluster goes anyway
+		run(t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", endpoints(t, c, name).Unix, qcow2)
+	}
 	if r, err := c.CLI("image", "export", "fs", filepath.Join(dir, "back.raw")); err != nil || r.Code != 5 {
 		t.Errorf("over a file that is there: %v %+v", err, r)
 	}
