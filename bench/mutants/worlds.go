@@ -6,7 +6,7 @@ import "slices"
 // checkers of the simulated cluster see what comes of it. World is left empty; they all run
 // in the worlds of WorldSeeds. What needs a rarer schedule than so few worlds have is left to
 // the worlds of its room (All): bench/sim/RESULTS.md names it.
-var InWorlds = append(taken(
+var InWorlds = slices.Concat(taken(
 	"acknowledge when one store has it",
 	"take appends of the epoch before the fence",
 	"answer before the log is synced",
@@ -24,7 +24,7 @@ var InWorlds = append(taken(
 	"reap what the table names",
 	"give segment names twice",
 	"forget what stores found after the backup",
-), []Mutant{
+), OfTime, []Mutant{
 	{
 		Name: "answer a fence before it is durable", File: "pkg/storeproto/core/fence.go",
 		Old: "		if !f.durable || len(f.waits) > 0 {",
@@ -100,7 +100,7 @@ var InWorlds = append(taken(
 		Old: "	t := Tombstone{Volume: v, Epoch: epoch, Segment: allSegments, Generation: id.Generation{Epoch: epoch, N: math.MaxUint32}}",
 		New: "	t := Tombstone{Volume: v, Epoch: epoch, Segment: allSegments, Generation: id.Generation{Epoch: epoch - min(epoch, 2), N: math.MaxUint32}}",
 	},
-}...)
+})
 
 // WorldSeeds is how many worlds are tried, and pass as the source stands.
 const WorldSeeds = 12

@@ -27,17 +27,23 @@ const clonesMax = 2 // at one time
 func (w *World) families() {
 	w.after(w.between(100*time.Millisecond, 600*time.Millisecond), "families of disks", func() {
 		if !w.menu.calm && !w.metad.silent() {
-			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(14) {
+			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(18) {
 			case 0, 1, 2, 3, 4:
 				w.clone(d)
 			case 5, 6, 7, 8:
 				d.rollBack()
 			case 9:
-				if d.from != nil && !d.parent() && !d.retired {
+				if d.passing && !d.parent() && !d.retired {
 					d.remove()
 				}
 			case 10, 11:
 				d.retire()
+			case 12, 13:
+				d.flatten()
+			case 14, 15:
+				for _, x := range w.disks {
+					x.takeBack()
+				}
 			}
 		}
 		w.families()
@@ -80,13 +86,16 @@ func (w *World) clone(d *disk) {
 	if s == nil || d.leaves || len(w.disks) >= w.cfg.Volumes+clonesMax || !w.whatIs(s, o) {
 		return
 	}
-	c := &disk{w: w, name: fmt.Sprintf("d%d", w.made+1), blocks: d.blocks, model: coretest.NewModelAfter(tagsOf(w.made), s.content()), from: s}
-	c.id = id.Volume{1, 15: byte(w.made + 1)}
+	n := w.number()
+	c := &disk{w: w, name: fmt.Sprintf("d%d", n), blocks: d.blocks, model: coretest.NewModelAfter(tagsOf(n-1), s.content()), from: s, passing: true}
+	c.id = id.Volume{1, 15: byte(n)}
 	q := state.CreateVolume{ID: c.id, Name: c.name, Size: uint64(c.blocks.Offset()), RequestID: c.name}
-	if r := w.metad.apply(&state.CreateClone{CreateVolume: q, Origin: *o}); r.Err != nil {
+	r := w.metad.apply(&state.CreateClone{CreateVolume: q, Origin: *o})
+	if r.Err != nil {
 		w.fail(CheckClones, "clone of %s of %s: %v", s, d.name, r.Err)
 		return
 	}
+	c.id = r.Volume.ID
 	s.clones++
 	w.cover.Clones++
 	w.log("%s is a clone of %s of %s", c.name, s, d.name)
@@ -97,6 +106,24 @@ func (w *World) clone(d *disk) {
 // whatIs reads all of a snapshot from the disks of the stores, and judges it.
 func (w *World) whatIs(s *snap, o *lineage.Origin) bool {
 	x := w.inspect()
+	var gone error
+	err := s.judgeAll(func(judge func(block.LBA, []byte)) error {
+		return core.EachBlock(o.Root, x.inspector(), func(b block.LBA, l id.Location) {
+			if data, ok := x.block(l); ok {
+				judge(b, data)
+			} else if gone == nil {
+				gone = fmt.Errorf("block %d at %v is gone", b, l)
+			}
+		})
+	})
+	if err = errors.Join(gone, err); err != nil {
+		w.fail(CheckClones, "%s, on the stores: %v", s, err)
+	}
+	return err == nil
+}
+
+// judgeAll judges all of a snapshot, of which each gives the blocks that are no holes.
+func (s *snap) judgeAll(each func(judge func(block.LBA, []byte)) error) error {
 	told := make(map[block.LBA]bool)
 	var wrong error
 	judge := func(b block.LBA, data []byte) {
@@ -105,23 +132,14 @@ func (w *World) whatIs(s *snap, o *lineage.Origin) bool {
 			wrong = s.judge(uint64(b), data)
 		}
 	}
-	err := core.EachBlock(o.Root, x.inspector(), func(b block.LBA, l id.Location) {
-		if data, ok := x.block(l); ok {
-			judge(b, data)
-		} else if wrong == nil {
-			wrong = fmt.Errorf("block %d at %v is gone", b, l)
-		}
-	})
+	err := each(judge)
 	zeros := make([]byte, block.Size)
 	for _, b := range s.model.Blocks() {
 		if !told[block.LBA(b)] {
 			judge(block.LBA(b), zeros)
 		}
 	}
-	if err = errors.Join(err, wrong); err != nil {
-		w.fail(CheckClones, "%s, on the stores: %v", s, err)
-	}
-	return err == nil
+	return errors.Join(err, wrong)
 }
 
 // checkOrigins demands that the stores have what clones began with.
@@ -153,10 +171,8 @@ func (d *disk) remove() {
 	if d.gone || d.held {
 		return
 	}
-	if !d.leaves {
-		d.leaves = true
-		d.dropEach()
-	}
+	d.leaves = true
+	d.dropEach()
 	w := d.w
 	if v, ok := w.metad.m.Volume(d.id); ok && !w.metad.silent() && len(v.Snapshots) == 0 {
 		if r := w.metad.apply(&state.DeleteVolume{Volume: d.id, Epoch: v.Epoch}); r.Err != nil {
@@ -185,13 +201,14 @@ func (d *disk) end() {
 
 // endClones deletes all clones, of clones first; nothing of a deleted disk may be left.
 func (w *World) endClones() {
-	over := func(d *disk) bool { return d.from != nil || d.retired }
+	over := func(d *disk) bool { return d.passing || d.retired }
 	for slices.ContainsFunc(w.disks, over) && w.err == nil {
 		n := len(w.disks)
 		for _, d := range slices.Backward(slices.Clone(w.disks)) {
 			switch {
 			case !over(d) || d.leaves || d.parent():
 			case d.retired:
+				d.emptyTrash()
 				d.dropEach()
 			default:
 				d.remove()

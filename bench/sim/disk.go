@@ -15,6 +15,7 @@ import (
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/record"
 )
 
 // disk is one disk as its clients see it: what they wrote and may read, cell by cell, and
@@ -32,13 +33,17 @@ type disk struct {
 	quiet   bool          // nobody writes by itself
 	refused int           // writes refused because stores are full
 
-	snaps     []*snap // those that are to be there, or to go
-	snapCount int     // ever asked for
-	from      *snap   // what it began with; nil: empty
-	gone      bool    // deleted
-	leaves    bool    // to be deleted, when its snapshots are gone
-	retired   bool    // deleted, and kept for its snapshots: nobody uses it itself
-	held      bool    // nobody asks for anything: it is about to be rolled back, or being
+	snaps     []*snap         // those that are to be there, or to go
+	snapCount int             // ever asked for
+	from      *snap           // what it reads of another disk; nil: nothing, or nothing any more
+	passing   bool            // made while the world lives, and to go before its end
+	given     *record.Archive // what of it may still lie in an archive; nil: nothing
+	allotted  *record.Archive // what was given to it, for ever
+	gone      bool            // deleted
+	leaves    bool            // to be deleted, when its snapshots are gone
+	trashed   bool            // deleted, and may come back; then it is retired, too
+	retired   bool            // deleted, and kept for its snapshots: nobody uses it itself
+	held      bool            // nobody asks for anything: it is about to be rolled back, or being
 	rolls     *rolling
 }
 
@@ -53,11 +58,13 @@ type operation struct {
 	data  []byte
 	ended bool
 	err   error
+	then  func() // of a mark of a group: when it has ended
 }
 
 const diskBlocks = 1 << 13
 
 func newDisk(w *World, i int) *disk {
+	w.number()
 	d := &disk{w: w, name: fmt.Sprintf("d%d", i+1), blocks: diskBlocks, model: coretest.NewModelAfter(tagsOf(i), nil)}
 	r := w.metad.must(&state.CreateVolume{ID: id.Volume{1, 15: byte(i + 1)}, Name: d.name, Size: uint64(d.blocks.Offset()), RequestID: d.name})
 	if r.Volume != nil {
@@ -69,10 +76,15 @@ func newDisk(w *World, i int) *disk {
 
 // begin lets clients at a disk that is made.
 func (d *disk) begin() {
-	d.w.made++
 	d.attend()
 	d.load()
 	d.snapshots()
+}
+
+// number is the next disk's, from 1 on.
+func (w *World) number() int {
+	w.made++
+	return w.made
 }
 
 // tagsOf keeps the tags of all disks apart: what one wrote shows in another.
@@ -152,6 +164,9 @@ func (h *host) acquire(d *disk, what why) {
 		if e.disk == d && !e.ended {
 			return // it has it, or is about to
 		}
+	}
+	if slices.Contains(h.rooting, d) {
+		return
 	}
 	var rec *cluster.Volume
 	m := h.w.metad

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"ashlar.dev/blockd/journal"
+	"ashlar.dev/blockd/restore"
 	"ashlar.dev/blockd/volume"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/pkg/block"
@@ -48,6 +49,7 @@ type engine struct {
 	dead                   bool   // nothing of it goes on
 	acked                  id.LSN // as far as the ledger has looked
 	counted                bool   // the ledger knows where it began
+	leaving                bool   // it drains
 	named                  bool   // it was given names for its segments
 	packs, longs           int
 	ops                    map[*core.Op]*operation
@@ -60,11 +62,14 @@ type engine struct {
 	empty, telling         bool              // ordered: make all zeros; metad is being told that it is done
 	emptying               *operation
 	marking                map[id.Snapshot]bool // marks on their way
-	jobs                   uint64               // numbers what is given to the packer and the reader
+	archive                *restore.Disk        // nil: nothing was read there yet
+	lent                   []lender
+	snapshots              *volume.Snapshots // as the archive reads them
+	jobs                   uint64            // numbers what is given to the packer and the reader
 }
 
-// begin opens a disk on a host, as metad granted it.
-func (h *host) begin(d *disk, rec *cluster.Volume, what why) {
+// start begins an engine, of a record that metad granted.
+func (h *host) start(d *disk, rec *cluster.Volume, r *core.Restored, what why) {
 	w := h.w
 	e := &engine{h: h, w: w, disk: d, what: what, frozen: rec.Rollback != nil, life: h.number, epoch: rec.Epoch, name: fmt.Sprintf("%s/%s %s", d.name, rec.Epoch, h.name),
 		ops: make(map[*core.Op]*operation), reads: make(map[*core.Op]*fill), marking: make(map[id.Snapshot]bool)}
@@ -74,11 +79,15 @@ func (h *host) begin(d *disk, rec *cluster.Volume, what why) {
 	}
 	var err error
 	e.core, err = core.New(core.Config{Volume: d.id, Epoch: rec.Epoch, Blocks: block.Bytes(rec.Size).Blocks(), Budget: h.budget,
-		Memory: h.memory, Limits: engineLimits, Origin: rec.Origin, Frozen: rec.Rollback != nil,
+		Memory: h.memory, Limits: engineLimits, Origin: rec.Origin, Frozen: rec.Rollback != nil, Restored: r,
 		Leftovers: slices.ContainsFunc(rec.Spans, func(s cluster.Span) bool { return s.Epoch < rec.Epoch })}, opaque)
 	if err != nil {
 		w.fail(CheckWorld, "%s: %v", e.name, err)
 		return
+	}
+	e.lent, e.snapshots = h.lenders(rec), e.readSnapshots()
+	if x := rec.Restored; x != nil {
+		e.core.SetHydrateRate(int64(x.Rate))
 	}
 	cfg := journal.OpenConfig{Volume: d.id, Epoch: e.epoch, Holder: h.holder(), List: volume.ListOf(rec), Prior: rec.Prior, MetaFrom: e.core.MetaFrom(),
 		Leases: h.leases, Limits: journalLimits, Completed: e.sent, Confirmed: e.confirmed}
@@ -250,6 +259,7 @@ func (e *engine) hints(now time.Duration, t *cluster.Topology, fx *core.Effects)
 // drain ends the engine in peace.
 func (e *engine) drain() {
 	e.w.log("%s drains", e.name)
+	e.leaving = true
 	e.step(func(now time.Duration, fx *core.Effects) { e.core.Drain(now, fx) })
 }
 
@@ -269,6 +279,13 @@ func (e *engine) carry(fx *core.Effects) {
 	}
 	e.carryClean(fx)
 	e.carryReap(fx)
+	e.carryHydrate(fx)
+	for _, j := range fx.FlattenRead {
+		e.flattenRead(j)
+	}
+	if fx.Flat {
+		e.tellFlat()
+	}
 	for _, d := range fx.Deletes {
 		e.doomed = append(e.doomed, &doomed{Delete: d})
 	}

@@ -15,6 +15,7 @@ import (
 	"ashlar.dev/pkg/codec"
 	"ashlar.dev/pkg/errs"
 	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/segment"
 	"ashlar.dev/pkg/storeproto"
 )
 
@@ -37,8 +38,13 @@ func (h *host) laterIn(life uint64, f func()) {
 	f()
 }
 
-// slots reads slots into dst, from outside.
-func (e *engine) slots(l id.Location, n uint32, w core.Where, dst []byte, cache bool, done func(error)) {
+// slots reads slots into dst, from outside; in an archive, the first of them must hold what is wanted.
+func (e *engine) slots(l id.Location, n uint32, w core.Where, want segment.Entry, dst []byte, cache bool, done func(error)) {
+	if w.Foreign {
+		e.foreign(l, want, dst, done)
+		return
+	}
+	done = e.lentOr(l, want, dst, done)
 	e.jobs++
 	seq := e.jobs
 	q := &reader.Request{Location: l, Count: n, Where: whereOf(w), Dst: dst, NoCache: !cache}
@@ -72,7 +78,8 @@ func (e *engine) read(op *core.Op) {
 	}
 	for _, p := range slices.Clone(op.Pieces) {
 		if p.Kind == core.PieceSlots {
-			e.slots(p.Location, p.Count, p.Where, f.data[p.At*block.Size:(p.At+p.Count)*block.Size], true, func(err error) { e.filled(f, err) })
+			want := segment.MakeData(op.Extent.Start + block.LBA(p.At))
+			e.slots(p.Location, p.Count, p.Where, want, f.data[p.At*block.Size:(p.At+p.Count)*block.Size], true, func(err error) { e.filled(f, err) })
 		}
 	}
 	e.filled(f, nil)
@@ -110,7 +117,7 @@ func (e *engine) filled(f *fill, err error) {
 
 func (e *engine) page(p core.PageRead) {
 	b := buf.Get(storeproto.BlockSize)
-	e.slots(p.Miss.Location, 1, p.Where, b.Bytes(), true, func(err error) {
+	e.slots(p.Miss.Location, 1, p.Where, segment.MakePage(segment.MapPage, p.Miss.Level, p.Miss.Index), b.Bytes(), true, func(err error) {
 		e.step(func(now time.Duration, fx *core.Effects) { e.core.PageDone(now, p, b.Bytes(), err, fx) })
 		b.Release()
 	})
@@ -178,7 +185,7 @@ func (e *engine) cleanRead(j *core.CleanJob, i int) {
 		return
 	}
 	b := &j.Blocks[i]
-	e.slots(b.Location, 1, b.Victim.Where, b.Data[:block.Size], false, func(err error) {
+	e.slots(b.Location, 1, b.Victim.Where, 0, b.Data[:block.Size], false, func(err error) {
 		if err != nil {
 			b.Victim.Err = err
 			e.force(func(now time.Duration, fx *core.Effects) { e.core.CleanRead(now, j, err, fx) })

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	"ashlar.dev/blockd/packer"
 	"ashlar.dev/blockd/reader"
 	"ashlar.dev/blockd/repair"
+	"ashlar.dev/blockd/restore"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/pkg/blockmap"
@@ -39,6 +41,8 @@ type host struct {
 	leases     *journal.Leases
 	packer     *packer.Packer
 	reader     *reader.Reader
+	archive    *restore.Archive
+	rooting    []*disk // whose trees' roots are being looked for
 	memory     *core.Memory
 	budget     *blockmap.Budget
 	engines    []*engine
@@ -137,6 +141,7 @@ func (h *host) boot() {
 		h.packer = packer.New(h.ctx, packer.Config{Stores: bodies{h, h.number, "packer"}, Topology: topology, Clock: outsideClock{w.clock, w}, PutTimeout: 700 * time.Millisecond})
 	})
 	h.reader = reader.New(reader.Config{Stores: bodies{h, h.number, "reader"}, Topology: topology, Clock: outsideClock{w.clock, w}, HedgeAfter: 15 * time.Millisecond})
+	h.archive, h.rooting = restore.New(restore.Config{Store: &door{w.bucket, fmt.Sprintf("%s#%d", h.name, h.number)}, CacheBytes: 1 << 20}), nil
 	h.memory, h.budget = core.NewMemory(memoryBytes), blockmap.NewBudget(64)
 	for _, st := range h.stores {
 		st.start()
@@ -354,6 +359,7 @@ type volumeNews struct {
 	orders []cluster.Snapshot
 	roll   *cluster.Rollback
 	empty  bool // it is deleted, and what only it had is to be given back
+	flat   *cluster.Flatten
 }
 
 func (m *metad) news(b reconcile.Beat) (out []volumeNews) {
@@ -363,7 +369,7 @@ func (m *metad) news(b reconcile.Beat) (out []volumeNews) {
 		case !ok: // its deletion is complete
 			out = append(out, volumeNews{volume: x.Volume, epoch: x.Epoch + 1})
 		case v.Epoch >= x.Epoch:
-			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch, order(v), v.Rollback, v.Kept != nil && !v.Kept.Emptied})
+			out = append(out, volumeNews{x.Volume, v.Epoch, v.Owner == b.Holder && v.Epoch == x.Epoch, order(v), v.Rollback, v.Kept != nil && !v.Trashed() && !v.Kept.Emptied, v.Flatten})
 		}
 	}
 	return out
@@ -375,6 +381,7 @@ func (h *host) told(n volumeNews) {
 			e.kill()
 		} else if e.disk.id == n.volume && n.owned && n.epoch == e.epoch {
 			e.orders, e.roll, e.empty = n.orders, n.roll, n.empty
+			e.setFlatten(n.flat)
 			if n.roll == nil {
 				e.thaw()
 			}

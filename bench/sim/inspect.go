@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"ashlar.dev/blockd/restore"
 	"ashlar.dev/blockd/volume/core"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/blockmap"
@@ -22,6 +23,9 @@ type inspection struct {
 	w    *World
 	gens map[segmentName]*found
 	segs map[id.Segment][]*found
+
+	archives map[*disk]*restore.Disk
+	foreign  map[id.Segment]foreignSegment
 }
 
 // found is one generation of a segment with its shards that are right.
@@ -33,7 +37,8 @@ type found struct {
 }
 
 func (w *World) inspect() *inspection {
-	x := &inspection{w: w, gens: make(map[segmentName]*found), segs: make(map[id.Segment][]*found)}
+	x := &inspection{w: w, gens: make(map[segmentName]*found), segs: make(map[id.Segment][]*found),
+		archives: make(map[*disk]*restore.Disk), foreign: make(map[id.Segment]foreignSegment)}
 	for _, st := range w.allStores() {
 		for _, n := range st.img.names() {
 			sh := st.img.shards[n]
@@ -108,14 +113,14 @@ func (f *found) slot(slot uint16) ([]byte, bool) {
 	return dst, code.Rebuild(dst, index, pieces) == nil
 }
 
-// block gives the bytes at a location, of whatever generation has it.
+// block gives the bytes at a location, of whatever generation has it, or of the archive.
 func (x *inspection) block(l id.Location) ([]byte, bool) {
 	for _, f := range x.segs[l.Segment()] {
 		if b, ok := f.slot(l.Slot()); ok {
 			return b, true
 		}
 	}
-	return nil, false
+	return x.archivedBlock(l)
 }
 
 // inspector is what the core's own count needs.

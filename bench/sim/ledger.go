@@ -37,6 +37,8 @@ const (
 	CheckWire      Check = "bytes on their way do not change"
 	CheckRescue    Check = "a journal that nobody looks after is rescued"
 	CheckMend      Check = "only wrong shards are replaced, by right ones"
+	CheckTrash     Check = "what is in the trash comes back as it was, until its time is over"
+	CheckArchive   Check = "what is archived is whole, and stays as long as somebody needs it"
 	CheckSnapshots Check = "a snapshot never changes, and goes only when it is dropped"
 	CheckClones    Check = "a clone begins as its snapshot was, which stays as long as it does"
 	CheckRollback  Check = "a disk goes back to a snapshot, and what it was is kept"

@@ -42,6 +42,7 @@ func (w *World) Coverage() *Coverage {
 
 // demand waits for cond, which must come true in a world without faults.
 func (w *World) demand(check Check, limit time.Duration, what string, cond func() bool) {
+	w.wanted = what
 	if w.err == nil && !w.until(limit, cond) {
 		w.fail(check, "%s, not after %v: %s", what, limit, w.state())
 	}
@@ -51,6 +52,7 @@ func (w *World) warmUp() {
 	w.demand(CheckHeal, 20*time.Second, "disks are served", w.served)
 	w.watch()
 	w.families()
+	w.archivists()
 	w.metad.backups()
 	w.run(200 * time.Millisecond)
 }
@@ -74,7 +76,10 @@ func (w *World) heal() {
 	w.log("all is healed")
 	w.menu.calm = true
 	w.net.heal()
-	w.metad.away = false
+	w.metad.away, w.bucket.away = false, false
+	for _, x := range w.workers {
+		x.boot()
+	}
 	for _, h := range w.hosts {
 		h.resume()
 		died := false
@@ -225,7 +230,7 @@ func (w *World) rescue() {
 func (w *World) withoutMetad() {
 	w.demand(CheckHeal, time.Minute, "owners have names for segments", func() bool {
 		for _, d := range w.disks {
-			if o := d.owner(); o == nil || !o.named {
+			if o := d.owner(); o == nil || !o.named || o.leaving {
 				return false
 			}
 		}
@@ -312,8 +317,11 @@ func (w *World) loseAllPower() {
 // giveBack trims and drains everything: the space must come back.
 func (w *World) giveBack() {
 	w.demand(CheckHeal, time.Minute, "everything is whole and served", w.paced(func() bool { return w.whole() && w.served() }))
+	w.archiveAll()
+	w.flattenAll()
 	w.endClones()
 	w.dropAll()
+	w.emptyBucket()
 	for _, d := range w.disks {
 		if w.err != nil {
 			return
@@ -345,10 +353,14 @@ func (w *World) giveBack() {
 // close ends everything that runs.
 func (w *World) close() {
 	w.menu.calm = true
+	for _, x := range w.workers {
+		x.kill()
+	}
 	for _, h := range w.hosts {
 		h.resume()
 		h.crash(false)
 	}
+	w.touch(w.end)
 	w.settle()
 	for _, h := range w.hosts {
 		for _, st := range h.stores {

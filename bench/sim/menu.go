@@ -69,6 +69,8 @@ var faults = []fault{
 	{ShardLost, 3, func(m *menu) bool { return m.rot(blank) }},
 	{ShardMisdirected, 3, (*menu).misdirect},
 	{StoreFull, 2, (*menu).fill},
+	{BucketAway, 3, (*menu).bucketAway},
+	{WorkerKilled, 4, (*menu).killWorker},
 	{SlowDisk, 4, (*menu).slowDisk},
 	{SlowNetwork, 4, (*menu).slowNetwork},
 	{OneWayCut, 5, (*menu).cut},
@@ -440,6 +442,26 @@ func (m *menu) jump() bool {
 
 func (m *menu) jumpMetad() bool {
 	m.w.metad.skew += m.w.between(heartbeatTimeout/2, 2*heartbeatTimeout)
+	return true
+}
+
+func (m *menu) bucketAway() bool {
+	b := m.w.bucket
+	if b.away {
+		return false
+	}
+	b.away = true
+	m.w.after(m.w.between(20*time.Millisecond, time.Second), "the archive is back", func() { b.away = false })
+	return true
+}
+
+func (m *menu) killWorker() bool {
+	x := m.w.workers[m.w.rng.IntN(len(m.w.workers))]
+	if !x.up {
+		return false
+	}
+	x.kill()
+	m.w.after(m.w.between(5*time.Millisecond, 2*workerSilent), x.name+" is back", x.boot)
 	return true
 }
 

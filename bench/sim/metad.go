@@ -39,6 +39,12 @@ type metad struct {
 	left     map[ensembleName]bool // of lists that are older than what stores have dropped
 	skew     time.Duration         // of the leader's clock
 
+	workers map[string]time.Duration // lives of those that ask for uploads, and when each did last
+	reigns  time.Duration            // the leader, since then
+
+	group   *grouping     // of snapshots, that this leader has begun
+	trashAt time.Duration // the state knows what passed until then
+
 	term     uint64
 	live     *reconcile.Liveness
 	mender   reconcile.Mender
@@ -61,6 +67,7 @@ func newMetad(w *World) *metad {
 	init.ClusterID[0] = 1
 	m.must(init)
 	m.must(&state.SetLevel{Level: state.LevelNewest})
+	m.must(&state.SetTrash{Keep: trashKeep})
 	m.reign()
 	return m
 }
@@ -97,6 +104,7 @@ func (m *metad) reign() {
 	}
 	m.m = restored
 	m.term++
+	m.workers, m.reigns, m.trashAt, m.group = nil, m.now(), m.now(), nil
 	m.live = reconcile.NewLiveness(m.now(), m.m.Settings())
 	m.mender = reconcile.Mender{OutAfter: outAfter}
 	m.balancer = reconcile.Balancer{}
@@ -112,6 +120,8 @@ func (m *metad) tick() {
 	if m.silent() {
 		return
 	}
+	m.passTrash()
+	m.forgetGroups()
 	m.refresh()
 	healthy := reconcile.Healthy(m.top, nil)
 	if !slices.Equal(healthy, m.healthy) {
@@ -223,7 +233,7 @@ func (m *metad) acquire(v id.Volume, by id.Holder) (*cluster.Volume, error) {
 	}
 	m.live.Granted(m.now(), v, r.Volume.Epoch)
 	m.w.log("metad: %s at %s to %s", v, r.Volume.Epoch, by)
-	return r.Volume.Volume.Clone(), nil
+	return reconcile.Lent(m.m, r.Volume.Volume.Clone()), nil
 }
 
 func (m *metad) record(c state.Command) (*cluster.Volume, error) {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"sync"
 	"time"
@@ -71,5 +72,37 @@ func (w *World) settle() {
 		for _, c := range calls {
 			c.do()
 		}
+	}
+}
+
+// consult has the world answer a question from outside, on a host if one is given: a paused one answers when it goes on.
+func (w *World) consult(h *host, key string, f func()) {
+	done := make(chan struct{})
+	answer := func() {
+		f()
+		w.touch(func() { close(done) })
+	}
+	w.enter(key, 0, func() {
+		if h == nil {
+			answer()
+		} else {
+			h.later(answer)
+		}
+	})
+	select {
+	case <-done:
+	case <-w.ctx.Done(): // the world ends
+	}
+}
+
+// wait lets time pass for somebody outside, as long as ctx lasts.
+func (w *World) wait(ctx context.Context, key string, d time.Duration) error {
+	done := make(chan struct{})
+	w.enter(key, 0, func() { w.later(d, key, " goes on", nil, func() { w.touch(func() { close(done) }) }) })
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }

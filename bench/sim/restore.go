@@ -3,10 +3,12 @@ package sim
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"maps"
 	"slices"
 	"time"
 
+	"ashlar.dev/metad/reconcile"
 	"ashlar.dev/metad/state"
 	"ashlar.dev/pkg/block"
 	"ashlar.dev/pkg/cluster"
@@ -72,8 +74,19 @@ func (m *metad) rebuild() {
 		case !st.up || st.died != "" || st.h.paused || w.oneIn(3):
 			waits = true
 		default:
-			lineages, inventory := st.tell()
-			m.applyTo(r.m, lineages)
+			inventory := st.tell()
+			lineages, e1 := reconcile.ToldLineages(inventory)
+			archives, e2 := reconcile.ToldArchives(inventory)
+			if err := errors.Join(e1, e2); err != nil {
+				w.fail(CheckWire, "%s: %v", st.name, err)
+				return
+			}
+			if len(lineages.Volumes) > 0 {
+				m.applyTo(r.m, lineages)
+			}
+			if len(archives.Volumes) > 0 {
+				m.applyTo(r.m, archives)
+			}
 			m.applyTo(r.m, inventory)
 			r.told[st.ref] = true
 			st.core.Seal()
@@ -103,6 +116,9 @@ func (m *metad) rebuild() {
 		d.restored()
 	}
 	for _, d := range slices.Clone(w.disks) {
+		if v, ok := m.m.Volume(d.id); ok && !v.Deleted {
+			d.restoredTrash(v)
+		}
 		d.askAgain()
 	}
 }
@@ -159,6 +175,13 @@ func (d *disk) restored() {
 	case ok && !v.Deleted:
 		f := d.from
 		switch {
+		case d.forgotAllotment(v) && d.served == 0, d.held && d.allotted != nil && v.Restored == nil:
+			if r := d.w.metad.apply(&state.DeleteVolume{Volume: d.id, Epoch: v.Epoch}); r.Err != nil {
+				d.w.fail(CheckRestore, "%s: %v", d.name, r.Err)
+			}
+			d.end()
+		case d.forgotAllotment(v):
+			d.w.fail(CheckRestore, "nobody knows any more that %s lies in an archive", d.name)
 		case f == nil || v.Origin != nil && v.Origin.Snapshot == f.id:
 		case d.served == 0: // it was being opened for the first time: who made it finds an empty disk of another name
 			if r := d.w.metad.apply(&state.DeleteVolume{Volume: d.id, Epoch: v.Epoch}); r.Err != nil {
@@ -201,8 +224,8 @@ func (d *disk) askAgain() {
 }
 
 // tell gives what a store has, as its blockd finds it out.
-func (st *store) tell() (*state.TellLineage, *state.TellInventory) {
-	l, out := &state.TellLineage{}, &state.TellInventory{Store: st.ref, Last: true}
+func (st *store) tell() *state.TellInventory {
+	out := &state.TellInventory{Store: st.ref, Last: true}
 	all := make(map[id.Volume]*state.Sighting)
 	of := func(v id.Volume) *state.Sighting {
 		if all[v] == nil {
@@ -223,9 +246,6 @@ func (st *store) tell() (*state.TellLineage, *state.TellInventory) {
 	}
 	for _, v := range slices.SortedFunc(maps.Keys(all), func(a, b id.Volume) int { return bytes.Compare(a[:], b[:]) }) {
 		out.Volumes = append(out.Volumes, *all[v])
-		if x := st.lineage(all[v]); x != nil {
-			l.Volumes = append(l.Volumes, *x)
-		}
 	}
 	out.Groups = slices.SortedFunc(maps.Keys(groups), func(a, b state.GroupSighting) int {
 		return cmp.Or(cmp.Compare(a.PG, b.PG), cmp.Compare(a.Version, b.Version), cmp.Compare(a.Index, b.Index), cmp.Compare(a.K, b.K), cmp.Compare(a.M, b.M))
@@ -237,7 +257,7 @@ func (st *store) tell() (*state.TellLineage, *state.TellInventory) {
 			}
 		}
 	}
-	return l, out
+	return out
 }
 
 // tellStreams adds how far streams go, and the highest checkpoint that they have.
@@ -278,21 +298,4 @@ func (st *store) tellCheckpoints(s *state.Sighting, b *storeproto.Batch) {
 			}
 		}
 	}
-}
-
-// lineage is what the checkpoint of a sighting says of where the volume comes from.
-func (st *store) lineage(s *state.Sighting) *state.LineageSighting {
-	if s.Checkpoint == nil {
-		return nil
-	}
-	k, err := record.DecodeCheckpoint("checkpoint that is told", s.Checkpoint.Opaque)
-	if err != nil {
-		st.w.fail(CheckWire, "%s: %v", st.name, err)
-		return nil
-	}
-	x := &state.LineageSighting{Volume: s.Volume, Epoch: k.Epoch, Meta: k.Meta, Origin: k.Origin}
-	for _, y := range k.Snapshots {
-		x.Snapshots = append(x.Snapshots, state.SnapshotSighting{ID: id.Snapshot(y.ID), Size: uint64(y.Blocks) * block.Size})
-	}
-	return x
 }

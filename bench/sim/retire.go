@@ -15,10 +15,12 @@ import (
 func (d *disk) retire() {
 	w := d.w
 	stays := slices.ContainsFunc(w.disks, func(x *disk) bool { // clones go by themselves
-		return x != d && x.from == nil && !x.retired && !x.leaves
+		return x != d && !x.passing && !x.retired && !x.leaves
 	})
 	v, ok := w.metad.m.Volume(d.id)
-	taking := func(s cluster.Snapshot) bool { return s.State == cluster.SnapshotCreating }
+	taking := func(s cluster.Snapshot) bool {
+		return s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotGrouped || s.Archived.Pending()
+	}
 	if !ok || !stays || d.gone || d.held || d.leaves || d.retired || slices.ContainsFunc(v.Snapshots, taking) {
 		return
 	}
@@ -26,8 +28,14 @@ func (d *disk) retire() {
 	if w.rng.IntN(2) == 0 {
 		mode = state.SnapshotsGoToo
 	}
-	if r := w.metad.apply(&state.RetireVolume{Volume: d.id, Epoch: v.Epoch, Snapshots: mode, NowMS: 1}); r.Err != nil {
-		w.fail(CheckMetad, "%s is not deleted: %v", d.name, r.Err)
+	var err error
+	if w.rng.IntN(2) == 0 {
+		err = d.putInTrash(v.Epoch, mode)
+	} else {
+		err = w.metad.apply(&state.RetireVolume{Volume: d.id, Epoch: v.Epoch, Snapshots: mode, NowMS: 1}).Err
+	}
+	if err != nil {
+		w.fail(CheckMetad, "%s is not deleted: %v", d.name, err)
 		return
 	}
 	w.log("%s is deleted, snapshots %d", d.name, mode)
@@ -72,7 +80,7 @@ func (d *disk) unlinked() bool {
 // dropEach has all snapshots of the disk deleted.
 func (d *disk) dropEach() {
 	for _, s := range d.snaps {
-		if !d.buried() {
+		if !s.dropped && !d.buried() {
 			d.drop(s)
 		}
 	}

@@ -35,7 +35,9 @@ func (d *disk) orderRoll(until time.Duration) {
 	case !ok || w.menu.calm || w.metad.silent() || w.now() > until:
 		d.held = false
 		return
-	case d.waiting > 0 || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool { return s.State == cluster.SnapshotCreating }):
+	case d.waiting > 0 || slices.ContainsFunc(v.Snapshots, func(s cluster.Snapshot) bool {
+		return s.State == cluster.SnapshotCreating || s.State == cluster.SnapshotGrouped
+	}):
 		w.after(5*time.Millisecond, d.name+" is rolled back soon", func() { d.orderRoll(until) })
 		return
 	}

@@ -25,9 +25,11 @@ type snap struct {
 	id           id.Snapshot
 	begun, ended uint64           // it is of a moment between these; ended 0: nobody knows yet that it was taken
 	dropped      bool             // somebody wants it deleted
+	trashed      bool             // and it may come back
 	seen         map[uint64]cells // what a block was read as: it never changes
 	model        *coretest.Model  // of what it is a snapshot
 	clones       int              // that began with it
+	grouped      bool             // one of several at one moment
 	safety       bool             // of a rollback under way
 }
 
@@ -48,7 +50,7 @@ func (d *disk) snapshots() {
 
 func (d *disk) snapStep() {
 	r := d.w.rng
-	switch n := r.IntN(6); {
+	switch n := r.IntN(8); {
 	case n < 2 && len(d.snaps) < snapsMax && !d.retired:
 		s := &snap{id: d.snapName(), begun: d.model.Reading(), model: d.model, seen: make(map[uint64]cells)}
 		if x := d.w.metad.apply(&state.CreateSnapshot{Volume: d.id, ID: s.id, NowMS: 1}); x.Err != nil {
@@ -56,6 +58,8 @@ func (d *disk) snapStep() {
 			return
 		}
 		d.snaps = append(d.snaps, s)
+	case n == 3:
+		d.w.takeGroup()
 	case n == 2 && len(d.snaps) > 0:
 		d.drop(d.snaps[r.IntN(len(d.snaps))])
 	}
@@ -69,6 +73,16 @@ func (d *disk) snapName() id.Snapshot {
 
 // drop has a snapshot deleted; one that clones began with goes with the last of them.
 func (d *disk) drop(s *snap) {
+	switch {
+	case d.pending(s.id):
+		return
+	case s.trashed:
+		d.emptyTrash()
+		return
+	case !d.w.menu.calm && d.w.rng.IntN(3) == 0 && !d.leaves && !d.retired && s.ended != 0:
+		d.trash(s)
+		return
+	}
 	if x := d.w.metad.apply(&state.DeleteSnapshot{Volume: d.id, ID: s.id}); x.Err != nil && !errors.Is(x.Err, errs.ErrNotFound) {
 		d.w.fail(CheckMetad, "%s: the deletion of a snapshot is refused: %v", d.name, x.Err)
 	}
@@ -120,6 +134,12 @@ func (e *engine) mark(s id.Snapshot) {
 // marked: a mark came back.
 func (e *engine) marked(o *operation) {
 	s := o.snap
+	if s != nil && o.op.Hold > 0 { // of a group
+		if o.then != nil {
+			o.then()
+		}
+		return
+	}
 	delete(e.marking, id.Snapshot(o.op.Snapshot))
 	if o.op.Err != nil || s == nil {
 		return

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"hash"
@@ -31,15 +32,23 @@ type World struct {
 	cover Coverage
 	err   error
 
-	metad *metad
-	hosts []*host
-	disks []*disk
-	gone  []*disk // deleted
-	made  int     // disks ever
-	waits bool    // for peace to do its work: clients hardly ask
-	net   network
-	menu  menu
-	led   ledger
+	metad    *metad
+	hosts    []*host
+	disks    []*disk
+	gone     []*disk         // deleted
+	made     int             // disks ever
+	ctx      context.Context // of those outside who belong to no host
+	end      context.CancelFunc
+	bucket   *bucket
+	workers  []*worker
+	uploads  int    // ever asked for
+	orders   int    // of operators of the archive
+	reclaims bool   // a gc runs
+	wanted   string // demanded last
+	waits    bool   // for peace to do its work: clients hardly ask
+	net      network
+	menu     menu
+	led      ledger
 
 	ios      uint64 // of the simulated disks
 	messages uint64
@@ -88,6 +97,11 @@ func New(cfg Config) *World {
 	w.net.init(w)
 	w.led.init(w)
 	w.menu.init(w)
+	w.ctx, w.end = context.WithCancel(context.Background())
+	w.bucket = newBucket(w)
+	for i := range workersOfWorld {
+		w.workers = append(w.workers, newWorker(w, i))
+	}
 	w.metad = newMetad(w)
 	for i := range cfg.Hosts {
 		w.hosts = append(w.hosts, newHost(w, id.Host(fmt.Sprintf("h%d", i+1)), cfg.StoresPerHost))
@@ -98,6 +112,9 @@ func New(cfg Config) *World {
 	w.metad.tick()
 	for _, h := range w.hosts {
 		h.boot()
+	}
+	for _, x := range w.workers {
+		x.boot()
 	}
 	return w
 }
@@ -143,7 +160,7 @@ func (w *World) step() bool {
 		}
 	}
 	if w.steps++; w.steps > stepsMax {
-		w.fail(CheckHeal, "no end after %d steps: %s", w.steps, w.state())
+		w.fail(CheckHeal, "no end after %d steps, the last demand was: %s; %s", w.steps, w.wanted, w.state())
 		return false
 	}
 	w.noteTwo(e.name, e.what)

@@ -10,11 +10,34 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"ashlar.dev/pkg/archive"
+	"ashlar.dev/pkg/block"
+	"ashlar.dev/pkg/codec"
+	"ashlar.dev/pkg/id"
+	"ashlar.dev/pkg/segment"
 )
+
+// compressors makes those of the process, before any world: they are of all worlds, and what is made in one bubble
+// cannot be used in another.
+var compressors = sync.OnceValue(func() error {
+	data := make([]byte, block.Size)
+	for i := range data {
+		data[i] = byte(uint32(i) * 2654435761 >> 20 & 15) // repeats hardly, and can be coded well: for both
+	}
+	b := archive.NewBuilder("data/x/0", nil)
+	b.Add(id.MakeSegment(1, 1), []archive.Slot{{Number: 0, Entry: segment.MakeData(1), Sum: codec.CRC(data)}}, data)
+	body, o, _ := b.Finish()
+	_, _, err := archive.ParseObject(o.Key, body, nil, func(*archive.Part, []byte) error { return nil })
+	return err
+})
 
 // run lives one world.
 func run(t *testing.T, cfg Config) (w *World, err error) {
 	t.Helper()
+	if err := compressors(); err != nil {
+		t.Fatal(err)
+	}
 	synctest.Test(t, func(t *testing.T) {
 		cfg.Quiesce = synctest.Wait
 		if os.Getenv("TRACE") != "" {
