@@ -253,6 +253,23 @@ func TestNothingIsArchivedAgainstAnotherBranch(t *testing.T) {
 	}
 }
 
+// Without this a group of snapshots that was being taken when metad was backed up, and that somebody was told is taken, would be
+// deleted by a metad that is restored from there: no leader arranges it.
+func TestRebuildKeepsSnapshotsOfGroups(t *testing.T) {
+	w, v, _ := withSnapshot(t)
+	s := id.Snapshot{7}
+	w.ok(&CreateSnapshots{Members: []GroupMember{{Volume: v, ID: s}}})
+	w.Reopen([16]byte{1})
+	for i := range 3 {
+		w.ok(&TellInventory{Store: storeRef(i+1, 1), Last: true, Volumes: []Sighting{{Volume: v, Fence: 9, Shards: 3}}})
+	}
+	w.ok(&FinishRebuild{})
+	x, _ := w.Volume(v)
+	if y, ok := x.FindSnapshot(s.String()); !ok || y.State != cluster.SnapshotCreating {
+		t.Fatalf("%t %+v", ok, y)
+	}
+}
+
 // A rollback that a backup knows of may be long over, and the disk written since: it is forgotten.
 func TestRebuildForgetsRollbacks(t *testing.T) {
 	w, v, s := withSnapshot(t)

@@ -323,6 +323,7 @@ func (m *Machine) raise(v *Volume, s *seen, first id.Sequence) {
 	if v.Rollback != nil {
 		v.endRollback() // it may be done, and the disk written since: it is not to happen again
 	}
+	v.ungroup()
 	m.takeEnsembles(v, s)
 	v.ListVersion += listVersionJump
 	v.lastN = 0

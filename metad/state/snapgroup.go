@@ -138,6 +138,16 @@ func (m *Machine) endSnapshots(c *EndSnapshots) Result {
 	return m.putAll(all)
 }
 
+// ungroup makes snapshots that were being taken in groups ones like others, when the state is rebuilt: since the backup the group may
+// have become ready, and somebody may count on it. Those that have their marks are what they were, the others are taken now.
+func (v *Volume) ungroup() {
+	for i := range v.Snapshots {
+		if s := &v.Snapshots[i]; s.State == cluster.SnapshotGrouped {
+			s.State = cluster.SnapshotCreating
+		}
+	}
+}
+
 // putAll puts volumes, of which none is refused any more.
 func (m *Machine) putAll(all []*Volume) (r Result) {
 	for _, v := range all {
