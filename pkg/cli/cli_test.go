@@ -432,8 +432,8 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"disk resize data --size 4096", "disks only grow", codeUsage},
 		{"disk delete data", "--force", codeConflict},
 		{"disk accept-loss data --ensemble seventeen", "write it like e17.2", codeUsage},
-		{"store lost st-1", "repeat with --sure", codeUsage},
-		{"store remove st-1", "repeat with --sure", codeUsage},
+		{"store lost st-1", "ashlar store list shows them all", codeNotFound},
+		{"store remove st-1", "ashlar store list shows them all", codeNotFound},
 		{"store drain st-1", "ashlar store list shows them all", codeNotFound},
 		{"store replace st-1", "ashlar store list shows them all", codeNotFound},
 		{"store lost st-1 --sure", "ashlar store list shows them all", codeNotFound},
@@ -556,6 +556,8 @@ func TestTablesForPeople(t *testing.T) {
 		{StoreId: "st-2", Incarnation: "i-2", Host: "b3", State: "down", CapacityBytes: 10 << 30, Full: true, Problem: "fdatasync failed"},
 	}
 	show("store list")
+	show("store lost st-2")
+	show("store remove st-2")
 	show("store remove st-2 --sure")
 	show("store drain st-1")
 	show("store list")

@@ -227,9 +227,6 @@ type storeLost struct {
 
 // Run is called by kong.
 func (c *storeLost) Run(ctx context.Context, s *session) error {
-	if !c.Sure {
-		return c.remove(ctx, s, nil, nil)
-	}
 	return s.with(ctx, func(ctx context.Context, cl Cluster) error {
 		x, err := store(ctx, cl, c.Store)
 		if err != nil {
@@ -241,7 +238,7 @@ func (c *storeLost) Run(ctx context.Context, s *session) error {
 
 func (c *storeLost) remove(ctx context.Context, s *session, cl Cluster, x *api.Store) error {
 	if !c.Sure {
-		return &hinted{fmt.Errorf("give up store %s: %w", c.Store, errs.ErrInvalid),
+		return &hinted{fmt.Errorf("store %s is not given up without --sure: %w", c.Store, errs.ErrInvalid),
 			"this gives up whatever is only on that store, for ever; if its disk is truly gone, repeat with --sure"}
 	}
 	err := cl.DeclareStoreLost(ctx, x.StoreId, x.Incarnation, c.AcceptLoss)
