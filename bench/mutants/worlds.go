@@ -103,7 +103,7 @@ var InWorlds = slices.Concat(taken(
 })
 
 // WorldSeeds is how many worlds are tried, and pass as the source stands.
-const WorldSeeds = 12
+const WorldSeeds = 32
 
 // taken are mutants of All; one without a name stands for what is not there.
 func taken(names ...string) (out []Mutant) {

@@ -97,6 +97,23 @@ func (d *disk) giveUpArchive() {
 	}
 }
 
+// forgetArchive ends the upload of a snapshot that a restored metad knows of, and that is deleted since.
+func (d *disk) forgetArchive(s *snap) {
+	m := d.w.metad
+	v, ok := m.m.Volume(d.id)
+	if !ok {
+		return
+	}
+	for _, x := range v.Snapshots {
+		if x.ID != s.id || x.Archived.State == cluster.ArchiveNone {
+			continue
+		}
+		if r := m.apply(&state.EndArchive{Volume: d.id, ID: x.ID, Epoch: x.Archived.Epoch, State: cluster.ArchiveNone}); r.Err != nil {
+			d.w.fail(CheckMetad, "the archive of %s is not forgotten: %v", x.ID, r.Err)
+		}
+	}
+}
+
 // pending tells whether a snapshot is on its way into the archive: then it cannot be deleted.
 func (d *disk) pending(s id.Snapshot) bool {
 	v, ok := d.w.metad.m.Volume(d.id)

@@ -25,9 +25,9 @@ const clonesMax = 2 // at one time
 
 // families has disks cloned, rolled back and deleted, for ever.
 func (w *World) families() {
-	w.after(w.between(100*time.Millisecond, 600*time.Millisecond), "families of disks", func() {
+	w.after(w.between(80*time.Millisecond, 400*time.Millisecond), "families of disks", func() {
 		if !w.menu.calm && !w.metad.silent() {
-			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(18) {
+			switch d := w.disks[w.rng.IntN(len(w.disks))]; w.rng.IntN(21) {
 			case 0, 1, 2, 3, 4:
 				w.clone(d)
 			case 5, 6, 7, 8:
@@ -36,11 +36,11 @@ func (w *World) families() {
 				if d.passing && !d.parent() && !d.retired {
 					d.remove()
 				}
-			case 10, 11:
+			case 10, 11, 12, 13:
 				d.retire()
-			case 12, 13:
-				d.flatten()
 			case 14, 15:
+				d.flatten()
+			case 16, 17, 18, 19, 20:
 				for _, x := range w.disks {
 					x.takeBack()
 				}

@@ -217,7 +217,13 @@ func (e *engine) deleteRound() {
 		if !ok {
 			continue
 		}
-		left := slices.DeleteFunc(g.Members(), func(r cluster.StoreRef) bool {
+		all := g.Members()
+		for _, r := range d.On {
+			if !slices.Contains(all, r) {
+				all = append(all, r)
+			}
+		}
+		left := slices.DeleteFunc(all, func(r cluster.StoreRef) bool {
 			s, ok := t.Store(r.Store)
 			return slices.Contains(d.done, r) || !ok || s.State == cluster.StoreLost || s.Incarnation != r.Incarnation
 		})

@@ -104,6 +104,9 @@ func (g *grouping) order(name string, step func(*grouped, func(error)), then fun
 		if !ok {
 			continue
 		}
+		if w.rng.IntN(2) == 0 { // a busy host comes to it later than others
+			there += w.between(0, groupHold/3)
+		}
 		w.after(there, x.e.name+" "+name, func() {
 			x.e.h.later(func() {
 				step(x, func(err error) {

@@ -15,13 +15,13 @@ import (
 type reaping struct {
 	e      *engine
 	stores []cluster.StoreRef
-	found  map[id.Segment]id.Generation
+	found  map[id.Segment]*core.Leftover
 	whole  bool
 }
 
 func (e *engine) carryReap(fx *core.Effects) {
 	if fx.Reap {
-		r := &reaping{e: e, found: make(map[id.Segment]id.Generation), whole: true}
+		r := &reaping{e: e, found: make(map[id.Segment]*core.Leftover), whole: true}
 		for _, s := range e.h.top.Stores {
 			if s.State != cluster.StoreLost {
 				r.stores = append(r.stores, s.StoreRef)
@@ -68,9 +68,13 @@ func (r *reaping) list(ref cluster.StoreRef, q storeproto.ListShards, skip func(
 					return
 				}
 				for _, x := range page.Shards {
-					if x.Generation.Epoch < r.e.epoch && r.found[x.Segment].Less(x.Generation) {
-						r.found[x.Segment] = x.Generation
+					if x.Generation.Epoch >= r.e.epoch {
+						continue
 					}
+					if r.found[x.Segment] == nil {
+						r.found[x.Segment] = &core.Leftover{Segment: x.Segment}
+					}
+					r.found[x.Segment].Add(x.Generation, ref)
 				}
 				if !page.More {
 					r.next()
@@ -86,7 +90,7 @@ func (r *reaping) list(ref cluster.StoreRef, q storeproto.ListShards, skip func(
 func (r *reaping) judge() {
 	var all []core.Leftover
 	for _, s := range slices.Sorted(maps.Keys(r.found)) {
-		all = append(all, core.Leftover{Segment: s, Generation: r.found[s]})
+		all = append(all, *r.found[s])
 	}
 	r.e.step(func(_ time.Duration, fx *core.Effects) { r.e.core.Leftovers(all, fx) })
 	r.e.step(func(now time.Duration, fx *core.Effects) { r.e.core.ReapListed(now, r.whole, fx) })

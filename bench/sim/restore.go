@@ -15,6 +15,7 @@ import (
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
 	"ashlar.dev/pkg/storeproto"
+	score "ashlar.dev/pkg/storeproto/core"
 )
 
 // Metad is lost and restored from a backup that is some seconds old. All stores tell what they
@@ -218,6 +219,7 @@ func (d *disk) askAgain() {
 			}
 		}
 		if s.dropped {
+			d.forgetArchive(s)
 			d.drop(s)
 		}
 	}
@@ -260,13 +262,11 @@ func (st *store) tell() *state.TellInventory {
 	return out
 }
 
-// tellStreams adds how far streams go, and the highest checkpoint that they have.
+// tellStreams adds how far streams go, and the highest checkpoint that they have. Also those are told of that are not durable
+// yet: they will be, and something may be acknowledged there.
 func (st *store) tellStreams(of func(id.Volume) *state.Sighting) {
-	for _, n := range st.img.streams() {
-		x := st.core.Stream(n)
-		if x == nil {
-			continue
-		}
+	st.streams(func(x *score.Stream) {
+		n := x.Row().Stream
 		s := of(n.Volume)
 		i := slices.IndexFunc(s.Streams, func(y state.StreamSighting) bool { return y.Ensemble == n.Ensemble })
 		if i < 0 {
@@ -275,13 +275,13 @@ func (st *store) tellStreams(of func(id.Volume) *state.Sighting) {
 		}
 		if n.Kind == storeproto.Journal {
 			s.Streams[i].Tail = x.Durable()
-			continue
+			return
 		}
 		s.Streams[i].Meta = x.Durable()
 		for _, first := range slices.Sorted(maps.Keys(st.img.metas[n])) {
 			st.tellCheckpoints(s, st.img.metas[n][first])
 		}
-	}
+	})
 }
 
 func (st *store) tellCheckpoints(s *state.Sighting, b *storeproto.Batch) {

@@ -29,7 +29,7 @@ func (d *disk) retire() {
 		mode = state.SnapshotsGoToo
 	}
 	var err error
-	if w.rng.IntN(2) == 0 {
+	if w.rng.IntN(3) > 0 {
 		err = d.putInTrash(v.Epoch, mode)
 	} else {
 		err = w.metad.apply(&state.RetireVolume{Volume: d.id, Epoch: v.Epoch, Snapshots: mode, NowMS: 1}).Err
@@ -52,6 +52,9 @@ func (d *disk) retire() {
 func (d *disk) buried() bool {
 	if !d.gone && d.retired && d.unlinked() {
 		d.w.log("%s is buried", d.name)
+		if d.trashed {
+			d.w.fail(CheckTrash, "%s goes, and is in the trash", d.name)
+		}
 		for _, s := range d.snaps {
 			switch {
 			case !s.dropped:

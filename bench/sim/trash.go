@@ -143,14 +143,16 @@ func (d *disk) emptyTrash() {
 	}
 	if d.trashed {
 		empty(id.Snapshot{})
-		d.lookInTrash()
 	}
+	gone := d.lookInTrash()
 	for _, s := range d.snaps {
 		if v, ok := m.m.Volume(d.id); ok && s.trashed && d.stateOf(v, s) == cluster.SnapshotTrashed {
 			empty(s.id)
 		}
 	}
-	d.lookInTrash()
+	if d.lookInTrash() || gone {
+		m.backUp() // from an older one it would come back
+	}
 }
 
 // restoredTrash: a restored metad brings back all that was in the trash.

@@ -57,7 +57,7 @@ type lease struct {
 	epoch    uint64
 }
 
-func newWorker(w *World, n int) *worker { return &worker{w: w, name: fmt.Sprintf("s%d", n+1)} }
+func newWorker(w *World, n int) *worker { return &worker{w: w, name: fmt.Sprintf("a%d", n+1)} }
 
 func (x *worker) boot() {
 	if x.up {

@@ -140,7 +140,7 @@ func (w *World) between(a, b time.Duration) time.Duration {
 func (w *World) oneIn(n int) bool { return n > 0 && !w.menu.calm && w.rng.IntN(n) == 0 }
 
 // stepsMax is several times what a world needs: one that does not come to an end chases itself.
-const stepsMax = 400_000
+const stepsMax = 700_000
 
 // step lets the next event happen; false if there is none or something went wrong.
 func (w *World) step() bool {

@@ -127,7 +127,13 @@ func (d *doomed) find(t *cluster.Topology) {
 	if !ok {
 		return
 	}
-	d.left, d.told = slices.DeleteFunc(g.Members(), func(r cluster.StoreRef) bool { return slices.Contains(d.done, r) }), true
+	all := g.Members()
+	for _, r := range d.On {
+		if !slices.Contains(all, r) {
+			all = append(all, r)
+		}
+	}
+	d.left, d.told = slices.DeleteFunc(all, func(r cluster.StoreRef) bool { return slices.Contains(d.done, r) }), true
 	d.left = slices.DeleteFunc(d.left, func(r cluster.StoreRef) bool {
 		s, ok := t.Store(r.Store)
 		return !ok || s.State == cluster.StoreLost || s.Incarnation != r.Incarnation

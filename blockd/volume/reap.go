@@ -38,7 +38,7 @@ func (v *Volume) carryReap(fx *core.Effects) {
 // have: they hear of the deletion as of any other.
 func (v *Volume) reap(ctx context.Context) {
 	whole := true
-	found := make(map[id.Segment]id.Generation)
+	found := make(map[id.Segment]*core.Leftover)
 	t := v.cfg.Metad.Topology()
 	for i := range t.Stores {
 		s := &t.Stores[i]
@@ -55,8 +55,8 @@ func (v *Volume) reap(ctx context.Context) {
 		v.step(func(_ time.Duration, fx *core.Effects) { v.core.Leftovers(some, fx) })
 		some = some[:0]
 	}
-	for seg, g := range found {
-		if some = append(some, core.Leftover{Segment: seg, Generation: g}); len(some) == reapStep {
+	for _, x := range found {
+		if some = append(some, *x); len(some) == reapStep {
 			judge()
 		}
 	}
@@ -65,7 +65,7 @@ func (v *Volume) reap(ctx context.Context) {
 }
 
 // listOlder adds the segments of which one store has a generation of an older epoch.
-func (v *Volume) listOlder(ctx context.Context, ref cluster.StoreRef, found map[id.Segment]id.Generation) error {
+func (v *Volume) listOlder(ctx context.Context, ref cluster.StoreRef, found map[id.Segment]*core.Leftover) error {
 	body, err := bodyOf(v.cfg.Stores, ref)
 	if err != nil {
 		return err
@@ -78,9 +78,13 @@ func (v *Volume) listOlder(ctx context.Context, ref cluster.StoreRef, found map[
 	}
 	return v.listOf(ctx, ref, func(shards []storeproto.ShardInfo) {
 		for _, x := range shards {
-			if x.Generation.Epoch < v.epoch && found[x.Segment].Less(x.Generation) {
-				found[x.Segment] = x.Generation
+			if x.Generation.Epoch >= v.epoch {
+				continue
 			}
+			if found[x.Segment] == nil {
+				found[x.Segment] = &core.Leftover{Segment: x.Segment}
+			}
+			found[x.Segment].Add(x.Generation, ref)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package core
 import (
 	"ashlar.dev/blockd/journal"
 	"ashlar.dev/pkg/blockmap"
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/storeproto"
 )
@@ -165,11 +166,13 @@ type PackResult struct {
 	Held     bool
 }
 
-// Delete names a segment and how it was kept. All its generations up to Upto go.
+// Delete names a segment and how it was kept. All its generations up to Upto go, from the stores of its group and
+// from those of On.
 type Delete struct {
 	Segment id.Segment
 	Where   Where
 	Upto    id.Generation
+	On      []cluster.StoreRef
 
 	replaced id.Generation // what has taken its place; zero: nothing
 

@@ -1,8 +1,10 @@
 package core
 
 import (
+	"slices"
 	"time"
 
+	"ashlar.dev/pkg/cluster"
 	"ashlar.dev/pkg/id"
 	"ashlar.dev/pkg/record"
 )
@@ -18,10 +20,22 @@ import (
 // older owner has under way then cannot count: its records are refused. And what is put
 // under the present epoch is never a leftover, for its commit may be under way.
 
-// Leftover is the highest generation of an older epoch that some store has of a segment.
+// Leftover is the highest generation of an older epoch that some store has of a segment, and the stores that have some: one that
+// its group has forgotten may be among them, and come back into the group with it.
 type Leftover struct {
 	Segment    id.Segment
 	Generation id.Generation
+	On         []cluster.StoreRef
+}
+
+// Add notes that a store has a generation of the segment.
+func (x *Leftover) Add(g id.Generation, on cluster.StoreRef) {
+	if x.Generation.Less(g) {
+		x.Generation = g
+	}
+	if !slices.Contains(x.On, on) {
+		x.On = append(x.On, on)
+	}
 }
 
 type reapState struct {
@@ -91,7 +105,7 @@ func (c *Core) Leftovers(found []Leftover, fx *Effects) {
 		}
 		c.reap.doomed[x.Segment] = x.Generation
 		c.stats.Leftovers++
-		fx.Deletes = append(fx.Deletes, Delete{Segment: x.Segment, Upto: x.Generation, abandoned: true, leftover: true})
+		fx.Deletes = append(fx.Deletes, Delete{Segment: x.Segment, Upto: x.Generation, On: x.On, abandoned: true, leftover: true})
 	}
 }
 
