@@ -90,6 +90,14 @@ func TestSnapshotsOfSeveralDisks(t *testing.T) {
 	if text := x.must("snapshot create data --disk log --name again"); !strings.Contains(text, "2 disks at one point in time") {
 		t.Errorf("printed %s", text)
 	}
+	if one := decode[snapshotView](t, x.must("snapshot create data@two -o json")); one.Export != "data@two" {
+		t.Errorf("a snapshot named as elsewhere: %+v", one)
+	}
+	for _, line := range []string{"snapshot create data@three --name four", "snapshot create data@"} {
+		if code := x.run(line); code != codeUsage || !strings.Contains(x.err.String(), "DISK@NAME") {
+			t.Errorf("%s: %d %s", line, code, x.err.String())
+		}
+	}
 	if code := x.run("snapshot create --name none"); code == 0 || !strings.Contains(x.err.String(), "disk list") {
 		t.Errorf("no disk: %d %s", code, x.err.String())
 	}

@@ -47,7 +47,7 @@ func viewSnapshot(x *api.Snapshot) snapshotView {
 }
 
 type snapshotCreate struct {
-	Disk  string   `arg:"" optional:"" help:"Name or id."`
+	Disk  string   `arg:"" optional:"" help:"Name or id; DISK@NAME, as snapshots are named elsewhere, gives the name too."`
 	Disks []string `name:"disk" help:"Name or id; given again, a snapshot of each disk, all at one point in time: what was written to one because a write to another was acknowledged is there only with that write." placeholder:"DISK"`
 	Name  string   `help:"A name that no other snapshot of the disk has; its id if not given." placeholder:"NAME"`
 	hookFlags
@@ -55,6 +55,12 @@ type snapshotCreate struct {
 
 // Run is called by kong.
 func (c *snapshotCreate) Run(ctx context.Context, s *session) error {
+	if disk, name, both := strings.Cut(c.Disk, "@"); both {
+		if c.Name != "" || name == "" {
+			return &hinted{fmt.Errorf("snapshot %s named %q: %w", c.Disk, c.Name, errs.ErrInvalid), "give one name: ashlar snapshot create DISK@NAME, or DISK --name NAME"}
+		}
+		c.Disk, c.Name = disk, name
+	}
 	if c.Disk != "" {
 		c.Disks = append([]string{c.Disk}, c.Disks...)
 	}
