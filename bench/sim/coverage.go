@@ -76,33 +76,54 @@ func (k Kind) String() string { return kindNames[k] }
 
 // Coverage counts the faults of a world, or of many.
 type Coverage struct {
-	Worlds    int
-	Injected  [kinds]uint64
-	Seeds     [kinds]uint64 // worlds that had it
-	IOs       uint64
-	Messages  uint64
-	Steps     uint64
-	Requests  uint64
-	Orphans   uint64
-	Cleaned   uint64 // segments rewritten or merged
-	Opened    uint64 // openings that ended
-	Repaired  uint64 // groups that were moved, and are whole
-	Balanced  uint64 // slots that moved to emptier stores
-	Recoded   uint64 // groups that got a better code, and have nothing of the older one left
-	Snapshots uint64 // taken
-	Clones    uint64 // made
-	Rolled    uint64 // disks rolled back
-	Deleted   uint64 // disks
-	Retired   uint64 // disks deleted with snapshots
-	Groups    uint64 // of snapshots, taken
-	Flattened uint64 // clones
-	Trashed   uint64 // disks put into the trash
-	Back      uint64 // disks and snapshots that came back from there
+	Worlds   int
+	Injected [kinds]uint64
+	Seeds    [kinds]uint64 // worlds that had it
+	Steps    uint64
+	Counts
+}
+
+// Counts is what else happened.
+type Counts struct {
+	IOs, Messages, Requests uint64
+	Opened                  uint64 // openings that ended
+
+	Snapshots, Groups uint64 // taken
+	Clones, Flattened uint64
+	Rolled            uint64 // disks rolled back
+	Deleted, Retired  uint64 // disks; those of them that had snapshots
+	Trashed, Back     uint64 // disks put into the trash; disks and snapshots that came back
 
 	Archived, Increments, UploadsFailed uint64 // snapshots; of these against another; tries
-	Restored, Hydrated                  uint64 // disks made from the archive; those that were brought in wholly
 	Unarchived, Reclaimed               uint64 // snapshots taken out; objects deleted
-	Mended                              uint64 // wrong shards that were put right
+	Restored, Hydrated                  uint64 // disks made from the archive; those that were brought in wholly
+
+	Cleaned  uint64 // segments rewritten or merged
+	Repaired uint64 // groups that were moved, and are whole
+	Balanced uint64 // slots that moved to emptier stores
+	Recoded  uint64 // groups that got a better code, and have nothing of the older one left
+	Mended   uint64 // wrong shards that were put right
+}
+
+// count is a line of the table.
+type count struct {
+	name string
+	n    *uint64
+}
+
+// all are the lines, in the order of the table.
+func (c *Counts) all() []count {
+	return []count{
+		{"disk I/Os", &c.IOs}, {"messages", &c.Messages}, {"client requests", &c.Requests}, {"openings", &c.Opened},
+		{"snapshots taken", &c.Snapshots}, {"... groups of them", &c.Groups},
+		{"snapshots archived", &c.Archived}, {"... against another", &c.Increments}, {"... taken out again", &c.Unarchived},
+		{"uploads failed", &c.UploadsFailed}, {"objects reclaimed", &c.Reclaimed},
+		{"disks made from the archive", &c.Restored}, {"... brought in wholly", &c.Hydrated},
+		{"clones made", &c.Clones}, {"... flattened", &c.Flattened}, {"disks rolled back", &c.Rolled},
+		{"disks deleted", &c.Deleted}, {"... with snapshots", &c.Retired}, {"... into the trash", &c.Trashed}, {"back from the trash", &c.Back},
+		{"segments cleaned", &c.Cleaned}, {"groups moved and filled", &c.Repaired}, {"slots balanced", &c.Balanced},
+		{"groups coded anew", &c.Recoded}, {"wrong shards mended", &c.Mended},
+	}
 }
 
 func (c *Coverage) add(k Kind) { c.Injected[k]++ }
@@ -124,21 +145,23 @@ func (c *Coverage) Merge(o *Coverage) {
 			c.Seeds[k]++
 		}
 	}
-	c.IOs, c.Messages, c.Steps, c.Requests = c.IOs+o.IOs, c.Messages+o.Messages, c.Steps+o.Steps, c.Requests+o.Requests
-	c.Orphans, c.Cleaned, c.Opened, c.Repaired = c.Orphans+o.Orphans, c.Cleaned+o.Cleaned, c.Opened+o.Opened, c.Repaired+o.Repaired
-	c.Snapshots, c.Clones, c.Rolled, c.Deleted, c.Retired = c.Snapshots+o.Snapshots, c.Clones+o.Clones, c.Rolled+o.Rolled, c.Deleted+o.Deleted, c.Retired+o.Retired
-	c.Archived, c.Increments, c.UploadsFailed = c.Archived+o.Archived, c.Increments+o.Increments, c.UploadsFailed+o.UploadsFailed
-	c.Restored, c.Hydrated, c.Unarchived, c.Reclaimed = c.Restored+o.Restored, c.Hydrated+o.Hydrated, c.Unarchived+o.Unarchived, c.Reclaimed+o.Reclaimed
-	c.Groups += o.Groups
-	c.Trashed, c.Back = c.Trashed+o.Trashed, c.Back+o.Back
-	c.Mended, c.Balanced, c.Recoded, c.Flattened = c.Mended+o.Mended, c.Balanced+o.Balanced, c.Recoded+o.Recoded, c.Flattened+o.Flattened
+	c.Steps += o.Steps
+	theirs := o.all()
+	for i, x := range c.all() {
+		*x.n += *theirs[i].n
+	}
 }
 
-// Missing are the kinds that no world had.
-func (c *Coverage) Missing() (out []Kind) {
+// Missing are the faults that no world had, and what else never happened.
+func (c *Coverage) Missing() (out []string) {
 	for k := Kind(1); k < kinds; k++ {
 		if c.Seeds[k] == 0 {
-			out = append(out, k)
+			out = append(out, k.String())
+		}
+	}
+	for _, x := range c.all() {
+		if *x.n == 0 {
+			out = append(out, x.name)
 		}
 	}
 	return out
@@ -151,7 +174,9 @@ func (c *Coverage) WriteTo(w io.Writer) (int64, error) {
 	for k := Kind(1); k < kinds; k++ {
 		fmt.Fprintf(t, "%s\t%d\t%d of %d\n", k, c.Injected[k], c.Seeds[k], c.Worlds)
 	}
-	fmt.Fprintf(t, "\t\t\ndisk I/Os\t%d\t\nmessages\t%d\t\nclient requests\t%d\t\nopenings\t%d\t\nsnapshots taken\t%d\t\n... groups of them\t%d\t\nsnapshots archived\t%d\t\n... against another\t%d\t\n... taken out again\t%d\t\nuploads failed\t%d\t\ndisks made from the archive\t%d\t\n... brought in wholly\t%d\t\nobjects reclaimed\t%d\t\nclones made\t%d\t\n... flattened\t%d\t\ndisks rolled back\t%d\t\ndisks deleted\t%d\t\n... with snapshots\t%d\t\n... into the trash\t%d\t\nback from the trash\t%d\t\nsegments cleaned\t%d\t\ngroups moved and filled\t%d\t\nslots balanced\t%d\t\ngroups coded anew\t%d\t\nwrong shards mended\t%d\t\norphans left by crashes\t%d\t\n",
-		c.IOs, c.Messages, c.Requests, c.Opened, c.Snapshots, c.Groups, c.Archived, c.Increments, c.Unarchived, c.UploadsFailed, c.Restored, c.Hydrated, c.Reclaimed, c.Clones, c.Flattened, c.Rolled, c.Deleted, c.Retired, c.Trashed, c.Back, c.Cleaned, c.Repaired, c.Balanced, c.Recoded, c.Mended, c.Orphans)
+	fmt.Fprintf(t, "\t\t\n")
+	for _, x := range c.all() {
+		fmt.Fprintf(t, "%s\t%d\t\n", x.name, *x.n)
+	}
 	return 0, t.Flush()
 }

@@ -309,9 +309,9 @@ func (w *World) group(n id.PG) *state.PG {
 const deadMax = 256
 
 // checkSpace demands, when all disks were trimmed and drained, that nothing of them is
-// left but what their checkpoints know, hardly anything of it dead, and what the crashes
-// of earlier epochs left behind; it counts the latter.
-func (w *World) checkSpace() (orphans int) {
+// left but what their checkpoints know, hardly anything of it dead; nor what the crashes
+// of earlier epochs left behind.
+func (w *World) checkSpace() {
 	x := w.inspect()
 	known := make(map[segmentName]bool) // whether something lives in it
 	for _, d := range w.disks {
@@ -331,10 +331,8 @@ func (w *World) checkSpace() (orphans int) {
 			}
 			lives, knows := known[segmentName{n.Segment, n.Generation}]
 			switch {
-			case !knows && n.Generation.Epoch == w.epochOf(d):
-				w.fail(CheckSpace, "%s has shard %d of %s %s of %s, which nothing knows", st.name, n.Index, n.Segment, n.Generation, d.name)
 			case !knows:
-				orphans++
+				w.fail(CheckSpace, "%s has shard %d of %s %s of %s, which nothing knows", st.name, n.Index, n.Segment, n.Generation, d.name)
 			case !lives:
 				dead[d] += int(h.Blocks)
 			}
@@ -345,7 +343,6 @@ func (w *World) checkSpace() (orphans int) {
 			w.fail(CheckSpace, "%d blocks of shards of %s are dead", dead[d], d.name)
 		}
 	}
-	return orphans
 }
 
 // right tells whether the bytes of a shard are what its head says.

@@ -346,7 +346,7 @@ func (w *World) giveBack() {
 	}
 	w.run(time.Second)
 	if w.err == nil {
-		w.cover.Orphans += uint64(w.checkSpace())
+		w.checkSpace()
 	}
 }
 
