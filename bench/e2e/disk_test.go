@@ -37,7 +37,7 @@ func TestRefusalsHaveTheirExitCodes(t *testing.T) {
 		{"disk delete none", 3, "disk list"},
 		{"disk frobnicate", 2, "--help"},
 		{"--data " + t.TempDir() + " status", 3, "ashlar dev"},
-		{"store lost st-none", 2, "--sure"},
+		{"store lost st-none", 3, "store list"},
 	} {
 		r, err := c.CLI(strings.Fields(x.args)...)
 		must(t, err)

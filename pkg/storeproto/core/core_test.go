@@ -481,6 +481,9 @@ func TestPurgedVolumeTakesNoStream(t *testing.T) {
 	l.append(journal, batch(1))
 	l.sync(10)
 	l.expect("append 1: " + errs.ErrStaleEpoch.Error())
+	l.append(journal, batch(7)) // what it had there is gone: its time is over, and not the store's fault
+	l.sync(10)
+	l.expect("append 7: " + errs.ErrStaleEpoch.Error())
 	later := storetest.Stream(5, 1, storeproto.Journal) // it was deleted after metad's backup, and came back with it
 	l.append(later, storetest.Batch(5, 1, 1, 0, 0))
 	l.sync(10)

@@ -182,13 +182,15 @@ func (c *Core) checkShape(a *storeproto.Append) error {
 }
 
 func (c *Core) checkCreate(a *storeproto.Append, vol *volume) error {
-	if !a.Base {
-		return fmt.Errorf("append to a stream that is not there: %w", errs.ErrConflict)
-	}
 	if vol != nil {
 		if all, purged := vol.tombstones[allSegments]; purged && a.Epoch <= all.generation.Epoch {
 			return fmt.Errorf("append under %s to a volume that is deleted: %w", a.Epoch, errs.ErrStaleEpoch)
 		}
+	}
+	if !a.Base {
+		return fmt.Errorf("append to a stream that is not there: %w", errs.ErrConflict)
+	}
+	if vol != nil {
 		if _, ok := vol.dropped[a.Stream]; ok {
 			return fmt.Errorf("append to a stream that was dropped: %w", errs.ErrConflict)
 		}
