@@ -84,6 +84,7 @@ func TestLeftoversGoFromStoresOutsideTheGroup(t *testing.T) {
 	vol, f, _ := r.disk(2 * mib)
 	v := vol.ID()
 	f.put(vol, 0, 2*mib)
+	until(t, "packing", func() bool { return vol.Stats().SegmentsPacked+vol.Stats().SegmentsLong > 2 || f.round(vol) }) // else it took no ids, and nobody looks
 	vol.Abandon()
 	pg := r.metad.Topology().PGs[0]
 	outside := slices.IndexFunc(r.stores, func(s *memstore.Store) bool {
