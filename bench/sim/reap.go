@@ -68,7 +68,7 @@ func (r *reaping) list(ref cluster.StoreRef, q storeproto.ListShards, skip func(
 					return
 				}
 				for _, x := range page.Shards {
-					if x.Generation.Epoch >= r.e.epoch {
+					if !r.e.core.IsLeftover(x.Segment, x.Generation) {
 						continue
 					}
 					if r.found[x.Segment] == nil {

@@ -77,10 +77,10 @@ func (v *Volume) listOlder(ctx context.Context, ref cluster.StoreRef, found map[
 		return err
 	}
 	return v.listOf(ctx, ref, func(shards []storeproto.ShardInfo) {
+		v.step(func(time.Duration, *core.Effects) {
+			shards = slices.DeleteFunc(shards, func(x storeproto.ShardInfo) bool { return !v.core.IsLeftover(x.Segment, x.Generation) })
+		})
 		for _, x := range shards {
-			if x.Generation.Epoch >= v.epoch {
-				continue
-			}
 			if found[x.Segment] == nil {
 				found[x.Segment] = &core.Leftover{Segment: x.Segment}
 			}

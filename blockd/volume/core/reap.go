@@ -88,13 +88,16 @@ func (c *Core) startReap(now time.Duration, fx *Effects) {
 	}
 }
 
-// Leftovers judges some of what the shell found, while it goes on listing.
+// IsLeftover tells whether a generation that a store listed is one: of most that are listed something counts, and the shell
+// need not remember them.
+func (c *Core) IsLeftover(s id.Segment, g id.Generation) bool {
+	return g.Epoch < c.cfg.Epoch && c.state == stateServing && !c.knows(s)
+}
+
+// Leftovers judges some of what the shell found.
 func (c *Core) Leftovers(found []Leftover, fx *Effects) {
-	if c.state != stateServing {
-		return
-	}
 	for _, x := range found {
-		if x.Generation.Epoch >= c.cfg.Epoch || c.knows(x.Segment) {
+		if !c.IsLeftover(x.Segment, x.Generation) {
 			continue
 		}
 		if at, ok := c.reap.doomed[x.Segment]; ok && !at.Less(x.Generation) {
@@ -120,10 +123,11 @@ func (c *Core) knows(s id.Segment) bool {
 	return c.long.known[s] != nil || c.deletes[s]
 }
 
-// ReapListed: the shell has listed what every store has, or not all of them.
+// ReapListed: the shell has listed what every store has, or not all of them. If the volume is being let go meanwhile nobody
+// has judged it: the next owner looks again.
 func (c *Core) ReapListed(now time.Duration, whole bool, fx *Effects) {
 	r := &c.reap
-	r.busy, r.whole, r.again = false, whole, now+c.cfg.Limits.ReapRetry
+	r.busy, r.whole, r.again = false, whole && c.state == stateServing, now+c.cfg.Limits.ReapRetry
 	c.reaped(fx)
 }
 
