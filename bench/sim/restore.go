@@ -3,7 +3,6 @@ package sim
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -76,9 +75,8 @@ func (m *metad) rebuild() {
 			waits = true
 		default:
 			inventory := st.tell()
-			lineages, e1 := reconcile.ToldLineages(inventory)
-			archives, e2 := reconcile.ToldArchives(inventory)
-			if err := errors.Join(e1, e2); err != nil {
+			lineages, archives, err := reconcile.Told(inventory)
+			if err != nil {
 				w.fail(CheckWire, "%s: %v", st.name, err)
 				return
 			}

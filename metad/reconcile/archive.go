@@ -82,13 +82,13 @@ func Lent(m *state.Machine, v *cluster.Volume) *cluster.Volume {
 	return &c
 }
 
-// RestoreGroupsMax bounds the groups of one allotment.
-const RestoreGroupsMax = 64
+// restoreGroups bounds the groups of one allotment.
+const restoreGroups = 64
 
 // GoodGroups are those that new segments go to now.
 func GoodGroups(t *cluster.Topology) (out []id.PG) {
 	for i := range t.PGs {
-		if g := &t.PGs[i]; g.Preferred && g.Healthy && len(out) < RestoreGroupsMax {
+		if g := &t.PGs[i]; g.Preferred && g.Healthy && len(out) < restoreGroups {
 			out = append(out, g.Number)
 		}
 	}

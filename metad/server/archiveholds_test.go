@@ -51,7 +51,7 @@ func TestInventoryTellsWhatLiesInArchives(t *testing.T) {
 		PGs: []id.PG{3}, Left: []record.ArchiveRun{{From: 1, Count: 2}}}}
 	told := func() []state.ArchiveSighting {
 		t.Helper()
-		a, err := reconcile.ToldArchives(&state.TellInventory{Volumes: []state.Sighting{{Volume: id.Volume{2}}, {Volume: k.Volume, Checkpoint: &cluster.Checkpoint{Epoch: 3, Meta: 7, Opaque: record.EncodeCheckpoint(&k)}}}})
+		_, a, err := reconcile.Told(&state.TellInventory{Volumes: []state.Sighting{{Volume: id.Volume{2}}, {Volume: k.Volume, Checkpoint: &cluster.Checkpoint{Epoch: 3, Meta: 7, Opaque: record.EncodeCheckpoint(&k)}}}})
 		must(t, err)
 		return a.Volumes
 	}

@@ -158,17 +158,17 @@ func (b *rebuildService) TellInventory(ctx context.Context, q *api.TellInventory
 		return nil, b.s.fail(err)
 	}
 	c.Store = ref
-	if l, err := reconcile.ToldLineages(c); err != nil {
+	lineages, archives, err := reconcile.Told(c)
+	if err != nil {
 		return nil, b.s.fail(err)
-	} else if len(l.Volumes) > 0 { // before the last part: then nothing is waited for any more
-		if _, err := b.s.commit(ctx, l); err != nil {
+	}
+	if len(lineages.Volumes) > 0 { // before the last part: then nothing is waited for any more
+		if _, err := b.s.commit(ctx, lineages); err != nil {
 			return nil, err
 		}
 	}
-	if a, err := reconcile.ToldArchives(c); err != nil {
-		return nil, b.s.fail(err)
-	} else if len(a.Volumes) > 0 {
-		if _, err := b.s.commit(ctx, a); err != nil {
+	if len(archives.Volumes) > 0 {
+		if _, err := b.s.commit(ctx, archives); err != nil {
 			return nil, err
 		}
 	}
