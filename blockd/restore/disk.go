@@ -217,7 +217,7 @@ func (d *Disk) read(ctx context.Context, i uint32, l id.Location, want segment.E
 		if err != nil {
 			return err
 		}
-		if g.stale&(1<<(at%archive.GroupSlots)) != 0 {
+		if g.stale.has(at) {
 			return fmt.Errorf("slot %d of archived segment %s, %s, leads to segments that are not in manifest %s: %w", int(l.Slot())+n, p.Segment, want+segment.Entry(n), d.given.Manifest, errs.ErrCorrupt)
 		}
 		copy(dst[n*block.Size:][:block.Size], g.data[at%archive.GroupSlots*block.Size:])

@@ -17,8 +17,16 @@ import (
 // that the later one does not hold any more. Nothing leads to them, and they are given to nobody.
 type group struct {
 	data  []byte
-	stale uint16
+	stale staleSlots
 }
+
+// staleSlots has a bit for each slot of a group.
+type staleSlots uint16
+
+var _ [16]struct{} = [archive.GroupSlots]struct{}{} // as many as there are bits
+
+func (s staleSlots) has(at int) bool { return s&(1<<(at%archive.GroupSlots)) != 0 }
+func (s *staleSlots) add(at int)     { *s |= 1 << (at % archive.GroupSlots) }
 
 // group gives the blocks of a group. Who waits for one that is being fetched with others waits for these.
 func (d *Disk) group(ctx context.Context, r *archive.Reader, i uint32, p *archive.Part, g int) (*group, error) {
@@ -95,7 +103,7 @@ func (d *Disk) ahead(k groupKey) int {
 }
 
 // fetchGroups reads n groups from k on and translates their pages; of each it tells which are stale.
-func (d *Disk) fetchGroups(ctx context.Context, r *archive.Reader, k groupKey, p *archive.Part, n int) (b []byte, stale []uint16, err error) {
+func (d *Disk) fetchGroups(ctx context.Context, r *archive.Reader, k groupKey, p *archive.Part, n int) (b []byte, stale []staleSlots, err error) {
 	done, err := d.a.turn(ctx)
 	if err != nil {
 		return nil, nil, err
@@ -104,13 +112,13 @@ func (d *Disk) fetchGroups(ctx context.Context, r *archive.Reader, k groupKey, p
 	if b, err = r.Groups(ctx, int(k.segment), p, k.group, n); err != nil {
 		return nil, nil, err
 	}
-	stale = make([]uint16, n)
+	stale = make([]staleSlots, n)
 	for j, s := range p.Slots[k.group*archive.GroupSlots:][:len(b)/block.Size] {
 		if s.Entry.Kind() != segment.MapPage {
 			continue
 		}
 		if !d.translatePage(r.Manifest(), b[j*block.Size:][:block.Size]) {
-			stale[j/archive.GroupSlots] |= 1 << (j % archive.GroupSlots)
+			stale[j/archive.GroupSlots].add(j)
 		}
 	}
 	return b, stale, nil
@@ -162,7 +170,7 @@ func (d *Disk) fill(ctx context.Context, i uint32, want []Wanted) error {
 		}
 		for ; n < end; n++ {
 			x, at := &want[n], places[n]-first*archive.GroupSlots
-			if x.Stale = stale[at/archive.GroupSlots]&(1<<(at%archive.GroupSlots)) != 0; x.Stale {
+			if x.Stale = stale[at/archive.GroupSlots].has(at); x.Stale {
 				continue
 			}
 			copy(x.Data, b[at*block.Size:][:block.Size])

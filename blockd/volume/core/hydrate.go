@@ -302,27 +302,38 @@ func (c *Core) hydrateRead(now time.Duration, j *HydrateJob, fx *Effects) {
 // HydrateRead: the shell has read the blocks of the job, or failed.
 func (c *Core) HydrateRead(now time.Duration, j *HydrateJob, err error, fx *Effects) {
 	wanted := c.hydrating(j, hydrateReading)
-	if wanted && err == nil && c.state == stateServing {
-		if err = c.dropStale(now, j, fx); err == nil && len(j.Blocks) == 0 {
-			j.buf.Release()
-			j.buf = nil
-			j.phase = hydrateDurable
-			c.hydrateCommit(now, j, fx)
-			c.absorb(now, fx)
-			return
-		}
+	if wanted && err == nil {
+		err = c.hydrateFilled(now, j, fx)
 	}
-	if !wanted || err != nil || c.state != stateServing || !c.hydratePack(now, j, fx) {
+	if j.phase == hydrateReading || err != nil {
 		j.buf.Release()
 		j.buf = nil
-		if wanted {
-			if err == nil {
-				err = errNoSegment
-			}
-			c.endHydrate(now, j, err)
-		}
+	}
+	if wanted && err != nil {
+		c.endHydrate(now, j, err)
 	}
 	c.absorb(now, fx)
+}
+
+// hydrateFilled sends the blocks that were read on their way.
+func (c *Core) hydrateFilled(now time.Duration, j *HydrateJob, fx *Effects) error {
+	if c.state != stateServing {
+		return errNoSegment
+	}
+	if err := c.dropStale(now, j, fx); err != nil {
+		return err
+	}
+	if len(j.Blocks) == 0 {
+		j.buf.Release()
+		j.buf = nil
+		j.phase = hydrateDurable
+		c.hydrateCommit(now, j, fx)
+		return nil
+	}
+	if !c.hydratePack(now, j, fx) {
+		return errNoSegment
+	}
+	return nil
 }
 
 // errStaleUnknown: whether a page is needed cannot be told now.

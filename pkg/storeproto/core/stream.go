@@ -182,18 +182,18 @@ func (c *Core) checkShape(a *storeproto.Append) error {
 }
 
 func (c *Core) checkCreate(a *storeproto.Append, vol *volume) error {
+	dropped := false
 	if vol != nil {
 		if all, purged := vol.tombstones[allSegments]; purged && a.Epoch <= all.generation.Epoch {
 			return fmt.Errorf("append under %s to a volume that is deleted: %w", a.Epoch, errs.ErrStaleEpoch)
 		}
+		_, dropped = vol.dropped[a.Stream]
 	}
-	if !a.Base {
+	switch {
+	case !a.Base:
 		return fmt.Errorf("append to a stream that is not there: %w", errs.ErrConflict)
-	}
-	if vol != nil {
-		if _, ok := vol.dropped[a.Stream]; ok {
-			return fmt.Errorf("append to a stream that was dropped: %w", errs.ErrConflict)
-		}
+	case dropped:
+		return fmt.Errorf("append to a stream that was dropped: %w", errs.ErrConflict)
 	}
 	if err := c.checkSeal(a); err != nil {
 		return err
