@@ -243,8 +243,8 @@ var All = []Mutant{
 	},
 	{
 		Name: "reap what is put under the present epoch", File: "blockd/volume/core/reap.go",
-		Old:   "x.Generation.Epoch >= c.cfg.Epoch || ",
-		New:   "",
+		Old:   "return g.Epoch < c.cfg.Epoch && c.state",
+		New:   "return c.state",
 		World: World{Package: "./blockd/volume/coretest", Run: "TestNothingOfThePresentEpochIsALeftover$"},
 	},
 	{
