@@ -181,8 +181,12 @@ func progressBar(done, all, perSecond uint64) string {
 func (s *session) task(ctx context.Context, q *api.ArchiveTaskRequest) (rep *api.ArchiveTaskReply, err error) {
 	q.TaskId = client.NewTaskID()
 	began := s.Clock.Now()
+	var failed error // what the task ended with: asked again it would say so again
 	err = s.again(ctx, func(ctx context.Context, cl Cluster) (done bool, err error) {
 		rep, err = cl.ArchiveTask(ctx, q)
+		if err != nil && rep.GetDone() {
+			failed, err = err, nil
+		}
 		if err == nil && rep.GetTotalBytes() > 0 {
 			perSecond := float64(rep.GetDoneBytes()) / max((s.Clock.Now()-began).Seconds(), 0.1)
 			s.line(progressBar(rep.GetDoneBytes(), rep.GetTotalBytes(), uint64(perSecond)))
@@ -190,7 +194,13 @@ func (s *session) task(ctx context.Context, q *api.ArchiveTaskRequest) (rep *api
 		return rep.GetDone(), err
 	})
 	s.line("")
-	return rep, err
+	switch {
+	case err != nil:
+		return rep, err
+	case errors.Is(failed, errs.ErrUnavailable):
+		return rep, &hinted{failed, "the cluster runs, and does not reach its archive; ashlar status says where that is"}
+	}
+	return rep, failed
 }
 
 type snapshotVerify struct {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"ashlar.dev/pkg/clock"
+	"ashlar.dev/pkg/errs"
 )
 
 // Without this nobody could bring a snapshot into the archive, see how that went, or look after what is there.
@@ -50,6 +51,15 @@ func TestArchiveCommands(t *testing.T) {
 				t.Errorf("%s: lacks %q:\n%s", c.line, want, text)
 			}
 		}
+	}
+}
+
+// Without this whoever has a bucket that does not answer would look for what is wrong with a cluster that runs.
+func TestArchiveThatIsAwayIsNotTheClusters(t *testing.T) {
+	x := newTerminal(t)
+	x.fake.clock, x.fake.taskErr = clock.System, errs.ErrUnavailable
+	if code := x.run("archive usage"); code != codeUnavailable || !strings.Contains(x.err.String(), "does not reach its archive") || strings.Contains(x.err.String(), "is the cluster running") {
+		t.Errorf("%d %s", code, x.err.String())
 	}
 }
 

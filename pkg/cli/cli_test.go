@@ -49,6 +49,7 @@ type fake struct {
 	losts    []*api.LostRangesReply
 	archive  *api.ArchiveStatus
 	tasks    int
+	taskErr  error // what they end with
 	looked   []cluster.Look
 
 	snapshots []*api.Snapshot
@@ -225,6 +226,9 @@ func (f *fake) ArchiveTask(_ context.Context, q *api.ArchiveTaskRequest) (*api.A
 		return r, nil
 	}
 	r.Done = true
+	if f.taskErr != nil {
+		return r, f.taskErr
+	}
 	if q.GetKind() == api.ArchiveTaskKind_ARCHIVE_TASK_KIND_LIST {
 		r.Entries = []*api.ArchiveEntry{{DiskId: "d-9", Disk: "gone", SnapshotId: "s-9", Snapshot: "monday", SizeBytes: 1 << 30, StoredBytes: 5 << 20, NeedsBytes: 9 << 20, Base: "s-8",
 			Manifest: "manifests/d-9/s-9", CreatedUnixMs: 1_700_000_000_000}}
