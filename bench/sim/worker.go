@@ -107,7 +107,7 @@ func (x *worker) metad(life uint64, what string, f func(*metad)) {
 	})
 }
 
-// work gives a worker what it has, and one upload more that it may have, as metad's server does.
+// work gives a worker what it has and all that it may have, as metad's server does.
 func (m *metad) work(x *worker) (out []lease) {
 	holder := fmt.Sprintf("%s#%d", x.name, x.life)
 	if m.workers == nil {
