@@ -60,10 +60,7 @@ func TestLostRangesAreListedAndHealed(t *testing.T) {
 	_, err = c.Create("healed", "12MiB")
 	must(t, err)
 	run(t, "nbdcopy", "--flush", in, at(t, c, "b2"))
-	must(t, cluster.Wait("all to be packed", patience, func() bool {
-		d, err := c.Disk("healed")
-		return err == nil && d.UnpackedBytes == 0
-	}))
+	packed(t, c)
 	if l := lostRanges(t, c); l.RangesTotal != 0 {
 		t.Fatalf("nothing is lost: %+v", l)
 	}

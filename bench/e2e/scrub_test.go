@@ -76,10 +76,7 @@ func TestScrubMendsWhatRots(t *testing.T) {
 	_, err = c.Create("healed", "96MiB")
 	must(t, err)
 	run(t, "nbdcopy", "--flush", in, endpoints(t, c, "healed").Unix)
-	must(t, cluster.Wait("all to be packed", patience, func() bool {
-		d, err := c.Disk("healed")
-		return err == nil && d.UnpackedBytes == 0
-	}))
+	packed(t, c)
 	_, err = c.Kill("b1")
 	must(t, err)
 	must(t, os.Truncate(extentFile(t, c, "b1/s2"), 1<<20))
