@@ -95,14 +95,18 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 		c.cleanOn(now, fx)
 		return
 	}
-	if c.state != stateServing || now < s.next || c.writingOff() || c.marking() || c.snaps.roll != nil || len(c.apply) > 0 && c.apply[0].begun || c.cfg.Limits.CleanPercent < 0 {
-		return // of a commit that is applied in part the counts are not true
+	if c.state != stateServing || now < s.next || c.writingOff() || c.marking() || c.snaps.roll != nil || c.cfg.Limits.CleanPercent < 0 {
+		return
 	}
-	c.measure(now)
+	// Of a commit that is applied in part the counts of data are not true. Those of pages change only at a cut.
+	begun := len(c.apply) > 0 && c.apply[0].begun
+	if !begun {
+		c.measure(now)
+	}
 	allowed, share, _ := c.cleanPace()
 	space := c.usage.Slots-c.usage.Live > allowed
-	clean, recode := space || c.usage.Small >= mergeMin, c.recodeDue(now)
-	pages := c.pagesDue()
+	clean, recode := !begun && (space || c.usage.Small >= mergeMin), !begun && c.recodeDue(now)
+	pages := c.usage.known && c.pagesDue()
 	if !clean && !recode && !pages || !c.takeClean(now) {
 		return
 	}

@@ -37,11 +37,11 @@ func (c *Core) pagesAllowed() uint64 {
 	return c.usage.PagesLive*percent/100 + uint64(c.cfg.Limits.CleanSlack/block.Size)
 }
 
-// pagesDue tells whether segments of pages are to be emptied. Not while a checkpoint is on its way, nor where
-// none would follow: a disk that nobody writes to leaves no more of them behind.
+// pagesDue tells whether segments of pages are to be emptied. Not where no checkpoint would follow: a disk that
+// nobody writes to leaves no more of them behind.
 func (c *Core) pagesDue() bool {
 	u, k := &c.usage, &c.check
-	if k.running != nil || k.metaApplied == k.last || c.cfg.Limits.PagesPercent < 0 {
+	if k.metaApplied == k.last && len(c.apply)+len(c.sealed) == 0 || c.cfg.Limits.PagesPercent < 0 {
 		return false
 	}
 	return u.PagesStored > u.PagesLive+c.clean.renewed+c.pagesAllowed()
@@ -81,8 +81,8 @@ func (c *Core) renewPages(now time.Duration, j *CleanJob, fx *Effects) {
 		c.endClean(now, cleanRetry)
 		return
 	}
-	if c.check.running != nil || c.pageBusy[j.wanted] {
-		return // of the one what it moves is not yet where it will be; the other's kind come together
+	if c.pageBusy[j.wanted] {
+		return // its kind come together
 	}
 	missing := 0
 	for at := j.slot; at < len(v.Entries) && missing < prefetchMax; at++ {

@@ -206,6 +206,9 @@ func (c *Core) continueApply(now time.Duration, fx *Effects) {
 			c.stats.Problem = ""
 			c.applied(now, a, fx)
 			c.maybeCheckpoint(now, fx)
+			if c.clean.job == nil {
+				c.startClean(now, fx) // where commit follows upon commit the counts are true only here
+			}
 		}
 	}
 	if c.state == stateLoading {
