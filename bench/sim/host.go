@@ -161,6 +161,16 @@ func (h *host) fill(st *store) {
 	})})
 }
 
+// back boots it after a while, if nobody does before.
+func (h *host) back(away time.Duration) {
+	ended := h.number
+	h.w.after(away, string(h.name)+" is back", func() {
+		if h.number == ended {
+			h.boot()
+		}
+	})
+}
+
 // crash ends a life; power: what was not synced is in danger.
 func (h *host) crash(power bool) {
 	if !h.up {

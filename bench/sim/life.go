@@ -119,6 +119,7 @@ func (w *World) heal() {
 	w.demand(CheckHeal, time.Minute, "journals are on as many hosts as there are, and nowhere else", w.paced(func() bool { return w.spread() && w.whole() }))
 	w.waits = false
 	w.idle()
+	w.demand(CheckHeal, time.Minute, "groups that were moved for balance since are whole", w.paced(w.whole))
 	w.checkReachable()
 	w.checkWhole()
 }

@@ -174,7 +174,7 @@ func (m *menu) crash(h *host, power bool, away time.Duration) bool {
 		return false
 	}
 	h.crash(power)
-	m.w.after(away, string(h.name)+" is back", h.boot)
+	h.back(away)
 	return true
 }
 
@@ -192,7 +192,7 @@ func (m *menu) crashAll() bool {
 	for _, h := range m.w.hosts {
 		if h.up {
 			h.crash(true)
-			m.w.after(m.away(), string(h.name)+" is back", h.boot)
+			h.back(m.away())
 		}
 	}
 	return true
@@ -216,7 +216,7 @@ func (m *menu) died(st *store) {
 	m.w.after(m.w.between(100*time.Millisecond, 2*outAfter), st.name+" is looked at", func() {
 		if st.died != "" && st.h.up && !st.gone() {
 			st.h.crash(false)
-			m.w.after(5*time.Millisecond, string(st.h.name)+" is back", st.h.boot)
+			st.h.back(5 * time.Millisecond)
 		}
 	})
 }
@@ -247,7 +247,7 @@ func (w *World) replace(st *store) {
 	next.skew = h.skew
 	h.stores[i] = next
 	w.log("%s is replaced by %s", st.name, next.name)
-	st.h.w.after(5*time.Millisecond, string(h.name)+" is back", h.boot)
+	h.back(5 * time.Millisecond)
 }
 
 // gone tells whether a store's disk was taken out.
@@ -278,7 +278,7 @@ func (m *menu) damageLog() bool {
 		}
 		m.rotten = true
 	}
-	m.w.after(m.away(), string(h.name)+" is back", h.boot)
+	h.back(m.away())
 	return len(old) > 0
 }
 

@@ -82,7 +82,7 @@ func (st *store) io(string) {
 			st.w.after(0, st.name+" loses power at an I/O", func() {
 				if st.h.up {
 					st.h.crash(true)
-					st.w.after(st.w.menu.away(), string(st.h.name)+" is back", st.h.boot)
+					st.h.back(st.w.menu.away())
 				}
 			})
 		}
