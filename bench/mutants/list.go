@@ -237,8 +237,8 @@ var All = []Mutant{
 	},
 	{
 		Name: "clean inside a commit", File: "blockd/volume/core/clean.go",
-		Old:   " || len(c.apply) > 0 && c.apply[0].begun ||",
-		New:   " ||",
+		Old:   "begun := len(c.apply) > 0 && c.apply[0].begun",
+		New:   "begun := false",
 		World: World{Package: "./blockd/volume/coretest", Run: "TestCleaningBeginsBetweenCommits$"},
 	},
 	{
