@@ -27,7 +27,7 @@ type cleanState struct {
 	older  []older
 	// renewed counts the dead slots of segments of pages that the next checkpoint will empty.
 	renewed   uint64
-	lastPages bool // the last job was one of these
+	lastPages bool // the last job was one of these, or would have been if there were a victim
 }
 
 // older is a generation that another has replaced. Its shards go when metad has a
@@ -105,32 +105,32 @@ func (c *Core) startClean(now time.Duration, fx *Effects) {
 	}
 	allowed, share, _ := c.cleanPace()
 	space := c.usage.Slots-c.usage.Live > allowed
-	clean, recode := !begun && (space || c.usage.Small >= mergeMin), !begun && c.recodeDue(now)
-	pages := c.usage.known && c.pagesDue()
-	if !clean && !recode && !pages || !c.takeClean(now) {
+	clean, recode := space || c.usage.Small >= mergeMin, c.recodeDue(now)
+	others := clean || recode
+	pages := c.usage.known && c.pagesDue() && !(others && s.lastPages) // in turn, and others wait for the end of the commit
+	if !pages && (begun || !others) || !c.takeClean(now) {
 		return
 	}
 	var job *CleanJob
-	if pages && (!clean && !recode || !c.clean.lastPages) {
+	if pages {
 		job = c.pickPages(now)
 	}
-	if s.lastPages = job != nil; job != nil {
-		s.job, fx.CleanList = job, job
-		return
-	}
-	if recode && (!clean || !c.recode.justDid) {
-		job = c.pickRecode(now, fx)
-	}
-	if c.recode.justDid = job != nil; job == nil && clean {
-		job = c.pick(now, space, share)
+	if s.lastPages = pages && (begun || job != nil); job == nil && !begun {
+		if recode && (!clean || !c.recode.justDid) {
+			job = c.pickRecode(now, fx)
+		}
+		if c.recode.justDid = job != nil; job == nil && clean {
+			job = c.pick(now, space, share)
+		}
 	}
 	if job == nil {
 		c.leaveClean()
-		s.next = now + cleanRetry
+		if !begun || !others {
+			s.next = now + cleanRetry
+		}
 		return
 	}
-	s.job = job
-	fx.CleanList = job
+	s.job, fx.CleanList = job, job
 }
 
 // writingOff tells that a snapshot has left the list and metad has no checkpoint yet that says so. Until

@@ -38,13 +38,14 @@ func (c *Core) pagesAllowed() uint64 {
 }
 
 // pagesDue tells whether segments of pages are to be emptied. Not where no checkpoint would follow: a disk that
-// nobody writes to leaves no more of them behind.
+// nobody writes to leaves no more of them behind. Nor where the next one has enough to write: until it
+// is cut, and while stores are full none is, the pages that it is to move stay in memory.
 func (c *Core) pagesDue() bool {
 	u, k := &c.usage, &c.check
 	if k.metaApplied == k.last && len(c.apply)+len(c.sealed) == 0 || c.cfg.Limits.PagesPercent < 0 {
 		return false
 	}
-	return u.PagesStored > u.PagesLive+c.clean.renewed+c.pagesAllowed()
+	return u.PagesStored > u.PagesLive+c.clean.renewed+c.pagesAllowed() && c.m.Stats().Dirty <= 2*c.cfg.Limits.CheckpointDirty
 }
 
 // pickPages chooses the segment of pages of which the smallest part lives. Not what a snapshot may have
