@@ -30,6 +30,9 @@ const (
 	rangeJump          = 1 << 12
 	rangeJumpPerVolume = 4
 	listVersionJump    = 1 << 16
+	// groupVersionJump is more than the moves of a group since the backup of which stores heard, and of which no shard
+	// and no host tells.
+	groupVersionJump = 1 << 16
 	// sizeUnknown is the size of a disk of which no checkpoint and no owner tells it: thin,
 	// so that too large costs nothing and too small would hide bytes.
 	sizeUnknown = 1 << 40

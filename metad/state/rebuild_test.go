@@ -235,8 +235,41 @@ func TestRestoredStateDoesNotTakeBackForgottenVersions(t *testing.T) {
 			Known: []KnownGroup{{PG: g.Number, Version: v1}}}) // and its host slept meanwhile
 	}
 	r.ok(&FinishRebuild{Without: []id.Store{v1.Stores[2].Store, all[6].Store}})
-	if got := r.PGs()[0].Versions; len(got) != 1 || got[0].Version != v2.Version {
-		t.Errorf("versions %+v, want %+v alone", got, v2)
+	if got := r.PGs()[0].Versions; len(got) != 2 || got[0].Version != v2.Version || !slices.Equal(got[1].Stores, v2.Stores) {
+		t.Errorf("versions %+v, want %+v, and again", got, v2)
+	}
+}
+
+// Schedule: after the backup a group began to move; its stores heard the new number from a repair that listed their
+// shards, and keep it. Then all hosts lose power before a shard is put under it, and metad is restored: nobody tells of
+// the number. Were the group to stay at the older one, its stores would refuse every segment and every deletion.
+func TestRestoredStateJumpsOverVersionsThatNobodyTells(t *testing.T) {
+	w := newWorld(t, 4, 2)
+	var all []cluster.StoreRef
+	for _, s := range w.Stores() {
+		all = append(all, s.StoreRef)
+	}
+	w.ok(&EnsurePlacement{Healthy: all[:6], Seed: 1})
+	backup, before := w.Snapshot(), w.PGs()[0]
+	v := before.Current()
+	next := slices.Clone(v.Stores)
+	next[2] = all[7]
+	w.ok(&MoveGroup{PG: before.Number, At: v.Version, Stores: next})
+	heard := w.PGs()[0].Current().Version
+	r := w.behind(backup)
+	for i, s := range v.Stores {
+		r.ok(&TellInventory{Store: s, Last: true, Groups: []GroupSighting{{PG: before.Number, Version: v.Version, K: v.K, M: v.M, Index: uint8(i)}}})
+	}
+	r.ok(&FinishRebuild{Without: []id.Store{all[6].Store, all[7].Store}})
+	got := r.PGs()[0]
+	if c := got.Current(); c.Version <= heard || c.K != v.K || c.M != v.M || !slices.Equal(c.Stores, v.Stores) {
+		t.Errorf("new segments would go to %+v; stores have heard of version %d, and %+v is what there is", c, heard, v)
+	}
+	view := cluster.PG{Versions: got.Versions}
+	for slot, want := range v.Stores {
+		if h := view.Holders(v.Version, v.K, v.M, uint8(slot)); !slices.Equal(h, []cluster.StoreRef{want}) {
+			t.Errorf("slot %d: readers look at %v, the shard is on %s", slot, h, want)
+		}
 	}
 }
 

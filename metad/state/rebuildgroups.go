@@ -15,7 +15,10 @@ func compareGroupVersions(a, b groupVersion) int {
 
 // takeGroups adds the versions that the state does not have. Numbers and versions that are
 // in use somewhere are never given to others, and whoever has a shard of a slot stands in
-// that slot of some version, where readers and repair look for it (cluster.PG.Holders).
+// that slot of some version, where readers and repair look for it (cluster.PG.Holders). In the
+// end the current version comes again under a number that no store has heard of, so that new segments go where they
+// went: stores refuse what comes by an older version than the newest that repair has told them, which the state may not know. What the
+// stores lack under the new number is repaired like after any move.
 func (m *Machine) takeGroups() {
 	keys := slices.SortedFunc(maps.Keys(m.rebuild.groups), compareGroupVersions)
 	before := m.pgs
@@ -33,13 +36,14 @@ func (m *Machine) takeGroups() {
 			m.takeVersion(k.pg, m.filled(k.pg, *m.rebuild.groups[k]))
 		}
 	}
-	for len(keys) > 0 {
-		n := slices.IndexFunc(keys, func(k groupVersion) bool { return k.pg != keys[0].pg })
-		if n < 0 {
-			n = len(keys)
+	for i := range m.pgs {
+		p := &m.pgs[i]
+		current := p.Current()
+		m.takeHolders(p, keys)
+		if len(p.Versions) < VersionsMax {
+			current.Version = p.Current().Version + groupVersionJump
+			p.Versions = append(slices.Clone(p.Versions), current)
 		}
-		m.takeHolders(keys[:n])
-		keys = keys[n:]
 	}
 }
 
@@ -85,15 +89,13 @@ func (m *Machine) filled(pg id.PG, v cluster.PGVersion) cluster.PGVersion {
 	return v
 }
 
-// takeHolders adds versions for stores of one group that have shards of slots in which no
-// version that counts for them has them, as after repairs of which nobody told; then the
-// current one again, so that new segments go where they went. What its stores lack under
-// the new number is repaired like after any move.
-func (m *Machine) takeHolders(keys []groupVersion) {
-	_, p := m.pg(keys[0].pg)
-	current := p.Current()
-	added := false
+// takeHolders adds versions for stores of a group that have shards of slots in which no
+// version that counts for them has them, as after repairs of which nobody told.
+func (m *Machine) takeHolders(p *PG, keys []groupVersion) {
 	for _, k := range keys {
+		if k.pg != p.Number {
+			continue
+		}
 		seen := m.rebuild.groups[k]
 		more := *seen
 		more.Stores = make([]cluster.StoreRef, len(seen.Stores))
@@ -106,13 +108,8 @@ func (m *Machine) takeHolders(keys []groupVersion) {
 		}
 		if lacking && len(p.Versions) < VersionsMax-1 {
 			more.Version = p.Current().Version + 1
-			more = m.filled(keys[0].pg, more)
+			more = m.filled(p.Number, more)
 			p.Versions = append(slices.Clone(p.Versions), more)
-			added = true
 		}
-	}
-	if added {
-		current.Version = p.Current().Version + 1
-		p.Versions = append(slices.Clone(p.Versions), current)
 	}
 }
