@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -39,6 +40,13 @@ var plans = map[string]plan{
 	"map":      {Name: "map", DiskMiB: 1 << 20, MapMiB: 256},
 }
 
+const usage = `measure, from the top of the tree: measures this tree beside other servers
+(make bench builds everything first; bench/perf/README.md says what and how).
+
+  BENCH      full (also if not set), quick, aging, recovery, map, floor or pieces
+  BENCH_DIR  where the disks lie, which is the device that is measured: /var/tmp if not set
+`
+
 func main() {
 	if file := os.Getenv(peerEnv); file != "" {
 		if err := servePeer(file); err != nil {
@@ -46,6 +54,12 @@ func main() {
 			os.Exit(1)
 		}
 		return
+	}
+	flag.Usage = func() { fmt.Fprint(flag.CommandLine.Output(), usage) }
+	flag.Parse()
+	if flag.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "bench/perf: %q: there are no arguments\n\n%s", flag.Args(), usage)
+		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx)
