@@ -88,7 +88,7 @@ func (m *metad) rebuild() {
 			}
 			m.applyTo(r.m, inventory)
 			r.told[st.ref] = true
-			st.core.Seal()
+			st.core.Seal(st.newest())
 			w.log("%s tells what it has", st.name)
 		}
 	}
@@ -120,6 +120,17 @@ func (m *metad) rebuild() {
 		}
 		d.askAgain()
 	}
+}
+
+// newest is the newest version of each placement group that the store's host knows, and so tells of.
+func (st *store) newest() map[id.PG]uint32 {
+	out := make(map[id.PG]uint32)
+	if t := st.h.top; t != nil {
+		for i := range t.PGs {
+			out[t.PGs[i].Number] = t.PGs[i].Current().Version
+		}
+	}
+	return out
 }
 
 // floors are the epochs of all volumes, which a host's stores are given when it registers, and by the

@@ -139,7 +139,7 @@ func (st *store) start() {
 	}
 	st.core.SetFull(false, st.full)
 	if w.metad.restore != nil {
-		st.core.Seal() // until its host registers, which the restored metad lets it
+		st.core.Seal(nil) // until its host registers, which the restored metad lets it
 	} else {
 		st.core.Unseal(w.metad.floors())
 	}

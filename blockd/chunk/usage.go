@@ -195,12 +195,12 @@ func (s *Store) Volumes() []VolumeInfo {
 	return out
 }
 
-// Seal keeps new streams from being created: from before a restored metad is told which there are. It
-// is not kept over a restart.
-func (s *Store) Seal() {
+// Seal keeps new streams from being created, and shards out that are of newer versions of placement groups than told
+// gives: from before a restored metad is told which there are. It is not kept over a restart. The store keeps the map.
+func (s *Store) Seal(told map[id.PG]uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.core.Seal()
+	s.mu.core.Seal(told)
 }
 
 // Sealed tells whether Unseal is wanted.
@@ -210,7 +210,7 @@ func (s *Store) Sealed() bool {
 	return s.mu.core.Sealed()
 }
 
-// Unseal lets streams be created under these epochs of their volumes, or later ones. The store keeps the map.
+// Unseal lets owners of these epochs of their volumes, or later ones, create streams and put shards. The store keeps the map.
 func (s *Store) Unseal(floors map[id.Volume]id.Epoch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

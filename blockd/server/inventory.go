@@ -48,8 +48,9 @@ func (s *server) tellInventory(ctx context.Context) {
 			if refOf(st.Store) != w {
 				continue
 			}
-			st.Seal() // until a heartbeat is answered: what is not told now nobody learns
-			if err := s.tellStore(ctx, st.Store, owned); err != nil {
+			known := s.knownGroups()
+			st.Seal(newest(known)) // until a heartbeat is answered: what is not told now nobody learns
+			if err := s.tellStore(ctx, st.Store, known, owned); err != nil {
 				s.log.Info("inventory not told yet", "store", w.Store.String(), "err", err)
 				continue
 			}
@@ -58,12 +59,26 @@ func (s *server) tellInventory(ctx context.Context) {
 	}
 }
 
-// tellStore tells all that one store has, the last part last.
-func (s *server) tellStore(ctx context.Context, st *chunk.Store, owned map[id.Volume]uint64) error {
-	part := client.Inventory{Store: refOf(st)}
+// knownGroups are the placement groups as this host knows them.
+func (s *server) knownGroups() []cluster.PG {
 	if t := s.metad.Topology(); t != nil {
-		part.Known = t.PGs
+		return t.PGs
 	}
+	return nil
+}
+
+// newest is the newest version of each group.
+func newest(groups []cluster.PG) map[id.PG]uint32 {
+	out := make(map[id.PG]uint32, len(groups))
+	for i := range groups {
+		out[groups[i].Number] = groups[i].Current().Version
+	}
+	return out
+}
+
+// tellStore tells of the groups and all that one store has, the last part last.
+func (s *server) tellStore(ctx context.Context, st *chunk.Store, known []cluster.PG, owned map[id.Volume]uint64) error {
+	part := client.Inventory{Store: refOf(st), Known: known}
 	groups := make(map[client.GroupOnStore]bool)
 	for _, info := range st.Volumes() {
 		v, err := inventoryOf(ctx, st, info, groups)

@@ -235,7 +235,7 @@ func (s *server) openStore(c Store) (*localStore, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", c.Path, err)
 	}
-	st.Seal() // until metad answers: it may have told a metad that is being restored in its last life
+	st.Seal(nil) // until metad answers: it may have told a metad that is being restored in its last life
 	return &localStore{Store: st, path: filepath.Clean(c.Path)}, nil
 }
 

@@ -77,6 +77,7 @@ type Core struct {
 	pgs map[id.PG]uint32
 
 	sealed bool                   // see Seal
+	told   map[id.PG]uint32       // see Seal
 	floors map[id.Volume]id.Epoch // see Unseal
 
 	journalBytes int64 // of unreleased journal batches, durable or admitted

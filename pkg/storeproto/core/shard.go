@@ -67,6 +67,9 @@ func (c *Core) checkShard(h *storeproto.ShardHead, epoch id.Epoch) error {
 	if v := c.pgs[h.Segment.PG()]; h.PGVersion < v {
 		return fmt.Errorf("put shard of %s for version %d of its group, which is at %d: %w", h.Segment, h.PGVersion, v, errs.ErrStaleEpoch)
 	}
+	if err := c.checkTold(h, epoch); err != nil {
+		return err
+	}
 	return c.checkDeleted(h)
 }
 
