@@ -38,6 +38,18 @@ var All = []Mutant{
 		World: journal,
 	},
 	{
+		Name: "serve before the opening is on record", File: "blockd/volume/core/origin.go",
+		Old:   "	return c.acked >= c.load.proof\n",
+		New:   "	return true\n",
+		World: World{Package: "./blockd/volume/coretest", Run: "TestOpeningIsOnRecordBeforeItServes"},
+	},
+	{
+		Name: "take shards that a restored metad hears nothing of", File: "pkg/storeproto/core/shard.go",
+		Old:   "	if err := c.checkTold(h, epoch); err != nil {",
+		New:   "	if err := error(nil); err != nil {",
+		World: World{Package: "./pkg/storeproto/core", Run: "TestStoreThatHasToldTakesNoShardsOfNewerVersions"},
+	},
+	{
 		Name: "take appends of the epoch before the fence", File: "pkg/storeproto/core/stream.go",
 		Old:   "vol != nil && a.Epoch < vol.fence {",
 		New:   "vol != nil && a.Epoch+1 < vol.fence {",

@@ -151,6 +151,7 @@ func (c *Core) journalAcked(now time.Duration, lsn id.LSN, fx *Effects) {
 		c.enter(now, b, fx)
 	}
 	clear(c.entering)
+	c.proven(now, fx)
 	c.wake(now, fx)
 	c.pump(now, fx)
 	if len(c.room) > 0 {

@@ -28,6 +28,9 @@ type loadState struct {
 	// founding: metad has no checkpoint yet that says what the volume began with.
 	founding bool
 	inRecord bool // metad had one at the opening
+	// proof is the journal's record that this opening ended; served: it is durable, and Effects.Opened was given.
+	proof  id.LSN
+	served bool
 }
 
 // New makes the core of a volume that is being opened. checkpoint is metad's, as
@@ -115,7 +118,7 @@ func (c *Core) LoadMeta(run *journal.MetaRun) (covered id.LSN, err error) {
 }
 
 // Start takes the journal of a finished opening: the tables are read, the commits
-// replayed, the run put into memory; then Effects.Opened.
+// replayed, the run put into memory, the opening put on record; then Effects.Opened.
 func (c *Core) Start(now time.Duration, o *journal.Opened, fx *Effects) error {
 	l := &c.load
 	c.journal = o.Core

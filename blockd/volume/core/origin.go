@@ -61,15 +61,38 @@ func (c *Core) begin(opts *blockmap.Options) (table blockmap.Root, err error) {
 	return k.Table, nil
 }
 
-// opened says that the volume serves, but of one that must write down first where it comes from.
+// opened says that the volume serves, but of one that must write down first where it comes from,
+// and of none whose opening is not on record yet.
 func (c *Core) opened(now time.Duration, fx *Effects) {
 	if c.load.founding {
 		c.lay(now, fx)
 		return
 	}
+	if !c.onRecord(now, fx) {
+		return
+	}
 	c.stats.Problem = ""
-	fx.Opened = true
+	c.load.served, fx.Opened = true, true
 	c.archiveOpened(fx)
+}
+
+// onRecord tells whether the journal has a record of this epoch, and writes one that says nothing where it has
+// none. What the opening discarded was never acknowledged, but a metad restored from a backup may name the
+// ensembles again that have it. Reads are served only when that can show nothing any more: a record proves
+// to every later opening that the one of its epoch ended.
+func (c *Core) onRecord(now time.Duration, fx *Effects) bool {
+	if c.load.proof == 0 {
+		c.load.proof = c.taken + 1
+		c.noop(now, fx)
+	}
+	return c.acked >= c.load.proof
+}
+
+// proven: the journal is acknowledged so far that the opening may be on record now.
+func (c *Core) proven(now time.Duration, fx *Effects) {
+	if c.load.proof != 0 && !c.load.served && c.acked >= c.load.proof && c.state == stateServing {
+		c.opened(now, fx)
+	}
 }
 
 // lay has the first checkpoint cut of a volume that must write down where it comes from.

@@ -51,6 +51,28 @@ func TestOpeningReplaysNothingThatIsCommitted(t *testing.T) {
 	s.good()
 }
 
+// An opening is on record before it serves, also of a disk that nobody writes to. Schedule: a write reaches one store
+// only and is never acknowledged; that store is away while the disk is opened, and reads show that the write is not there.
+// Then metad is restored from a backup, and names the ensemble again that has it. Only a record of the later epoch tells
+// that the write was discarded (blockd/journal, TestTailThatAnOpeningDiscardedIsNotMissed).
+func TestOpeningIsOnRecordBeforeItServes(t *testing.T) {
+	s := play(t, core.Limits{})
+	s.Owner().Kill()
+	e := s.open()
+	s.must(s.Until(func() bool { return e.opener == nil })) // metad's list is replaced
+	s.hold(" append")
+	for range 20 {
+		s.Quiesce()
+		s.pass(100e6)
+	}
+	if e.Opened || s.appends() < 2 {
+		t.Fatalf("it serves: %t, with %d appends on their way", e.Opened, s.appends())
+	}
+	s.hold()
+	s.must(s.Until(func() bool { return s.Owner().Opened }))
+	s.good()
+}
+
 // Writes of the same blocks that are under way together end in one order: that of their places in the
 // journal, for readers, in the segment, and after a crash.
 func TestOverlappingWritesEndInTheOrderOfTheirPlaces(t *testing.T) {
