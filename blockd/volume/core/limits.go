@@ -97,7 +97,7 @@ func (l *Limits) EnsureDefaults() {
 	def(&l.CheckpointDead, 1<<30)
 	def(&l.CheckpointDeadMin, 64<<20)
 	def(&l.CheckpointTrifle, 1<<20)
-	defInt(&l.CleanPercent, 30)
+	defInt(&l.CleanPercent, 32)
 	defInt(&l.MergeBelow, id.SlotsMax/8)
 	def(&l.CleanSlack, 32<<20)
 	defInt(&l.PagesPercent, pagesPercent)
