@@ -106,9 +106,6 @@ func (v *Volume) carryJournal(fx *journal.Effects) {
 	for _, s := range fx.Fences {
 		v.group.Go("fence", func(ctx context.Context) error { v.fence(ctx, s); return nil })
 	}
-	for _, s := range fx.Fetches {
-		v.group.Go("fetch", func(ctx context.Context) error { v.fetch(ctx, s); return nil })
-	}
 	for _, d := range fx.Drops {
 		v.group.Go("drop", func(ctx context.Context) error { v.drop(ctx, d); return nil })
 	}
@@ -116,6 +113,14 @@ func (v *Volume) carryJournal(fx *journal.Effects) {
 		v.log.Warn("store does not do its part", "store", r.Store.String(), "err", r.Problem)
 		v.group.Go("report", func(ctx context.Context) error { v.report(ctx, r); return nil })
 	}
+}
+
+// startFetches lets an opening read on.
+func (v *Volume) startFetches(fx *journal.Effects) {
+	for _, s := range fx.Fetches {
+		v.group.Go("fetch", func(ctx context.Context) error { v.fetch(ctx, s); return nil })
+	}
+	fx.Fetches = fx.Fetches[:0]
 }
 
 func (v *Volume) fence(ctx context.Context, s journal.FenceSend) {

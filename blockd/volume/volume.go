@@ -262,6 +262,7 @@ func (v *Volume) unlock(fx *core.Effects) {
 	send := !v.sending && len(v.sends) > 0
 	v.sending = v.sending || send
 	v.mu.Unlock()
+	v.startFetches(&fx.Journal) // not behind what was read: sending it takes as long as reading it
 	if send {
 		v.send()
 	}
