@@ -20,6 +20,7 @@ import (
 type longState struct {
 	queue   []*Op // hold their ranges, wait for a segment
 	running int
+	blocks  int // in those that run
 	// known are segments of long writes that some index record names which no
 	// applied commit covers yet. They are never dead, whatever the table counts.
 	known map[id.Segment]*longSegment
@@ -32,9 +33,10 @@ type longSegment struct {
 
 // longRun is some long writes that share a segment.
 type longRun struct {
-	ops  []*Op
-	bufs []*buf.Buffer // their payload, until no store reads it any more
-	job  *PackJob
+	ops    []*Op
+	blocks int
+	bufs   []*buf.Buffer // their payload, until no store reads it any more
+	job    *PackJob
 }
 
 // isLong tells a write that may skip the journal.
@@ -50,28 +52,29 @@ func (c *Core) queueLong(now time.Duration, op *Op, fx *Effects) {
 
 // startLongs puts what waits into segments: as many writes as fit share one. A put costs its stores
 // much the same whatever its size, and the cleaner merges small segments, which writes their blocks a
-// second time. So while one is on its way the next gathers until it is full.
+// second time. So while one is on its way the next gathers until it is full, or has half as much: one that is
+// coded beside one that is sent or synced. While two are, only a full one follows.
 func (c *Core) startLongs(now time.Duration, fx *Effects) {
 	l := &c.long
 	for len(l.queue) > 0 && l.running < c.cfg.Limits.LongInFlight {
-		n, full := l.next()
-		if l.running > 0 && !full && !c.marking() {
+		n, blocks, full := l.next()
+		if l.running > 0 && !full && !c.marking() && (l.running > 1 || 2*blocks < l.blocks) {
 			return
 		}
 		c.startLong(now, n, fx)
 	}
 }
 
-// next tells how many of the waiting writes share the next segment, and whether it has no room for more.
-func (l *longState) next() (n int, full bool) {
-	blocks := 0
+// next tells how many of the waiting writes share the next segment, their blocks, and whether it has no room for more.
+func (l *longState) next() (n, blocks int, full bool) {
 	for _, op := range l.queue {
-		if blocks += int(op.Extent.Count); blocks > id.SlotsMax {
-			return n, true
+		if blocks+int(op.Extent.Count) > id.SlotsMax {
+			return n, blocks, true
 		}
+		blocks += int(op.Extent.Count)
 		n++
 	}
-	return n, blocks == id.SlotsMax
+	return n, blocks, blocks == id.SlotsMax
 }
 
 // startLong puts the first n waiting writes into one segment.
@@ -88,6 +91,8 @@ func (c *Core) startLong(now time.Duration, n int, fx *Effects) {
 	clear(l.queue[rest:])
 	l.queue = l.queue[:rest]
 	l.running++
+	run.blocks = len(run.job.Blocks)
+	l.blocks += run.blocks
 	if !c.marking() && c.issue(now, run.job, fx) {
 		for _, op := range run.ops {
 			run.bufs = append(run.bufs, op.Buf.Retain())
@@ -113,6 +118,7 @@ func (j *PackJob) addWrite(op *Op) {
 // failed, and they go through the journal.
 func (c *Core) longDone(now time.Duration, run *longRun, err error, fx *Effects) {
 	c.long.running--
+	c.long.blocks -= run.blocks
 	for _, op := range run.ops {
 		freed := int64(0)
 		if err != nil && c.groups.full() {
