@@ -211,23 +211,29 @@ func TestRestoredStateKnowsTheGroupsThatShardsWereCodedUnder(t *testing.T) {
 	}
 }
 
+// movedGroup is a state of four hosts with two stores each, in which the first group moved its third slot to the
+// last store; the group and a backup are of before.
+func movedGroup(t *testing.T) (w *world, all []cluster.StoreRef, before PG, backup []byte) {
+	w = newWorld(t, 4, 2)
+	for _, s := range w.Stores() {
+		all = append(all, s.StoreRef)
+	}
+	w.ok(&EnsurePlacement{Healthy: all[:6], Seed: 1})
+	before, backup = w.PGs()[0], w.Snapshot()
+	v := before.Current()
+	next := slices.Clone(v.Stores)
+	next[2] = all[7]
+	w.ok(&MoveGroup{PG: before.Number, At: v.Version, Stores: next})
+	return w, all, before, backup
+}
+
 // Schedule: a slot of a group had moved and the older version was forgotten when the backup was
 // taken; shards that were coded under it keep its number, and continue in the oldest version that
 // is kept. Were it taken back, it would be a version of the few stores that tell of such shards,
 // and once these are lost nobody could say that it is whole: the group would never be.
 func TestRestoredStateDoesNotTakeBackForgottenVersions(t *testing.T) {
-	w := newWorld(t, 4, 2)
-	var all []cluster.StoreRef
-	for _, s := range w.Stores() {
-		all = append(all, s.StoreRef)
-	}
-	w.ok(&EnsurePlacement{Healthy: all[:6], Seed: 1})
-	g := w.PGs()[0]
-	v1 := g.Current()
-	next := slices.Clone(v1.Stores)
-	next[2] = all[7]
-	w.ok(&MoveGroup{PG: g.Number, At: v1.Version, Stores: next})
-	v2 := w.PGs()[0].Current()
+	w, all, g, _ := movedGroup(t)
+	v1, v2 := g.Current(), w.PGs()[0].Current()
 	w.ok(&ForgetVersions{PG: g.Number, At: v2.Version})
 	r := w.behind(w.Snapshot())
 	for i, s := range v2.Stores {
@@ -244,18 +250,8 @@ func TestRestoredStateDoesNotTakeBackForgottenVersions(t *testing.T) {
 // shards, and keep it. Then all hosts lose power before a shard is put under it, and metad is restored: nobody tells of
 // the number. Were the group to stay at the older one, its stores would refuse every segment and every deletion.
 func TestRestoredStateJumpsOverVersionsThatNobodyTells(t *testing.T) {
-	w := newWorld(t, 4, 2)
-	var all []cluster.StoreRef
-	for _, s := range w.Stores() {
-		all = append(all, s.StoreRef)
-	}
-	w.ok(&EnsurePlacement{Healthy: all[:6], Seed: 1})
-	backup, before := w.Snapshot(), w.PGs()[0]
-	v := before.Current()
-	next := slices.Clone(v.Stores)
-	next[2] = all[7]
-	w.ok(&MoveGroup{PG: before.Number, At: v.Version, Stores: next})
-	heard := w.PGs()[0].Current().Version
+	w, all, before, backup := movedGroup(t)
+	v, heard := before.Current(), w.PGs()[0].Current().Version
 	r := w.behind(backup)
 	for i, s := range v.Stores {
 		r.ok(&TellInventory{Store: s, Last: true, Groups: []GroupSighting{{PG: before.Number, Version: v.Version, K: v.K, M: v.M, Index: uint8(i)}}})
