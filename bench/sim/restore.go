@@ -124,13 +124,10 @@ func (m *metad) rebuild() {
 
 // newest is the newest version of each placement group that the store's host knows, and so tells of.
 func (st *store) newest() map[id.PG]uint32 {
-	out := make(map[id.PG]uint32)
 	if t := st.h.top; t != nil {
-		for i := range t.PGs {
-			out[t.PGs[i].Number] = t.PGs[i].Current().Version
-		}
+		return cluster.NewestVersions(t.PGs)
 	}
-	return out
+	return nil
 }
 
 // floors are the epochs of all volumes, which a host's stores are given when it registers, and by the

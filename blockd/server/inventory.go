@@ -49,7 +49,7 @@ func (s *server) tellInventory(ctx context.Context) {
 				continue
 			}
 			known := s.knownGroups()
-			st.Seal(newest(known)) // until a heartbeat is answered: what is not told now nobody learns
+			st.Seal(cluster.NewestVersions(known)) // until a heartbeat is answered: what is not told now nobody learns
 			if err := s.tellStore(ctx, st.Store, known, owned); err != nil {
 				s.log.Info("inventory not told yet", "store", w.Store.String(), "err", err)
 				continue
@@ -65,15 +65,6 @@ func (s *server) knownGroups() []cluster.PG {
 		return t.PGs
 	}
 	return nil
-}
-
-// newest is the newest version of each group.
-func newest(groups []cluster.PG) map[id.PG]uint32 {
-	out := make(map[id.PG]uint32, len(groups))
-	for i := range groups {
-		out[groups[i].Number] = groups[i].Current().Version
-	}
-	return out
 }
 
 // tellStore tells of the groups and all that one store has, the last part last.

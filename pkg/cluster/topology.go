@@ -112,6 +112,15 @@ type PG struct {
 // Current is the newest version.
 func (p *PG) Current() PGVersion { return p.Versions[len(p.Versions)-1] }
 
+// NewestVersions are the numbers of the current versions of groups.
+func NewestVersions(groups []PG) map[id.PG]uint32 {
+	out := make(map[id.PG]uint32, len(groups))
+	for i := range groups {
+		out[groups[i].Number] = groups[i].Current().Version
+	}
+	return out
+}
+
 // Version finds one version by its number.
 func (p *PG) Version(n uint32) (PGVersion, bool) {
 	for _, v := range p.Versions {
